@@ -1,0 +1,1 @@
+"""Language models as action priors for reinforcement learning, in JAX."""
