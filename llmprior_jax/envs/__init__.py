@@ -1,1 +1,11 @@
-"""envs."""
+"""Text environments with the gymnax interface.
+
+env, params = envs.make("Overcooked-TomatoLettuceSalad")
+observation, state = env.reset(key, params)
+print(env.text_state(observation))
+"""
+
+from llmprior_jax.envs.base import TextEnvironment
+from llmprior_jax.envs.registry import NAMES, make
+
+__all__ = ["NAMES", "TextEnvironment", "make"]

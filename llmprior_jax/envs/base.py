@@ -1,0 +1,57 @@
+"""What a text environment adds to a gymnax environment: admissible actions, and its states as text.
+
+The dynamics of an environment are arrays and run on the device, under jit and vmap, through the
+interface of gymnax 1.0. A language model needs words instead. Text is made on the host from the
+observation alone, so whoever holds an observation, of whatever age, can have its text; and an
+environment whose observations can be listed can be put into words once, before training.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from gymnax.environments import environment
+
+from llmprior_jax.types import TextState
+
+
+class TextEnvironment(environment.Environment[environment.TEnvState, environment.TEnvParams]):
+    """A gymnax environment whose observations can be put into words.
+
+    `reset` and `step` are gymnax's: `step` resets an environment that has ended and returns
+    `(observation, state, reward, terminated, truncated, info)`, where `truncated` is true at a time
+    limit only and `info["final_observation"]` is the observation before the reset. In addition
+    every `info` has `"success"`, bool[]: the task was solved by this step.
+    """
+
+    def action_mask(
+        self, state: environment.TEnvState, params: environment.TEnvParams
+    ) -> jax.Array:
+        """Returns which actions are admissible: bool[A], here all of them.
+
+        Admissible actions come first: slots `0 .. n-1` are true and the rest do not exist.
+        """
+        del state, params
+        return jnp.ones(self.num_actions, dtype=bool)
+
+    def text_state(self, observation: np.ndarray | jax.Array) -> TextState:
+        """Puts one observation into words (host side, unbatched).
+
+        Args:
+          observation: one observation of this environment, as `reset` or `step` returns it.
+
+        Returns:
+          The task, what is observed, and the text of each admissible action.
+
+        Raises:
+          ValueError: if `observation` is not one observation of this environment.
+        """
+        raise NotImplementedError
+
+    def list_observations(self) -> np.ndarray | None:
+        """Lists every observation that can occur (host side).
+
+        Returns:
+          An array [N, ...] without duplicates, in an order that is always the same and with the
+          observation after a reset first, or None if they cannot be listed.
+        """
+        return None

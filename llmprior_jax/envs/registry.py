@@ -1,0 +1,59 @@
+"""The environments by name."""
+
+import difflib
+import functools
+import inspect
+from collections.abc import Callable, Iterable
+
+from llmprior_jax.envs import frozen_lake, overcooked
+from llmprior_jax.envs.base import TextEnvironment
+
+_ENVIRONMENTS: dict[str, Callable[..., TextEnvironment]] = {
+    "FrozenLake-4x4": functools.partial(frozen_lake.FrozenLake, "4x4"),
+    "FrozenLake-8x8": functools.partial(frozen_lake.FrozenLake, "8x8"),
+    "Overcooked-TomatoSalad": functools.partial(overcooked.Overcooked, overcooked.TOMATO_SALAD),
+    "Overcooked-TomatoLettuceSalad": functools.partial(
+        overcooked.Overcooked, overcooked.TOMATO_LETTUCE_SALAD
+    ),
+}
+
+NAMES = tuple(_ENVIRONMENTS)
+
+
+def make(name: str, **kwargs) -> tuple[TextEnvironment, object]:
+    """Makes an environment and its default parameters, as `gymnax.make` does.
+
+    Args:
+      name: one of `NAMES`.
+      **kwargs: settings of the environment, e.g. `is_slippery=False` for the frozen lakes. Time
+        limits and rewards are fields of the parameters: change them with `params.replace(...)`.
+
+    Returns:
+      The environment and its parameters.
+
+    Raises:
+      ValueError: if there is no such environment.
+      TypeError: if the environment has no such setting.
+    """
+    if name not in _ENVIRONMENTS:
+        raise ValueError(
+            f"There is no environment {name!r}.{_nearest(name, NAMES)} "
+            f"The environments are {', '.join(NAMES)}."
+        )
+    factory = _ENVIRONMENTS[name]
+    settings = list(inspect.signature(factory).parameters)
+    for setting in kwargs:
+        if setting not in settings:
+            known = f"Its settings are {', '.join(settings)}." if settings else "It has none."
+            raise TypeError(
+                f"{name} has no setting {setting!r}.{_nearest(setting, settings)} {known}"
+            )
+    env = factory(**kwargs)
+    return env, env.default_params
+
+
+def _nearest(name: str, names: Iterable[str]) -> str:
+    """Suggests the name that was probably meant, whatever its case."""
+    lowered = {known.lower(): known for known in names}
+    nearest = difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.5)
+    return f" Did you mean {lowered[nearest[0]]!r}?" if nearest else ""
