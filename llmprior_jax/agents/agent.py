@@ -1,0 +1,115 @@
+"""What an agent is: a few pure functions over arrays, as optax does for optimisers.
+
+An agent never sees text. A state reaches it as an `ActionPrior`: log-probabilities of the actions
+and features of (state, action). Every baseline is the same agent with another prior, which is what
+`with_uniform_prior` is for.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from llmprior_jax.types import ActionPrior
+
+AgentState = Any
+Metrics = dict[str, jax.Array]
+
+
+class Transitions(NamedTuple):
+    """A batch of transitions, the states given by their priors.
+
+    Attributes:
+      prior: prior of the states acted in, `log_probs` f32[B, A], `features` f32[B, A, D].
+      action: i32[B], what was done.
+      reward: f32[B].
+      terminated: bool[B], the episode ended for good; a time limit does not count.
+      next_prior: prior of the states reached, also where the episode was truncated there.
+      weight: f32[B], 0 for entries that hold no transition.
+    """
+
+    prior: ActionPrior
+    action: jax.Array
+    reward: jax.Array
+    terminated: jax.Array
+    next_prior: ActionPrior
+    weight: jax.Array
+
+
+class Policy(NamedTuple):
+    """How an agent sees one state.
+
+    Attributes:
+      log_probs: f32[A], the distribution that it acts by; `-inf` where no action is.
+      q_values: f32[A], its estimate of the return of each action (0 for agents without one).
+    """
+
+    log_probs: jax.Array
+    q_values: jax.Array
+
+
+class Agent(NamedTuple):
+    """A learner as pure functions; all but `update` are for one state (vmap for more).
+
+    Attributes:
+      init: `(key, prior) -> state`; `prior` only shows the shapes.
+      policy: `(state, prior) -> Policy`, the distribution over actions.
+      act: `(state, key, prior) -> i32[]`, one action.
+      update: `(state, key, transitions) -> (state, metrics)`, one step of learning from a batch;
+        None for agents that do not learn.
+    """
+
+    init: Callable[[jax.Array, ActionPrior], AgentState]
+    policy: Callable[[AgentState, ActionPrior], Policy]
+    act: Callable[[AgentState, jax.Array, ActionPrior], jax.Array]
+    update: Callable[[AgentState, jax.Array, Transitions], tuple[AgentState, Metrics]] | None
+
+
+def uniform(prior: ActionPrior) -> ActionPrior:
+    """The same states with a uniform prior over the admissible actions.
+
+    Args:
+      prior: `log_probs` f32[..., A], `features` f32[..., A, D].
+    """
+    admissible = jnp.isfinite(prior.log_probs)
+    count = jnp.sum(admissible, axis=-1, keepdims=True)
+    log_probs = jnp.where(admissible, -jnp.log(jnp.maximum(count, 1)), -jnp.inf)
+    return prior._replace(log_probs=log_probs)
+
+
+def with_uniform_prior(agent: Agent) -> Agent:
+    """The same agent, blind to what the language model prefers: DQN-Prior becomes DQN."""
+    update = agent.update
+
+    def uniform_update(state, key, transitions):
+        assert update is not None
+        return update(
+            state,
+            key,
+            transitions._replace(
+                prior=uniform(transitions.prior), next_prior=uniform(transitions.next_prior)
+            ),
+        )
+
+    return Agent(
+        init=lambda key, prior: agent.init(key, uniform(prior)),
+        policy=lambda state, prior: agent.policy(state, uniform(prior)),
+        act=lambda state, key, prior: agent.act(state, key, uniform(prior)),
+        update=None if update is None else uniform_update,
+    )
+
+
+def prior_alone() -> Agent:
+    """The agent that samples from the prior and learns nothing: the language model on its own."""
+
+    def policy(state: AgentState, prior: ActionPrior) -> Policy:
+        del state
+        return Policy(prior.log_probs, jnp.zeros_like(prior.log_probs))
+
+    return Agent(
+        init=lambda key, prior: (),
+        policy=policy,
+        act=lambda state, key, prior: jax.random.categorical(key, prior.log_probs),
+        update=None,
+    )
