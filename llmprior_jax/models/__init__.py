@@ -1,7 +1,7 @@
 """Flax language models, read from Hugging Face checkpoints."""
 
-from llmprior_jax.models.config import DecoderConfig
+from llmprior_jax.models.config import CheckpointError, DecoderConfig, RotaryConfig
 from llmprior_jax.models.decoder import Decoder
-from llmprior_jax.models.language_model import LanguageModel
+from llmprior_jax.models.language_model import LanguageModel, load
 
-__all__ = ["Decoder", "DecoderConfig", "LanguageModel"]
+__all__ = ["CheckpointError", "Decoder", "DecoderConfig", "LanguageModel", "RotaryConfig", "load"]

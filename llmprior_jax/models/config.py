@@ -1,11 +1,30 @@
 """What a decoder looks like: one frozen dataclass for every family of language model we read.
 
 Qwen2 and Llama (and what came after them) are the same decoder with small differences: biases here,
-a norm there, another frequency base. Each difference is a field of `DecoderConfig`. The fields
-have the names they have in a Hugging Face `config.json` wherever that file has them.
+a norm there, another frequency base. Each difference is a field of `DecoderConfig`, and
+`DecoderConfig.from_hf` fills the fields from a Hugging Face `config.json`, in its old spelling and
+in that of transformers 5. What it does not know how to compute it refuses by name: a language model
+that is nearly right is worse than none.
 """
 
 import dataclasses
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+FULL, SLIDING = "full_attention", "sliding_attention"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be read; the message lists everything that is wrong with it.
+
+    Attributes:
+      problems: one sentence for each thing that is wrong.
+    """
+
+    def __init__(self, where: str, problems: Iterable[str]):
+        self.problems = tuple(problems)
+        super().__init__(f"cannot load {where}:" + "".join(f"\n  - {p}" for p in self.problems))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +37,7 @@ class RotaryConfig:
         frequencies by `factor`, keeps the high ones, and interpolates in between (Llama 3.1).
       factor: how many times longer than in pre-training the context is ("linear", "llama3").
       low_freq_factor: wavelengths above `original_max_position_embeddings / low_freq_factor` are
-        divided by the whole factor ("llama3").
+        stretched by the whole factor ("llama3").
       high_freq_factor: wavelengths below `original_max_position_embeddings / high_freq_factor` are
         kept ("llama3").
       original_max_position_embeddings: context length in pre-training ("llama3").
@@ -52,6 +71,18 @@ class DecoderConfig:
       output_bias: the attention's output projection has a bias.
       mlp_bias: the MLP's three projections have biases.
       rope: rotary embedding.
+      hidden_act: the MLP's gate, "silu" or "gelu_pytorch_tanh" (Gemma).
+      qk_norm: queries and keys are normed in each head before they are rotated (Qwen3, Gemma 3).
+      layer_types: for each layer "full_attention" or "sliding_attention"; None means all full.
+      sliding_window: in sliding layers a token at position p sees positions above
+        `p - sliding_window` only (Mistral, Gemma).
+      sliding_rope: rotary embedding of the sliding layers, None for the same (Gemma 3).
+      norm_offset: added to every norm's weight: 1 where the checkpoint stores `weight - 1` (Gemma).
+      post_norms: attention and MLP outputs are normed before they join the residual stream (Gemma).
+      embedding_scale: factor on the embeddings, sqrt(hidden_size) in Gemma.
+      query_pre_attn_scalar: attention scores are divided by its square root; None for head_dim.
+      attn_logit_softcapping: attention scores are squashed into +- this value (Gemma 2).
+      final_logit_softcapping: logits are squashed into +- this value (Gemma 2).
     """
 
     vocab_size: int
@@ -68,3 +99,224 @@ class DecoderConfig:
     output_bias: bool = False
     mlp_bias: bool = False
     rope: RotaryConfig = RotaryConfig()
+    hidden_act: str = "silu"
+    qk_norm: bool = False
+    layer_types: tuple[str, ...] | None = None
+    sliding_window: int | None = None
+    sliding_rope: RotaryConfig | None = None
+    norm_offset: float = 0.0
+    post_norms: bool = False
+    embedding_scale: float = 1.0
+    query_pre_attn_scalar: float | None = None
+    attn_logit_softcapping: float | None = None
+    final_logit_softcapping: float | None = None
+
+    def __post_init__(self):
+        problems = []
+        if self.num_attention_heads % self.num_key_value_heads:
+            problems.append(
+                f"num_attention_heads ({self.num_attention_heads}) must be a multiple of "
+                f"num_key_value_heads ({self.num_key_value_heads})"
+            )
+        if self.head_dim % 2:
+            problems.append(f"head_dim ({self.head_dim}) must be even, to be rotated in pairs")
+        if self.layer_types is not None:
+            if len(self.layer_types) != self.num_hidden_layers:
+                problems.append(
+                    f"layer_types names {len(self.layer_types)} layers, but num_hidden_layers is "
+                    f"{self.num_hidden_layers}"
+                )
+            unknown = sorted({repr(t) for t in self.layer_types} - {repr(FULL), repr(SLIDING)})
+            if unknown:
+                problems.append(
+                    f"layer_types has {', '.join(unknown)}; supported are {FULL!r} and {SLIDING!r}"
+                )
+            if SLIDING in self.layer_types and self.sliding_window is None:
+                problems.append("layer_types has sliding layers, but sliding_window is not given")
+        if problems:
+            raise CheckpointError("this decoder config", problems)
+
+    @classmethod
+    def from_hf(cls, fields: Mapping[str, Any], where: str = "this config") -> "DecoderConfig":
+        """Reads the fields of a Hugging Face `config.json`.
+
+        Args:
+          fields: the file's content.
+          where: what to call it in an error.
+
+        Returns:
+          The decoder's config.
+
+        Raises:
+          CheckpointError: fields are missing or malformed, or ask for something not supported;
+            the message names each such field, its value, and what is supported.
+        """
+        reader = _Reader(fields)
+        read_family = _FAMILIES.get(reader.choice("model_type", tuple(_FAMILIES)))
+        if read_family is None:  # What its other fields mean is anybody's guess.
+            raise CheckpointError(where, reader.problems)
+        known = read_family(reader, _common_fields(reader))
+        if reader.problems:
+            raise CheckpointError(where, reader.problems)
+        try:
+            return cls(**known)
+        except CheckpointError as error:
+            raise CheckpointError(where, error.problems) from None
+
+
+class _Reader:
+    """Reads fields one by one and collects what is wrong with them.
+
+    A field that is wrong reads as a placeholder, so that reading goes on to the next problem.
+    A field that is null reads as if it were absent.
+    """
+
+    def __init__(self, fields: Mapping[str, Any], prefix: str = "", problems: list | None = None):
+        self.fields = {name: value for name, value in fields.items() if value is not None}
+        self.prefix = prefix
+        self.problems: list[str] = [] if problems is None else problems
+
+    def report(self, name: str, problem: str) -> None:
+        given = f"is {self.fields[name]!r}" if name in self.fields else "is missing"
+        self.problems.append(f"{self.prefix}{name} {given}: {problem}")
+
+    def choice(self, name: str, supported: tuple[str, ...], default: str | None = None) -> str:
+        value = self.fields.get(name, default)
+        if value in supported:
+            return value
+        self.report(name, f"supported are {', '.join(map(repr, supported))}")
+        return ""
+
+    def must_be(self, name: str, supported: Any) -> None:
+        """Refuses a field that is there and is not this."""
+        if self.fields.get(name, supported) != supported:
+            self.report(name, f"supported is {supported!r}")
+
+    def integer(self, name: str, default: int | None = None, minimum: int = 1) -> int:
+        value = self.fields.get(name, default)
+        if type(value) is int and value >= minimum:
+            return value
+        self.report(name, f"it must be an integer of at least {minimum}")
+        return minimum
+
+    def number(self, name: str, default: float | None = None) -> float:
+        value = self.fields.get(name, default)
+        if type(value) in (int, float) and 0 < value < sys.float_info.max:
+            return float(value)
+        self.report(name, "it must be a positive number")
+        return 1.0
+
+    def flag(self, name: str, default: bool) -> bool:
+        value = self.fields.get(name, default)
+        if type(value) is bool:
+            return value
+        self.report(name, "it must be true or false")
+        return default
+
+    def strings(self, name: str, default: Iterable[str]) -> tuple[str, ...]:
+        value = self.fields.get(name, list(default))
+        if type(value) is list and all(type(item) is str for item in value):
+            return tuple(value)
+        self.report(name, "it must be a list of strings")
+        return ()
+
+    def table(self, name: str) -> "_Reader":
+        value = self.fields.get(name, {})
+        if type(value) is not dict:
+            self.report(name, "it must be a table")
+            value = {}
+        return _Reader(value, f"{self.prefix}{name}.", self.problems)
+
+
+def _common_fields(reader: _Reader) -> dict[str, Any]:
+    if "quantization_config" in reader.fields:
+        reader.report("quantization_config", "supported are unquantised checkpoints only")
+    reader.must_be("use_bidirectional_attention", False)
+    heads = reader.integer("num_attention_heads")
+    hidden_size = reader.integer("hidden_size")
+    return {
+        "vocab_size": reader.integer("vocab_size"),
+        "hidden_size": hidden_size,
+        "intermediate_size": reader.integer("intermediate_size"),
+        "num_hidden_layers": reader.integer("num_hidden_layers"),
+        "num_attention_heads": heads,
+        "num_key_value_heads": reader.integer("num_key_value_heads", heads),
+        "head_dim": reader.integer("head_dim", max(hidden_size // heads, 1)),
+        "max_position_embeddings": reader.integer("max_position_embeddings"),
+        "rms_norm_eps": reader.number("rms_norm_eps", 1e-6),
+    }
+
+
+def _rope(context: int, theta: float, *tables: _Reader) -> RotaryConfig:
+    """Reads a rotary embedding from the first of the tables that is not empty.
+
+    Args:
+      context: the model's context length.
+      theta: the base, unless the table has one.
+      *tables: where the config may say more: `rope_scaling` until transformers 4,
+        `rope_parameters` from 5 on.
+    """
+    table = next((table for table in tables if table.fields), tables[-1])
+    for name, value in table.fields.items():
+        if type(value) is dict:
+            table.report(name, "supported is one rotary embedding for all layers")
+    table.must_be("partial_rotary_factor", 1.0)
+    rope = RotaryConfig(
+        rope_theta=table.number("rope_theta", theta),
+        rope_type=table.choice(
+            "type" if "type" in table.fields and "rope_type" not in table.fields else "rope_type",
+            ("default", "linear", "llama3"),
+            "default",
+        ),
+    )
+    if rope.rope_type in ("linear", "llama3"):
+        rope = dataclasses.replace(rope, factor=table.number("factor"))
+    if rope.rope_type == "llama3":
+        low, high = table.number("low_freq_factor"), table.number("high_freq_factor")
+        if low >= high:
+            table.report("low_freq_factor", f"it must be less than high_freq_factor ({high})")
+        rope = dataclasses.replace(
+            rope,
+            low_freq_factor=low,
+            high_freq_factor=high,
+            original_max_position_embeddings=table.integer(
+                "original_max_position_embeddings", context
+            ),
+        )
+    return rope
+
+
+# What each family adds to the common fields. A default is the one that transformers takes for a
+# file that leaves the field out.
+
+
+def _llama(reader: _Reader, common: dict[str, Any]) -> dict[str, Any]:
+    reader.must_be("hidden_act", "silu")
+    bias = reader.flag("attention_bias", False)
+    return common | {
+        "tie_word_embeddings": reader.flag("tie_word_embeddings", False),
+        "qkv_bias": bias,
+        "output_bias": bias,
+        "mlp_bias": reader.flag("mlp_bias", False),
+        "rope": _rope(
+            common["max_position_embeddings"],
+            reader.number("rope_theta", 10_000.0),
+            reader.table("rope_scaling"),
+            reader.table("rope_parameters"),
+        ),
+    }
+
+
+def _qwen2(reader: _Reader, common: dict[str, Any]) -> dict[str, Any]:
+    known = _llama(reader, common) | {"qkv_bias": True, "output_bias": False, "mlp_bias": False}
+    if reader.flag("use_sliding_window", False):
+        first = reader.integer("max_window_layers", 28, minimum=0)
+        layers = range(common["num_hidden_layers"])
+        known["sliding_window"] = reader.integer("sliding_window", 4096)
+        known["layer_types"] = reader.strings(
+            "layer_types", (SLIDING if i >= first else FULL for i in layers)
+        )
+    return known
+
+
+_FAMILIES = {"llama": _llama, "qwen2": _qwen2}

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from llmprior_jax.models.config import DecoderConfig, RotaryConfig
+from llmprior_jax.models.config import FULL, SLIDING, DecoderConfig, RotaryConfig
 
 
 def inverse_frequencies(rope: RotaryConfig, head_dim: int) -> np.ndarray:
@@ -43,17 +43,23 @@ def rotate(x: jax.Array, rotary: tuple) -> jax.Array:
     return rotated.astype(x.dtype)
 
 
+def softcap(x: jax.Array, cap: float | None) -> jax.Array:
+    """Squashes `x` smoothly into (-cap, cap); None leaves it as it is."""
+    return x if cap is None else cap * jnp.tanh(x / cap)
+
+
 class RMSNorm(nnx.Module):
     """Root-mean-square norm, computed in f32 (Zhang and Sennrich, 2019, arXiv 1910.07467)."""
 
     def __init__(self, features: int, config: DecoderConfig, dtype):
-        self.scale = nnx.Param(jnp.ones((features,), dtype))
+        self.scale = nnx.Param(jnp.full((features,), 1.0 - config.norm_offset, dtype))
+        self.offset = config.norm_offset
         self.eps = config.rms_norm_eps
 
     def __call__(self, x: jax.Array) -> jax.Array:
         wide = x.astype(jnp.float32)
         wide = wide * jax.lax.rsqrt(jnp.mean(wide**2, axis=-1, keepdims=True) + self.eps)
-        return (wide * self.scale[...].astype(jnp.float32)).astype(x.dtype)
+        return (wide * (self.offset + self.scale[...].astype(jnp.float32))).astype(x.dtype)
 
 
 def _linear(fan_in: int, fan_out: int, bias: bool, dtype, rngs: nnx.Rngs) -> nnx.Linear:
@@ -83,22 +89,29 @@ class Attention(nnx.Module):
         self.k_proj = _linear(config.hidden_size, keys, config.qkv_bias, dtype, rngs)
         self.v_proj = _linear(config.hidden_size, keys, config.qkv_bias, dtype, rngs)
         self.o_proj = _linear(queries, config.hidden_size, config.output_bias, dtype, rngs)
+        if config.qk_norm:
+            self.q_norm = RMSNorm(config.head_dim, config, dtype)
+            self.k_norm = RMSNorm(config.head_dim, config, dtype)
 
     def __call__(self, x: jax.Array, rotary: tuple, mask: jax.Array) -> jax.Array:
         B, L, _ = x.shape
         config = self.config
         groups = config.num_attention_heads // config.num_key_value_heads
         heads = (B, L, -1, config.head_dim)
-        q = rotate(self.q_proj(x).reshape(heads), rotary)
-        k = rotate(self.k_proj(x).reshape(heads), rotary)
+        q = self.q_proj(x).reshape(heads)
+        k = self.k_proj(x).reshape(heads)
         v = self.v_proj(x).reshape(heads)
+        if config.qk_norm:
+            q, k = self.q_norm(q), self.k_norm(k)
+        q, k = rotate(q, rotary), rotate(k, rotary)
 
         q = q.reshape(B, L, config.num_key_value_heads, groups, config.head_dim)
         precision = self.q_proj.precision
         scores = jnp.einsum(
             "bikgd,bjkd->bkgij", q, k, precision=precision, preferred_element_type=jnp.float32
         )
-        scores = scores * config.head_dim**-0.5
+        scores = scores * (config.query_pre_attn_scalar or config.head_dim) ** -0.5
+        scores = softcap(scores, config.attn_logit_softcapping)
         # A finite floor: a padding token that may attend to nothing gets a meaningless average
         # instead of NaN, in values and in gradients.
         scores = jnp.where(mask[:, None, None], scores, jnp.finfo(jnp.float32).min)
@@ -111,13 +124,14 @@ class MLP(nnx.Module):
     """Gated feed-forward layer (Shazeer, 2020, arXiv 2002.05202)."""
 
     def __init__(self, config: DecoderConfig, dtype, rngs: nnx.Rngs):
+        self.act = {"silu": jax.nn.silu, "gelu_pytorch_tanh": jax.nn.gelu}[config.hidden_act]
         wide, bias = config.intermediate_size, config.mlp_bias
         self.gate_proj = _linear(config.hidden_size, wide, bias, dtype, rngs)
         self.up_proj = _linear(config.hidden_size, wide, bias, dtype, rngs)
         self.down_proj = _linear(wide, config.hidden_size, bias, dtype, rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.down_proj(jax.nn.silu(self.gate_proj(x)) * self.up_proj(x))
+        return self.down_proj(self.act(self.gate_proj(x)) * self.up_proj(x))
 
 
 class Block(nnx.Module):
@@ -128,10 +142,16 @@ class Block(nnx.Module):
         self.attention = Attention(config, dtype, rngs)
         self.mlp_norm = RMSNorm(config.hidden_size, config, dtype)
         self.mlp = MLP(config, dtype, rngs)
+        self.post_norms = config.post_norms
+        if config.post_norms:
+            self.attention_post_norm = RMSNorm(config.hidden_size, config, dtype)
+            self.mlp_post_norm = RMSNorm(config.hidden_size, config, dtype)
 
     def __call__(self, x: jax.Array, rotary: tuple, mask: jax.Array) -> jax.Array:
-        x = x + self.attention(self.input_norm(x), rotary, mask)
-        return x + self.mlp(self.mlp_norm(x))
+        attended = self.attention(self.input_norm(x), rotary, mask)
+        x = x + (self.attention_post_norm(attended) if self.post_norms else attended)
+        thought = self.mlp(self.mlp_norm(x))
+        return x + (self.mlp_post_norm(thought) if self.post_norms else thought)
 
 
 class Decoder(nnx.Module):
@@ -172,25 +192,38 @@ class Decoder(nnx.Module):
           positions: i32[B, L], each token's position in its own text.
           mask: bool[B, L, L]; `mask[b, i, j]` says whether token i may attend to token j. It
             must be `False` wherever j comes after i: these models were trained so. A token that
-            may attend to nothing (padding) gets a finite but meaningless hidden state.
+            may attend to nothing (padding) gets a finite but meaningless hidden state. In sliding
+            layers a token sees, of those, the ones whose positions are above its own minus
+            `config.sliding_window`.
 
         Returns:
           Hidden states after the final norm, [B, L, D] in the decoder's dtype.
         """
-        x = self.embed[...][tokens]
-        rotary = rotary_table(self.config.rope, self.config.head_dim, positions)
-        for block in self.blocks:
-            x = block(x, rotary, mask)
+        config = self.config
+        embed = self.embed[...]
+        # An id outside the vocabulary gives NaN rather than the embedding of another token.
+        x = jnp.take(embed, tokens, axis=0, mode="fill", fill_value=jnp.nan)
+        x = x * jnp.asarray(config.embedding_scale, embed.dtype)
+
+        surroundings = {FULL: (rotary_table(config.rope, config.head_dim, positions), mask)}
+        if config.sliding_window is not None:
+            rotary = rotary_table(config.sliding_rope or config.rope, config.head_dim, positions)
+            distance = positions[:, :, None] - positions[:, None, :]
+            surroundings[SLIDING] = rotary, mask & (distance < config.sliding_window)
+        kinds = config.layer_types or (FULL,) * config.num_hidden_layers
+        for block, kind in zip(self.blocks, kinds, strict=True):
+            x = block(x, *surroundings[kind])
         return self.norm(x)
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """Unnormalised next-token log-probabilities, f32[..., V], of hidden states [..., D]."""
         weight = self.embed[...] if self.config.tie_word_embeddings else self.lm_head.kernel[...]
         precision = jax.lax.Precision.HIGHEST if weight.dtype == jnp.float32 else None
-        return jnp.einsum(
+        logits = jnp.einsum(
             "...d,vd->...v" if self.config.tie_word_embeddings else "...d,dv->...v",
             hidden,
             weight,
             precision=precision,
             preferred_element_type=jnp.float32,
         )
+        return softcap(logits, self.config.final_logit_softcapping)

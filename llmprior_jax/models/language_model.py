@@ -1,11 +1,35 @@
 """A language model as one value: decoder, parameters, tokenizer, and what identifies them."""
 
+from __future__ import annotations
+
 import dataclasses
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import jax.numpy as jnp
 from flax import nnx
-from transformers import PreTrainedTokenizerFast
 
-from llmprior_jax.models.config import DecoderConfig
+from llmprior_jax.models import checkpoint
+from llmprior_jax.models.config import CheckpointError, DecoderConfig
+
+# Importing transformers takes seconds, and it imports torch where torch is installed. Only who
+# loads a model pays for that.
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+_EMBEDDED = {"tiny": Path(__file__).parent / "tiny"}
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+# Weights, config and tokenizer: data only, no code and no pickles.
+_HUB_FILES = (
+    checkpoint.CONFIG,
+    checkpoint.WEIGHTS,
+    checkpoint.INDEX,
+    "model-*-of-*.safetensors",
+    checkpoint.TOKENIZER,
+    *checkpoint.TOKENIZER_EXTRAS,
+)
+_DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +45,8 @@ class LanguageModel:
       graphdef: the decoder without its parameters (hashable, a static argument of `jax.jit`).
       params: the decoder's parameters, a pytree of arrays.
       tokenizer: the checkpoint's own fast tokenizer.
-      fingerprint: SHA-256 over the checkpoint's config, tokenizer and weight files.
+      fingerprint: SHA-256 over the checkpoint's config, tokenizer and weight files and the dtype:
+        two models with the same fingerprint give the same numbers.
     """
 
     config: DecoderConfig
@@ -29,3 +54,76 @@ class LanguageModel:
     params: nnx.State
     tokenizer: PreTrainedTokenizerFast
     fingerprint: str
+
+
+def load(path_or_hub_id: str | Path, dtype: Any = jnp.float32) -> LanguageModel:
+    """Loads a language model from an unmodified Hugging Face checkpoint.
+
+    Families: Llama (`model_type` "llama") and Qwen1.5, 2 and 2.5 ("qwen2").
+
+    Args:
+      path_or_hub_id: a directory with `config.json`, `model.safetensors` (or shards and their
+        index) and `tokenizer.json`; or an id on the Hugging Face hub such as "Qwen/Qwen2.5-0.5B",
+        whose files are downloaded once; or "tiny", the small model that comes with the package.
+      dtype: of parameters and activations: float32, bfloat16 or float16.
+
+    Returns:
+      The model, its parameters on the default device.
+
+    Raises:
+      CheckpointError: there is no such directory or hub id, or the checkpoint is not complete,
+        not supported or damaged; the message lists all that is wrong.
+      ValueError: `dtype` is not one of the three.
+    """
+    if jnp.dtype(dtype).name not in _DTYPES:
+        raise ValueError(f"dtype is {dtype!r}; supported are {', '.join(_DTYPES)}")
+    directory = _find_directory(path_or_hub_id)
+    config, graphdef, params = checkpoint.read(directory, dtype)
+    return LanguageModel(
+        config=config,
+        graphdef=graphdef,
+        params=params,
+        tokenizer=_read_tokenizer(directory),
+        fingerprint=checkpoint.fingerprint(directory, dtype),
+    )
+
+
+def _find_directory(path_or_hub_id: str | Path) -> Path:
+    name = str(path_or_hub_id)
+    directory = _EMBEDDED.get(name, Path(name).expanduser())
+    if directory.is_dir():
+        return directory
+    if not _HUB_ID.fullmatch(name):
+        raise CheckpointError(
+            name, ["it is no directory, and its name is not of the form that hub ids have"]
+        )
+    return _download(name)
+
+
+def _download(hub_id: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=list(_HUB_FILES)))
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        raise CheckpointError(
+            hub_id,
+            [
+                "it is no directory here, and the Hugging Face hub did not give it: check the "
+                "name, the network, and for a gated model that you are logged in; or download the "
+                f"checkpoint elsewhere and give its path ({type(error).__name__}: {error})"
+            ],
+        ) from error
+
+
+def _read_tokenizer(directory: Path) -> PreTrainedTokenizerFast:
+    from transformers import PreTrainedTokenizerFast
+
+    # The class for any tokenizer.json, whatever class tokenizer_config.json names: the file alone
+    # says how text becomes tokens, and no other code is needed.
+    try:
+        return PreTrainedTokenizerFast.from_pretrained(directory, local_files_only=True)
+    except Exception as error:  # The tokenizers library raises bare Exceptions.
+        problem = f"{checkpoint.TOKENIZER} cannot be read: {type(error).__name__}: {error}"
+        raise CheckpointError(str(directory), [problem]) from error
