@@ -1,0 +1,196 @@
+"""Many texts with common beginnings, laid out so that a decoder reads every beginning once.
+
+All candidate actions of a state share its prompt, many actions share their first words, and the
+prompts of many states share a task. A row holds such texts as a trie (prefix tree) of tokens: each
+token stands once for all texts that begin alike up to it, attends to its ancestors only, and has
+its distance from the root as its position. So the decoder computes for it exactly what it would
+compute in each text alone.
+
+The tokens of a trie are laid out depth first. Then the descendants of token j are the tokens
+`j + 1 .. ends[j] - 1`, and the whole attention mask follows from the one vector `ends`:
+token i may attend to token j if `j <= i < ends[j]`. Several tries stand in a row side by side.
+
+Everything here is NumPy on the host.
+"""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+# States shorter than this share a row of about this many tokens: enough to have much in common and
+# to leave little padding, few enough that attention stays cheap beside the matrices.
+_ROW_TOKENS = 512
+# Rows in one forward pass: four, and what is left one by one. So no rows of padding are computed
+# and only these shapes compiled. Four rows keep an accelerator busy; more would only cost memory.
+_ROWS_PER_PASS = 4
+# Rows so long that four of them hold more tokens than this are computed one by one.
+_TOKENS_PER_PASS = 4096
+# An action is at least a token of its own and shares a prompt with others: a quarter of a row's
+# tokens are slots enough for results, and a row that needs more is made longer.
+_TOKENS_PER_SLOT = 4
+
+
+class Sequences(NamedTuple):
+    """The tokens of one state's texts, each from the beginning of the prompt to the action's end.
+
+    Attributes:
+      tokens: i32[length] for each action; equal ones are computed once.
+      first: for each action, the index of its first token that counts as the action's.
+    """
+
+    tokens: Sequence[np.ndarray]
+    first: Sequence[int]
+
+
+class Packed(NamedTuple):
+    """Rows of packed texts, and where in them to look for results. R rows, L tokens, N slots.
+
+    Token and slot indices count through all rows: token `i` of row `r` is `r * L + i`.
+
+    Attributes:
+      tokens: i32[R, L].
+      positions: i32[R, L], the position of each token in its texts.
+      ends: i32[R, L], one past the last descendant of each token, counted within the row.
+      queries: i32[R * L], the tokens whose next-token distribution is needed; the first
+        `num_queries` are valid.
+      num_queries: i32[].
+      query: i32[R, L], for each token the index in `queries` of the token before it; -1 where the
+        token's own probability is not needed.
+      first: i32[N], for each slot the position of the first token to count.
+      last: i32[N], for each slot the last token of the text.
+    """
+
+    tokens: np.ndarray
+    positions: np.ndarray
+    ends: np.ndarray
+    queries: np.ndarray
+    num_queries: np.ndarray
+    query: np.ndarray
+    first: np.ndarray
+    last: np.ndarray
+
+
+class Pass(NamedTuple):
+    """The texts of one forward pass.
+
+    Attributes:
+      packed: the rows.
+      places: i32[number of texts, 3], the (state, action, slot) of each text.
+    """
+
+    packed: Packed
+    places: np.ndarray
+
+
+def common_prefix(a: np.ndarray, b: np.ndarray) -> int:
+    """Length of the longest common beginning of two vectors."""
+    n = min(len(a), len(b))
+    differs = np.flatnonzero(a[:n] != b[:n])
+    return int(differs[0]) if len(differs) else n
+
+
+def passes(states: Sequence[Sequences]) -> Iterator[Pass]:
+    """Distributes states over rows and rows over forward passes.
+
+    Args:
+      states: the texts of each state, at least one for every state.
+
+    Yields:
+      Passes that together hold every text of every state once. R and L take few different values,
+      and N depends on them alone, so few shapes are compiled.
+    """
+    rows, length = _fill_rows(states)
+    several = _ROWS_PER_PASS if _ROWS_PER_PASS * length <= _TOKENS_PER_PASS else 1
+    while rows:
+        count = several if several <= len(rows) else 1
+        yield _pack(states, rows[:count], length)
+        rows = rows[count:]
+
+
+def _fill_rows(states: Sequence[Sequences]) -> tuple[list[list[int]], int]:
+    """Puts the indices of states into rows, and says how many tokens, L, every row has."""
+    if not states:
+        return [], 0
+    sizes = [_trie_size(state.tokens) for state in states]
+    needs = [max(n, _TOKENS_PER_SLOT * len(s.tokens)) for n, s in zip(sizes, states, strict=True)]
+    longest = max(needs)
+    # A full row holds several of the longest state, whose length hardly varies within a run. The
+    # size of a batch that doesn't fill a row does: powers of two. A state alone gets a close fit.
+    full = _bucket(longest * max(1, _ROW_TOKENS // longest), steps=4)
+    length = min(full, _bucket(sum(needs), steps=4 if len(states) == 1 else 1))
+
+    rows: list[list[int]] = []
+    room = slots = 0
+    # Sorted, states with a common beginning are neighbours and meet in a row.
+    for b in sorted(range(len(states)), key=lambda b: _sort_key(states[b].tokens[0])):
+        text, count = states[b].tokens[0], len(states[b].tokens)
+        shared = common_prefix(text, states[rows[-1][-1]].tokens[0]) if rows else 0
+        if sizes[b] - shared > room or count > slots:
+            rows.append([])
+            room, slots, shared = length, length // _TOKENS_PER_SLOT, 0
+        rows[-1].append(b)
+        room -= sizes[b] - shared
+        slots -= count
+    return rows, length
+
+
+def _pack(states: Sequence[Sequences], rows: Sequence[Sequence[int]], length: int) -> Pass:
+    """Lays the texts of each row's states out as a trie."""
+    R, L, slots_per_row = len(rows), length, length // _TOKENS_PER_SLOT
+    tokens = np.zeros((R, L), np.int32)
+    positions = np.zeros((R, L), np.int32)
+    ends = np.tile(np.arange(1, L + 1, dtype=np.int32), (R, 1))  # Padding sees itself only.
+    before = np.full((R, L), -1, np.int32)  # Of each token to score, the token before it.
+    first = np.zeros(R * slots_per_row, np.int32)
+    last = np.zeros(R * slots_per_row, np.int32)
+    places = []
+    for r, row in enumerate(rows):
+        texts = [
+            (tokens_a, first_a, b, a)
+            for b in row
+            for a, (tokens_a, first_a) in enumerate(zip(*states[b], strict=True))
+        ]
+        texts.sort(key=lambda text: _sort_key(text[0]))
+        used = 0
+        previous = path = np.zeros(0, np.int32)  # A text and the row's tokens that hold it.
+        for slot, (text, first_a, b, a) in enumerate(texts, start=r * slots_per_row):
+            shared = common_prefix(previous, text)
+            ends[r, path[shared:]] = used
+            new = np.arange(used, used + len(text) - shared, dtype=np.int32)
+            tokens[r, new] = text[shared:]
+            positions[r, new] = np.arange(shared, len(text))
+            previous, path = text, np.concatenate([path[:shared], new])
+            used += len(new)
+            before[r, path[first_a:]] = r * L + path[first_a - 1 : -1]
+            first[slot], last[slot] = first_a, r * L + path[-1]
+            places.append((b, a, slot))
+        ends[r, path] = used
+
+    needed, query_of_needed = np.unique(before[before >= 0], return_inverse=True)
+    queries = np.zeros(R * L, np.int32)
+    queries[: len(needed)] = needed
+    query = np.full((R, L), -1, np.int32)
+    query[before >= 0] = query_of_needed
+    num_queries = np.asarray(len(needed), np.int32)
+    packed = Packed(tokens, positions, ends, queries, num_queries, query, first, last)
+    return Pass(packed, np.asarray(places, np.int32))
+
+
+def _sort_key(tokens: np.ndarray) -> bytes:
+    """Sorts as the tokens would, one after the other, only faster: bytes compare in C."""
+    return tokens.astype(">u4").tobytes()
+
+
+def _trie_size(texts: Sequence[np.ndarray]) -> int:
+    """Number of tokens in the trie of some texts."""
+    ordered = sorted(texts, key=_sort_key)
+    shared = sum(common_prefix(a, b) for a, b in itertools.pairwise(ordered))
+    return sum(len(text) for text in texts) - shared
+
+
+def _bucket(n: int, steps: int) -> int:
+    """The next multiple of 16 of a few, which are `steps` to each doubling."""
+    step = max(16, (1 << (n - 1).bit_length()) // (2 * steps))
+    return -(-n // step) * step

@@ -1,0 +1,288 @@
+"""log p(a|s): what a language model would do next, asked once for all actions of many states.
+
+The probability of an action is the probability that the model continues the prompt with its text
+(SayCan, Ahn et al., 2022, arXiv 2204.01691; TWOSOME, Tan et al., ICLR 2024, arXiv 2401.14151),
+normalised over the list of admissible actions, as "Efficient Reinforcement Learning with Large
+Language Model Priors" (Yan et al., ICLR 2025, arXiv 2410.07927) uses it.
+
+`score_packed` is the computation: a pure function on arrays, over texts packed so that no common
+beginning is computed twice (`packing`). `score` and `score_actions` are its face on the host.
+
+Which tokens are the action's. Tokenizers may merge the end of a prompt with the beginning of an
+action, so the text is tokenised as it stands, `prompt + action`, with the tokenizer's leading
+special tokens (Llama's BOS) and without its trailing ones. The action's tokens are those after the
+longest common beginning with the tokens of the prompt alone. Mostly that is the whole prompt; where
+a token spans the boundary, it is the action's. So an action's score depends on its prompt and its
+own text, and on nothing else in the list or the batch.
+"""
+
+import difflib
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from llmprior_jax.models import LanguageModel
+from llmprior_jax.priors import packing
+from llmprior_jax.types import ActionPrior
+
+NORMALIZATIONS = ("sum", "token", "word")
+
+# Positions projected onto the vocabulary at once: enough to keep the matrix units busy, few enough
+# that logits stay small (64 positions of a vocabulary of 150,000 in f32 are 38 MB).
+_QUERIES_AT_ONCE = 64
+
+
+def score_actions(
+    lm: LanguageModel,
+    prompts: Sequence[str],
+    actions: Sequence[Sequence[str]],
+    normalization: str = "sum",
+    temperature: float = 1.0,
+) -> jax.Array:
+    """The prior over each prompt's actions, `log p(a|s)`.
+
+    What is scored is exactly `prompts[b] + actions[b][a]`; whoever writes them decides about the
+    space between. An action that occurs twice in a list gets a share each time.
+
+    Args:
+      lm: the language model.
+      prompts: B texts.
+      actions: for each prompt its admissible actions, one or more; A is the largest number.
+      normalization: how the log-probabilities of an action's tokens become its score. "sum" adds
+        them up: the log-probability of the text, which favours short actions. "token" divides by
+        the number of tokens, "word" by the number of words (stretches without white space, at
+        least one): the token and word normalisation of TWOSOME.
+      temperature: scores are divided by it before they are normalised over the list.
+
+    Returns:
+      f32[B, A], `log_softmax(score / temperature)` over each prompt's list; `-inf` after its end.
+
+    Raises:
+      TypeError: a prompt or an action is not a string, or a string stands where a list should.
+      ValueError: an empty list or action, lists that do not match the prompts, a text longer than
+        the model's context, an action without a token of its own or without a token before it, an
+        unknown normalization, a temperature that is not positive, or a model that gives NaN.
+    """
+    log_probs, _ = _score(lm, prompts, actions, normalization, temperature, with_features=False)
+    return jnp.asarray(log_probs)
+
+
+def score(
+    lm: LanguageModel,
+    prompts: Sequence[str],
+    actions: Sequence[Sequence[str]],
+    normalization: str = "sum",
+    temperature: float = 1.0,
+) -> ActionPrior:
+    """`score_actions` together with what the model makes of each action, from the same pass.
+
+    Args:
+      lm: the language model.
+      prompts: B texts.
+      actions: for each prompt its admissible actions, A at most.
+      normalization: see `score_actions`.
+      temperature: see `score_actions`.
+
+    Returns:
+      `log_probs` f32[B, A] as `score_actions` gives them, and `features` f32[B, A, D]: the final
+      hidden state at each action's last token, zero where no action is.
+
+    Raises:
+      TypeError, ValueError: see `score_actions`.
+    """
+    log_probs, features = _score(
+        lm, prompts, actions, normalization, temperature, with_features=True
+    )
+    return ActionPrior(jnp.asarray(log_probs), jnp.asarray(features))
+
+
+@functools.partial(jax.jit, static_argnames="graphdef")
+def score_packed(
+    graphdef: nnx.GraphDef, params: Any, packed: packing.Packed
+) -> tuple[jax.Array, jax.Array]:
+    """Scores packed texts in one forward pass. Pure, and differentiable in `params`.
+
+    Args:
+      graphdef: the structure of a `Decoder`, or of any module with its `__call__` and `logits`.
+      params: its parameters, as `nnx.split` gives them.
+      packed: R rows of L tokens, with N slots for results.
+
+    Returns:
+      f32[N], for each slot the summed log-probability of the tokens from `first` to `last`, and
+      f32[N, D], the hidden state at `last`. Slots that are not in use hold arbitrary finite values.
+    """
+    decoder = nnx.merge(graphdef, params)
+    R, L = packed.tokens.shape
+    i, j = jnp.arange(L)[:, None], jnp.arange(L)
+    mask = (j <= i) & (i < packed.ends[:, None, :])
+    hidden = decoder(packed.tokens, packed.positions, mask).reshape(R * L, -1)
+    log_probs = _token_log_probs(decoder, hidden, packed).reshape(R, L)
+
+    row = packed.last // L
+    counted = mask.reshape(R * L, L)[packed.last]
+    counted &= packed.positions[row] >= packed.first[:, None]
+    scores = jnp.sum(jnp.where(counted, log_probs[row], 0.0), axis=-1)
+    return scores, hidden[packed.last].astype(jnp.float32)
+
+
+def _token_log_probs(decoder, hidden: jax.Array, packed: packing.Packed) -> jax.Array:
+    """f32[R * L], the log-probability of each token that has a query, zero for the others.
+
+    The queries are projected onto the vocabulary a few at a time, so there is never an array
+    [R * L, V]. The number of steps depends on shapes alone, and steps without queries are skipped.
+    """
+    tokens, query = packed.tokens.reshape(-1), packed.query.reshape(-1)
+    starts = jnp.arange(0, len(packed.queries), _QUERIES_AT_ONCE)
+    queries = jnp.pad(packed.queries, (0, -len(packed.queries) % _QUERIES_AT_ONCE))
+
+    def project(log_probs, start):
+        chunk = jax.lax.dynamic_slice_in_dim(queries, start, _QUERIES_AT_ONCE)
+        logits = decoder.logits(hidden[chunk]).astype(jnp.float32)
+        normalizer = jax.nn.logsumexp(logits, axis=-1)
+        here = (query >= start) & (query < start + _QUERIES_AT_ONCE)
+        own = jnp.where(here, query - start, 0)
+        return jnp.where(here, logits[own, tokens] - normalizer[own], log_probs)
+
+    def step(log_probs, start):
+        needed = start < packed.num_queries
+        return jax.lax.cond(needed, project, lambda log_probs, _: log_probs, log_probs, start), None
+
+    log_probs, _ = jax.lax.scan(step, jnp.zeros(len(hidden)), starts)
+    return log_probs
+
+
+def _score(lm, prompts, actions, normalization, temperature, with_features):
+    """Checks, tokenises, packs, runs and unpacks. NumPy f32[B, A] and f32[B, A, D] (or None)."""
+    _check(prompts, actions, normalization, temperature)
+    states = _tokenize(lm, prompts, actions)
+
+    # Dispatch is asynchronous: while the device works on a pass, the host packs the next.
+    places, results = [], []
+    for texts in packing.passes(states):
+        scores, features = score_packed(lm.graphdef, lm.params, texts.packed)
+        places.append(texts.places)
+        results.append((scores, features) if with_features else (scores,))
+
+    B, A = len(prompts), max(map(len, actions), default=0)
+    scores = np.full((B, A), -np.inf)
+    features = np.zeros((B, A, lm.config.hidden_size), np.float32) if with_features else None
+    for (b, a, slot), result in zip((p.T for p in places), jax.device_get(results), strict=True):
+        scores[b, a] = result[0][slot]
+        if features is not None:
+            features[b, a] = result[1][slot]
+    return _normalize(scores, states, actions, normalization, temperature), features
+
+
+def _normalize(scores, states, actions, normalization, temperature) -> np.ndarray:
+    """From summed log-probabilities [B, A], `-inf` where no action is, to the prior f32[B, A]."""
+    for b, texts in enumerate(actions):
+        bad = np.flatnonzero(~np.isfinite(scores[b, : len(texts)]))
+        if len(bad):
+            raise ValueError(
+                f"action {bad[0]} of prompt {b} ({texts[bad[0]]!r}) has log-probability "
+                f"{scores[b, bad[0]]}; look at the language model's weights, or load it in float32"
+            )
+        if normalization == "token":
+            scores[b, : len(texts)] /= [len(t) - k for t, k in zip(*states[b], strict=True)]
+        elif normalization == "word":
+            scores[b, : len(texts)] /= [max(1, len(text.split())) for text in texts]
+    scores = scores / temperature
+    top = scores.max(axis=-1, keepdims=True, initial=-np.inf)
+    log_total = top + np.log(np.exp(scores - top).sum(axis=-1, keepdims=True))
+    return (scores - log_total).astype(np.float32)
+
+
+def _tokenize(lm, prompts, actions) -> list[packing.Sequences]:
+    """Token ids of every `prompt + action`, and where in them the action begins."""
+    lead = _leading_special_tokens(lm.tokenizer)
+    texts = [
+        prompt + action
+        for prompt, group in zip(prompts, actions, strict=True)
+        for action in ("", *group)
+    ]
+    encoded = iter(_encode(lm.tokenizer, texts))
+    states = []
+    for b, group in enumerate(actions):
+        prompt = np.asarray(lead + next(encoded), np.int32)
+        tokens = [np.asarray(lead + next(encoded), np.int32) for _ in group]
+        first = [packing.common_prefix(prompt, text) for text in tokens]
+        for a, (text, k) in enumerate(zip(tokens, first, strict=True)):
+            _check_tokens(text, k, lm.config, f"action {a} of prompt {b} ({group[a]!r})")
+        states.append(packing.Sequences(tokens, first))
+    return states
+
+
+def _encode(tokenizer, texts: list[str]) -> list[list[int]]:
+    if not texts:
+        return []
+    # Not verbose: its warning about long texts comes before our error, and says less.
+    return tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+
+
+def _leading_special_tokens(tokenizer) -> list[int]:
+    """What the tokenizer puts before a text (BOS, for some), without what it puts after."""
+    text = "a"
+    (bare,) = _encode(tokenizer, [text])
+    full = tokenizer(text)["input_ids"]
+    start = next(i for i in range(len(full)) if full[i : i + len(bare)] == bare)
+    return full[:start]
+
+
+def _check_tokens(text: np.ndarray, first: int, config, where: str) -> None:
+    """Refuses what cannot be scored, by the tokens of one prompt + action."""
+    if len(text) > config.max_position_embeddings:
+        raise ValueError(
+            f"{where} makes {len(text)} tokens together with its prompt, and the language model's "
+            f"context is {config.max_position_embeddings}; shorten the prompt, e.g. its history"
+        )
+    if first == len(text):
+        raise ValueError(
+            f"{where} adds no token to its prompt, so it has no probability; the tokenizer drops it"
+        )
+    if first == 0:
+        raise ValueError(
+            f"{where} has no token before it to be predicted from; begin the prompt with some text "
+            "(this tokenizer has no beginning-of-text token)"
+        )
+    if text.max() >= config.vocab_size:
+        raise ValueError(
+            f"{where} has token {text.max()}, and the language model knows {config.vocab_size}; "
+            "the tokenizer belongs to another model"
+        )
+
+
+def _check(prompts, actions, normalization, temperature) -> None:
+    """Refuses malformed arguments, naming the first thing wrong."""
+    if normalization not in NORMALIZATIONS:
+        near = difflib.get_close_matches(str(normalization), NORMALIZATIONS, n=1, cutoff=0.0)
+        raise ValueError(
+            f"unknown normalization {normalization!r}; did you mean {near[0]!r}? "
+            f"There are {', '.join(NORMALIZATIONS)}"
+        )
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"temperature must be positive and finite, not {temperature}")
+    if isinstance(prompts, str):
+        raise TypeError("prompts must be a list of strings, not one string; put it in a list")
+    if len(prompts) != len(actions):
+        raise ValueError(
+            f"{len(prompts)} prompts and {len(actions)} lists of actions; every prompt needs one"
+        )
+    for b, (prompt, group) in enumerate(zip(prompts, actions, strict=True)):
+        if not isinstance(prompt, str):
+            raise TypeError(f"prompt {b} must be a string, not {type(prompt).__name__}")
+        if isinstance(group, str):
+            raise TypeError(f"actions of prompt {b} must be a list of strings, not one string")
+        if len(group) == 0:
+            raise ValueError(f"prompt {b} has no actions; a prior needs at least one")
+        for a, action in enumerate(group):
+            if not isinstance(action, str):
+                kind = type(action).__name__
+                raise TypeError(f"action {a} of prompt {b} must be a string, not {kind}")
+            if not action:
+                raise ValueError(f"action {a} of prompt {b} is empty; give it some text")

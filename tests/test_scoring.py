@@ -1,0 +1,497 @@
+"""Packed scoring against scoring each prompt + action alone with PyTorch.
+
+The reference is written from the definition: tokenise the prompt and the joined text, run the
+joined text alone and unpadded through transformers' model, and add up the log-probabilities of the
+tokens that the two do not share.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tokenizers
+import torch
+import transformers
+from flax import nnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmprior_jax import types
+from llmprior_jax.models import Decoder, load
+from llmprior_jax.priors import packing, score, score_actions
+from llmprior_jax.priors.scoring import score_packed
+
+TEXTS = [
+    "Task: make a tomato salad\nNow: You see a tomato on the counter.\nNext: pick up the tomato",
+    "Seen: The lettuce is chopped.\nDone: go to the cutting board\nNext: go to the plate",
+    "go to the sink and go to the stove and pick up the plate",
+]
+PROMPTS = [
+    "Task: make a tomato salad\nNow: You see a tomato on the counter.\nNext:",
+    "Task: make a tomato salad\nNow: The lettuce is chopped.\nNext:",
+    "Task: wash up\nSeen: a plate\nDone: go to the plate\nNow: You see the sink.\nNext:",
+    "Next:",
+]
+ACTIONS = [
+    [" pick up the tomato", " go to the cutting board", " go to the plate", " go to the sink"],
+    [" go to", " go to the plate", " go to the plate", " chop!"],
+    [" wash the plate"],
+    [
+        " pick up the tomato",
+        " stop",
+        "stop",
+        " \u00e9t\u00e9 \u2603",
+        " go to the stove and pick up the plate",
+    ],
+]
+
+# Long texts that fill a row whatever stands beside them: most tests score in this company, so that
+# they share one compiled shape. (Only single letters: every tokenizer here makes 124 tokens of it.)
+CROWD = "N" * 124
+
+
+def score_in_a_crowd(lm, prompts, actions, *args):
+    """`score`, of NumPy arrays, with other states in the batch."""
+    prior = score(lm, [*prompts, *[CROWD] * 5], [*actions, *[[" go"]] * 5], *args)
+    n, widest = len(prompts), max(map(len, actions))
+    return types.ActionPrior(*(np.asarray(x)[:n, :widest] for x in prior))
+
+
+def _bpe(pre_tokenizer, vocab_size):
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
+    alphabet = sorted({c for text in TEXTS for c in text})
+    if pre_tokenizer is not None:
+        tokenizer.pre_tokenizer = pre_tokenizer
+        tokenizer.decoder = tokenizers.decoders.ByteLevel()
+        alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        initial_alphabet=alphabet,
+        special_tokens=["<s>", "</s>"],
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(TEXTS, trainer)
+    return tokenizer
+
+
+def _fast(tokenizer):
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>"
+    )
+
+
+@pytest.fixture(scope="module")
+def plain_tokenizer():
+    """Byte-level BPE whose words begin with their space, as Qwen's."""
+    return _fast(_bpe(tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False), 320))
+
+
+@pytest.fixture(scope="module")
+def bos_tokenizer():
+    """The same with a token before every text, as Llama's, and one after it."""
+    tokenizer = _bpe(tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False), 320)
+    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)]
+    )
+    return _fast(tokenizer)
+
+
+@pytest.fixture(scope="module")
+def merging_tokenizer():
+    """BPE without pre-tokenisation: tokens hold spaces, colons and several words."""
+    return _fast(_bpe(None, 100))
+
+
+def _config(family, **kwargs):
+    return getattr(transformers, f"{family}Config")(
+        vocab_size=320,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        # Far from uniform predictions, so that a token in the wrong place shows.
+        initializer_range=0.3,
+        **kwargs,
+    )
+
+
+def _pair(family, tokenizer, directory, **kwargs):
+    """One random checkpoint, read by transformers and by us."""
+    torch.manual_seed(0)
+    model = getattr(transformers, f"{family}ForCausalLM")(_config(family, **kwargs)).eval()
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return model, load(directory)
+
+
+@pytest.fixture(scope="module")
+def qwen(plain_tokenizer, tmp_path_factory):
+    return _pair("Qwen2", plain_tokenizer, tmp_path_factory.mktemp("qwen"))
+
+
+@pytest.fixture(scope="module")
+def lm(qwen):
+    return qwen[1]
+
+
+class Alone:
+    """Scores and features of one prompt + action at a time."""
+
+    def __init__(self, model, tokenizer, lead=()):
+        self.model, self.tokenizer, self.lead = model, tokenizer, list(lead)
+        self.pair = functools.cache(self._pair)
+
+    def tokens(self, text):
+        return (
+            self.lead + self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
+        )
+
+    def first(self, prompt, action):
+        prompt, joint = self.tokens(prompt), self.tokens(prompt + action)
+        return next(
+            (i for i, (a, b) in enumerate(zip(prompt, joint, strict=False)) if a != b),
+            min(len(prompt), len(joint)),
+        )
+
+    @torch.no_grad()
+    def _pair(self, prompt, action):
+        joint, first = self.tokens(prompt + action), self.first(prompt, action)
+        out = self.model(torch.tensor([joint]), output_hidden_states=True)
+        log_probs = torch.log_softmax(out.logits[0].double(), -1)
+        total = sum(log_probs[i - 1, joint[i]].item() for i in range(first, len(joint)))
+        return total, len(joint) - first, out.hidden_states[-1][0, -1].numpy()
+
+    def prior(self, prompt, actions, normalization="sum", temperature=1.0):
+        divisor = {
+            "sum": lambda action: 1,
+            "token": lambda action: self.pair(prompt, action)[1],
+            "word": lambda action: len(action.split()),
+        }[normalization]
+        scores = [self.pair(prompt, action)[0] / divisor(action) for action in actions]
+        weights = np.exp(np.array(scores) / temperature)
+        return np.log(weights / weights.sum())
+
+    def check(self, prior, prompts, actions):
+        for b, (prompt, group) in enumerate(zip(prompts, actions, strict=True)):
+            n = len(group)
+            np.testing.assert_allclose(
+                prior.log_probs[b, :n], self.prior(prompt, group), atol=1e-5, rtol=1e-6
+            )
+            features = [self.pair(prompt, action)[2] for action in group]
+            np.testing.assert_allclose(prior.features[b, :n], features, atol=1e-5)
+            assert np.all(np.isneginf(prior.log_probs[b, n:]))
+            assert np.all(prior.features[b, n:] == 0)
+
+
+@pytest.fixture(scope="module")
+def alone(qwen, plain_tokenizer):
+    return Alone(qwen[0], plain_tokenizer)
+
+
+# Values.
+
+
+def test_log_probs_and_features_are_those_of_each_pair_alone(lm, alone):
+    prior = score(lm, PROMPTS, ACTIONS)
+    assert prior.log_probs.shape == (4, 5)
+    assert prior.log_probs.dtype == prior.features.dtype == jnp.float32
+    assert prior.features.shape == (4, 5, 32)
+    alone.check(prior, PROMPTS, ACTIONS)
+
+
+def test_score_actions_gives_the_log_probs_of_score(lm):
+    np.testing.assert_array_equal(
+        score_actions(lm, PROMPTS, ACTIONS), score(lm, PROMPTS, ACTIONS).log_probs
+    )
+
+
+@pytest.mark.parametrize("normalization", ["sum", "token", "word"])
+@pytest.mark.parametrize("temperature", [0.5, 3.0])
+def test_normalization_and_temperature(lm, alone, normalization, temperature):
+    ours = score_in_a_crowd(lm, PROMPTS, ACTIONS, normalization, temperature).log_probs
+    for b, group in enumerate(ACTIONS):
+        expected = alone.prior(PROMPTS[b], group, normalization, temperature)
+        np.testing.assert_allclose(ours[b, : len(group)], expected, atol=3e-5)
+
+
+def test_the_default_is_the_probability_of_the_text(lm):
+    np.testing.assert_array_equal(
+        score_in_a_crowd(lm, PROMPTS, ACTIONS).log_probs,
+        score_in_a_crowd(lm, PROMPTS, ACTIONS, "sum", 1.0).log_probs,
+    )
+
+
+def test_an_action_given_twice_gets_its_share_twice(lm):
+    once = np.exp(score_in_a_crowd(lm, ["Next:"], [[" go", " stop"]]).log_probs[0])
+    twice = np.exp(score_in_a_crowd(lm, ["Next:"], [[" go", " stop", " go"]]).log_probs[0])
+    assert twice[0] == twice[2]
+    np.testing.assert_allclose(twice, once[[0, 1, 0]] / (once[0] + once.sum()), rtol=1e-5)
+
+
+def test_a_longer_action_may_begin_with_a_shorter_one(lm, alone):
+    group = [" go to the plate", " go", " go to", " go to the plate and go"]
+    alone.check(score_in_a_crowd(lm, PROMPTS[:1], [group]), PROMPTS[:1], [group])
+
+
+def test_a_prompt_may_begin_with_another_prompt_and_its_action(lm, alone):
+    prompts = ["Task: go", "Task: go to", "Task: go to the"]
+    actions = [[" to the sink", " to the"], [" the sink", " the plate"], [" sink"]]
+    alone.check(score_in_a_crowd(lm, prompts, actions), prompts, actions)
+
+
+def test_no_prompts_give_an_empty_prior(lm):
+    prior = score(lm, [], [])
+    assert prior.log_probs.shape == (0, 0)
+    assert prior.features.shape == (0, 0, 32)
+
+
+# Invariance.
+
+
+@settings(max_examples=12, deadline=None)
+@given(data=st.data())
+def test_a_score_does_not_depend_on_the_rest_of_the_batch(lm, alone, data):
+    order = data.draw(st.permutations(PROMPTS * 2))
+    pool = sorted({action for group in ACTIONS for action in group})
+    groups = [data.draw(st.lists(st.sampled_from(pool), min_size=1, max_size=6)) for _ in order]
+    alone.check(score_in_a_crowd(lm, order, groups), order, groups)
+
+
+# Tokens across the boundary, and around the text.
+
+
+def test_a_token_across_the_boundary_belongs_to_the_action(qwen, merging_tokenizer):
+    model, lm = qwen
+    lm = dataclasses.replace(lm, tokenizer=merging_tokenizer)
+    alone = Alone(model, merging_tokenizer)
+    prompts = ["Seen: a plate\nNext: go to", "Task: make a tom", "Task: make a tomato salad\nNext:"]
+    actions = [
+        [" the plate", " the sink", "s", " \n"],
+        ["ato", "ato salad", "e", "to"],
+        [" pick up the tomato", " go to the plate", "go"],
+    ]
+    shared = [
+        len(alone.tokens(prompt)) - alone.first(prompt, action)
+        for prompt, group in zip(prompts, actions, strict=True)
+        for action in group
+    ]
+    assert len(set(shared)) >= 3, "the tokenizer merges too little for this test"
+    alone.check(score_in_a_crowd(lm, prompts, actions), prompts, actions)
+
+
+def test_leading_special_tokens_are_kept_and_trailing_ones_are_not(bos_tokenizer, tmp_path):
+    model, lm = _pair("Llama", bos_tokenizer, tmp_path, tie_word_embeddings=True)
+    alone = Alone(model, bos_tokenizer, lead=[bos_tokenizer.bos_token_id])
+    prompts = [PROMPTS[0], ""]
+    actions = [ACTIONS[0], ["go to the sink", " stop"]]
+    alone.check(score_in_a_crowd(lm, prompts, actions), prompts, actions)
+
+
+# One pass.
+
+
+def test_common_beginnings_are_computed_once():
+    texts = [[7, 8, 1, 2, 3], [7, 8, 1, 4], [7, 8, 5], [7, 8, 1, 2, 3]]
+    state = packing.Sequences([np.array(t, np.int32) for t in texts], [2, 2, 2, 2])
+    (texts,) = packing.passes([state])
+    packed = texts.packed
+    assert packed.tokens.tolist() == [[7, 8, 1, 2, 3, 4, 5, *[0] * 9]]
+    assert packed.positions[0, :7].tolist() == [0, 1, 2, 3, 4, 3, 2]
+    assert packed.ends[0, :7].tolist() == [7, 7, 6, 5, 5, 6, 7]
+    # Needed after the prompt, after "1" and after "2"; nothing follows 3, 4 and 5.
+    assert packed.queries[: packed.num_queries].tolist() == [1, 2, 3]
+    assert packed.query[0, :7].tolist() == [-1, -1, 0, 1, 2, 1, 0]
+    assert {(a, packed.last[slot]) for _, a, slot in texts.places} == {
+        (0, 4),
+        (1, 5),
+        (2, 6),
+        (3, 4),
+    }
+
+
+token_lists = st.lists(st.integers(0, 3), min_size=1, max_size=12)
+
+
+@given(
+    st.lists(
+        st.tuples(token_lists, st.lists(token_lists, min_size=1, max_size=5)),
+        min_size=1,
+        max_size=30,
+    )
+)
+@settings(max_examples=50, deadline=None)
+def test_every_text_can_be_read_back_from_its_slot(states):
+    sequences = [
+        packing.Sequences(
+            [np.array(prompt + action, np.int32) for action in actions],
+            [len(prompt)] * len(actions),
+        )
+        for prompt, actions in states
+    ]
+    seen = []
+    for packed, places in packing.passes(sequences):
+        L = packed.tokens.shape[1]
+        queries = packed.queries[: packed.num_queries]
+        assert len(set(queries.tolist())) == len(queries)
+        for b, a, slot in places:
+            text, first = sequences[b].tokens[a], sequences[b].first[a]
+            row, last = divmod(packed.last[slot], L)
+            path = [j for j in range(last + 1) if last < packed.ends[row, j]]
+            assert packed.tokens[row, path].tolist() == text.tolist()
+            assert packed.positions[row, path].tolist() == list(range(len(text)))
+            assert packed.first[slot] == first
+            before = [row * L + j for j in path[first - 1 : -1]]
+            assert queries[packed.query[row, path[first:]]].tolist() == before
+            seen.append((b, a))
+    assert sorted(seen) == [
+        (b, a) for b, (_, actions) in enumerate(states) for a in range(len(actions))
+    ]
+
+
+def test_a_run_compiles_a_handful_of_shapes():
+    rng = np.random.default_rng(0)
+
+    def state():
+        prompt = rng.integers(0, 1000, rng.integers(60, 100))
+        actions = [rng.integers(0, 1000, rng.integers(3, 10)) for _ in range(rng.integers(2, 9))]
+        return packing.Sequences(
+            [np.concatenate([prompt, action]) for action in actions], [len(prompt)] * len(actions)
+        )
+
+    shapes = {
+        tuple(array.shape for array in texts.packed)
+        for _ in range(30)
+        for texts in packing.passes([state() for _ in range(rng.integers(1, 65))])
+    }
+    assert len(shapes) <= 10
+
+
+def test_only_shapes_compile(lm):
+    score_in_a_crowd(lm, PROMPTS, ACTIONS)
+    before = score_packed._cache_size()
+    score_in_a_crowd(lm, PROMPTS[::-1], ACTIONS, "token", 2.0)
+    score_in_a_crowd(lm, ["Task: go", "Next:"], [[" go"], [" stop", " go to the sink"]])
+    assert score_packed._cache_size() == before
+
+
+def test_logits_are_never_whole(lm):
+    """No array of the computation has more rows of the vocabulary than one step projects."""
+    config = dataclasses.replace(lm.config, vocab_size=100_003)
+    graphdef, params = nnx.split(nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0))))
+    tokens = np.zeros((4, 512), np.int32)
+    flat, slots = np.zeros(4 * 512, np.int32), np.zeros(512, np.int32)
+    packed = packing.Packed(tokens, tokens, tokens, flat, np.int32(0), tokens, slots, slots)
+    jaxpr = jax.make_jaxpr(score_packed, static_argnums=0)(graphdef, params, packed)
+    sizes = [aval.size for aval in _all_shapes(jaxpr.jaxpr) if config.vocab_size in aval.shape]
+    assert max(sizes) == 64 * config.vocab_size
+
+
+def _all_shapes(jaxpr):
+    for equation in jaxpr.eqns:
+        yield from (v.aval for v in equation.outvars)
+        for inner in jax.core.jaxprs_in_params(equation.params):
+            yield from _all_shapes(inner)
+
+
+class Bigram(nnx.Module):
+    """The least that `score_packed` takes for a decoder: the next token depends on the last one."""
+
+    def __init__(self, table):
+        self.table = nnx.Param(table)
+
+    def __call__(self, tokens, positions, mask):
+        return self.table[...][tokens]
+
+    def logits(self, hidden):
+        return hidden
+
+
+def test_gradients_reach_the_parameters_of_any_model():
+    texts = [[5, 6, 7, 2], [5, 6, 1], [5, 8]]
+    (packed, places), *_ = packing.passes(
+        [packing.Sequences([np.array(text, np.int32) for text in texts], [1, 2, 1])]
+    )
+    slots = places[np.argsort(places[:, 1]), 2]
+    table = jax.random.normal(jax.random.key(0), (9, 9))
+    graphdef, params = nnx.split(Bigram(table))
+
+    def by_hand(table):
+        log_probs = jax.nn.log_softmax(table)
+        return jnp.stack(
+            [log_probs[5, 6] + log_probs[6, 7] + log_probs[7, 2], log_probs[6, 1], log_probs[5, 8]]
+        )
+
+    def packed_scores(params):
+        return score_packed(graphdef, params, packed)[0][slots]
+
+    weights = jnp.array([1.0, -2.0, 3.0])
+    np.testing.assert_allclose(packed_scores(params), by_hand(table), rtol=1e-5)
+    gradient = jax.grad(lambda params: weights @ packed_scores(params))(params)
+    expected = jax.grad(lambda table: weights @ by_hand(table))(table)
+    np.testing.assert_allclose(gradient["table"][...], expected, atol=1e-5)
+
+
+# Bad input.
+
+
+@pytest.mark.parametrize(
+    ("prompts", "actions", "error", "message"),
+    [
+        (["a", "b"], [["x"], []], ValueError, "prompt 1 has no actions"),
+        (["a", "b"], [["x"], ["y", ""]], ValueError, "action 1 of prompt 1 is empty"),
+        (["a", "b"], [["x"]], ValueError, "2 prompts and 1 lists of actions"),
+        ("ab", [["x"], ["y"]], TypeError, "not one string"),
+        (["a"], ["xy"], TypeError, "actions of prompt 0 must be a list"),
+        (["a", None], [["x"], ["y"]], TypeError, "prompt 1 must be a string, not NoneType"),
+        (["a"], [["x", 3]], TypeError, "action 1 of prompt 0 must be a string, not int"),
+        ([""], [["x"]], ValueError, r"action 0 of prompt 0 \('x'\) has no token before it"),
+    ],
+)
+def test_malformed_input_is_named(lm, prompts, actions, error, message):
+    with pytest.raises(error, match=message):
+        score_actions(lm, prompts, actions)
+
+
+def test_a_text_longer_than_the_context_is_refused(lm, alone):
+    fits = "x" * 126 + "yz"
+    assert len(alone.tokens(fits)) == 128
+    alone.check(score_in_a_crowd(lm, [fits[:-1]], [["z"]]), [fits[:-1]], [["z"]])
+    with pytest.raises(ValueError, match=r"action 1 of prompt 1 .* 129 tokens .* context is 128"):
+        score_actions(lm, ["a", fits[:-1]], [["z"], ["z", "zz"]])
+
+
+def test_an_action_that_the_tokenizer_drops_is_refused(lm, plain_tokenizer):
+    backend = tokenizers.Tokenizer.from_str(plain_tokenizer.backend_tokenizer.to_str())
+    backend.normalizer = tokenizers.normalizers.Strip()
+    lm = dataclasses.replace(lm, tokenizer=_fast(backend))
+    with pytest.raises(ValueError, match=r"action 1 of prompt 0 \(' '\) adds no token"):
+        score_actions(lm, ["Next:"], [[" go", " "]])
+
+
+def test_a_tokenizer_of_another_model_is_refused(lm):
+    lm = dataclasses.replace(lm, config=dataclasses.replace(lm.config, vocab_size=5))
+    with pytest.raises(ValueError, match=r"action 0 of prompt 0 .* the tokenizer belongs"):
+        score_actions(lm, ["Next:"], [[" go"]])
+
+
+def test_a_model_that_gives_nan_is_refused(lm):
+    params = jax.tree.map(lambda x: x.at[..., :1].set(jnp.nan), lm.params)
+    lm = dataclasses.replace(lm, params=params)
+    with pytest.raises(ValueError, match=r"action 0 of prompt 0 .* log-probability nan"):
+        score_in_a_crowd(lm, ["Next:"], [[" go"]])
+
+
+def test_an_unknown_normalization_gets_the_nearest_name(lm):
+    with pytest.raises(ValueError, match=r"unknown normalization 'tokens'; did you mean 'token'"):
+        score_actions(lm, ["Next:"], [[" go"]], normalization="tokens")
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_temperature_must_be_positive(lm, temperature):
+    with pytest.raises(ValueError, match="temperature must be positive"):
+        score_actions(lm, ["Next:"], [[" go"]], temperature=temperature)
