@@ -8,12 +8,19 @@ There is no causal mask in here: the caller says which token may see which, and 
 stands. That is what lets the prior pack a prompt and all its candidate actions in one row.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.nn.initializers import Initializer
 
 from llmprior_jax.models.config import FULL, SLIDING, DecoderConfig, RotaryConfig
+
+# One value for all decoders, because it is part of a graph definition: graph definitions of equal
+# decoders must be equal, or each would be compiled anew.
+_INIT = nnx.initializers.normal(0.02)
 
 
 def inverse_frequencies(rope: RotaryConfig, head_dim: int) -> np.ndarray:
@@ -62,7 +69,9 @@ class RMSNorm(nnx.Module):
         return (wide * (self.offset + self.scale[...].astype(jnp.float32))).astype(x.dtype)
 
 
-def _linear(fan_in: int, fan_out: int, bias: bool, dtype, rngs: nnx.Rngs) -> nnx.Linear:
+def _linear(
+    fan_in: int, fan_out: int, bias: bool, dtype, init: Initializer, rngs: nnx.Rngs
+) -> nnx.Linear:
     # Accelerators multiply f32 matrices in fewer bits unless told otherwise. Whoever asks for f32
     # wants its exactness; bf16 is there for speed.
     precision = jax.lax.Precision.HIGHEST if dtype == jnp.float32 else None
@@ -73,7 +82,7 @@ def _linear(fan_in: int, fan_out: int, bias: bool, dtype, rngs: nnx.Rngs) -> nnx
         dtype=dtype,
         param_dtype=dtype,
         precision=precision,
-        kernel_init=nnx.initializers.normal(0.02),
+        kernel_init=init,
         rngs=rngs,
     )
 
@@ -81,14 +90,14 @@ def _linear(fan_in: int, fan_out: int, bias: bool, dtype, rngs: nnx.Rngs) -> nnx
 class Attention(nnx.Module):
     """Grouped-query attention under an arbitrary mask (Ainslie et al., 2023, arXiv 2305.13245)."""
 
-    def __init__(self, config: DecoderConfig, dtype, rngs: nnx.Rngs):
+    def __init__(self, config: DecoderConfig, dtype, init: Initializer, rngs: nnx.Rngs):
         self.config = config
         queries = config.num_attention_heads * config.head_dim
         keys = config.num_key_value_heads * config.head_dim
-        self.q_proj = _linear(config.hidden_size, queries, config.qkv_bias, dtype, rngs)
-        self.k_proj = _linear(config.hidden_size, keys, config.qkv_bias, dtype, rngs)
-        self.v_proj = _linear(config.hidden_size, keys, config.qkv_bias, dtype, rngs)
-        self.o_proj = _linear(queries, config.hidden_size, config.output_bias, dtype, rngs)
+        self.q_proj = _linear(config.hidden_size, queries, config.qkv_bias, dtype, init, rngs)
+        self.k_proj = _linear(config.hidden_size, keys, config.qkv_bias, dtype, init, rngs)
+        self.v_proj = _linear(config.hidden_size, keys, config.qkv_bias, dtype, init, rngs)
+        self.o_proj = _linear(queries, config.hidden_size, config.output_bias, dtype, init, rngs)
         if config.qk_norm:
             self.q_norm = RMSNorm(config.head_dim, config, dtype)
             self.k_norm = RMSNorm(config.head_dim, config, dtype)
@@ -123,12 +132,12 @@ class Attention(nnx.Module):
 class MLP(nnx.Module):
     """Gated feed-forward layer (Shazeer, 2020, arXiv 2002.05202)."""
 
-    def __init__(self, config: DecoderConfig, dtype, rngs: nnx.Rngs):
+    def __init__(self, config: DecoderConfig, dtype, init: Initializer, rngs: nnx.Rngs):
         self.act = {"silu": jax.nn.silu, "gelu_pytorch_tanh": jax.nn.gelu}[config.hidden_act]
         wide, bias = config.intermediate_size, config.mlp_bias
-        self.gate_proj = _linear(config.hidden_size, wide, bias, dtype, rngs)
-        self.up_proj = _linear(config.hidden_size, wide, bias, dtype, rngs)
-        self.down_proj = _linear(wide, config.hidden_size, bias, dtype, rngs)
+        self.gate_proj = _linear(config.hidden_size, wide, bias, dtype, init, rngs)
+        self.up_proj = _linear(config.hidden_size, wide, bias, dtype, init, rngs)
+        self.down_proj = _linear(wide, config.hidden_size, bias, dtype, init, rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.down_proj(self.act(self.gate_proj(x)) * self.up_proj(x))
@@ -137,11 +146,11 @@ class MLP(nnx.Module):
 class Block(nnx.Module):
     """Attention and MLP, each normed before and added to the residual stream."""
 
-    def __init__(self, config: DecoderConfig, dtype, rngs: nnx.Rngs):
+    def __init__(self, config: DecoderConfig, dtype, init: Initializer, rngs: nnx.Rngs):
         self.input_norm = RMSNorm(config.hidden_size, config, dtype)
-        self.attention = Attention(config, dtype, rngs)
+        self.attention = Attention(config, dtype, init, rngs)
         self.mlp_norm = RMSNorm(config.hidden_size, config, dtype)
-        self.mlp = MLP(config, dtype, rngs)
+        self.mlp = MLP(config, dtype, init, rngs)
         self.post_norms = config.post_norms
         if config.post_norms:
             self.attention_post_norm = RMSNorm(config.hidden_size, config, dtype)
@@ -161,28 +170,34 @@ class Decoder(nnx.Module):
       config: shape and variant.
     """
 
-    def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs, dtype=jnp.float32):
+    def __init__(
+        self,
+        config: DecoderConfig,
+        *,
+        rngs: nnx.Rngs,
+        dtype: Any = jnp.float32,
+        init: Initializer = _INIT,
+    ):
         """Makes a decoder with random parameters.
 
         Args:
           config: shape and variant.
           rngs: source of the initial parameters, e.g. `nnx.Rngs(0)`.
           dtype: of parameters and activations. Norms, softmax and logits are f32 always.
+          init: makes a matrix out of a key, a shape and a dtype.
         """
         self.config = config
-        self.embed = nnx.Param(
-            0.02 * jax.random.normal(rngs.params(), (config.vocab_size, config.hidden_size), dtype)
-        )
+        self.embed = nnx.Param(init(rngs.params(), (config.vocab_size, config.hidden_size), dtype))
         # A plain list, walked by a plain loop. Stacked parameters under `jax.lax.scan` compile
         # about three times faster (24 layers of Qwen2.5-0.5B on 2 CPU cores: 0.5 s instead of 1.4 s
         # per shape), but the scan copies every layer's weights out of the stack in every call
         # (0.2 s more per call), and one checkpoint tensor would no longer be one parameter.
         self.blocks = nnx.data(
-            [Block(config, dtype, rngs) for _ in range(config.num_hidden_layers)]
+            [Block(config, dtype, init, rngs) for _ in range(config.num_hidden_layers)]
         )
         self.norm = RMSNorm(config.hidden_size, config, dtype)
         if not config.tie_word_embeddings:
-            self.lm_head = _linear(config.hidden_size, config.vocab_size, False, dtype, rngs)
+            self.lm_head = _linear(config.hidden_size, config.vocab_size, False, dtype, init, rngs)
 
     def __call__(self, tokens: jax.Array, positions: jax.Array, mask: jax.Array) -> jax.Array:
         """Runs the decoder.
