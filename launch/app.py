@@ -1,0 +1,32 @@
+"""What all commands share: where compiled programs are kept, and how a user's mistake is told."""
+
+import os
+import pathlib
+import sys
+from collections.abc import Callable, Sequence
+
+import jax
+from absl import app
+
+from llmprior_jax.training import CheckpointError
+
+# A mistake in what the user gave is told in a sentence; anything else is a bug and shows its trace.
+_MISTAKES = (ValueError, TypeError, FileNotFoundError, CheckpointError)
+
+
+def run(main: Callable[[Sequence[str]], None]) -> None:
+    """Runs `main` as an absl app."""
+
+    def guarded(argv: Sequence[str]) -> None:
+        if len(argv) > 1:
+            sys.exit(f"error: unexpected argument {argv[1]!r}; flags begin with --")
+        cache = pathlib.Path.home() / ".cache" / "llmprior_jax" / "jax"
+        if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+            jax.config.update("jax_compilation_cache_dir", str(cache))
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+        try:
+            main(argv)
+        except _MISTAKES as error:
+            sys.exit(f"error: {error}")
+
+    app.run(guarded)

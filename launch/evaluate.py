@@ -1,0 +1,77 @@
+"""Evaluates an agent of a run, and shows how it decides.
+
+    python -m launch.evaluate --workdir=runs/quickstart --agent=dqn_prior --show_episode
+
+Prints success rate and return over fresh episodes of every seed. With --show_episode it plays one
+more episode and prints it as text: for each state the prior, Q and the posterior of each action.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+import rich.console
+import rich.markup
+import rich.table
+from absl import flags
+
+from launch import app
+from llmprior_jax import training
+from llmprior_jax.training import summary
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.", required=True)
+_AGENT = flags.DEFINE_string("agent", "dqn_prior", "Which of the run's agents.")
+_EPISODES = flags.DEFINE_integer("episodes", 256, "Episodes per seed.", lower_bound=1)
+_SHOW = flags.DEFINE_bool("show_episode", False, "Also print one episode as text.")
+_SEED = flags.DEFINE_integer(
+    "seed", 0, "Which seed's agent plays the printed episode.", lower_bound=0
+)
+
+
+def main(argv: Sequence[str]) -> None:
+    del argv
+    console = rich.console.Console()
+    run = training.restore(_WORKDIR.value, _AGENT.value, _EPISODES.value)
+    results = run.evaluate()
+    num_seeds = len(results["success_rate"])
+    if _SEED.value >= num_seeds:
+        raise ValueError(f"--seed is {_SEED.value}; the run has seeds 0 to {num_seeds - 1}")
+    console.print(
+        f"{_AGENT.value} after {run.steps:,} environment steps, {_EPISODES.value} episodes of each "
+        f"of {num_seeds} seeds, interquartile means \\[95% interval]"
+    )
+    for name, values in results.items():
+        low, high = summary.interval(values)
+        mean = summary.interquartile_mean(values)
+        console.print(f"  {name}: {mean:.3f} \\[{low:.3f}, {high:.3f}]", highlight=False)
+    if _SHOW.value:
+        _show_episode(run, console)
+
+
+def _show_episode(run: training.AgentRun, console: rich.console.Console) -> None:
+    total = 0.0
+    decision = None
+    for number, decision in enumerate(run.play(_SEED.value, jax.random.key(_SEED.value)), start=1):
+        if number == 1:
+            console.rule(rich.markup.escape(decision.text.task))
+        total += decision.reward
+        console.print(f"\n[bold]{number}.[/bold] {rich.markup.escape(decision.text.observation)}")
+        table = rich.table.Table("action", "prior", "Q", "posterior", "", box=None)
+        for index, action in enumerate(decision.text.actions):
+            taken = index == decision.action
+            table.add_row(
+                rich.markup.escape(action),
+                f"{decision.prior[index]:.3f}",
+                f"{decision.q_values[index]:.3f}",
+                f"{decision.posterior[index]:.3f}",
+                f"<- reward {decision.reward:.3f}" if taken else "",
+                style="bold" if taken else None,
+            )
+        console.print(table)
+    assert decision is not None
+    end = "solved" if decision.success else "time limit" if decision.truncated else "failed"
+    console.rule(f"{end}, return {np.round(total, 3)}")
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,43 @@
+"""Trains agents with a language-model prior, and their baselines, on a text environment.
+
+    python -m launch.train --config=launch/configs/quickstart.py --workdir=runs/quickstart
+
+Any field of the configuration can be set on the command line, `--config.agent.alpha=0.1`; the
+fields are listed in `llmprior_jax/training/config.py`. A run that was interrupted goes on where it
+stopped when the same command is given again.
+"""
+
+from collections.abc import Sequence
+
+import rich.console
+from absl import flags
+from ml_collections import config_flags
+
+from launch import app
+from llmprior_jax import training
+from llmprior_jax.training import summary
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", "launch/configs/quickstart.py", "What to run: a file with `get_config()`."
+)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run's results.", required=True)
+_PRIOR = flags.DEFINE_string(
+    "prior", None, "Language model: tiny, a directory, or a hub id such as Qwen/Qwen2.5-0.5B."
+)
+_RESUME = flags.DEFINE_bool(
+    "resume", True, "Go on from what --workdir holds; --noresume removes that run and starts again."
+)
+
+
+def main(argv: Sequence[str]) -> None:
+    del argv
+    config = _CONFIG.value
+    if _PRIOR.value is not None:
+        config.prior.model = _PRIOR.value
+    results = training.run(config, _WORKDIR.value, resume=_RESUME.value)
+    rich.console.Console().print(summary.table(results, config.num_seeds))
+    print(f"summary.json, learning_curves.png and metrics are in {_WORKDIR.value}")
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,113 @@
+"""The configuration of a run, and the work directory that belongs to it."""
+
+import json
+import pathlib
+from typing import Any, TypeAlias
+
+from ml_collections import ConfigDict
+
+from llmprior_jax.training.files import write_atomically
+
+CONFIG_FILE = "config.json"
+
+Config: TypeAlias = Any
+"""A `ml_collections.ConfigDict`, whose fields a type checker cannot know."""
+
+
+class ConfigMismatchError(ValueError):
+    """A work directory was made by another configuration."""
+
+
+def default_config() -> Config:
+    """All fields of a run with their defaults; config files start from it.
+
+    A field that is not here does not exist: setting one is an error.
+    """
+    return ConfigDict(
+        {
+            # Environment, by the name that `envs.make` takes.
+            "env": "Overcooked-TomatoLettuceSalad",
+            # Agents to compare, by the names that `agents.make` takes; trained one after another.
+            "agents": ("dqn_prior",),
+            # The prior: the language model ("tiny", a directory or a hub id), and how the
+            # log-probabilities of an action's tokens become its score (`priors.score`).
+            "prior": {"model": "tiny", "normalization": "sum", "temperature": 1.0},
+            # The agent (`agents.dqn_prior`); agents that do not learn have no parameters.
+            "agent": {
+                "alpha": 0.05,
+                "backup": "posterior",
+                "num_candidates": 0,
+                "discount": 0.99,
+                "learning_rate": 1e-3,
+                "target_rate": 0.01,
+                "max_grad_norm": 10.0,
+                "hidden_sizes": (64, 64),
+            },
+            # Sizes of the training loop (`training.LoopConfig`), per seed.
+            "loop": {
+                "num_envs": 8,
+                "replay_capacity": 20_000,
+                "warmup_steps": 16,
+                "batch_size": 32,
+                "updates_per_step": 1,
+            },
+            "seed": 0,
+            "num_seeds": 8,
+            # Environment steps of each seed, and how many lie between two evaluations.
+            "num_steps": 60_000,
+            "eval_every": 2_000,
+            "eval_episodes": 64,
+            # Evaluations between two checkpoints, and how many checkpoints stay.
+            "checkpoint": {"every": 5, "keep": 2},
+        }
+    )
+
+
+def claim_workdir(workdir: pathlib.Path, config: Config) -> None:
+    """Makes a work directory for `config`, or checks that it belongs to that very one.
+
+    Raises:
+      ConfigMismatchError: the directory was made by a different configuration; the message lists
+        the fields that differ.
+    """
+    path = workdir / CONFIG_FILE
+    ours = json.loads(config.to_json())
+    if not path.exists():
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(ours, indent=2) + "\n")
+        return
+    theirs, ours = _flatten(json.loads(path.read_text())), _flatten(ours)
+    differences = [
+        f"  {name}: {theirs.get(name, 'not there')!r} in the directory, "
+        f"{ours.get(name, 'not there')!r} now"
+        for name in sorted(theirs.keys() | ours.keys())
+        if theirs.get(name) != ours.get(name)
+    ]
+    if differences:
+        raise ConfigMismatchError(
+            f"{workdir} belongs to a run with another configuration:\n"
+            + "\n".join(differences)
+            + "\nUse another --workdir, or the same configuration."
+        )
+
+
+def read_config(workdir: pathlib.Path) -> Config:
+    """The configuration that a work directory was made by.
+
+    Raises:
+      FileNotFoundError: the directory holds no run.
+    """
+    path = workdir / CONFIG_FILE
+    if not path.exists():
+        raise FileNotFoundError(f"{workdir} holds no run: there is no {CONFIG_FILE} in it")
+    return ConfigDict(json.loads(path.read_text()))
+
+
+def _flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for name, value in config.items():
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat

@@ -1,0 +1,292 @@
+"""One training loop for every environment and every agent, as pure jitted functions.
+
+A whole segment of training (acting, stepping a batch of environments, replay, learning) is one
+`lax.scan`; many seeds are one `vmap` over it. The language model stays outside: the prior of a
+state is a row of the `PriorTable`. An environment that reaches a state without a row stalls for the
+rest of the segment, before the step is committed and with its random key kept, so that the very
+same step is taken once the host has scored the state. Nothing is dropped and nothing is biased.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flashbax
+import jax
+import jax.numpy as jnp
+
+from llmprior_jax.agents import Agent, AgentState, Transitions
+from llmprior_jax.envs import TextEnvironment
+from llmprior_jax.priors import table as tables
+from llmprior_jax.priors.table import PriorTable
+
+
+class LoopConfig(NamedTuple):
+    """Sizes of the loop.
+
+    Attributes:
+      num_envs: environments stepped side by side (N), per seed.
+      replay_capacity: transitions kept, per seed.
+      warmup_steps: iterations before the first update; each adds N transitions.
+      batch_size: transitions per update (B).
+      updates_per_step: updates after each step of the N environments.
+    """
+
+    num_envs: int = 8
+    replay_capacity: int = 20_000
+    warmup_steps: int = 16
+    batch_size: int = 32
+    updates_per_step: int = 1
+
+
+class _Record(NamedTuple):
+    """One replay entry; the states are rows of the table."""
+
+    row: jax.Array
+    action: jax.Array
+    reward: jax.Array
+    terminated: jax.Array
+    next_row: jax.Array
+    weight: jax.Array
+
+
+class EnvsState(NamedTuple):
+    """N environments: their states, observations [N, *O], and the keys of their next steps."""
+
+    state: Any
+    observation: jax.Array
+    key: jax.Array
+
+
+class LoopState(NamedTuple):
+    """All that training needs to continue, for one seed (vmap for more)."""
+
+    key: jax.Array
+    agent: AgentState
+    replay: Any
+    envs: EnvsState
+
+
+class Missing(NamedTuple):
+    """States without a row: `observation` [N, *O] counts where `is_missing` bool[N]."""
+
+    observation: jax.Array
+    is_missing: jax.Array
+
+
+class Episodes(NamedTuple):
+    """Evaluated episodes: `success` bool[E], `returns` f32[E] (undiscounted), `length` i32[E]."""
+
+    success: jax.Array
+    returns: jax.Array
+    length: jax.Array
+
+
+class Loop(NamedTuple):
+    """Training and evaluation of one seed, as pure functions.
+
+    Attributes:
+      init: `(key, table) -> LoopState`.
+      segment: `(state, table, iteration) -> (state, metrics, Missing)`, `num_iterations` steps of N
+        environments, each followed by updates; `iteration` i32[] counts steps since the start.
+        Metrics are means over the segment, with `committed`, the number of environment steps taken.
+      evaluate: `(agent_state, key, table) -> (Episodes, Missing)`; the episodes count only when
+        nothing is missing.
+    """
+
+    init: Callable[[jax.Array, PriorTable], LoopState]
+    segment: Callable[[LoopState, PriorTable, jax.Array], tuple[LoopState, dict, Missing]]
+    evaluate: Callable[[AgentState, jax.Array, PriorTable], tuple[Episodes, Missing]]
+
+
+def make_loop(
+    env: TextEnvironment,
+    env_params: Any,
+    agent: Agent,
+    config: LoopConfig,
+    num_iterations: int,
+    num_eval_episodes: int,
+) -> Loop:
+    """Builds the loop of one agent in one environment; see `Loop`."""
+    update = agent.update or _learn_nothing
+    replay = flashbax.make_item_buffer(
+        max_length=config.replay_capacity,
+        min_length=1,
+        sample_batch_size=config.batch_size,
+        add_batches=True,
+    )
+
+    def init(key: jax.Array, table: PriorTable) -> LoopState:
+        key, agent_key, envs_key = jax.random.split(key, 3)
+        record = _Record(
+            row=jnp.zeros((), jnp.int32),
+            action=jnp.zeros((), jnp.int32),
+            reward=jnp.zeros((), jnp.float32),
+            terminated=jnp.zeros((), bool),
+            next_row=jnp.zeros((), jnp.int32),
+            weight=jnp.zeros((), jnp.float32),
+        )
+        return LoopState(
+            key=key,
+            agent=agent.init(agent_key, tables.lookup(table, jnp.zeros((), jnp.int32))),
+            replay=replay.init(record),
+            envs=_reset(env, env_params, envs_key, config.num_envs),
+        )
+
+    def learn(agent_state, replay_state, key, table):
+        """Updates from replay; returns the agent's state and its metrics."""
+
+        def update_once(agent_state, key):
+            sample_key, update_key = jax.random.split(key)
+            record = replay.sample(replay_state, sample_key).experience
+            transitions = Transitions(
+                prior=_lookup(table, record.row),
+                action=record.action,
+                reward=record.reward,
+                terminated=record.terminated,
+                next_prior=_lookup(table, record.next_row),
+                weight=record.weight,
+            )
+            return update(agent_state, update_key, transitions)
+
+        agent_state, metrics = jax.lax.scan(
+            update_once, agent_state, jax.random.split(key, config.updates_per_step)
+        )
+        return agent_state, jax.tree.map(jnp.mean, metrics)
+
+    def segment(state: LoopState, table: PriorTable, iteration: jax.Array):
+        find = jax.vmap(tables.find, in_axes=(None, 0))
+
+        def one_step(carry, iteration):
+            state, row, missing = carry
+            key, act_key, learn_key = jax.random.split(state.key, 3)
+            ready = row >= 0
+            actions = jax.vmap(agent.act, in_axes=(None, 0, 0))(
+                state.agent, jax.random.split(act_key, config.num_envs), _lookup(table, row)
+            )
+            next_envs, step = _step(env, env_params, state.envs, actions)
+            next_row, reset_row = find(table, step.reached), find(table, next_envs.observation)
+            commit = ready & (next_row >= 0) & (reset_row >= 0)
+            unknown = _select(next_row < 0, step.reached, next_envs.observation)
+            missing = Missing(
+                _select(ready & ~commit, unknown, missing.observation),
+                missing.is_missing | (ready & ~commit),
+            )
+            replay_state = replay.add(
+                state.replay,
+                _Record(
+                    row=jnp.maximum(row, 0),
+                    action=actions,
+                    reward=step.reward,
+                    terminated=step.terminated,
+                    next_row=jnp.maximum(next_row, 0),
+                    weight=commit.astype(jnp.float32),
+                ),
+            )
+            agent_state, metrics = jax.lax.cond(
+                iteration >= config.warmup_steps,
+                lambda: learn(state.agent, replay_state, learn_key, table),
+                lambda: (state.agent, no_metrics),
+            )
+            envs = jax.tree.map(lambda new, old: _select(commit, new, old), next_envs, state.envs)
+            # A stalled environment has no row until the next segment begins.
+            row = jnp.where(commit, reset_row, -1)
+            metrics = metrics | {"committed": jnp.sum(commit)}
+            return (LoopState(key, agent_state, replay_state, envs), row, missing), metrics
+
+        no_metrics = jax.tree.map(
+            lambda leaf: jnp.full(leaf.shape, jnp.nan, leaf.dtype),
+            jax.eval_shape(learn, state.agent, state.replay, state.key, table)[1],
+        )
+        row = find(table, state.envs.observation)
+        missing = Missing(state.envs.observation, row < 0)
+        (state, _, missing), metrics = jax.lax.scan(
+            one_step, (state, row, missing), iteration + jnp.arange(num_iterations)
+        )
+        committed = jnp.sum(metrics.pop("committed"))
+        metrics = {name: jnp.nanmean(values) for name, values in metrics.items()}
+        return state, metrics | {"committed": committed}, missing
+
+    def evaluate(agent_state: AgentState, key: jax.Array, table: PriorTable):
+        envs_key, act_key = jax.random.split(key)
+        envs = _reset(env, env_params, envs_key, num_eval_episodes)
+        zeros = jnp.zeros(num_eval_episodes)
+        find = jax.vmap(tables.find, in_axes=(None, 0))
+
+        def one_step(carry):
+            envs, key, running, episodes, missing = carry
+            key, act_key = jax.random.split(key)
+            row = find(table, envs.observation)
+            missing = Missing(
+                _select(running & (row < 0), envs.observation, missing.observation),
+                missing.is_missing | (running & (row < 0)),
+            )
+            actions = jax.vmap(agent.act, in_axes=(None, 0, 0))(
+                agent_state, jax.random.split(act_key, num_eval_episodes), _lookup(table, row)
+            )
+            envs, step = _step(env, env_params, envs, actions)
+            episodes = Episodes(
+                success=episodes.success | (running & step.success),
+                returns=episodes.returns + running * step.reward,
+                length=episodes.length + running,
+            )
+            running = running & ~step.done & ~missing.is_missing
+            return envs, key, running, episodes, missing
+
+        episodes = Episodes(zeros.astype(bool), zeros, zeros.astype(jnp.int32))
+        missing = Missing(envs.observation, zeros.astype(bool))
+        carry = (envs, act_key, jnp.ones(num_eval_episodes, bool), episodes, missing)
+        _, _, _, episodes, missing = jax.lax.while_loop(
+            lambda carry: jnp.any(carry[2]), one_step, carry
+        )
+        return episodes, missing
+
+    return Loop(init, segment, evaluate)
+
+
+def _learn_nothing(state, key, transitions):
+    """The update of agents that do not learn."""
+    del key, transitions
+    return state, {}
+
+
+class _Step(NamedTuple):
+    """What one step of N environments gave; `reached` is the state before any reset."""
+
+    reached: jax.Array
+    reward: jax.Array
+    terminated: jax.Array
+    done: jax.Array
+    success: jax.Array
+
+
+def _reset(env, env_params, key: jax.Array, num_envs: int) -> EnvsState:
+    reset_key, step_key = jax.random.split(key)
+    observation, state = jax.vmap(env.reset, in_axes=(0, None))(
+        jax.random.split(reset_key, num_envs), env_params
+    )
+    return EnvsState(state, observation, jax.random.split(step_key, num_envs))
+
+
+def _step(env, env_params, envs: EnvsState, actions: jax.Array) -> tuple[EnvsState, _Step]:
+    keys = jax.vmap(jax.random.split)(envs.key)
+    observation, state, reward, terminated, truncated, info = jax.vmap(
+        env.step, in_axes=(0, 0, 0, None)
+    )(keys[:, 0], envs.state, actions, env_params)
+    step = _Step(
+        reached=info["final_observation"],
+        reward=reward.astype(jnp.float32),
+        terminated=terminated,
+        done=terminated | truncated,
+        success=info["success"],
+    )
+    return EnvsState(state, observation, keys[:, 1]), step
+
+
+def _lookup(table: PriorTable, row: jax.Array):
+    """Priors of rows i32[B]; rows of -1 read row 0, whose use the caller must mask."""
+    return jax.vmap(tables.lookup, in_axes=(None, 0))(table, jnp.maximum(row, 0))
+
+
+def _select(condition: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
+    """`where` over a leading axis, for leaves of any rank and for typed keys."""
+    return jnp.where(condition.reshape(condition.shape + (1,) * (new.ndim - 1)), new, old)

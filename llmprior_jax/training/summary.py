@@ -1,0 +1,141 @@
+"""What a run says: statistics with intervals over seeds, a table of them, and learning curves.
+
+Interquartile means with stratified bootstrap intervals, as "Deep Reinforcement Learning at the Edge
+of the Statistical Precipice" (Agarwal et al., NeurIPS 2021, arXiv 2108.13264) recommends for few
+seeds.
+"""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import rich.table
+import scipy.stats
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+_CONFIDENCE = 0.95
+_RESAMPLES = 2_000
+SOLVED = 0.9
+
+
+def interquartile_mean(values: np.ndarray) -> float:
+    """Mean of the middle half of `values` [S]; a NaN stays one."""
+    return float(scipy.stats.trim_mean(values, 0.25))
+
+
+def interval(values: np.ndarray) -> tuple[float, float]:
+    """95% bootstrap interval of the interquartile mean over seeds, `values` [S]."""
+    resampled = np.random.default_rng(0).choice(values, (_RESAMPLES, len(values)))
+    means = scipy.stats.trim_mean(resampled, 0.25, axis=1)
+    tail = (1 - _CONFIDENCE) / 2
+    low, high = np.quantile(means, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def steps_to(level: float, steps: Sequence[float], success: np.ndarray) -> np.ndarray:
+    """Environment steps after which each seed's success rate first reached `level`.
+
+    Args:
+      level: success rate, 0 to 1.
+      steps: [E], environment steps at each evaluation.
+      success: [E, S], success rate of each seed at each evaluation.
+
+    Returns:
+      f64[S]; infinite where it was never reached.
+    """
+    reached = success >= level
+    return np.where(reached.any(axis=0), np.asarray(steps, float)[reached.argmax(axis=0)], np.inf)
+
+
+def summarize(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Statistics of one agent from its metrics records.
+
+    Returns:
+      `success_rate` and `return` (of the last evaluation): `iqm`, `ci95` and `per_seed`;
+      `steps_to_90`: `median`, `quartiles` and `per_seed`, each None where not reached, and
+      `reached`, the share of seeds that got there.
+    """
+    evaluations = [record for record in records if "success_rate" in record]
+    success = np.array([record["success_rate"] for record in evaluations], float)
+    returns = np.array([record["return"] for record in evaluations], float)
+    steps = steps_to(SOLVED, [record["step"] for record in evaluations], success)
+    quartiles = np.quantile(steps, [0.25, 0.5, 0.75], method="inverted_cdf")
+    return {
+        "success_rate": _over_seeds(success[-1]),
+        "return": _over_seeds(returns[-1]),
+        "steps_to_90": {
+            "median": _finite(quartiles[1]),
+            "quartiles": [_finite(quartiles[0]), _finite(quartiles[2])],
+            "per_seed": [_finite(value) for value in steps],
+            "reached": float(np.isfinite(steps).mean()),
+        },
+        "environment_steps": evaluations[-1]["step"],
+    }
+
+
+def table(summary: Mapping[str, Mapping[str, Any]], num_seeds: int) -> rich.table.Table:
+    """The summary as a table to print; brackets hold 95% intervals or quartiles over seeds."""
+    result = rich.table.Table(title=f"{num_seeds} seeds, interquartile means [95% interval]")
+    for column in ("agent", "success rate", "return", "steps to 90% success", "seeds there"):
+        result.add_column(column, justify="left" if column == "agent" else "right")
+    for name, row in summary.items():
+        steps = row["steps_to_90"]
+        low, high = steps["quartiles"]
+        result.add_row(
+            name,
+            _with_interval(row["success_rate"], "{:.2f}"),
+            _with_interval(row["return"], "{:.2f}"),
+            f"{_count(steps['median'])} \\[{_count(low)}, {_count(high)}]",
+            f"{steps['reached']:.0%}",
+        )
+    return result
+
+
+def plot(records_by_agent: Mapping[str, Sequence[Mapping[str, Any]]], path: pathlib.Path) -> None:
+    """Draws success rate and return against environment steps, mean and 95% interval over seeds.
+
+    Agents that do not learn are horizontal lines.
+    """
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, key, label in zip(
+        figure.subplots(1, 2), ("success_rate", "return"), ("success rate", "return"), strict=True
+    ):
+        for color, (name, records) in enumerate(records_by_agent.items()):
+            evaluations = [record for record in records if key in record]
+            steps = [record["step"] for record in evaluations]
+            values = np.array([record[key] for record in evaluations], float)
+            means = [interquartile_mean(value) for value in values]
+            if len(steps) == 1:
+                axes.axhline(means[0], color=f"C{color}", linestyle="--", label=name)
+                continue
+            low, high = np.array([interval(value) for value in values]).T
+            axes.plot(steps, means, color=f"C{color}", label=name)
+            axes.fill_between(steps, low, high, color=f"C{color}", alpha=0.2, linewidth=0)
+        axes.set(xlabel="environment steps", ylabel=label)
+        axes.grid(alpha=0.3)
+        axes.legend()
+    figure.savefig(path, dpi=150)
+
+
+def _over_seeds(values: np.ndarray) -> dict[str, Any]:
+    return {
+        "iqm": interquartile_mean(values),
+        "ci95": list(interval(values)),
+        "per_seed": values.tolist(),
+    }
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _count(value: float | None) -> str:
+    return "never" if value is None else f"{value:,.0f}"
+
+
+def _with_interval(statistic: Mapping[str, Any], form: str) -> str:
+    low, high = statistic["ci95"]
+    return f"{form.format(statistic['iqm'])} \\[{form.format(low)}, {form.format(high)}]"
