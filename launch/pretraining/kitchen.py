@@ -1,0 +1,591 @@
+"""A symbolic kitchen with a cook, and the many ways to put it into words.
+
+The kitchen has foods on tables, two boards, a bowl and a place to serve. A plan-following cook, who
+now and then does something else, goes through it; each step becomes an observation, from which
+things out of sight are missing, and an action. The kitchen shares no code and no layout with the
+environments that the checkpoint is evaluated on, and `EVALUATION_RECIPES` are never cooked in it.
+"""
+
+import dataclasses
+import itertools
+import random
+
+from launch.pretraining.phrases import (
+    VOICES,
+    Document,
+    Piece,
+    an,
+    decisions,
+    listed,
+    pick,
+    sentence,
+)
+
+FOODS = (
+    "tomato", "lettuce", "onion", "carrot", "cucumber", "pepper", "potato", "mushroom", "apple",
+    "radish", "cabbage", "leek", "pear", "beet", "turnip", "celery",
+)  # fmt: skip
+
+# What the evaluation environments cook. Never a recipe here, whatever the kind of dish.
+EVALUATION_RECIPES = (frozenset({"tomato"}), frozenset({"tomato", "lettuce"}))
+
+_COMMON = ("tomato", "lettuce", "onion")
+
+# How often the written action is a mistake, and how often the simulated cook strays from the plan,
+# which is how the text comes to cover situations that a perfect cook never sees.
+MISTAKES = 0.12
+STRAYING = 0.25
+
+Action = tuple[str, str | int | None]  # (verb, object), e.g. ("get", "leek"), ("board", 1)
+
+
+@dataclasses.dataclass
+class Kitchen:
+    """The state of one kitchen.
+
+    `sites` gives every thing's home and `place` the site at which the cook stands; a board is
+    named by its number. `hands` holds "", a food or "bowl".
+    """
+
+    recipe: tuple[str, ...]
+    sites: dict[str | int, tuple[int, int]]
+    sight: int
+    place: str | int
+    hands: str = ""
+    where: dict[str, str | int] = dataclasses.field(default_factory=dict)
+    chopped: set[str] = dataclasses.field(default_factory=set)
+    bowl: list[str] = dataclasses.field(default_factory=list)
+
+    def on_board(self, board: int) -> str:
+        """What lies on the board: a food, "bowl", or ""."""
+        return next((thing for thing, where in self.where.items() if where == board), "")
+
+    def sees(self, site: str | int) -> bool:
+        """Whether a site is near enough to be seen."""
+        (x, y), (u, v) = self.sites[self.place], self.sites[site]
+        return max(abs(x - u), abs(y - v)) <= self.sight
+
+    @property
+    def stock(self) -> list[str]:
+        """All foods of this kitchen."""
+        return [thing for thing in self.where if thing != "bowl"]
+
+    @property
+    def boards(self) -> list[int]:
+        """The numbers of the boards: 1, or 1 and 2."""
+        return [site for site in self.sites if isinstance(site, int)]
+
+    def actions(self) -> list[Action]:
+        """All that the cook could try."""
+        gets: list[Action] = [("get", thing) for thing in (*self.stock, "bowl")]
+        walks: list[Action] = [("board", board) for board in self.boards]
+        return [*gets, *walks, ("chop", None), ("serve", None)]
+
+    def plan(self, rng: random.Random) -> Action:
+        """What a cook does who follows the recipe."""
+        missing = [food for food in self.recipe if food not in self.bowl]
+        free = [board for board in self.boards if not self.on_board(board)]
+        raw = [food for food in missing if food not in self.chopped]
+        ready = [food for food in missing if food in self.chopped and food != self.hands]
+        if self.hands == "bowl":
+            if self.spoilt:
+                return ("back", None)
+            if not missing:
+                return ("serve", None)
+            if ready:
+                return ("get", rng.choice(ready))
+            return ("board", free[-1]) if len(free) > 1 else ("back", None)
+        if self.hands in missing:
+            if self.hands in self.chopped:
+                return ("get", "bowl")
+            return ("board", self._choose(rng, free)) if free else ("back", None)
+        if self.hands:
+            aside = len(free) > 1 and rng.random() < 0.5
+            return ("board", self._choose(rng, free)) if aside else ("back", None)
+        if self.spoilt:
+            return ("get", "bowl")
+        return self._plan_with_free_hands(rng, free, raw, ready)
+
+    def _plan_with_free_hands(
+        self, rng: random.Random, free: list[int], raw: list[str], ready: list[str]
+    ) -> Action:
+        boards = sorted(self.boards, key=lambda board: board != self.place)
+        for board in boards:
+            if self.on_board(board) in raw:
+                return self._chop_on(board)
+        if not raw:
+            return ("get", "bowl")
+        if free:
+            near = [food for food in raw if self.sees(self.where[food])]
+            return ("get", rng.choice(near or raw))
+        if ready:
+            return ("get", rng.choice(ready))
+        # Something that is not wanted blocks the boards.
+        there = self.on_board(boards[0])
+        loose = there == "bowl" or there in self.chopped
+        return ("get", there) if loose else self._chop_on(boards[0])
+
+    def _chop_on(self, board: int) -> Action:
+        return ("chop", None) if self.place == board else ("board", board)
+
+    def _choose(self, rng: random.Random, free: list[int]) -> int:
+        return free[0] if rng.random() < 0.8 else free[-1]
+
+    def do(self, action: Action) -> bool:
+        """Carries an action out; returns whether the right dish was served."""
+        verb, thing = action
+        if verb == "get" and isinstance(thing, str):
+            self._get(thing)
+        elif verb == "board" and isinstance(thing, int):
+            self._use_board(thing)
+        elif verb == "chop" and isinstance(self.place, int):
+            food = self.on_board(self.place)
+            if food and food != "bowl" and not self.hands:
+                self.chopped.add(food)
+        elif verb == "back" and self.hands:
+            self._put_back()
+        elif verb == "serve":
+            self.place = "hatch"
+            return self.hands == "bowl" and set(self.bowl) == set(self.recipe)
+        return False
+
+    def _get(self, thing: str) -> None:
+        if thing in self.bowl or thing == self.hands:
+            return
+        self.place = self.where[thing]
+        loose = isinstance(self.place, str) or thing in self.chopped or thing == "bowl"
+        if not self.hands and loose:
+            self.hands, self.where[thing] = thing, "hands"
+        elif self.hands == "bowl" and thing in self.chopped:
+            self.bowl.append(thing)
+            self.where[thing] = "bowl"
+        elif thing == "bowl" and self.hands in self.chopped:
+            self.bowl.append(self.hands)
+            self.where[self.hands] = "bowl"
+            self.hands, self.where["bowl"] = "bowl", "hands"
+
+    @property
+    def spoilt(self) -> bool:
+        """Whether the bowl has something that does not belong in it."""
+        return any(food not in self.recipe for food in self.bowl)
+
+    def _put_back(self) -> None:
+        # A bowl goes back as it is, unless all that can be done is to begin again.
+        thrown = list(self.bowl) if self.hands == "bowl" and self.spoilt else []
+        for thing in (self.hands, *thrown):
+            self.where[thing] = f"{thing} home"
+            self.chopped.discard(thing)
+        self.bowl = [food for food in self.bowl if food not in thrown]
+        self.place, self.hands = f"{self.hands} home", ""
+
+    def _use_board(self, board: int) -> None:
+        self.place = board
+        there = self.on_board(board)
+        if self.hands and not there:
+            self.where[self.hands], self.hands = board, ""
+        elif self.hands == "bowl" and there in self.chopped:
+            self.bowl.append(there)
+            self.where[there] = "bowl"
+
+
+def sample_recipe(rng: random.Random) -> tuple[str, ...]:
+    """Draws a set of ingredients, never one of `EVALUATION_RECIPES`."""
+    while True:
+        size = pick(rng, ((1, 0.3), (2, 0.5), (3, 0.2)))
+        pool = rng.sample(FOODS, size)
+        if rng.random() < 0.4:
+            pool[rng.randrange(size)] = rng.choice(_COMMON)
+        if len(set(pool)) == size and frozenset(pool) not in EVALUATION_RECIPES:
+            return tuple(pool)
+
+
+def sample_kitchen(rng: random.Random) -> Kitchen:
+    """Draws a recipe and a kitchen to cook it in."""
+    recipe = sample_recipe(rng)
+    others = [food for food in FOODS if food not in recipe]
+    stock = [*recipe, *rng.sample(others, pick(rng, ((0, 0.15), (1, 0.4), (2, 0.3), (3, 0.15))))]
+    rng.shuffle(stock)
+
+    def spot() -> tuple[int, int]:
+        return rng.randrange(7), rng.randrange(7)
+
+    x, y = spot()
+    sites: dict[str | int, tuple[int, int]] = {1: (x, y)}
+    # With a single board, all but the simplest dishes are a puzzle.
+    if len(recipe) > 1 or rng.random() < 0.6:
+        sites[2] = (x + 1, y)
+    where: dict[str, str | int] = {}
+    # Foods that are kept together are seen together.
+    larder = spot()
+    for thing in [*stock, "bowl"]:
+        home = f"{thing} home"
+        where[thing] = home
+        sites[home] = larder if thing != "bowl" and rng.random() < 0.6 else spot()
+    sites["hatch"], sites["door"] = spot(), larder if rng.random() < 0.5 else spot()
+    sight = pick(rng, ((2, 0.7), (9, 0.3)))
+    return Kitchen(recipe, sites, sight, "door", where=where)
+
+
+class Words:
+    """One writer's choice of words for kitchens, kept through a document."""
+
+    def __init__(self, rng: random.Random):
+        self.rng = rng
+        self.voice = dict(pick(rng, VOICES))
+        self.bowl = pick(rng, (("bowl", 0.6), ("plate", 0.2), ("dish", 0.1), ("pot", 0.1)))
+        board = pick(
+            rng, (("cutting board", 0.6), ("chopping board", 0.2), ("board", 0.15), ("block", 0.05))
+        )
+        first, second = pick(
+            rng,
+            (
+                (("first {}", "second {}"), 0.65),
+                (("left {}", "right {}"), 0.12),
+                (("{} one", "{} two"), 0.08),
+                (("small {}", "large {}"), 0.08),
+                (("near {}", "far {}"), 0.07),
+            ),
+        )
+        self.board_noun = board
+        self.boards = {1: first.format(board), 2: second.format(board)}
+        self.cut = pick(rng, (("chopped", 0.6), ("cut", 0.14), ("sliced", 0.13), ("diced", 0.13)))
+        self.whole = pick(
+            rng,
+            (("unchopped", 0.3), ("whole", 0.25), ("uncut", 0.2), ("fresh", 0.1), ("raw", 0.15)),
+        )
+        self.dish = rng.choice(
+            ("salad", "salad", "salad", "soup", "stew", "sandwich", "stir-fry", "platter", "wrap")
+        )
+        self.table, self.tables = pick(
+            rng,
+            (
+                (("table", "tables"), 0.5),
+                (("counter", "counters"), 0.2),
+                (("shelf", "shelves"), 0.15),
+                (("worktop", "worktops"), 0.15),
+            ),
+        )
+        verbs = {
+            "get": ("pick up", "pick up", "get", "take", "grab", "fetch", "collect"),
+            "go": ("go to", "walk to", "move to", "step to", "head for", "return to"),
+            "put": ("put {} on", "put {} on", "place {} on", "set {} down on", "lay {} on"),
+            "add": ("put {} in", "put {} in", "put {} into", "add {} to", "drop {} into"),
+            "chop": ("chop", "chop", "chop", "cut up", "slice", "dice"),
+            "serve": ("serve", "serve", "deliver", "hand over", "bring out"),
+        }
+        self.verbs = {name: rng.choice(options) for name, options in verbs.items()}
+        # Some writers take a bowl with the same word as a food, some do not.
+        self.take = rng.choice((self.verbs["get"], "get", "take", "pick up", "grab"))
+
+    # -- things ------------------------------------------------------------------------------
+
+    def say(self, *templates: str, **words: str) -> str:
+        """A sentence from one of the templates, in this writer's voice."""
+        return sentence(self.rng.choice(templates).format(**self.voice, **words))
+
+    def thing(self, kitchen: Kitchen, name: str, article: bool = True) -> str:
+        """A food with its state, or the bowl with what is in it."""
+        if name == "bowl":
+            if not kitchen.bowl:
+                empty = self.rng.random() < 0.5
+                noun = f"empty {self.bowl}" if empty else self.bowl
+                return an(noun) if article else noun
+            foods = listed([f"{self.cut} {food}" for food in kitchen.bowl])
+            if self.rng.random() < 0.5:
+                foods = f"{self.cut} {listed(kitchen.bowl)}"
+            link = self.rng.choice(("with", "with", "holding", "full of", "of", "that has"))
+            noun = f"{self.bowl} {link} {foods}"
+            return an(noun) if article else noun
+        state = self.cut if name in kitchen.chopped else self.whole
+        noun = f"{state} {name}"
+        return an(noun) if article else noun
+
+    # -- tasks -------------------------------------------------------------------------------
+
+    def task(self, recipe: tuple[str, ...]) -> str:
+        """The order, in words that name exactly the recipe's foods."""
+        foods = list(recipe)
+        self.rng.shuffle(foods)
+        name = self.rng.choice(
+            (
+                f"{listed(foods)} {self.dish}",
+                f"{'-'.join(foods)} {self.dish}",
+                f"{self.dish} of {listed(foods)}",
+                f"{self.dish} with {listed(foods)}",
+                f"{self.dish} made from {listed(foods)}",
+            )
+        )
+        return self.rng.choice(
+            (
+                f"make {an(name)}.",
+                f"prepare {an(name)}.",
+                f"cook {an(name)} for the guests.",
+                f"{an(name)} is on the menu.",
+                f"somebody ordered {an(name)}.",
+                f"get {an(name)} ready and serve it.",
+                f"a guest waits for {an(name)}.",
+                f"serve {an(name)}.",
+                f"bring out {an(name)}.",
+                f"put {self.cut} {listed(foods)} in a {self.bowl} and hand it over.",
+                f"fill a {self.bowl} with {self.cut} {listed(foods)}, nothing else, and serve it.",
+                f"{self.dish}: {listed(foods)}.",
+            )
+        )
+
+    # -- observations ------------------------------------------------------------------------
+
+    def observation(self, kitchen: Kitchen) -> str:
+        """What the cook notices, in a few sentences."""
+        rng = self.rng
+        scenery = self._scenery(kitchen)
+        boards = [text for board in kitchen.boards for text in self._on_board(kitchen, board)]
+        body = self._body(kitchen)
+        if rng.random() < 0.7:
+            parts = [*scenery, *boards, *body]
+        else:
+            groups = [scenery, boards, body]
+            rng.shuffle(groups)
+            parts = list(itertools.chain.from_iterable(groups))
+        return " ".join(parts)
+
+    def _scenery(self, kitchen: Kitchen) -> list[str]:
+        rng, parts = self.rng, []
+        if len(kitchen.boards) > 1 and rng.random() < 0.4:
+            parts.append(
+                self.say(
+                    "this kitchen has two {n}s.",
+                    "there are two {n}s here.",
+                    "the room holds two {n}s and a hatch.",
+                    "two {n}s stand by the wall.",
+                    n=self.board_noun,
+                )
+            )
+        seen = [t for t, w in kitchen.where.items() if isinstance(w, str) and w.endswith("home")]
+        seen = [thing for thing in seen if kitchen.sees(kitchen.where[thing])]
+        things = [an(self.bowl) if thing == "bowl" else an(thing) for thing in seen]
+        if things:
+            parts.append(
+                self.say(
+                    "{S} {see} {x} close by.",
+                    "{S} {see} {x} over there.",
+                    "{S} {see} {x} on the {t}.",
+                    "{S} {spot} {x} on the {t}.",
+                    "on the {t}: {x}.",
+                    "{x} can be seen.",
+                    "{x} within reach.",
+                    "nearby, {S} {find} {x}.",
+                    x=listed(things),
+                    t=self.table if len(things) == 1 else self.tables,
+                )
+            )
+        elif rng.random() < 0.25:
+            parts.append(self.say("nothing lies on the {t} here.", "no food near.", t=self.tables))
+        return parts
+
+    def _on_board(self, kitchen: Kitchen, board: int) -> list[str]:
+        if not kitchen.sees(board):
+            return []
+        there, name = kitchen.on_board(board), self.boards[board]
+        if there:
+            return [
+                self.say(
+                    "on the {b} lies {x}.",
+                    "on the {b} there is {x}.",
+                    "the {b} holds {x}.",
+                    "{x} lies on the {b}.",
+                    "{x} waits on the {b}.",
+                    "the {b} has {x} on it.",
+                    b=name,
+                    x=self.thing(kitchen, there),
+                )
+            ]
+        if self.rng.random() < 0.4:
+            return [
+                self.say("the {b} is empty.", "nothing on the {b}.", "the {b} is free.", b=name)
+            ]
+        return []
+
+    def _body(self, kitchen: Kitchen) -> list[str]:
+        rng = self.rng
+        at = self.boards.get(kitchen.place, "") if isinstance(kitchen.place, int) else ""
+        x = self.thing(kitchen, kitchen.hands) if kitchen.hands else ""
+        if at and rng.random() < 0.5:
+            if x:
+                return [
+                    self.say(
+                        "{S} {stand} at the {b} with {x}.",
+                        "{S} {are} at the {b}, {x} in hand.",
+                        "{S} {are} by the {b} and {carry} {x}.",
+                        b=at,
+                        x=x,
+                    )
+                ]
+            return [
+                self.say(
+                    "{S} {stand} at the {b} with empty hands.",
+                    "{S} {are} at the {b}, nothing in hand.",
+                    "{S} {are} by the {b} and {carry} nothing.",
+                    b=at,
+                )
+            ]
+        parts = []
+        if at:
+            parts.append(
+                self.say(
+                    "{S} {stand} at the {b}.",
+                    "{S} {are} in front of the {b}.",
+                    "{S} {are} by the {b}.",
+                    b=at,
+                )
+            )
+        elif rng.random() < 0.15:
+            parts.append(
+                self.say("{S} {stand} away from the {n}s.", "no {n} near.", n=self.board_noun)
+            )
+        if x:
+            parts.append(
+                self.say(
+                    "{S} {carry} {x}.",
+                    "{S} {hold} {x} now.",
+                    "{S} {have} {x} in hand.",
+                    "{S} {are} holding {x}.",
+                    "in {your} hands: {x}.",
+                    "{x} is in {your} hands.",
+                    x=x,
+                )
+            )
+        else:
+            parts.append(
+                self.say(
+                    "{S} {hold} nothing.",
+                    "{S} {carry} nothing.",
+                    "{S} {have} nothing in hand.",
+                    "{your} hands are empty.",
+                    "{your} hands are free.",
+                    "nothing in {your} hands.",
+                )
+            )
+        if len(parts) == 2 and rng.random() < 0.3:
+            parts.reverse()
+        return parts
+
+    # -- actions -----------------------------------------------------------------------------
+
+    def action(self, kitchen: Kitchen, action: Action) -> str:
+        """The action as an order, in the words that fit the situation."""
+        verb, thing = action
+        verbs, rng = self.verbs, self.rng
+        if verb == "back" and kitchen.hands == "bowl":
+            return f"empty the {self.bowl}" if kitchen.spoilt else f"put the {self.bowl} back"
+        if verb == "back":
+            return f"put the {kitchen.hands} back"
+        if verb == "get" and thing == "bowl":
+            if kitchen.hands and kitchen.hands in kitchen.chopped:
+                return f"{verbs['add'].format('the ' + kitchen.hands)} the {self.bowl}"
+            empty = "empty " if not kitchen.bowl and rng.random() < 0.3 else ""
+            return f"{self.take} the {empty}{self.bowl}"
+        if verb == "get":
+            if kitchen.hands == "bowl":
+                return f"{verbs['add'].format(f'the {thing}')} the {self.bowl}"
+            return f"{verbs['get']} the {thing}"
+        if verb == "board" and isinstance(thing, int):
+            board = f"the {self.boards[thing]}"
+            if not kitchen.hands:
+                return f"{verbs['go']} {board}"
+            held = self.bowl if kitchen.hands == "bowl" else kitchen.hands
+            return f"{verbs['put'].format('the ' + held)} {board}"
+        if verb == "chop":
+            food = kitchen.on_board(kitchen.place) if isinstance(kitchen.place, int) else ""
+            if not food or food == "bowl":
+                nothing = rng.choice(("nothing", "nothing", "the air", "without a reason"))
+                return f"{verbs['chop']} {nothing}"
+            return f"{verbs['chop']} the {food}"
+        if kitchen.hands:
+            dish = rng.choice((self.dish, self.bowl, "dish", "meal", "food"))
+            return f"{verbs['serve']} the {dish}"
+        return f"{verbs['serve']} {rng.choice(('nothing', 'nothing', 'without a dish'))}"
+
+
+def cooking(rng: random.Random) -> Document:
+    """A few steps of a cook's work, each with what was seen and what was done."""
+    kitchen, words = sample_kitchen(rng), Words(rng)
+    if len(kitchen.boards) == 1:
+        words.boards = {1: words.board_noun}
+    task = words.task(kitchen.recipe)
+    length = pick(rng, ((1, 0.75), (2, 0.15), (4, 0.1)))
+    # Skip to somewhere in the work, or to just before the dish is served.
+    steps: list[tuple[str, str]] = []
+    for _ in range(rng.randrange(0, 6 + 5 * len(kitchen.recipe))):
+        previous = kitchen.plan(rng)
+        if rng.random() < STRAYING:
+            previous = rng.choice(kitchen.actions())
+        if previous == ("serve", None) and rng.random() < 0.8:
+            break
+        if kitchen.do(previous):
+            kitchen = _again(kitchen)
+    for _ in range(length):
+        action = kitchen.plan(rng)
+        if rng.random() < MISTAKES:
+            action = rng.choice(kitchen.actions())
+        steps.append((words.observation(kitchen), words.action(kitchen, action)))
+        if kitchen.do(action):
+            break
+    return decisions(rng, task, steps, "kitchen")
+
+
+def _again(kitchen: Kitchen) -> Kitchen:
+    """The kitchen with everything back in its place."""
+    where: dict[str, str | int] = {thing: f"{thing} home" for thing in kitchen.where}
+    return Kitchen(kitchen.recipe, kitchen.sites, kitchen.sight, "door", where=where)
+
+
+def recipe_text(rng: random.Random) -> Document:
+    """A recipe with numbered steps, or told in a paragraph."""
+    recipe, words = sample_recipe(rng), Words(rng)
+    kitchen = Kitchen(recipe, {"door": (0, 0)}, 9, "door")
+    task = words.task(recipe)
+    steps = []
+    for number, food in enumerate(recipe):
+        board = words.boards[1 + number % 2]
+        steps += [
+            f"{words.verbs['get']} the {food}",
+            f"{words.verbs['put'].format(f'the {food}')} the {board}",
+            f"{words.verbs['chop']} the {food}",
+        ]
+    steps.append(f"{words.take} the {words.bowl}")
+    steps += [f"{words.verbs['add'].format(f'the {food}')} the {words.bowl}" for food in recipe]
+    steps.append(words.action(dataclasses.replace(kitchen, hands="bowl"), ("serve", None)))
+    pieces = [Piece(f"{sentence(task)}\n")]
+    if rng.random() < 0.5:
+        pieces += [Piece(f"{i}. {sentence(step)}.\n") for i, step in enumerate(steps, 1)]
+    else:
+        links = ("First", "Then", "Next", "After that", "Now", "Then")
+        told = [
+            f"{links[0] if i == 0 else rng.choice(links[1:])} {s}." for i, s in enumerate(steps)
+        ]
+        pieces.append(Piece(" ".join(told)))
+    return Document("kitchen", task, tuple(pieces))
+
+
+def advice(rng: random.Random) -> Document:
+    """General sentences about how kitchen work is done."""
+    words = Words(rng)
+    bowl, board, cut = words.bowl, words.board_noun, words.cut
+    food = rng.choice(FOODS)
+    pool = [
+        f"Before serving a {words.dish}, {words.verbs['chop']} everything that goes into it.",
+        f"An empty {bowl} is not worth serving.",
+        f"A {food} must lie on a {board} before anybody can {words.verbs['chop']} it.",
+        f"Put only what is {cut} in the {bowl}.",
+        f"With a {words.whole} {food} in {words.voice['your']} hands, go to a free {board}.",
+        f"If a {words.whole} {food} lies on the {board}, {words.verbs['chop']} it.",
+        f"Leave the {food} alone if the {words.dish} does not need it.",
+        f"When all is {cut}, {words.take} the {bowl} and collect the pieces.",
+        f"When the {bowl} has all that was asked for, {words.verbs['serve']} it.",
+        f"Use the {words.boards[2]} when the {words.boards[1]} is taken.",
+        f"To {words.verbs['chop']} nothing is a waste of time.",
+        f"Whoever carries nothing can {words.verbs['get']} something.",
+        f"Nobody can {words.verbs['get']} {an(food)} with full hands.",
+        f"A {cut} {food} goes into the {bowl}, {an(words.whole + ' ' + food)} onto a {board}.",
+    ]
+    return Document("kitchen", "", (Piece(" ".join(rng.sample(pool, rng.randint(3, 6)))),))

@@ -1,0 +1,124 @@
+"""Walks over a field of squares: towards a target, around pits, in words."""
+
+import random
+from collections import deque
+
+from launch.pretraining.phrases import Document, Piece, decisions, pick, sentence
+
+_STEPS = {"left": (0, -1), "down": (1, 0), "right": (0, 1), "up": (-1, 0)}
+_TARGETS = ("flag", "tent", "chest", "house", "goal", "lantern", "gate", "exit")
+_DANGERS = ("pit", "hole", "puddle", "trap", "ditch", "crack")
+_GROUNDS = ("grass", "sand", "snow", "ice", "floor", "moss")
+
+Square = tuple[int, int]
+
+
+def _distances(size: int, pits: set[Square], target: Square) -> dict[Square, int]:
+    found, queue = {target: 0}, deque([target])
+    while queue:
+        here = queue.popleft()
+        for row, column in _STEPS.values():
+            there = (here[0] + row, here[1] + column)
+            inside = 0 <= there[0] < size and 0 <= there[1] < size
+            if inside and there not in pits and there not in found:
+                found[there] = found[here] + 1
+                queue.append(there)
+    return found
+
+
+def _observation(
+    rng: random.Random, style: str, here: Square, target: Square, around: dict[str, str], goal: str
+) -> str:
+    row, column = target[0] - here[0], target[1] - here[1]
+    bearing = []
+    unit = rng.choice((" squares", " fields", ""))
+    if row:
+        bearing.append(f"{abs(row)}{unit} {'down' if row > 0 else 'up'}")
+    if column:
+        bearing.append(f"{abs(column)}{unit} {'right' if column > 0 else 'left'}")
+    if style == "places":
+        place = f"you stand in row {here[0] + 1}, column {here[1] + 1}."
+        aim = f"the {goal} is in row {target[0] + 1}, column {target[1] + 1}."
+    elif style == "bearing":
+        place = ""
+        aim = f"the {goal} lies {' and '.join(bearing)} from you."
+    else:
+        place = f"you are at {here[0] + 1}, {here[1] + 1}."
+        words = []
+        if row:
+            words.append("below" if row > 0 else "above")
+        if column:
+            words.append(f"to the {'right' if column > 0 else 'left'}")
+        aim = f"the {goal} is {' and '.join(words)}."
+    sides = list(around)
+    rng.shuffle(sides)
+    surroundings = ", ".join(f"{around[side]} {_beside(side)}" for side in sides) + "."
+    return " ".join(sentence(part) for part in (place, surroundings, aim) if part)
+
+
+def _beside(side: str) -> str:
+    return {"left": "on the left", "right": "on the right", "up": "above", "down": "below"}[side]
+
+
+def walk(rng: random.Random) -> Document:
+    """A few steps of somebody who walks to a target and avoids what is dangerous."""
+    size = rng.randint(3, 8)
+    squares = [(row, column) for row in range(size) for column in range(size)]
+    target = rng.choice(squares)
+    count = rng.randrange(1, size * size // 4 + 1)
+    pits = {square for square in rng.sample(squares, count) if square != target}
+    far = _distances(size, pits, target)
+    starts = [square for square in far if square != target]
+    if not starts:
+        return advice(rng)
+    here = rng.choice(starts)
+    goal, danger, ground = rng.choice(_TARGETS), rng.choice(_DANGERS), rng.choice(_GROUNDS)
+    border = rng.choice(("a wall", "a fence", "the edge", "the edge of the field", "the lake"))
+    style = rng.choice(("places", "bearing", "compass"))
+    verb = rng.choice(("go", "move", "step", "walk", "head"))
+    task = rng.choice(
+        (
+            f"reach the {goal} and stay out of every {danger}.",
+            f"walk over the {ground} to the {goal}.",
+            f"find the way to the {goal} past the {danger}s.",
+        )
+    )
+    steps = []
+    for _ in range(pick(rng, ((1, 0.6), (2, 0.2), (5, 0.2)))):
+        around, best, safe = {}, [], []
+        for side, (row, column) in _STEPS.items():
+            there = (here[0] + row, here[1] + column)
+            inside = 0 <= there[0] < size and 0 <= there[1] < size
+            what = ground if inside else border
+            if there in pits:
+                what = f"a {danger}"
+            elif there == target:
+                what = f"the {goal}"
+            around[side] = what
+            if there in far:
+                safe.append(side)
+                if far[there] < far[here]:
+                    best.append(side)
+        side = rng.choice(best if rng.random() < 0.88 else safe)
+        steps.append((_observation(rng, style, here, target, around, goal), f"{verb} {side}"))
+        here = (here[0] + _STEPS[side][0], here[1] + _STEPS[side][1])
+        if here == target:
+            break
+    return decisions(rng, task, steps, "walk")
+
+
+def advice(rng: random.Random) -> Document:
+    """General sentences about walking on squares."""
+    goal, danger = rng.choice(_TARGETS), rng.choice(_DANGERS)
+    pool = [
+        f"If the {goal} is below you, go down.",
+        f"If the {goal} is above you, go up.",
+        f"If the {goal} is to the right, go right.",
+        f"If the {goal} is to the left, go left.",
+        f"Never step into the {danger}; walk around it.",
+        "Nobody can walk through a wall.",
+        f"When a {danger} is on the right, do not go right.",
+        f"When a {danger} is below, do not go down.",
+        "A larger row number is further down, a larger column number further right than yours.",
+    ]
+    return Document("walk", "", (Piece(" ".join(rng.sample(pool, rng.randint(3, 5)))),))
