@@ -87,6 +87,7 @@ def posterior_bellman_target(
     log_p = normalise(next_prior_log_probs)
     exists = log_p != -jnp.inf
     values = jnp.where(exists, next_q_values, 0.0)
+    values = values.astype(jnp.promote_types(values.dtype, log_p.dtype))
     # Computed for every backup: it is what checks alpha, and unused results cost nothing under jit.
     policy = jnp.exp(posterior_log_probs(log_p, selector, alpha))
 

@@ -266,7 +266,7 @@ def kl_to_prior(policy_log_probs: jax.Array, prior_log_probs: jax.Array) -> jax.
     # As both distributions sum to 1, sum pi log(pi/p) = sum [pi log(pi/p) - pi + p]. Each of those
     # terms is >= 0 and second order in the log-ratio, so where pi is close to p the rounding is
     # too, and a large alpha times the divergence keeps its digits. The halves avoid overflow.
-    above, below = jnp.maximum(ratio, 0.0), jnp.minimum(ratio, 0.0)
+    above, below = jnp.where(ratio > 0, ratio, 0.0), jnp.where(ratio > 0, 0.0, ratio)
     terms = jnp.exp(log_pi) * (above + jnp.expm1(-above)) + jnp.exp(log_p) * (
         below * jnp.exp(below) - jnp.expm1(below)
     )
@@ -292,7 +292,8 @@ def normalise(log_probs: jax.Array) -> jax.Array:
 
     log_probs = jnp.asarray(log_probs)
     log_probs = log_probs.astype(jnp.promote_types(log_probs.dtype, jnp.float32))
-    return log_probs - _log_sum_exp(log_probs)
+    # The constant -inf, unlike the difference, passes no gradient on.
+    return jnp.where(log_probs == -jnp.inf, -jnp.inf, log_probs - _log_sum_exp(log_probs))
 
 
 def check_alpha(alpha: jax.Array | float, dtype: jnp.dtype) -> jax.Array:
