@@ -23,7 +23,7 @@ def default_config() -> Config:
 
     A field that is not here does not exist: setting one is an error.
     """
-    return ConfigDict(
+    config = ConfigDict(
         {
             # Environment, by the name that `envs.make` takes.
             "env": "Overcooked-TomatoLettuceSalad",
@@ -61,6 +61,7 @@ def default_config() -> Config:
             "checkpoint": {"every": 5, "keep": 2},
         }
     )
+    return config.lock()
 
 
 def claim_workdir(workdir: pathlib.Path, config: Config) -> None:
