@@ -48,14 +48,14 @@ ACTIONS = [
     ],
 ]
 
-# Long texts that fill a row whatever stands beside them: most tests score in this company, so that
-# they share one compiled shape. (Only single letters: every tokenizer here makes 124 tokens of it.)
-CROWD = "N" * 124
+# Long texts that fill a row of 128 each: most tests score in this company, so that they share two
+# compiled shapes. Every tokenizer here makes single letters of them.
+CROWD = ["D" + "N" * 123, "S" + "N" * 123, "T" + "N" * 123]
 
 
 def score_in_a_crowd(lm, prompts, actions, *args):
     """`score`, of NumPy arrays, with other states in the batch."""
-    prior = score(lm, [*prompts, *[CROWD] * 5], [*actions, *[[" go"]] * 5], *args)
+    prior = score(lm, [*prompts, *CROWD], [*actions, *[[" go"]] * 3], *args)
     n, widest = len(prompts), max(map(len, actions))
     return types.ActionPrior(*(np.asarray(x)[:n, :widest] for x in prior))
 
@@ -434,6 +434,17 @@ def test_gradients_reach_the_parameters_of_any_model():
     gradient = jax.grad(lambda params: weights @ packed_scores(params))(params)
     expected = jax.grad(lambda table: weights @ by_hand(table))(table)
     np.testing.assert_allclose(gradient["table"][...], expected, atol=1e-5)
+
+
+def test_log_softmax_is_in_float32_whatever_the_dtype():
+    table = jax.random.normal(jax.random.key(1), (9, 9)).astype(jnp.bfloat16)
+    state = packing.Sequences([np.array([5, 6, 7], np.int32)], [1])
+    ((packed, places),) = packing.passes([state])
+    scores, features = score_packed(*nnx.split(Bigram(table)), packed)
+    assert scores.dtype == features.dtype == jnp.float32
+    wide = np.asarray(table, np.float64)
+    expected = wide[5, 6] + wide[6, 7] - sum(np.log(np.exp(wide[t]).sum()) for t in (5, 6))
+    np.testing.assert_allclose(scores[places[0, 2]], expected, rtol=1e-6)
 
 
 # Bad input.

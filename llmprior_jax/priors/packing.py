@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-# States shorter than this share a row of about this many tokens: enough to have much in common and
+# The standard length of a row that several states share: enough for them to have much in common and
 # to leave little padding, few enough that attention stays cheap beside the matrices.
 _ROW_TOKENS = 512
 # Rows in one forward pass: four, and what is left one by one. So no rows of padding are computed
@@ -27,6 +27,8 @@ _ROW_TOKENS = 512
 _ROWS_PER_PASS = 4
 # Rows so long that four of them hold more tokens than this are computed one by one.
 _TOKENS_PER_PASS = 4096
+# A pass reads all parameters from memory, however few its tokens: worth about so many of them.
+_TOKENS_LIKE_A_PASS = 64
 # An action is at least a token of its own and shares a prompt with others: a quarter of a row's
 # tokens are slots enough for results, and a row that needs more is made longer.
 _TOKENS_PER_SLOT = 4
@@ -101,39 +103,52 @@ def passes(states: Sequence[Sequences]) -> Iterator[Pass]:
       Passes that together hold every text of every state once. R and L take few different values,
       and N depends on them alone, so few shapes are compiled.
     """
+    if not states:
+        return
     rows, length = _fill_rows(states)
+    for begin, end in itertools.pairwise(_cuts(len(rows), length)):
+        yield _pack(states, rows[begin:end], length)
+
+
+def _cuts(rows: int, length: int) -> list[int]:
+    """Where to cut a number of rows into passes: 0, ..., rows."""
     several = _ROWS_PER_PASS if _ROWS_PER_PASS * length <= _TOKENS_PER_PASS else 1
-    while rows:
-        count = several if several <= len(rows) else 1
-        yield _pack(states, rows[:count], length)
-        rows = rows[count:]
+    return [*range(0, rows - rows % several, several), *range(rows - rows % several, rows + 1)]
 
 
 def _fill_rows(states: Sequence[Sequences]) -> tuple[list[list[int]], int]:
     """Puts the indices of states into rows, and says how many tokens, L, every row has."""
-    if not states:
-        return [], 0
-    sizes = [_trie_size(state.tokens) for state in states]
-    needs = [max(n, _TOKENS_PER_SLOT * len(s.tokens)) for n, s in zip(sizes, states, strict=True)]
-    longest = max(needs)
-    # A full row holds several of the longest state, whose length hardly varies within a run. The
-    # size of a batch that doesn't fill a row does: powers of two. A state alone gets a close fit.
-    full = _bucket(longest * max(1, _ROW_TOKENS // longest), steps=4)
-    length = min(full, _bucket(sum(needs), steps=4 if len(states) == 1 else 1))
+    # Sorted, states with a common beginning are neighbours and meet in a row. What the first texts
+    # of two neighbours share is the least that their tries share.
+    order = sorted(range(len(states)), key=lambda b: _sort_key(states[b].tokens[0]))
+    firsts = [states[b].tokens[0] for b in order]
+    shared = [0, *itertools.starmap(common_prefix, itertools.pairwise(firsts))]
+    sizes = [_trie_size(states[b].tokens) for b in order]
+    slots = [len(states[b].tokens) for b in order]
 
-    rows: list[list[int]] = []
-    room = slots = 0
-    # Sorted, states with a common beginning are neighbours and meet in a row.
-    for b in sorted(range(len(states)), key=lambda b: _sort_key(states[b].tokens[0])):
-        text, count = states[b].tokens[0], len(states[b].tokens)
-        shared = common_prefix(text, states[rows[-1][-1]].tokens[0]) if rows else 0
-        if sizes[b] - shared > room or count > slots:
-            rows.append([])
-            room, slots, shared = length, length // _TOKENS_PER_SLOT, 0
-        rows[-1].append(b)
-        room -= sizes[b] - shared
-        slots -= count
-    return rows, length
+    def fill(length: int) -> list[list[int]]:
+        rows: list[list[int]] = []
+        room = free = 0
+        for b, size, in_common, count in zip(order, sizes, shared, slots, strict=True):
+            if not rows or size - in_common > room or count > free:
+                rows.append([])
+                room, free, in_common = length, length // _TOKENS_PER_SLOT, 0
+            rows[-1].append(b)
+            room -= size - in_common
+            free -= count
+        return rows
+
+    def cost(length: int) -> int:
+        rows = len(fill(length))
+        return rows * length + _TOKENS_LIKE_A_PASS * (len(_cuts(rows, length)) - 1)
+
+    # Either rows that fit the longest state, or rows of a standard length for several states. Both
+    # vary little within a run, whatever the size of a batch.
+    needs = [max(size, _TOKENS_PER_SLOT * n) for size, n in zip(sizes, slots, strict=True)]
+    close = _bucket(max(needs), steps=4)
+    standard = min(_bucket(sum(needs), steps=1), _ROW_TOKENS)
+    length = min((close, max(close, standard)), key=cost)
+    return fill(length), length
 
 
 def _pack(states: Sequence[Sequences], rows: Sequence[Sequence[int]], length: int) -> Pass:
