@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 import jax
-from absl import app
+from absl import app, logging
 
 from llmprior_jax.training import CheckpointError
 
@@ -24,6 +24,8 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
         if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
             jax.config.update("jax_compilation_cache_dir", str(cache))
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+        # The checkpoint library tells every step of every save at the level below.
+        logging.set_verbosity(logging.WARNING)
         try:
             main(argv)
         except _MISTAKES as error:

@@ -89,7 +89,7 @@ def test_a_work_directory_of_another_configuration_is_refused_by_field(tmp_path)
     claim_workdir(tmp_path, training.default_config())
     config.agent.alpha = 0.7
     with pytest.raises(
-        training.ConfigMismatchError, match=r"agent\.alpha: 0\.05 in the directory, 0\.7 now"
+        training.ConfigMismatchError, match=r"agent\.alpha: 0\.02 in the directory, 0\.7 now"
     ):
         claim_workdir(tmp_path, config)
 

@@ -17,14 +17,12 @@ from flax import nnx
 class QNetwork(nnx.Module):
     """Maps features f32[..., D] to values f32[...].
 
-    The features are normalised without learned scale, since hidden states of language models have
-    a few huge coordinates. The last layer starts at zero: an untrained Q is 0 everywhere, so an
-    untrained posterior is the prior itself.
+    The last layer starts at zero: an untrained Q is 0 everywhere, so an untrained posterior is the
+    prior itself.
     """
 
     def __init__(self, num_features: int, hidden_sizes: Sequence[int], *, rngs: nnx.Rngs):
         sizes = (num_features, *hidden_sizes)
-        self.norm = nnx.LayerNorm(num_features, use_bias=False, use_scale=False, rngs=rngs)
         self.hidden = nnx.List(
             nnx.Linear(size_in, size_out, rngs=rngs)
             for size_in, size_out in itertools.pairwise(sizes)
@@ -32,7 +30,7 @@ class QNetwork(nnx.Module):
         self.value = nnx.Linear(sizes[-1], 1, kernel_init=nnx.initializers.zeros, rngs=rngs)
 
     def __call__(self, features: jax.Array) -> jax.Array:
-        x = self.norm(features)
+        x = features
         for layer in self.hidden:
             x = jax.nn.relu(layer(x))
         return jnp.squeeze(self.value(x), axis=-1)

@@ -30,11 +30,17 @@ def default_config() -> Config:
             # Agents to compare, by the names that `agents.make` takes; trained one after another.
             "agents": ("dqn_prior",),
             # The prior: the language model ("tiny", a directory or a hub id), and how the
-            # log-probabilities of an action's tokens become its score (`priors.score`).
-            "prior": {"model": "tiny", "normalization": "sum", "temperature": 1.0},
+            # log-probabilities of an action's tokens become its score (`priors.score`); and how
+            # many whitened features of its hidden states Q sees (`priors.whitening`).
+            "prior": {
+                "model": "tiny",
+                "normalization": "sum",
+                "temperature": 1.0,
+                "num_features": 64,
+            },
             # The agent (`agents.dqn_prior`); agents that do not learn have no parameters.
             "agent": {
-                "alpha": 0.05,
+                "alpha": 0.02,
                 "backup": "posterior",
                 "num_candidates": 0,
                 "discount": 0.99,

@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tqdm
-from absl import logging
 
 from llmprior_jax import agents, envs
 from llmprior_jax.envs import TextEnvironment
@@ -131,10 +130,11 @@ def make_filler(config: Config, env, env_params, workdir: pathlib.Path) -> Table
     """The source of priors of a run."""
     return TableFiller(
         env,
-        np.asarray(env.reset(jax.random.key(0), env_params)[0]),
+        env_params,
         config.prior.model,
         config.prior.normalization,
         config.prior.temperature,
+        config.prior.num_features,
         workdir / _PRIOR_TABLE,
     )
 
@@ -165,7 +165,7 @@ def _run_agent(name, config, env, env_params, filler, directory) -> None:
         restored = checkpoints.restore_latest(run.state)
         if restored is not None:
             run.restore(*restored)
-            logging.info("%s resumes from environment step %d", name, run.steps)
+            tqdm.tqdm.write(f"{name}: resumes from environment step {run.steps:,}")
         with (
             MetricsWriter(directory, -1 if restored is None else run.steps) as metrics,
             tqdm.tqdm(

@@ -6,7 +6,9 @@ loaded only when a state must be scored that the table does not hold yet.
 
 import functools
 import pathlib
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
@@ -14,14 +16,14 @@ import tqdm
 
 from llmprior_jax import models
 from llmprior_jax.envs import TextEnvironment
-from llmprior_jax.priors import prompts, score
+from llmprior_jax.priors import prompts, score, whitening
 from llmprior_jax.priors import table as tables
 from llmprior_jax.priors.table import PriorTable
 from llmprior_jax.training.files import write_atomically
 from llmprior_jax.types import ActionPrior
 
 _STATES_PER_CALL = 32
-_ROWS = ("observations", "log_probs", "features")
+_EXPLORED_EPISODES, _EXPLORED_STEPS = 32, 32
 
 
 class TableFiller:
@@ -30,27 +32,30 @@ class TableFiller:
     def __init__(
         self,
         env: TextEnvironment,
-        example: np.ndarray,
+        env_params: Any,
         model: str,
         normalization: str,
         temperature: float,
+        num_features: int,
         path: str | pathlib.Path,
     ):
         """Nothing is loaded or scored yet.
 
         Args:
           env: the environment whose states are scored.
-          example: [*O], any observation of it, for its shape and dtype.
+          env_params: its parameters.
           model: the language model, as `llmprior_jax.models.load` takes it.
           normalization: see `llmprior_jax.priors.score`.
           temperature: see `llmprior_jax.priors.score`.
+          num_features: K, whitened features kept per action (`priors.whitening`).
           path: file that holds the rows, in the order in which they were added.
         """
         self._env = env
-        self._example = np.asarray(example)
+        self._env_params = env_params
         self._model = model
         self._normalization = normalization
         self._temperature = temperature
+        self._num_features = num_features
         self._path = pathlib.Path(path)
 
     @functools.cached_property
@@ -60,50 +65,42 @@ class TableFiller:
     def load(self, size: int | None = None) -> PriorTable:
         """The table as it was when it had `size` rows (all of them by default).
 
-        Without a file yet, it is filled with all states of an environment that can list them.
+        Without a file yet, it begins with all states of an environment that can list them, or with
+        those that random play meets. The features are whitened by what the table began with.
         """
-        if self._path.exists():
-            rows = safetensors.numpy.load_file(self._path)
-            if size is not None and size > len(rows["observations"]):
-                raise ValueError(
-                    f"{self._path} has {len(rows['observations'])} rows where {size} are needed; "
-                    "the file is not the one of this run. Start again with another --workdir"
-                )
-            return self._insert(None, *(rows[name][:size] for name in _ROWS))
-        observations = self._env.list_observations()
-        return self.extend(None, self._example[None][:0] if observations is None else observations)
+        if not self._path.exists():
+            observations = self._env.list_observations()
+            if observations is None:
+                observations = _explore(self._env, self._env_params)
+            log_probs, features = self._score(observations)
+            whiten = whitening.fit(features[np.isfinite(log_probs)], self._num_features)
+            self._save(_whitened(whiten, observations, log_probs, features), whiten)
+        rows, _ = self._read()
+        if size is not None and size > len(rows.observations):
+            raise ValueError(
+                f"{self._path} has {len(rows.observations)} rows where {size} are needed; "
+                "the file is not the one of this run. Start again with another --workdir"
+            )
+        rows = _Rows(*(leaf[:size] for leaf in rows))
+        table = tables.empty(rows.observations[0], *rows.features.shape[1:])
+        return _insert(table, rows)
 
-    def extend(self, table: PriorTable | None, observations: np.ndarray) -> PriorTable:
-        """Scores states that the table lacks, adds them to it, and saves it.
-
-        Args:
-          table: the table, or None to begin one.
-          observations: [M, *O], states to add; duplicates and states in the table are passed over.
-        """
-        observations = _without_duplicates(observations)
-        if table is not None:
-            known = {key.tobytes() for key in np.asarray(table.observations)[: int(table.size)]}
-            observations = np.array([key for key in observations if key.tobytes() not in known])
-            if len(observations) == 0:
-                return table
-        table = self._insert(table, observations, *self._score(observations))
-        self._save(table)
+    def extend(self, table: PriorTable, observations: np.ndarray) -> PriorTable:
+        """Scores the states [M, *O] that the table lacks, adds them to it, and saves it."""
+        known = {key.tobytes() for key in np.asarray(table.observations)[: int(table.size)]}
+        new = [key for key in without_duplicates(observations) if key.tobytes() not in known]
+        if not new:
+            return table
+        _, whiten = self._read()
+        log_probs, features = self._score(np.stack(new))
+        table = _insert(table, _whitened(whiten, np.stack(new), log_probs, features))
+        size = int(table.size)
+        leaves = (table.observations, table.prior.log_probs, table.prior.features)
+        self._save(_Rows(*(np.asarray(leaf)[:size] for leaf in leaves)), whiten)
         return table
 
-    def _insert(
-        self,
-        table: PriorTable | None,
-        observations: np.ndarray,
-        log_probs: np.ndarray,
-        features: np.ndarray,
-    ) -> PriorTable:
-        if table is None:
-            table = tables.empty(self._example, *features.shape[1:])
-        prior = ActionPrior(jnp.asarray(log_probs), jnp.asarray(features))
-        return tables.insert(table, observations, prior)
-
     def _score(self, observations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """`log_probs` f32[M, A] and `features` f32[M, A, D] of M states; scores each text once."""
+        """`log_probs` f32[M, A] and hidden states f32[M, A, D] of M states; asks a text once."""
         texts = [prompts.plain(self._env.text_state(observation)) for observation in observations]
         row_of = {prompt: row for row, prompt in enumerate(dict.fromkeys(texts))}
         distinct = list(row_of)
@@ -127,14 +124,69 @@ class TableFiller:
         rows = [row_of[prompt] for prompt in texts]
         return log_probs[rows], features[rows]
 
-    def _save(self, table: PriorTable) -> None:
-        size = int(table.size)
-        leaves = (table.observations, table.prior.log_probs, table.prior.features)
-        rows = {name: np.asarray(leaf)[:size] for name, leaf in zip(_ROWS, leaves, strict=True)}
-        write_atomically(self._path, safetensors.numpy.save(rows))
+    def _read(self) -> tuple["_Rows", whitening.Whitening]:
+        arrays = safetensors.numpy.load_file(self._path)
+        return (
+            _Rows(*(arrays[name] for name in _Rows._fields)),
+            whitening.Whitening(*(arrays[name] for name in whitening.Whitening._fields)),
+        )
+
+    def _save(self, rows: "_Rows", whiten: whitening.Whitening) -> None:
+        arrays = rows._asdict() | whiten._asdict()
+        contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        write_atomically(self._path, safetensors.numpy.save(contiguous))
 
 
-def _without_duplicates(observations: np.ndarray) -> np.ndarray:
+class _Rows(NamedTuple):
+    """The rows of a table on the host; the names are those in the file."""
+
+    observations: np.ndarray
+    log_probs: np.ndarray
+    features: np.ndarray
+
+
+def _whitened(
+    whiten: whitening.Whitening,
+    observations: np.ndarray,
+    log_probs: np.ndarray,
+    features: np.ndarray,
+) -> _Rows:
+    """Rows with whitened features, still zero where no action is."""
+    is_action = np.isfinite(log_probs)[..., None]
+    return _Rows(observations, log_probs, np.where(is_action, whiten(features), 0.0))
+
+
+def _insert(table: PriorTable, rows: _Rows) -> PriorTable:
+    prior = ActionPrior(jnp.asarray(rows.log_probs), jnp.asarray(rows.features))
+    return tables.insert(table, rows.observations, prior)
+
+
+def _explore(env: TextEnvironment, env_params: Any) -> np.ndarray:
+    """Distinct observations [N, *O] that random play meets, enough to see how features spread."""
+
+    def play(key: jax.Array) -> jax.Array:
+        reset_key, play_key = jax.random.split(key)
+        observation, state = env.reset(reset_key, env_params)
+
+        def step(carry, key):
+            observation, state = carry
+            act_key, step_key = jax.random.split(key)
+            mask = env.action_mask(state, env_params)
+            action = jax.random.categorical(act_key, jnp.where(mask, 0.0, -jnp.inf))
+            next_observation, state, *_ = env.step(step_key, state, action, env_params)
+            return (next_observation, state), observation
+
+        _, observations = jax.lax.scan(
+            step, (observation, state), jax.random.split(play_key, _EXPLORED_STEPS)
+        )
+        return observations
+
+    keys = jax.random.split(jax.random.key(0), _EXPLORED_EPISODES)
+    observations = np.asarray(jax.jit(jax.vmap(play))(keys))
+    return without_duplicates(observations.reshape(-1, *observations.shape[2:]))
+
+
+def without_duplicates(observations: np.ndarray) -> np.ndarray:
     """The distinct observations, in the order of their first appearance."""
     flat = np.asarray(observations).reshape(len(observations), -1)
     _, first = np.unique(flat, axis=0, return_index=True)
