@@ -99,7 +99,7 @@ def torch_model(variant: str) -> torch.nn.Module:
     generator = torch.Generator().manual_seed(0)
     for parameter in model.parameters():
         noise = torch.randn(parameter.shape, generator=generator)
-        parameter.data.copy_(0.3 * noise + (1.0 if parameter.ndim == 1 else 0.0))
+        parameter.data.copy_(0.2 * noise + (1.0 if parameter.ndim == 1 else 0.0))
     return model.eval()
 
 
@@ -504,6 +504,12 @@ def edit_tensor(directory: Path, name: str, change) -> None:
     save_file(tensors | ({} if new is None else {name: new}), directory / checkpoint.WEIGHTS)
 
 
+def add_words(path: Path, count: int) -> None:
+    tokenizer = json.loads(path.read_text())
+    tokenizer["model"]["vocab"] |= {f"more{i}": V + i for i in range(count)}
+    path.write_text(json.dumps(tokenizer))
+
+
 def shard(directory: Path, **weight_map: str) -> None:
     """Turns a single file into one shard with an index, of which entries are then changed."""
     names = load_file(directory / checkpoint.WEIGHTS)
@@ -546,10 +552,18 @@ DAMAGES = {
         lambda d: edit_json(d / "config.json", num_hidden_layers=10**9),
         ["num_hidden_layers is 1000000000", "27 tensors"],
     ),
+    "too wide": (
+        lambda d: edit_json(d / "config.json", hidden_size=10**15, intermediate_size=10**16),
+        ["hidden_size is 1000000000000000", "intermediate_size is 10000000000000000"],
+    ),
     "no tokenizer": (lambda d: (d / "tokenizer.json").unlink(), ["tokenizer.json is missing"]),
     "broken tokenizer": (
         lambda d: (d / "tokenizer.json").write_text("{}"),
         ["tokenizer.json cannot be read"],
+    ),
+    "tokenizer of a larger model": (
+        lambda d: add_words(d / "tokenizer.json", 3),
+        ["tokenizer.json has 99 tokens, but the model embeds only 96"],
     ),
     "no weights": (
         lambda d: (d / checkpoint.WEIGHTS).unlink(),

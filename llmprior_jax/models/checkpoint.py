@@ -2,12 +2,14 @@
 
 A directory holds `config.json`, the weights in `model.safetensors` or in several shards that
 `model.safetensors.index.json` lists, and the tokenizer. The weights are read tensor by tensor, so
-that the host never holds more than the parameters and one tensor. The files come from outside:
-everything about them is checked before it is believed, and all that is wrong is said at once.
+that the host holds no more than the parameters and copies of one tensor. The files come from
+outside: everything about them is checked before it is believed, and all that is wrong is said at
+once.
 """
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -87,11 +89,8 @@ def read(directory: Path, dtype: Any) -> tuple[DecoderConfig, nnx.GraphDef, nnx.
         )
     if config is None or problems:
         raise CheckpointError(str(directory), problems)
-    if config.num_hidden_layers > len(tensors):  # Said before a decoder of that size is laid out.
-        problems = [
-            f"{CONFIG}: num_hidden_layers is {config.num_hidden_layers}, but the weight files hold "
-            f"no more than {len(tensors)} tensors"
-        ]
+    _compare_sizes(config, tensors, problems)
+    if problems:
         raise CheckpointError(str(directory), problems)
 
     decoder = Decoder(config, rngs=nnx.Rngs(0), dtype=dtype, init=_shape_only)
@@ -231,6 +230,23 @@ def _read_header(path: Path, problems: list[str]) -> dict[str, _Tensor]:
     except (SafetensorError, OSError) as error:
         problems.append(f"{path.name} is cut short or is no safetensors file: {error}")
     return tensors
+
+
+def _compare_sizes(config: DecoderConfig, tensors: dict[str, _Tensor], problems: list[str]) -> None:
+    """Refuses sizes that the files cannot possibly have, before anything is laid out by them."""
+    values = sum(math.prod(tensor.shape) for tensor in tensors.values())
+    sizes = {
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "num_attention_heads times head_dim": config.num_attention_heads * config.head_dim,
+    }
+    held = f"the weight files hold no more than {len(tensors)} tensors with {values} values"
+    if config.num_hidden_layers > len(tensors):
+        problems.append(f"{CONFIG}: num_hidden_layers is {config.num_hidden_layers}, but {held}")
+    for name, size in sizes.items():
+        if size > values:
+            problems.append(f"{CONFIG}: {name} is {size}, but {held}")
 
 
 def _compare(

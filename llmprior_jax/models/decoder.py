@@ -159,8 +159,8 @@ class Block(nnx.Module):
     def __call__(self, x: jax.Array, rotary: tuple, mask: jax.Array) -> jax.Array:
         attended = self.attention(self.input_norm(x), rotary, mask)
         x = x + (self.attention_post_norm(attended) if self.post_norms else attended)
-        thought = self.mlp(self.mlp_norm(x))
-        return x + (self.mlp_post_norm(thought) if self.post_norms else thought)
+        mapped = self.mlp(self.mlp_norm(x))
+        return x + (self.mlp_post_norm(mapped) if self.post_norms else mapped)
 
 
 class Decoder(nnx.Module):

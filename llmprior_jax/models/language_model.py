@@ -59,7 +59,9 @@ class LanguageModel:
 def load(path_or_hub_id: str | Path, dtype: Any = jnp.float32) -> LanguageModel:
     """Loads a language model from an unmodified Hugging Face checkpoint.
 
-    Families: Llama (`model_type` "llama") and Qwen1.5, 2 and 2.5 ("qwen2").
+    Families, by the `model_type` of `config.json`: Qwen1.5, 2 and 2.5 ("qwen2"), Qwen3 ("qwen3"),
+    Llama ("llama"), Mistral ("mistral"), Gemma 2 ("gemma2") and the text models of Gemma 3
+    ("gemma3_text").
 
     Args:
       path_or_hub_id: a directory with `config.json`, `model.safetensors` (or shards and their
@@ -83,7 +85,7 @@ def load(path_or_hub_id: str | Path, dtype: Any = jnp.float32) -> LanguageModel:
         config=config,
         graphdef=graphdef,
         params=params,
-        tokenizer=_read_tokenizer(directory),
+        tokenizer=_read_tokenizer(directory, config),
         fingerprint=checkpoint.fingerprint(directory, dtype),
     )
 
@@ -117,13 +119,21 @@ def _download(hub_id: str) -> Path:
         ) from error
 
 
-def _read_tokenizer(directory: Path) -> PreTrainedTokenizerFast:
+def _read_tokenizer(directory: Path, config: DecoderConfig) -> PreTrainedTokenizerFast:
     from transformers import PreTrainedTokenizerFast
 
     # The class for any tokenizer.json, whatever class tokenizer_config.json names: the file alone
     # says how text becomes tokens, and no other code is needed.
     try:
-        return PreTrainedTokenizerFast.from_pretrained(directory, local_files_only=True)
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(directory, local_files_only=True)
     except Exception as error:  # The tokenizers library raises bare Exceptions.
         problem = f"{checkpoint.TOKENIZER} cannot be read: {type(error).__name__}: {error}"
         raise CheckpointError(str(directory), [problem]) from error
+    # Tokens added later, such as an image's, may lie beyond the embedding and mostly never occur.
+    if tokenizer.vocab_size > config.vocab_size:
+        problem = (
+            f"{checkpoint.TOKENIZER} has {tokenizer.vocab_size} tokens, but the model embeds only "
+            f"{config.vocab_size} (vocab_size in {checkpoint.CONFIG}): it belongs to another model"
+        )
+        raise CheckpointError(str(directory), [problem])
+    return tokenizer
