@@ -1,0 +1,192 @@
+"""Whole runs with the embedded model: what they leave, and that no kill changes their end."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from lock_env import LENGTH, Lock, prior_of
+
+from llmprior_jax import training
+from llmprior_jax.training import experiment, scoring
+from llmprior_jax.training.metrics import read_metrics
+
+ROOT = pathlib.Path(__file__).parent.parent
+# A run of some seconds: ten segments, a checkpoint after each.
+SMALL = {
+    "env": "FrozenLake-4x4",
+    "agents": ("prior", "dqn_prior"),
+    "num_seeds": 2,
+    "num_steps": 1600,
+    "eval_every": 160,
+    "eval_episodes": 16,
+    "checkpoint.every": 1,
+}
+
+
+def small_config(**changes) -> training.Config:
+    config = training.default_config()
+    config.update_from_flattened_dict(SMALL | changes)
+    return config
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> pathlib.Path:
+    """The work directory of a small run that nothing interrupted."""
+    workdir = tmp_path_factory.mktemp("run") / "finished"
+    training.run(small_config(), workdir)
+    return workdir
+
+
+def final_state(workdir: pathlib.Path):
+    return training.restore(workdir, "dqn_prior", eval_episodes=16).state
+
+
+def assert_same_bits(left, right) -> None:
+    for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
+        if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+            a, b = jax.random.key_data(a), jax.random.key_data(b)
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_run_leaves_its_results(finished):
+    summary = json.loads((finished / "summary.json").read_text())
+    assert set(summary) == {"prior", "dqn_prior"}
+    for row in summary.values():
+        assert {"iqm", "ci95", "per_seed"} <= row["success_rate"].keys()
+        assert {"iqm", "ci95", "per_seed"} <= row["return"].keys()
+        assert {"median", "quartiles", "per_seed", "reached"} <= row["steps_to_90"].keys()
+    assert (finished / "learning_curves.png").read_bytes().startswith(b"\x89PNG")
+    assert list((finished / "dqn_prior" / "tensorboard").glob("events.*"))
+    steps = [record["step"] for record in read_metrics(finished / "dqn_prior")]
+    assert steps == list(range(0, 1601, 160))
+
+
+def test_a_finished_run_started_again_changes_nothing(finished):
+    before = final_state(finished)
+    metrics = (finished / "dqn_prior" / "metrics.jsonl").read_text()
+    training.run(small_config(), finished)
+    assert (finished / "dqn_prior" / "metrics.jsonl").read_text() == metrics
+    assert_same_bits(final_state(finished), before)
+
+
+def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits(finished, tmp_path):
+    workdir = tmp_path / "killed"
+    command = [sys.executable, "-m", "launch.train", "--config=launch/configs/quickstart.py"]
+    command += [f"--workdir={workdir}"]
+    command += [f"--config.{name}={value}" for name, value in SMALL.items()]
+    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache")}
+    output = ""
+    # The moments: while the prior is written, in the first segments, in the middle of a save.
+    for moment in ("prior_table.safetensors", 1, 4, "dqn_prior/checkpoints/*orbax-checkpoint-tmp"):
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        while process.poll() is None and not reached(workdir, moment):
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        output += process.communicate()[0]
+    last = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
+    assert "resumes from environment step" in output + last.stdout + last.stderr
+    assert_same_bits(final_state(workdir), final_state(finished))
+    assert read_metrics(workdir / "dqn_prior") == read_metrics(finished / "dqn_prior")
+
+
+def reached(workdir: pathlib.Path, moment: str | int) -> bool:
+    """Whether a pattern of files exists, or as many metrics records as the number says."""
+    if isinstance(moment, str):
+        return any(workdir.glob(moment))
+    return len(read_metrics(workdir / "dqn_prior")) > moment
+
+
+def test_a_damaged_checkpoint_is_trained_again_from_the_one_before(finished, tmp_path, caplog):
+    workdir = tmp_path / "damaged"
+    training.run(small_config(), workdir)
+    newest = max(
+        (path for path in (workdir / "dqn_prior" / "checkpoints").iterdir() if path.is_dir()),
+        key=lambda path: int(path.name),
+    )
+    for path in (newest / "state").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[:10])
+    with caplog.at_level("WARNING"):
+        training.run(small_config(), workdir)
+    assert f"checkpoint {newest.name}" in caplog.text
+    assert_same_bits(final_state(workdir), final_state(finished))
+
+
+def test_another_configuration_in_the_same_directory_is_refused(finished):
+    before = sorted(path.name for path in finished.iterdir())
+    with pytest.raises(training.ConfigMismatchError, match=r"agent\.alpha: 0\.02"):
+        training.run(small_config(**{"agent.alpha": 0.3}), finished)
+    assert sorted(path.name for path in finished.iterdir()) == before
+
+
+def test_starting_again_removes_the_run_and_no_other_file(tmp_path):
+    config = small_config(agents=("prior",))
+    training.run(config, tmp_path)
+    (tmp_path / "notes.txt").write_text("mine")
+    training.run(small_config(agents=("random",)), tmp_path, resume=False)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    assert not (tmp_path / "prior").exists()
+    assert set(json.loads((tmp_path / "summary.json").read_text())) == {"random"}
+
+
+def test_an_agent_that_the_run_does_not_have_is_refused(finished):
+    with pytest.raises(ValueError, match=r"no agent 'dqn'; it has prior, dqn_prior"):
+        training.restore(finished, "dqn", eval_episodes=1)
+
+
+def test_an_episode_is_played_with_what_the_agent_saw(finished):
+    run = training.restore(finished, "dqn_prior", eval_episodes=1)
+    decisions = list(run.play(0, jax.random.key(0)))
+    assert 1 <= len(decisions) <= 100
+    for decision in decisions:
+        assert decision.prior.sum() == pytest.approx(1, abs=1e-5)
+        assert decision.posterior.sum() == pytest.approx(1, abs=1e-5)
+        weights = decision.prior * np.exp(decision.q_values / 0.02)
+        np.testing.assert_allclose(decision.posterior, weights / weights.sum(), atol=1e-4)
+    assert not any(decision.success or decision.truncated for decision in decisions[:-1])
+
+
+class UnlistedLock(Lock):
+    """The lock, as an environment whose states cannot be listed."""
+
+    def list_observations(self):
+        return None
+
+
+def test_states_that_cannot_be_listed_are_scored_as_they_are_met(tmp_path, monkeypatch):
+    env = UnlistedLock()
+    asked = []
+
+    def score(lm, prompts, actions, **kwargs):
+        asked.extend(prompts)
+        return prior_of(np.array([int(text.split("wheel ")[1][0]) for text in prompts]), 0.67)
+
+    class Model:
+        class config:  # noqa: N801
+            hidden_size = 32
+
+    monkeypatch.setattr(experiment.envs, "make", lambda name: (env, env.default_params))
+    monkeypatch.setattr(scoring, "score", score)
+    monkeypatch.setattr(scoring.models, "load", lambda name: Model)
+    config = small_config(agents=("dqn_prior",), num_steps=8000, eval_every=800)
+    config.update_from_flattened_dict({"prior.num_features": 32, "agent.learning_rate": 3e-3})
+    summary = training.run(config, tmp_path)
+    assert summary["dqn_prior"]["success_rate"]["iqm"] > 0.9
+    assert len(asked) == len(set(asked)) == LENGTH, "a text was scored twice, or never"
