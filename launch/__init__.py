@@ -1,0 +1,8 @@
+"""The commands. Importing the package sets JAX up for them, before anything initialises it."""
+
+import os
+
+import jax
+
+# A device per core, so that seeds can be shared out among them; more would find no seeds.
+jax.config.update("jax_num_cpu_devices", min(os.cpu_count() or 1, 8))

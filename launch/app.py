@@ -14,12 +14,12 @@ from llmprior_jax.training import CheckpointError
 _MISTAKES = (ValueError, TypeError, FileNotFoundError, CheckpointError)
 
 
-def run(main: Callable[[Sequence[str]], None]) -> None:
-    """Runs `main` as an absl app."""
+def run(main: Callable[[Sequence[str]], None], max_arguments: int = 0) -> None:
+    """Runs `main` as an absl app that takes flags and up to `max_arguments` other words."""
 
     def guarded(argv: Sequence[str]) -> None:
-        if len(argv) > 1:
-            sys.exit(f"error: unexpected argument {argv[1]!r}; flags begin with --")
+        if len(argv) > 1 + max_arguments:
+            sys.exit(f"error: unexpected argument {argv[-1]!r}; flags begin with --")
         cache = pathlib.Path.home() / ".cache" / "llmprior_jax" / "jax"
         if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
             jax.config.update("jax_compilation_cache_dir", str(cache))

@@ -1,27 +1,36 @@
 """Measures how fast the parts of the library are on this machine.
 
     python -m launch.benchmark envs [--num_envs=4096] [--json]
+    python -m launch.benchmark seeds [--json]
 
 `envs`: steps per second of each environment under random actions, for a batch of environments in
 one jitted scan, and for one environment stepped from a Python loop, as gym environments are. A step
 of Overcooked is a macro-action.
 
+`seeds`: environment steps per second of the training loop of the quickstart (acting, stepping,
+replay, learning) for 1 to 16 seeds trained as one vmapped axis, and what they cost as a multiple of
+one seed.
+
 With `--json` the last line printed is the result as one JSON object.
 """
 
 import difflib
+import functools
 import json
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import rich.table
-from absl import app, flags
+from absl import flags
 
-from llmprior_jax import envs
+from launch import app
+from llmprior_jax import envs, training
+from llmprior_jax.priors import table as tables
+from llmprior_jax.types import ActionPrior
 
 _NUM_ENVS = flags.DEFINE_integer("num_envs", 4096, "Environments in a batch.", lower_bound=1)
 _JSON = flags.DEFINE_bool("json", False, "Print the result as JSON, too, on the last line.")
@@ -29,6 +38,7 @@ _JSON = flags.DEFINE_bool("json", False, "Print the result as JSON, too, on the 
 _SCAN_STEPS = 128  # steps of the whole batch per timed call
 _LOOP_STEPS = 500  # steps per timed call of the Python loop
 _REPEATS = 5
+_SEEDS = (1, 2, 4, 8, 16)
 
 
 def benchmark_envs() -> list[dict]:
@@ -49,7 +59,50 @@ def benchmark_envs() -> list[dict]:
     return rows
 
 
-_BENCHMARKS: dict[str, Callable[[], list[dict]]] = {"envs": benchmark_envs}
+def benchmark_seeds() -> list[dict]:
+    """Returns for each number of seeds the time of training them, and its ratio to one seed's."""
+    config = training.default_config()
+    env, params = envs.make(config.env)
+    observations = env.list_observations()
+    # Features as large as the quickstart's; what is in them does not change the time.
+    shape = (len(observations), env.num_actions)
+    prior = ActionPrior(
+        log_probs=jnp.full(shape, -jnp.log(env.num_actions)),
+        features=jax.random.normal(jax.random.key(0), (*shape, config.prior.num_features)),
+    )
+    empty = tables.empty(observations[0], env.num_actions, config.prior.num_features)
+    table = tables.insert(empty, observations, prior)
+    agent = training.make_agent("dqn_prior", config)
+    loop = training.make_loop(
+        env, params, agent, training.LoopConfig(**config.loop), _LOOP_STEPS, config.eval_episodes
+    )
+    rows = []
+    for num_seeds in _SEEDS:
+        config.num_seeds = num_seeds
+        init = training.over_seeds(loop.init, (0, None), num_seeds)
+        segment = training.over_seeds(loop.segment, (0, None, None), num_seeds)
+        state = init(training.seed_keys(config), table)
+        # Past the warm-up, so that every step learns.
+        run = functools.partial(segment, state, table, jnp.int32(config.loop.warmup_steps))
+        jax.block_until_ready(run())
+        seconds = _median_seconds(run)
+        steps = num_seeds * _LOOP_STEPS * config.loop.num_envs
+        rows.append(
+            {
+                "seeds": num_seeds,
+                "steps_per_s": round(steps / seconds),
+                "updates_per_s": round(num_seeds * _LOOP_STEPS / seconds),
+                "times_one_seed": round(seconds / rows[0]["seconds"], 2) if rows else 1.0,
+                "seconds": round(seconds, 3),
+            }
+        )
+    return rows
+
+
+_BENCHMARKS: dict[str, Callable[[], list[dict]]] = {
+    "envs": benchmark_envs,
+    "seeds": benchmark_seeds,
+}
 
 
 def _batched_steps_per_second(env: envs.TextEnvironment, params, num_envs: int) -> float:
@@ -116,22 +169,21 @@ def _print(title: str, rows: list[dict]) -> None:
     rich.print(table)
 
 
-def main(argv: list[str]) -> None:
+def main(argv: Sequence[str]) -> None:
     names = ", ".join(_BENCHMARKS)
     if len(argv) != 2:
-        raise app.UsageError(f"Say which one benchmark to run: {names}.")
+        raise ValueError(f"say which one benchmark to run: {names}")
     name = argv[1]
     if name not in _BENCHMARKS:
-        nearest = difflib.get_close_matches(name, _BENCHMARKS, n=1)
-        hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
-        raise app.UsageError(f"There is no benchmark {name!r}.{hint} There are: {names}.")
+        (nearest,) = difflib.get_close_matches(name, _BENCHMARKS, n=1, cutoff=0)
+        raise ValueError(f"there is no benchmark {name!r}; did you mean {nearest!r}?")
     device = jax.devices()[0]
     rows = _BENCHMARKS[name]()
-    machine = f"{len(jax.devices())} x {device.device_kind} ({os.cpu_count()} CPU cores)"
+    machine = f"{device.device_kind}, {os.cpu_count()} CPU cores"
     _print(f"{name} on {machine}", rows)
     if _JSON.value:
         print(json.dumps({"benchmark": name, "machine": machine, "rows": rows}))
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, max_arguments=1)

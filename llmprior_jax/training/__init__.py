@@ -2,7 +2,15 @@
 
 from llmprior_jax.training.checkpoints import CheckpointError, Checkpoints
 from llmprior_jax.training.config import Config, ConfigMismatchError, default_config, read_config
-from llmprior_jax.training.experiment import AgentRun, Decision, restore, run
+from llmprior_jax.training.experiment import (
+    AgentRun,
+    Decision,
+    make_agent,
+    over_seeds,
+    restore,
+    run,
+    seed_keys,
+)
 from llmprior_jax.training.loop import Episodes, Loop, LoopConfig, LoopState, make_loop
 
 __all__ = [
@@ -17,8 +25,11 @@ __all__ = [
     "LoopConfig",
     "LoopState",
     "default_config",
+    "make_agent",
     "make_loop",
+    "over_seeds",
     "read_config",
     "restore",
     "run",
+    "seed_keys",
 ]

@@ -6,9 +6,10 @@ where it stopped; killed at any moment and run again, it ends with the same para
 """
 
 import json
+import math
 import pathlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -145,6 +146,33 @@ def seed_keys(config: Config) -> jax.Array:
     return jax.vmap(jax.random.key)(seeds)
 
 
+def over_seeds(
+    function: Callable[..., Any], in_axes: tuple[int | None, ...], num_seeds: int
+) -> Callable[..., Any]:
+    """Maps a function of one seed over all seeds, and jits it.
+
+    The seeds are shared out evenly among the devices, which need nothing of one another: each runs
+    its part of the batch on its own.
+
+    Args:
+      function: takes and returns pytrees of arrays.
+      in_axes: for each argument, 0 if it has a leading axis of seeds, None if all seeds share it.
+      num_seeds: S. As many devices take part as divide it.
+    """
+    devices = jax.devices()[: math.gcd(num_seeds, jax.device_count())]
+    mesh = jax.sharding.Mesh(np.array(devices), ("seed",))
+    by_seed, shared = jax.sharding.PartitionSpec("seed"), jax.sharding.PartitionSpec()
+    return jax.jit(
+        jax.shard_map(
+            jax.vmap(function, in_axes=in_axes),
+            mesh=mesh,
+            in_specs=tuple(shared if axis is None else by_seed for axis in in_axes),
+            out_specs=by_seed,
+            check_vma=False,
+        )
+    )
+
+
 def _clear(workdir: pathlib.Path) -> None:
     """Removes the run that a directory holds, and nothing else that may lie there."""
     try:
@@ -204,12 +232,12 @@ class AgentRun:
         self._filler = filler
         self._keys = seed_keys(config)
         self._num_iterations = config.eval_every // config.loop.num_envs
-        self._segment = jax.jit(jax.vmap(loop.segment, in_axes=(0, None, None)))
-        self._evaluate = jax.jit(jax.vmap(loop.evaluate, in_axes=(0, 0, None)))
+        self._segment = over_seeds(loop.segment, (0, None, None), config.num_seeds)
+        self._evaluate = over_seeds(loop.evaluate, (0, 0, None), config.num_seeds)
         self._committed = np.zeros(config.num_seeds, int)
         self.table = filler.load()
         self.segments = 0
-        self.state: LoopState = jax.jit(jax.vmap(loop.init, in_axes=(0, None)))(
+        self.state: LoopState = over_seeds(loop.init, (0, None), config.num_seeds)(
             self._keys, self.table
         )
 
@@ -263,7 +291,7 @@ class AgentRun:
           seed: index of the seed, `0 .. num_seeds - 1`.
           key: randomness of the environment and of the agent.
         """
-        state = jax.tree.map(lambda leaf: leaf[seed], self.state.agent)
+        state = jax.tree.map(lambda leaf: leaf[seed], jax.device_get(self.state.agent))
         policy, act, step = jax.jit(self.agent.policy), jax.jit(self.agent.act), self.env.step
         key, reset_key = jax.random.split(key)
         observation, env_state = self.env.reset(reset_key, self.env_params)
