@@ -23,9 +23,11 @@ class QNetwork(nnx.Module):
 
     def __init__(self, num_features: int, hidden_sizes: Sequence[int], *, rngs: nnx.Rngs):
         sizes = (num_features, *hidden_sizes)
-        self.hidden = nnx.List(
-            nnx.Linear(size_in, size_out, rngs=rngs)
-            for size_in, size_out in itertools.pairwise(sizes)
+        self.hidden = nnx.data(
+            [
+                nnx.Linear(size_in, size_out, rngs=rngs)
+                for size_in, size_out in itertools.pairwise(sizes)
+            ]
         )
         self.value = nnx.Linear(sizes[-1], 1, kernel_init=nnx.initializers.zeros, rngs=rngs)
 
