@@ -4,5 +4,7 @@ import os
 
 import jax
 
-# A device per core, so that seeds can be shared out among them; more would find no seeds.
-jax.config.update("jax_num_cpu_devices", min(os.cpu_count() or 1, 8))
+# A device per core, so that seeds can be shared out among them; more would find no seeds. A number
+# that somebody chose stays: once JAX is initialised it takes no other, and JAX 0.8 not even that.
+if jax.config.values["jax_num_cpu_devices"] < 0:
+    jax.config.update("jax_num_cpu_devices", min(os.cpu_count() or 1, 8))
