@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 import jax
-from absl import app, logging
+from absl import app, flags, logging
 
 from llmprior_jax.training import CheckpointError
 
@@ -31,4 +31,13 @@ def run(main: Callable[[Sequence[str]], None], max_arguments: int = 0) -> None:
         except _MISTAKES as error:
             sys.exit(f"error: {error}")
 
-    app.run(guarded)
+    app.run(guarded, flags_parser=_parse_flags)
+
+
+def _parse_flags(argv: Sequence[str]) -> Sequence[str]:
+    try:
+        return flags.FLAGS(argv)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        # A field that a config does not have ends in an AttributeError, with the nearest name.
+        reason = str(error).strip("'").replace("\\n", "; ").replace("\\'", "'")
+        sys.exit(f"error: {reason}\n--help lists the flags")

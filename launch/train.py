@@ -18,7 +18,7 @@ from llmprior_jax import training
 from llmprior_jax.training import summary
 
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", "launch/configs/quickstart.py", "What to run: a file with `get_config()`."
+    "config", None, "What to run: a file with `get_config()`."
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run's results.", required=True)
 _PRIOR = flags.DEFINE_string(
@@ -27,6 +27,7 @@ _PRIOR = flags.DEFINE_string(
 _RESUME = flags.DEFINE_bool(
     "resume", True, "Go on from what --workdir holds; --noresume removes that run and starts again."
 )
+flags.mark_flag_as_required("config")
 
 
 def main(argv: Sequence[str]) -> None:

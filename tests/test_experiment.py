@@ -131,7 +131,7 @@ def test_a_damaged_checkpoint_is_trained_again_from_the_one_before(finished, tmp
 
 def test_another_configuration_in_the_same_directory_is_refused(finished):
     before = sorted(path.name for path in finished.iterdir())
-    with pytest.raises(training.ConfigMismatchError, match=r"agent\.alpha: 0\.02"):
+    with pytest.raises(training.ConfigMismatchError, match=r"agent\.alpha: 0\.03"):
         training.run(small_config(**{"agent.alpha": 0.3}), finished)
     assert sorted(path.name for path in finished.iterdir()) == before
 
@@ -158,7 +158,7 @@ def test_an_episode_is_played_with_what_the_agent_saw(finished):
     for decision in decisions:
         assert decision.prior.sum() == pytest.approx(1, abs=1e-5)
         assert decision.posterior.sum() == pytest.approx(1, abs=1e-5)
-        weights = decision.prior * np.exp(decision.q_values / 0.02)
+        weights = decision.prior * np.exp(decision.q_values / 0.03)
         np.testing.assert_allclose(decision.posterior, weights / weights.sum(), atol=1e-4)
     assert not any(decision.success or decision.truncated for decision in decisions[:-1])
 
@@ -190,3 +190,18 @@ def test_states_that_cannot_be_listed_are_scored_as_they_are_met(tmp_path, monke
     summary = training.run(config, tmp_path)
     assert summary["dqn_prior"]["success_rate"]["iqm"] > 0.9
     assert len(asked) == len(set(asked)) == LENGTH, "a text was scored twice, or never"
+
+
+def test_evaluate_prints_intervals_and_an_episode(finished):
+    result = subprocess.run(
+        [sys.executable, "-m", "launch.evaluate", f"--workdir={finished}", "--show_episode"],
+        cwd=ROOT,
+        env=os.environ | {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache"), "COLUMNS": "120"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "success_rate:" in result.stdout
+    assert "posterior" in result.stdout
+    assert "go left" in result.stdout
+    assert "return" in result.stdout.splitlines()[-1]

@@ -89,7 +89,7 @@ def test_a_work_directory_of_another_configuration_is_refused_by_field(tmp_path)
     claim_workdir(tmp_path, training.default_config())
     config.agent.alpha = 0.7
     with pytest.raises(
-        training.ConfigMismatchError, match=r"agent\.alpha: 0\.02 in the directory, 0\.7 now"
+        training.ConfigMismatchError, match=r"agent\.alpha: 0\.03 in the directory, 0\.7 now"
     ):
         claim_workdir(tmp_path, config)
 
@@ -115,7 +115,7 @@ def test_a_field_that_does_not_exist_is_refused_with_the_nearest_name():
     ("field", "value", "message"),
     [
         ("num_seeds", 0, r"config\.num_seeds is 0"),
-        ("eval_every", 2001, r"config\.eval_every is 2001"),
+        ("eval_every", 1001, r"config\.eval_every is 1001"),
         ("agents", ("dqn", "dqn"), "each once"),
         ("agents", ("dqm",), "did you mean 'dqn'"),
         ("env", "Overcooked-TomatoSalat", "Overcooked-TomatoSalad"),

@@ -29,7 +29,7 @@ class DQNPriorState(NamedTuple):
 
 def dqn_prior(
     *,
-    alpha: float = 0.02,
+    alpha: float = 0.03,
     backup: bellman.Backup = "posterior",
     num_candidates: int | None = None,
     discount: float = 0.99,

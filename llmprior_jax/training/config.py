@@ -40,7 +40,7 @@ def default_config() -> Config:
             },
             # The agent (`agents.dqn_prior`); agents that do not learn have no parameters.
             "agent": {
-                "alpha": 0.02,
+                "alpha": 0.03,
                 "backup": "posterior",
                 "num_candidates": 0,
                 "discount": 0.99,
@@ -60,11 +60,11 @@ def default_config() -> Config:
             "seed": 0,
             "num_seeds": 8,
             # Environment steps of each seed, and how many lie between two evaluations.
-            "num_steps": 60_000,
-            "eval_every": 2_000,
+            "num_steps": 36_000,
+            "eval_every": 1_000,
             "eval_episodes": 64,
             # Evaluations between two checkpoints, and how many checkpoints stay.
-            "checkpoint": {"every": 5, "keep": 2},
+            "checkpoint": {"every": 6, "keep": 2},
         }
     )
     return config.lock()

@@ -101,7 +101,8 @@ def restore(workdir: str | pathlib.Path, name: str, eval_episodes: int) -> "Agen
 
 def check_config(config: Config) -> None:
     """Raises a ValueError that names the field if a value is out of its range."""
-    for name in config.agents:
+    # The learner's parameters are checked even where only agents without any run.
+    for name in ("dqn_prior", *config.agents):
         make_agent(name, config)
     positive = {
         name: config[name] for name in ("num_seeds", "num_steps", "eval_every", "eval_episodes")

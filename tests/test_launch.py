@@ -1,0 +1,65 @@
+"""The commands as a user meets them: what a mistake is answered with."""
+
+import importlib.util
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+from llmprior_jax.training import experiment
+
+ROOT = pathlib.Path(__file__).parent.parent
+CONFIGS = sorted(path for path in (ROOT / "launch" / "configs").glob("[!_]*.py"))
+
+
+def launch(*arguments: str) -> subprocess.CompletedProcess:
+    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache")}
+    return subprocess.run(
+        [sys.executable, "-m", *arguments],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config.agent.alhpa=0.1"], "alpha"),
+        (["--config.env=Overcooked-TomatoLetuceSalad"], "Overcooked-TomatoLettuceSalad"),
+        (["--config.agent.alpha=0"], "alpha is 0"),
+        (["--prior=/nowhere"], "/nowhere"),
+        (["now"], "unexpected argument 'now'"),
+    ],
+    ids=["field", "environment", "alpha", "prior", "word"],
+)
+def test_a_mistake_is_told_in_a_sentence_and_nothing_is_trained(tmp_path, arguments, message):
+    workdir = tmp_path / "run"
+    result = launch(
+        "launch.train",
+        "--config=launch/configs/quickstart.py",
+        f"--workdir={workdir}",
+        "--config.agents=('prior',)",
+        "--config.env=FrozenLake-4x4",
+        *arguments,
+    )
+    assert result.returncode != 0
+    assert message in result.stderr.splitlines()[-1] + result.stderr
+    assert not (workdir / "prior" / "metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_a_config_file_is_valid_and_tells_its_command_and_result(path):
+    spec = importlib.util.spec_from_file_location("config", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    experiment.check_config(module.get_config())
+    assert f"python -m launch.train --config=launch/configs/{path.name}" in module.__doc__
+    assert re.search(r"\d+ seeds", module.__doc__), "the measured result is missing"
