@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 import jax
 from absl import app, flags, logging
 
-from llmprior_jax.training import CheckpointError
+from llmprior_jax.training import RestoreError
 
-# A mistake in what the user gave is told in a sentence; anything else is a bug and shows its trace.
-_MISTAKES = (ValueError, TypeError, FileNotFoundError, CheckpointError)
+# What is raised for a user's mistake; its message says what is wrong, where, and what to do.
+_MISTAKES = (ValueError, TypeError, FileNotFoundError, RestoreError)
 
 
 def run(main: Callable[[Sequence[str]], None], max_arguments: int = 0) -> None:

@@ -64,6 +64,7 @@ def benchmark_seeds() -> list[dict]:
     config = training.default_config()
     env, params = envs.make(config.env)
     observations = env.list_observations()
+    assert observations is not None
     # Features as large as the quickstart's; what is in them does not change the time.
     shape = (len(observations), env.num_actions)
     prior = ActionPrior(

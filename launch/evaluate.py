@@ -32,7 +32,7 @@ def main(argv: Sequence[str]) -> None:
     del argv
     console = rich.console.Console()
     run = training.restore(_WORKDIR.value, _AGENT.value, _EPISODES.value)
-    results = run.evaluate()
+    results = run.evaluate(fresh=True)
     num_seeds = len(results["success_rate"])
     if _SEED.value >= num_seeds:
         raise ValueError(f"--seed is {_SEED.value}; the run has seeds 0 to {num_seeds - 1}")

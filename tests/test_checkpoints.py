@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llmprior_jax.training import CheckpointError, Checkpoints
+from llmprior_jax.training import Checkpoints, RestoreError
 
 
 def state_of(number: int):
@@ -95,12 +95,26 @@ def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(tmp_path, caplog, 
         assert checkpoints.restore_latest(state_of(0))[0] == 2
 
 
-def test_if_no_checkpoint_can_be_read_it_says_so(tmp_path):
+def test_if_no_checkpoint_can_be_read_it_says_so_every_time(tmp_path):
     directory = tmp_path / "checkpoints"
     save(directory, 2)
     remove_arrays(directory)
+    for _ in range(2):
+        check_refused(directory)
+
+
+def check_refused(directory: pathlib.Path) -> None:
     with (
         Checkpoints(directory, 3) as checkpoints,
-        pytest.raises(CheckpointError, match=r"none of the checkpoints \[2\].*--noresume"),
+        pytest.raises(RestoreError, match=r"none of the checkpoints \[2\].*--noresume"),
     ):
         checkpoints.restore_latest(state_of(0))
+
+
+def test_a_reader_leaves_a_damaged_checkpoint_where_it_is(tmp_path):
+    directory = tmp_path / "checkpoints"
+    save(directory, 1, 2)
+    remove_arrays(directory)
+    with Checkpoints(directory, 3) as checkpoints:
+        assert checkpoints.restore_latest(state_of(0), set_aside=False)[0] == 1
+    assert (directory / "2").is_dir()

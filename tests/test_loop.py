@@ -110,21 +110,24 @@ def test_environments_stall_before_a_state_that_is_not_in_the_table():
     assert float(weights.sum()) == float(metrics["committed"][0])
 
 
-def test_a_stalled_environment_keeps_its_key_and_goes_on_when_the_state_is_known():
+def test_a_stalled_environment_takes_the_very_step_it_stalled_before():
     init, segment, _ = compiled("prior")
     known = lock_table(0.9, np.arange(2, dtype=np.int32))
-    state = init(keys(0), known)
-    stalled, _, _ = segment(state, known, jnp.int32(0))
+    stalled, _, missing = segment(init(keys(0), known), known, jnp.int32(0))
+    assert missing.is_missing.all()
+    assert (stalled.envs.action == RIGHT[1]).all(), "only the right action leads to wheel 2"
     again, metrics, _ = segment(stalled, known, jnp.int32(0))
-    still = np.asarray(
-        jax.random.key_data(again.envs.key) == jax.random.key_data(stalled.envs.key)
-    ).all(axis=-1)
-    moved = float(metrics["committed"][0])
-    assert still.all() or moved > 0, "a key advanced without a committed step"
+    assert metrics["committed"][0] == 0, "a step into an unknown state was given up for another"
+    for left, right in zip(jax.tree.leaves(again.envs), jax.tree.leaves(stalled.envs), strict=True):
+        assert (left == right).all(), "an environment moved while it was stalled"
     more = tables.insert(known, np.array([2], np.int32), prior_of(np.array([2]), 0.9))
     gone_on, metrics, _ = segment(stalled, more, jnp.int32(0))
+    taken = gone_on.replay.experience
+    first = int(stalled.replay.current_index[0])
+    rows = slice(first, first + CONFIG.num_envs)
     assert metrics["committed"][0] > 0
-    assert (gone_on.envs.observation <= 2).all()
+    assert (taken.next_row[0, 0, rows] == 2).all(), "the first step must be the one kept"
+    assert (taken.weight[0, 0, rows] == 1).all()
 
 
 def test_a_table_that_starts_empty_is_filled_as_states_are_met():

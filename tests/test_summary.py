@@ -44,7 +44,7 @@ def test_a_summary_has_the_last_evaluation_and_says_never_where_it_was_never():
     assert result["success_rate"]["per_seed"] == [1.0, 0.95, 0.5, 0.0]
     assert result["success_rate"]["iqm"] == pytest.approx((0.95 + 0.5) / 2)
     assert result["steps_to_90"] == {
-        "median": 10.0,
+        "median": None,
         "quartiles": [10.0, None],
         "per_seed": [10.0, 10.0, None, None],
         "reached": 0.5,
@@ -53,20 +53,22 @@ def test_a_summary_has_the_last_evaluation_and_says_never_where_it_was_never():
 
 
 def test_metrics_are_read_back_and_nan_is_null(tmp_path):
-    with MetricsWriter(tmp_path, resume_step=-1) as metrics:
-        metrics.write(5, loss=float("nan"), success_rate=np.array([0.5, np.nan]))
-    assert read_metrics(tmp_path) == [{"step": 5, "loss": None, "success_rate": [0.5, None]}]
+    with MetricsWriter(tmp_path, resume_segment=-1, resume_step=-1) as metrics:
+        metrics.write(1, 5, loss=float("inf"), success_rate=np.array([0.5, np.nan]))
+    assert read_metrics(tmp_path) == [
+        {"segment": 1, "step": 5, "loss": None, "success_rate": [0.5, None]}
+    ]
     assert list((tmp_path / "tensorboard").glob("events.*"))
 
 
 def test_metrics_beyond_the_checkpoint_are_dropped_and_a_cut_line_is_no_harm(tmp_path):
-    with MetricsWriter(tmp_path, resume_step=-1) as metrics:
-        for step in (0, 10, 20):
-            metrics.write(step, value=step)
+    with MetricsWriter(tmp_path, resume_segment=-1, resume_step=-1) as metrics:
+        for segment in (0, 1, 2):
+            metrics.write(segment, 10 * segment, value=10 * segment)
     with (tmp_path / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 30, "val')
-    with MetricsWriter(tmp_path, resume_step=10) as metrics:
-        metrics.write(20, value=21)
+        file.write('{"segment": 3, "val')
+    with MetricsWriter(tmp_path, resume_segment=1, resume_step=10) as metrics:
+        metrics.write(2, 20, value=21)
     assert [record["value"] for record in read_metrics(tmp_path)] == [0, 10, 21]
 
 

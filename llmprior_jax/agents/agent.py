@@ -41,7 +41,8 @@ class Policy(NamedTuple):
     """How an agent sees one state.
 
     Attributes:
-      log_probs: f32[A], the distribution that it acts by; `-inf` where no action is.
+      log_probs: f32[A], the distribution that it acts by, or that its candidates stand in for;
+        `-inf` where no action is.
       q_values: f32[A], its estimate of the return of each action (0 for agents without one).
     """
 

@@ -105,12 +105,12 @@ def dqn_prior(
         features_taken = jnp.take_along_axis(
             batch.prior.features, batch.action[:, None, None], axis=1
         )
+        next_q = q.apply(state.params, batch.next_prior.features)
         next_target_q = q.apply(state.target_params, batch.next_prior.features)
         weight = batch.weight / jnp.maximum(jnp.sum(batch.weight), 1.0)
 
         def loss(params: optax.Params) -> tuple[jax.Array, Metrics]:
             q_taken = q.apply(params, features_taken)
-            next_q = q.apply(params, batch.next_prior.features)
             losses = jax.vmap(
                 lambda q_taken, reward, terminated, target_q, log_probs, selector_q: (
                     bellman.dqn_prior_loss(

@@ -2,6 +2,6 @@
 
 from llmprior_jax.priors import prompts
 from llmprior_jax.priors.prompts import Prompt
-from llmprior_jax.priors.scoring import score, score_actions
+from llmprior_jax.priors.scoring import check_options, score, score_actions
 
-__all__ = ["Prompt", "prompts", "score", "score_actions"]
+__all__ = ["Prompt", "check_options", "prompts", "score", "score_actions"]

@@ -102,6 +102,18 @@ def score(
     return ActionPrior(jnp.asarray(log_probs), jnp.asarray(features))
 
 
+def check_options(normalization: str, temperature: float) -> None:
+    """Raises a ValueError if an argument of `score` is unknown or out of its range."""
+    if normalization not in NORMALIZATIONS:
+        near = difflib.get_close_matches(str(normalization), NORMALIZATIONS, n=1, cutoff=0.0)
+        raise ValueError(
+            f"unknown normalization {normalization!r}; did you mean {near[0]!r}? "
+            f"There are {', '.join(NORMALIZATIONS)}"
+        )
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"temperature must be positive and finite, not {temperature}")
+
+
 @functools.partial(jax.jit, static_argnames="graphdef")
 def score_packed(
     graphdef: nnx.GraphDef, params: Any, packed: packing.Packed
@@ -259,14 +271,7 @@ def _check_tokens(text: np.ndarray, first: int, config, where: str) -> None:
 
 def _check(prompts, actions, normalization, temperature) -> None:
     """Refuses malformed arguments, naming the first thing wrong."""
-    if normalization not in NORMALIZATIONS:
-        near = difflib.get_close_matches(str(normalization), NORMALIZATIONS, n=1, cutoff=0.0)
-        raise ValueError(
-            f"unknown normalization {normalization!r}; did you mean {near[0]!r}? "
-            f"There are {', '.join(NORMALIZATIONS)}"
-        )
-    if not 0 < temperature < math.inf:
-        raise ValueError(f"temperature must be positive and finite, not {temperature}")
+    check_options(normalization, temperature)
     if isinstance(prompts, str):
         raise TypeError("prompts must be a list of strings, not one string; put it in a list")
     if len(prompts) != len(actions):

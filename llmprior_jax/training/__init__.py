@@ -1,6 +1,6 @@
 """Training ties text, arrays and agents together: the loop, evaluation, checkpoints, metrics."""
 
-from llmprior_jax.training.checkpoints import CheckpointError, Checkpoints
+from llmprior_jax.training.checkpoints import Checkpoints, RestoreError
 from llmprior_jax.training.config import Config, ConfigMismatchError, default_config, read_config
 from llmprior_jax.training.experiment import (
     AgentRun,
@@ -15,7 +15,6 @@ from llmprior_jax.training.loop import Episodes, Loop, LoopConfig, LoopState, ma
 
 __all__ = [
     "AgentRun",
-    "CheckpointError",
     "Checkpoints",
     "Config",
     "ConfigMismatchError",
@@ -24,6 +23,7 @@ __all__ = [
     "Loop",
     "LoopConfig",
     "LoopState",
+    "RestoreError",
     "default_config",
     "make_agent",
     "make_loop",

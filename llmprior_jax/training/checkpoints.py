@@ -6,6 +6,7 @@ beside the arrays, and a checkpoint that does not match it is set aside in favou
 """
 
 import hashlib
+import json
 import pathlib
 import shutil
 from typing import Any
@@ -17,7 +18,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 
 
-class CheckpointError(RuntimeError):
+class RestoreError(RuntimeError):
     """No checkpoint of a directory can be read."""
 
 
@@ -43,7 +44,8 @@ class Checkpoints:
     def save(self, step: int, state: Any, meta: dict[str, Any]) -> None:
         """Saves a pytree of arrays and a JSON-able dict under the number `step`.
 
-        Returns as soon as the arrays are copied; writing goes on in the background.
+        Returns as soon as the arrays are copied; writing goes on in the background, until the next
+        call or `wait`.
         """
         # A host copy of our own: the write may outlive the arrays that it was asked for.
         state = jax.tree.map(_to_host, state)
@@ -51,42 +53,50 @@ class Checkpoints:
             step,
             args=ocp.args.Composite(
                 state=ocp.args.StandardSave(state),
-                meta=ocp.args.JsonSave({"digest": _digest(state), "meta": meta}),
+                meta=ocp.args.JsonSave({"digest": _digest(state, meta), "meta": meta}),
             ),
         )
 
-    def restore_latest(self, like: Any) -> tuple[int, Any, dict[str, Any]] | None:
+    def wait(self) -> None:
+        """Waits until what was saved is on disk."""
+        self._manager.wait_until_finished()
+
+    def restore_latest(
+        self, like: Any, set_aside: bool = True
+    ) -> tuple[int, Any, dict[str, Any]] | None:
         """Restores the newest checkpoint that is whole.
 
         Args:
           like: a pytree with the structure, shapes and dtypes of the state.
+          set_aside: whether to move newer checkpoints that cannot be read out of the way, which
+            training needs to write them again; readers leave everything as it is.
 
         Returns:
           `(step, state, meta)`, or None where nothing was ever saved.
 
         Raises:
-          CheckpointError: there are checkpoints, and none of them can be read.
+          RestoreError: there are checkpoints, and none of them can be read.
         """
-        steps = sorted(self._manager.all_steps(), reverse=True)
-        for step in steps:
+        damaged = []
+        for step in sorted(self._manager.all_steps(), reverse=True):
             try:
                 state, meta = self._read(step, like)
             except Exception as error:  # orbax and tensorstore raise many types
-                aside = self._set_aside(step)
                 logging.warning(
-                    "checkpoint %d in %s cannot be read and was moved to %s; "
-                    "falling back to the one before. Reason: %s",
+                    "checkpoint %d in %s cannot be read; falling back to the one before: %s",
                     step,
                     self._directory,
-                    aside,
                     str(error).split("\n")[0],
                 )
+                damaged.append(step)
             else:
+                if damaged and set_aside:
+                    self._set_aside(damaged)
                 return step, state, meta
-        if steps:
-            raise CheckpointError(
-                f"none of the checkpoints {sorted(steps)} of {self._directory} can be read; start "
-                "the run again with --noresume, or with another --workdir"
+        if damaged:
+            raise RestoreError(
+                f"none of the checkpoints {sorted(damaged)} of {self._directory} can be read; "
+                "start the run again with --noresume, or with another --workdir"
             )
         return None
 
@@ -98,19 +108,20 @@ class Checkpoints:
                 state=ocp.args.StandardRestore(template), meta=ocp.args.JsonRestore()
             ),
         )
-        if _digest(restored.state) != restored.meta["digest"]:
+        if _digest(restored.state, restored.meta["meta"]) != restored.meta["digest"]:
             raise ValueError("the arrays do not match the digest that was saved with them")
         state = jax.tree.map(_from_host, restored.state, like)
         return state, restored.meta["meta"]
 
-    def _set_aside(self, step: int) -> pathlib.Path:
-        aside = self._directory.parent / f"{self._directory.name}-broken" / str(step)
-        aside.parent.mkdir(exist_ok=True)
-        shutil.rmtree(aside, ignore_errors=True)
-        shutil.move(self._directory / str(step), aside)
+    def _set_aside(self, steps: list[int]) -> None:
         self._manager.close()
+        for step in steps:
+            aside = self._directory.parent / f"{self._directory.name}-broken" / str(step)
+            aside.parent.mkdir(exist_ok=True)
+            shutil.rmtree(aside, ignore_errors=True)
+            shutil.move(self._directory / str(step), aside)
+            logging.warning("checkpoint %d was moved to %s", step, aside)
         self._manager = self._open(self._keep)
-        return aside
 
     def _open(self, keep: int) -> ocp.CheckpointManager:
         return ocp.CheckpointManager(
@@ -135,9 +146,9 @@ def _from_host(array: np.ndarray, like: Any) -> jax.Array:
     return jnp.asarray(array)
 
 
-def _digest(state: Any) -> str:
-    """SHA-256 over the bytes of all arrays, with their places in the tree."""
-    digest = hashlib.sha256()
+def _digest(state: Any, meta: dict[str, Any]) -> str:
+    """SHA-256 over `meta` and the bytes of all arrays, with their places in the tree."""
+    digest = hashlib.sha256(json.dumps(meta, sort_keys=True).encode())
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
         digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode())
         digest.update(np.ascontiguousarray(leaf).tobytes())

@@ -70,20 +70,18 @@ def default_config() -> Config:
     return config.lock()
 
 
-def claim_workdir(workdir: pathlib.Path, config: Config) -> None:
-    """Makes a work directory for `config`, or checks that it belongs to that very one.
+def check_workdir(workdir: pathlib.Path, config: Config) -> None:
+    """Checks that a work directory, if there is one, belongs to `config`.
 
     Raises:
       ConfigMismatchError: the directory was made by a different configuration; the message lists
         the fields that differ.
+      ValueError: its configuration cannot be read.
     """
-    path = workdir / CONFIG_FILE
-    ours = json.loads(config.to_json())
-    if not path.exists():
-        workdir.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(ours, indent=2) + "\n")
+    if not (workdir / CONFIG_FILE).exists():
         return
-    theirs, ours = _flatten(json.loads(path.read_text())), _flatten(ours)
+    theirs = _flatten(json.loads(read_config(workdir).to_json()))
+    ours = _flatten(json.loads(config.to_json()))
     differences = [
         f"  {name}: {theirs.get(name, 'not there')!r} in the directory, "
         f"{ours.get(name, 'not there')!r} now"
@@ -94,8 +92,21 @@ def claim_workdir(workdir: pathlib.Path, config: Config) -> None:
         raise ConfigMismatchError(
             f"{workdir} belongs to a run with another configuration:\n"
             + "\n".join(differences)
-            + "\nUse another --workdir, or the same configuration."
+            + "\nUse another --workdir or the same configuration, or --noresume to remove that run."
         )
+
+
+def claim_workdir(workdir: pathlib.Path, config: Config) -> None:
+    """Makes a work directory for `config`, or checks that it belongs to that very one.
+
+    Raises:
+      ConfigMismatchError, ValueError: see `check_workdir`.
+    """
+    check_workdir(workdir, config)
+    path = workdir / CONFIG_FILE
+    if not path.exists():
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(json.loads(config.to_json()), indent=2) + "\n")
 
 
 def read_config(workdir: pathlib.Path) -> Config:
@@ -103,11 +114,15 @@ def read_config(workdir: pathlib.Path) -> Config:
 
     Raises:
       FileNotFoundError: the directory holds no run.
+      ValueError: the file is damaged.
     """
     path = workdir / CONFIG_FILE
     if not path.exists():
         raise FileNotFoundError(f"{workdir} holds no run: there is no {CONFIG_FILE} in it")
-    return ConfigDict(json.loads(path.read_text()))
+    try:
+        return ConfigDict(json.loads(path.read_text()))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}; use another --workdir") from error
 
 
 def _flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:

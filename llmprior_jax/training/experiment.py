@@ -5,8 +5,8 @@ learning curves, and a directory per agent with its metrics and checkpoints. Run
 where it stopped; killed at any moment and run again, it ends with the same parameters.
 """
 
+import functools
 import json
-import math
 import pathlib
 import shutil
 from collections.abc import Callable, Iterator
@@ -19,10 +19,17 @@ import tqdm
 
 from llmprior_jax import agents, envs
 from llmprior_jax.envs import TextEnvironment
+from llmprior_jax.priors import check_options
 from llmprior_jax.priors import table as tables
 from llmprior_jax.training import summary as summaries
 from llmprior_jax.training.checkpoints import Checkpoints
-from llmprior_jax.training.config import CONFIG_FILE, Config, claim_workdir, read_config
+from llmprior_jax.training.config import (
+    CONFIG_FILE,
+    Config,
+    check_workdir,
+    claim_workdir,
+    read_config,
+)
 from llmprior_jax.training.files import write_atomically
 from llmprior_jax.training.loop import LoopConfig, LoopState, Missing, make_loop
 from llmprior_jax.training.metrics import MetricsWriter, read_metrics
@@ -48,15 +55,20 @@ def run(config: Config, workdir: str | pathlib.Path, resume: bool = True) -> dic
 
     Raises:
       ValueError: the configuration is invalid, or the directory belongs to another one.
-      CheckpointError: the directory has checkpoints, and none can be read.
+      RestoreError: the directory has checkpoints, and none can be read.
     """
     workdir = pathlib.Path(workdir)
     check_config(config)
     env, env_params = envs.make(config.env)
+    filler = make_filler(config, env, env_params, workdir)
+    # All that can be wrong with what was given shows before anything is written or removed.
+    if resume:
+        check_workdir(workdir, config)
+    if not resume or not filler.has_table:
+        filler.load_model()
     if not resume:
         _clear(workdir)
     claim_workdir(workdir, config)
-    filler = make_filler(config, env, env_params, workdir)
 
     records = {}
     for name in config.agents:
@@ -79,7 +91,7 @@ def restore(workdir: str | pathlib.Path, name: str, eval_episodes: int) -> "Agen
     Raises:
       FileNotFoundError: the directory holds no run, or no checkpoint of the agent.
       ValueError: the run has no such agent.
-      CheckpointError: the agent has checkpoints, and none can be read.
+      RestoreError: the agent has checkpoints, and none can be read.
     """
     workdir = pathlib.Path(workdir)
     config = read_config(workdir)
@@ -87,12 +99,14 @@ def restore(workdir: str | pathlib.Path, name: str, eval_episodes: int) -> "Agen
         raise ValueError(f"{workdir} has no agent {name!r}; it has {', '.join(config.agents)}")
     config.eval_episodes = eval_episodes
     env, env_params = envs.make(config.env)
-    run = AgentRun(name, config, env, env_params, make_filler(config, env, env_params, workdir))
+    run = AgentRun(
+        name, config, env, env_params, make_filler(config, env, env_params, workdir, read_only=True)
+    )
     directory = workdir / name / "checkpoints"
     if not directory.exists():
         raise FileNotFoundError(f"{workdir} has no checkpoint of {name} yet")
     with Checkpoints(directory, config.checkpoint.keep) as checkpoints:
-        restored = checkpoints.restore_latest(run.state)
+        restored = checkpoints.restore_latest(run.state, set_aside=False)
     if restored is None:
         raise FileNotFoundError(f"{workdir} has no checkpoint of {name} yet")
     run.restore(*restored)
@@ -101,22 +115,35 @@ def restore(workdir: str | pathlib.Path, name: str, eval_episodes: int) -> "Agen
 
 def check_config(config: Config) -> None:
     """Raises a ValueError that names the field if a value is out of its range."""
-    # The learner's parameters are checked even where only agents without any run.
-    for name in ("dqn_prior", *config.agents):
-        make_agent(name, config)
     positive = {
         name: config[name] for name in ("num_seeds", "num_steps", "eval_every", "eval_episodes")
     }
     positive |= {f"loop.{name}": value for name, value in config.loop.items()}
     positive |= {f"checkpoint.{name}": value for name, value in config.checkpoint.items()}
+    positive |= {"prior.num_features": config.prior.num_features}
+    positive |= {"agent.hidden_sizes": min(config.agent.hidden_sizes, default=1)}
     for name, value in positive.items():
         if value < (0 if name == "loop.warmup_steps" else 1):
             raise ValueError(f"config.{name} is {value}; use a larger number")
+    if config.agent.num_candidates < 0:
+        raise ValueError(
+            f"config.agent.num_candidates is {config.agent.num_candidates}; use a number >= 1, "
+            "or 0 for the exact posterior"
+        )
+    if config.loop.replay_capacity < max(config.loop.num_envs, config.loop.batch_size):
+        raise ValueError(
+            f"config.loop.replay_capacity is {config.loop.replay_capacity}; it must hold at least "
+            "config.loop.num_envs and config.loop.batch_size transitions"
+        )
+    check_options(config.prior.normalization, config.prior.temperature)
     if config.eval_every % config.loop.num_envs:
         raise ValueError(
             f"config.eval_every is {config.eval_every}, which {config.loop.num_envs} environments "
             f"(config.loop.num_envs) cannot divide among them; use a multiple"
         )
+    # The learner's parameters are checked even where only agents without any run.
+    for name in ("dqn_prior", *config.agents):
+        make_agent(name, config)
     if len(set(config.agents)) != len(config.agents) or not config.agents:
         raise ValueError(f"config.agents is {config.agents}; name one or more agents, each once")
 
@@ -128,8 +155,10 @@ def make_agent(name: str, config: Config) -> agents.Agent:
     return agents.make(name, **parameters)
 
 
-def make_filler(config: Config, env, env_params, workdir: pathlib.Path) -> TableFiller:
-    """The source of priors of a run."""
+def make_filler(
+    config: Config, env, env_params, workdir: pathlib.Path, read_only: bool = False
+) -> TableFiller:
+    """The source of priors of a run; a reader's leaves the run's file as it is."""
     return TableFiller(
         env,
         env_params,
@@ -138,13 +167,15 @@ def make_filler(config: Config, env, env_params, workdir: pathlib.Path) -> Table
         config.prior.temperature,
         config.prior.num_features,
         workdir / _PRIOR_TABLE,
+        read_only,
     )
 
 
 def seed_keys(config: Config) -> jax.Array:
     """One key per seed; seed i has the same one however many there are."""
-    seeds = config.seed + jnp.arange(config.num_seeds)
-    return jax.vmap(jax.random.key)(seeds)
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(
+        jax.random.key(config.seed), jnp.arange(config.num_seeds)
+    )
 
 
 def over_seeds(
@@ -160,7 +191,8 @@ def over_seeds(
       in_axes: for each argument, 0 if it has a leading axis of seeds, None if all seeds share it.
       num_seeds: S. As many devices take part as divide it.
     """
-    devices = jax.devices()[: math.gcd(num_seeds, jax.device_count())]
+    num_devices = max(n for n in range(1, jax.device_count() + 1) if num_seeds % n == 0)
+    devices = jax.devices()[:num_devices]
     mesh = jax.sharding.Mesh(np.array(devices), ("seed",))
     by_seed, shared = jax.sharding.PartitionSpec("seed"), jax.sharding.PartitionSpec()
     return jax.jit(
@@ -194,20 +226,26 @@ def _run_agent(name, config, env, env_params, filler, directory) -> None:
         restored = checkpoints.restore_latest(run.state)
         if restored is not None:
             run.restore(*restored)
-            tqdm.tqdm.write(f"{name}: resumes from environment step {run.steps:,}")
+            done = run.steps >= num_steps
+            how = "is finished, at" if done else "resumes from"
+            tqdm.tqdm.write(f"{name}: {how} environment step {run.steps:,}")
         with (
-            MetricsWriter(directory, -1 if restored is None else run.steps) as metrics,
+            MetricsWriter(
+                directory, -1 if restored is None else run.segments, run.steps
+            ) as metrics,
             tqdm.tqdm(
                 total=num_steps, initial=run.steps, desc=name, unit="step", disable=None
             ) as bar,
         ):
             if restored is None:
-                metrics.write(run.steps, **run.evaluate())
+                metrics.write(run.segments, run.steps, **run.evaluate())
                 checkpoints.save(0, run.state, run.meta())
+                # Until then a restart would begin with a fuller table, and so stall less.
+                checkpoints.wait()
             while run.steps < num_steps:
                 before = run.steps
                 values = run.train() | run.evaluate()
-                metrics.write(run.steps, **values)
+                metrics.write(run.segments, run.steps, **values)
                 if run.segments % config.checkpoint.every == 0 or run.steps >= num_steps:
                     checkpoints.save(run.segments, run.state, run.meta())
                 bar.update(run.steps - before)
@@ -231,7 +269,9 @@ class AgentRun:
             config.eval_episodes,
         )
         self._filler = filler
-        self._keys = seed_keys(config)
+        # Training, its evaluations, and evaluations afterwards draw from streams of their own.
+        streams = jax.vmap(functools.partial(jax.random.split, num=3))(seed_keys(config))
+        train_keys, self._eval_keys, self._fresh_keys = streams.T
         self._num_iterations = config.eval_every // config.loop.num_envs
         self._segment = over_seeds(loop.segment, (0, None, None), config.num_seeds)
         self._evaluate = over_seeds(loop.evaluate, (0, 0, None), config.num_seeds)
@@ -239,7 +279,7 @@ class AgentRun:
         self.table = filler.load()
         self.segments = 0
         self.state: LoopState = over_seeds(loop.init, (0, None), config.num_seeds)(
-            self._keys, self.table
+            train_keys, self.table
         )
 
     @property
@@ -257,9 +297,14 @@ class AgentRun:
         self._fill(missing)
         return metrics
 
-    def evaluate(self) -> dict[str, np.ndarray]:
-        """Success rate, return and length of fresh episodes of all seeds [S]."""
-        keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(self._keys, self.segments)
+    def evaluate(self, fresh: bool = False) -> dict[str, np.ndarray]:
+        """Success rate, return and length of episodes of all seeds [S].
+
+        Args:
+          fresh: take other episodes than those by which training was watched.
+        """
+        keys = self._fresh_keys if fresh else self._eval_keys
+        keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, self.segments)
         episodes, missing = self._evaluate(self.state.agent, keys, self.table)
         while self._fill(missing):
             episodes, missing = self._evaluate(self.state.agent, keys, self.table)

@@ -3,8 +3,9 @@
 A whole segment of training (acting, stepping a batch of environments, replay, learning) is one
 `lax.scan`; many seeds are one `vmap` over it. The language model stays outside: the prior of a
 state is a row of the `PriorTable`. An environment that reaches a state without a row stalls for the
-rest of the segment, before the step is committed and with its random key kept, so that the very
-same step is taken once the host has scored the state. Nothing is dropped and nothing is biased.
+rest of the segment, before the step is committed and with its action and random key kept, so that
+the very same step is taken once the host has scored the state, and new states are met as often as
+known ones. (Meanwhile its entries in replay are empty, of weight 0.)
 """
 
 from collections.abc import Callable
@@ -50,11 +51,19 @@ class _Record(NamedTuple):
 
 
 class EnvsState(NamedTuple):
-    """N environments: their states, observations [N, *O], and the keys of their next steps."""
+    """N environments.
+
+    Attributes:
+      state: their states.
+      observation: [N, *O].
+      key: [N], randomness of their next steps.
+      action: i32[N], the next action of those that stalled before it was taken, and -1.
+    """
 
     state: Any
     observation: jax.Array
     key: jax.Array
+    action: jax.Array
 
 
 class LoopState(NamedTuple):
@@ -160,9 +169,10 @@ def make_loop(
             state, row, missing = carry
             key, act_key, learn_key = jax.random.split(state.key, 3)
             ready = row >= 0
-            actions = jax.vmap(agent.act, in_axes=(None, 0, 0))(
+            drawn = jax.vmap(agent.act, in_axes=(None, 0, 0))(
                 state.agent, jax.random.split(act_key, config.num_envs), _lookup(table, row)
             )
+            actions = jnp.where(state.envs.action >= 0, state.envs.action, drawn)
             next_envs, step = _step(env, env_params, state.envs, actions)
             next_row, reset_row = find(table, step.reached), find(table, next_envs.observation)
             commit = ready & (next_row >= 0) & (reset_row >= 0)
@@ -187,7 +197,8 @@ def make_loop(
                 lambda: learn(state.agent, replay_state, learn_key, table),
                 lambda: (state.agent, no_metrics),
             )
-            envs = jax.tree.map(lambda new, old: _select(commit, new, old), next_envs, state.envs)
+            stalled = state.envs._replace(action=jnp.where(ready, actions, state.envs.action))
+            envs = jax.tree.map(lambda new, old: _select(commit, new, old), next_envs, stalled)
             # A stalled environment has no row until the next segment begins.
             row = jnp.where(commit, reset_row, -1)
             metrics = metrics | {"committed": jnp.sum(commit)}
@@ -264,7 +275,8 @@ def _reset(env, env_params, key: jax.Array, num_envs: int) -> EnvsState:
     observation, state = jax.vmap(env.reset, in_axes=(0, None))(
         jax.random.split(reset_key, num_envs), env_params
     )
-    return EnvsState(state, observation, jax.random.split(step_key, num_envs))
+    keys = jax.random.split(step_key, num_envs)
+    return EnvsState(state, observation, keys, jnp.full(num_envs, -1, jnp.int32))
 
 
 def _step(env, env_params, envs: EnvsState, actions: jax.Array) -> tuple[EnvsState, _Step]:
@@ -279,7 +291,7 @@ def _step(env, env_params, envs: EnvsState, actions: jax.Array) -> tuple[EnvsSta
         done=terminated | truncated,
         success=info["success"],
     )
-    return EnvsState(state, observation, keys[:, 1]), step
+    return EnvsState(state, observation, keys[:, 1], jnp.full_like(actions, -1)), step
 
 
 def _lookup(table: PriorTable, row: jax.Array):

@@ -15,15 +15,15 @@ _FILE = "metrics.jsonl"
 class MetricsWriter:
     """Appends records to `metrics.jsonl` and to TensorBoard; use as a context manager."""
 
-    def __init__(self, directory: str | pathlib.Path, resume_step: int):
-        """Opens the metrics of `directory`, dropping what lies beyond `resume_step`.
+    def __init__(self, directory: str | pathlib.Path, resume_segment: int, resume_step: int):
+        """Opens the metrics of `directory`, dropping what lies beyond `resume_segment`.
 
         A run that was killed may have written records after its last checkpoint. They will be
-        computed again, so each step stands in the file once.
+        computed again, so each segment stands in the file once. -1 drops everything.
         """
         self._directory = pathlib.Path(directory)
         self._directory.mkdir(parents=True, exist_ok=True)
-        kept = [record for record in read_metrics(directory) if record["step"] <= resume_step]
+        kept = [record for record in read_metrics(directory) if record["segment"] <= resume_segment]
         write_atomically(
             self._directory / _FILE, "".join(json.dumps(record) + "\n" for record in kept)
         )
@@ -39,16 +39,19 @@ class MetricsWriter:
         self._file.close()
         self._tensorboard.close()
 
-    def write(self, step: int, **values: Any) -> None:
+    def write(self, segment: int, step: int, **values: Any) -> None:
         """Writes one record.
 
         Args:
+          segment: number of the record.
           step: environment steps per seed so far.
           **values: numbers, or arrays with one number per seed; TensorBoard gets their mean over
             seeds. A number that does not exist (yet) is NaN, and null in the file.
         """
         arrays = {name: np.asarray(value, np.float64) for name, value in values.items()}
-        record = {"step": step} | {name: _jsonable(array) for name, array in arrays.items()}
+        record = {"segment": segment, "step": step} | {
+            name: _jsonable(array) for name, array in arrays.items()
+        }
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
         for name, array in arrays.items():
@@ -71,7 +74,7 @@ def read_metrics(directory: str | pathlib.Path) -> list[dict[str, Any]]:
 
 
 def _jsonable(array: np.ndarray) -> Any:
-    """Numbers as nested lists, NaN as None (JSON has no NaN)."""
+    """Numbers as nested lists, NaN and infinity as None (JSON has neither)."""
     if array.ndim:
         return [_jsonable(entry) for entry in array]
-    return None if np.isnan(array) else array.item()
+    return array.item() if np.isfinite(array) else None

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import safetensors
 import safetensors.numpy
 import tqdm
 
@@ -38,6 +39,7 @@ class TableFiller:
         temperature: float,
         num_features: int,
         path: str | pathlib.Path,
+        read_only: bool = False,
     ):
         """Nothing is loaded or scored yet.
 
@@ -49,6 +51,7 @@ class TableFiller:
           temperature: see `llmprior_jax.priors.score`.
           num_features: K, whitened features kept per action (`priors.whitening`).
           path: file that holds the rows, in the order in which they were added.
+          read_only: leave the file as it is, and keep new rows in memory only.
         """
         self._env = env
         self._env_params = env_params
@@ -57,6 +60,16 @@ class TableFiller:
         self._temperature = temperature
         self._num_features = num_features
         self._path = pathlib.Path(path)
+        self._read_only = read_only
+
+    @property
+    def has_table(self) -> bool:
+        """Whether the file is there, so that the model may not be needed."""
+        return self._path.exists()
+
+    def load_model(self) -> None:
+        """Loads the language model now, to see whether it can be."""
+        _ = self._language_model
 
     @functools.cached_property
     def _language_model(self) -> models.LanguageModel:
@@ -125,13 +138,20 @@ class TableFiller:
         return log_probs[rows], features[rows]
 
     def _read(self) -> tuple["_Rows", whitening.Whitening]:
-        arrays = safetensors.numpy.load_file(self._path)
+        try:
+            arrays = safetensors.numpy.load_file(self._path)
+        except safetensors.SafetensorError as error:
+            raise ValueError(
+                f"{self._path} is damaged ({error}); start the run again with --noresume"
+            ) from error
         return (
             _Rows(*(arrays[name] for name in _Rows._fields)),
             whitening.Whitening(*(arrays[name] for name in whitening.Whitening._fields)),
         )
 
     def _save(self, rows: "_Rows", whiten: whitening.Whitening) -> None:
+        if self._read_only:
+            return
         arrays = rows._asdict() | whiten._asdict()
         contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
         write_atomically(self._path, safetensors.numpy.save(contiguous))
