@@ -181,9 +181,8 @@ class Alone:
     def check(self, prior, prompts, actions):
         for b, (prompt, group) in enumerate(zip(prompts, actions, strict=True)):
             n = len(group)
-            np.testing.assert_allclose(
-                prior.log_probs[b, :n], self.prior(prompt, group), atol=1e-5, rtol=1e-6
-            )
+            # Totals reach 82 nats, where neighbours in f32 are 8e-6 apart.
+            np.testing.assert_allclose(prior.log_probs[b, :n], self.prior(prompt, group), atol=4e-5)
             features = [self.pair(prompt, action)[2] for action in group]
             np.testing.assert_allclose(prior.features[b, :n], features, atol=1e-5)
             assert np.all(np.isneginf(prior.log_probs[b, n:]))
