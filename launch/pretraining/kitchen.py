@@ -33,7 +33,7 @@ _COMMON = ("tomato", "lettuce", "onion")
 
 # How often the written action is a mistake, and how often the simulated cook strays from the plan,
 # which is how the text comes to cover situations that a perfect cook never sees.
-MISTAKES = 0.12
+MISTAKES = 0.2
 STRAYING = 0.25
 
 Action = tuple[str, str | int | None]  # (verb, object), e.g. ("get", "leek"), ("board", 1)
@@ -64,6 +64,11 @@ class Kitchen:
         """Whether a site is near enough to be seen."""
         (x, y), (u, v) = self.sites[self.place], self.sites[site]
         return max(abs(x - u), abs(y - v)) <= self.sight
+
+    def seen_at(self, thing: str) -> str | int:
+        """The site at which a thing is to be seen; what is carried is where the cook is."""
+        where = self.where[thing]
+        return where if where in self.sites else self.place
 
     @property
     def stock(self) -> list[str]:
@@ -305,7 +310,6 @@ class Words:
     def task(self, recipe: tuple[str, ...]) -> str:
         """The order, in words that name exactly the recipe's foods."""
         foods = list(recipe)
-        self.rng.shuffle(foods)
         name = self.rng.choice(
             (
                 f"{listed(foods)} {self.dish}",
@@ -513,16 +517,8 @@ def cooking(rng: random.Random) -> Document:
         words.boards = {1: words.board_noun}
     task = words.task(kitchen.recipe)
     length = pick(rng, ((1, 0.75), (2, 0.15), (4, 0.1)))
-    # Skip to somewhere in the work, or to just before the dish is served.
+    _skip(rng, kitchen)
     steps: list[tuple[str, str]] = []
-    for _ in range(rng.randrange(0, 6 + 5 * len(kitchen.recipe))):
-        previous = kitchen.plan(rng)
-        if rng.random() < STRAYING:
-            previous = rng.choice(kitchen.actions())
-        if previous == ("serve", None) and rng.random() < 0.8:
-            break
-        if kitchen.do(previous):
-            kitchen = _again(kitchen)
     for _ in range(length):
         action = kitchen.plan(rng)
         if rng.random() < MISTAKES:
@@ -533,10 +529,78 @@ def cooking(rng: random.Random) -> Document:
     return decisions(rng, task, steps, "kitchen")
 
 
-def _again(kitchen: Kitchen) -> Kitchen:
-    """The kitchen with everything back in its place."""
-    where: dict[str, str | int] = {thing: f"{thing} home" for thing in kitchen.where}
-    return Kitchen(kitchen.recipe, kitchen.sites, kitchen.sight, "door", where=where)
+def _skip(rng: random.Random, kitchen: Kitchen) -> None:
+    """Goes on to somewhere in the work, at most to just before the dish is served."""
+    for _ in range(rng.randrange(0, 6 + 5 * len(kitchen.recipe))):
+        action = kitchen.plan(rng)
+        if rng.random() < STRAYING:
+            action = rng.choice(kitchen.actions())
+        if action == ("serve", None):
+            # The moment of serving is worth a text, but not one text in three.
+            if rng.random() < 0.8:
+                return
+            continue
+        kitchen.do(action)
+
+
+def questions(rng: random.Random) -> Document:
+    """A situation, and what can be read off it."""
+    kitchen, words = sample_kitchen(rng), Words(rng)
+    if len(kitchen.boards) == 1:
+        words.boards = {1: words.board_noun}
+    _skip(rng, kitchen)
+    boards = [board for board in kitchen.boards if kitchen.sees(board)]
+    in_view = [food for food in kitchen.stock if kitchen.sees(kitchen.seen_at(food))]
+    pool = [
+        ("What is in hand?", words.thing(kitchen, kitchen.hands) if kitchen.hands else "nothing"),
+        ("What is it made of?", listed(kitchen.recipe)),
+    ]
+    for board in boards:
+        there = kitchen.on_board(board)
+        answer = words.thing(kitchen, there) if there else "nothing"
+        pool.append((f"What is on the {words.boards[board]}?", answer))
+    for food in rng.sample(kitchen.stock, min(2, len(kitchen.stock))):
+        pool.append((f"Is the {food} needed?", "yes" if food in kitchen.recipe else "no"))
+    wanted = [food for food in in_view if food in kitchen.recipe]
+    pool.append(("What here is needed?", listed(wanted) if wanted else "nothing"))
+    missing = [food for food in kitchen.recipe if food not in kitchen.bowl]
+    if kitchen.hands == "bowl":
+        pool.append(
+            (f"What does the {words.bowl} lack?", listed(missing) if missing else "nothing")
+        )
+    task = words.task(kitchen.recipe)
+    ask, reply = rng.choice((("", ""), ("Q: ", "A:"), ("Ann: ", "Ben:"), ("- ", "-")))
+    pieces = [Piece(f"{sentence(task)}\n{words.observation(kitchen)}")]
+    for question, answer in rng.sample(pool, min(len(pool), rng.randint(2, 4))):
+        pieces.append(Piece(f"\n{ask}{question}{chr(10) if reply else ''}{reply}"))
+        pieces.append(Piece(f" {answer}", decision=True))
+    return Document("kitchen", task, tuple(pieces))
+
+
+def shopping(rng: random.Random) -> Document:
+    """Lists: what is wanted, what is there, and what follows."""
+    pieces: list[Piece] = []
+    for line in range(rng.randint(2, 5)):
+        wanted = list(sample_recipe(rng) if rng.random() < 0.5 else rng.sample(FOODS, 4))
+        known = rng.sample(wanted, rng.randint(0, min(2, len(wanted))))
+        there = list(dict.fromkeys([*known, *rng.sample(FOODS, rng.randint(1, 3))]))
+        rng.shuffle(there)
+        missing = [food for food in wanted if food not in there]
+        common = [food for food in there if food in wanted]
+        have, need, of = rng.choice(
+            (
+                ("We have", "We need", "Buy"),
+                ("Here:", "Wanted:", "Missing:"),
+                ("Got", "List", "Get"),
+            )
+        )
+        if rng.random() < 0.5:
+            parts = (f"{need} {listed(wanted)}. {have} {listed(there)}. {of}", missing)
+        else:
+            parts = (f"{need} {listed(wanted)}. {have} {listed(there)}. Use", common)
+        pieces.append(Piece("\n" * bool(line) + parts[0]))
+        pieces.append(Piece(f" {listed(parts[1]) or 'nothing'}.", decision=True))
+    return Document("kitchen", "", tuple(pieces))
 
 
 def recipe_text(rng: random.Random) -> Document:

@@ -50,10 +50,16 @@ def _observation(
         if column:
             words.append(f"to the {'right' if column > 0 else 'left'}")
         aim = f"the {goal} is {' and '.join(words)}."
+    surroundings = _sides(rng, around)
+    return " ".join(sentence(part) for part in (place, surroundings, aim) if part)
+
+
+def _sides(rng: random.Random, around: dict[str, str]) -> str:
     sides = list(around)
     rng.shuffle(sides)
-    surroundings = ", ".join(f"{around[side]} {_beside(side)}" for side in sides) + "."
-    return " ".join(sentence(part) for part in (place, surroundings, aim) if part)
+    if rng.random() < 0.5:
+        return ", ".join(f"{around[side]} {_beside(side)}" for side in sides) + "."
+    return "; ".join(f"{side}: {around[side]}" for side in sides) + "."
 
 
 def _beside(side: str) -> str:
@@ -74,7 +80,7 @@ def walk(rng: random.Random) -> Document:
     here = rng.choice(starts)
     goal, danger, ground = rng.choice(_TARGETS), rng.choice(_DANGERS), rng.choice(_GROUNDS)
     border = rng.choice(("a wall", "a fence", "the edge", "the edge of the field", "the lake"))
-    style = rng.choice(("places", "bearing", "compass"))
+    style = pick(rng, (("bearing", 0.5), ("compass", 0.3), ("places", 0.2)))
     verb = rng.choice(("go", "move", "step", "walk", "head"))
     task = rng.choice(
         (
@@ -105,6 +111,25 @@ def walk(rng: random.Random) -> Document:
         if here == target:
             break
     return decisions(rng, task, steps, "walk")
+
+
+def questions(rng: random.Random) -> Document:
+    """Four sides of a square, and what can be read off them."""
+    danger, ground = rng.choice(_DANGERS), rng.choice(_GROUNDS)
+    things = (ground, ground, f"a {danger}", "a wall", f"the {rng.choice(_TARGETS)}")
+    around = {side: rng.choice(things) for side in _STEPS}
+    sides = _sides(rng, around)
+    pieces = [Piece(sentence(sides))]
+    for side in rng.sample(list(_STEPS), 3):
+        safe = around[side] not in (f"a {danger}", "a wall")
+        question, answer = rng.choice(
+            (
+                (f"What is {_beside(side)}?", around[side]),
+                (f"Can you go {side}?", "yes" if safe else "no"),
+            )
+        )
+        pieces += [Piece(f"\n{question}"), Piece(f" {answer}", decision=True)]
+    return Document("walk", "", tuple(pieces))
 
 
 def advice(rng: random.Random) -> Document:

@@ -32,7 +32,7 @@ def dqn_prior(
     alpha: float = 0.03,
     backup: bellman.Backup = "posterior",
     num_candidates: int | None = None,
-    discount: float = 0.99,
+    discount: float = 0.95,
     learning_rate: float = 1e-3,
     target_rate: float = 0.01,
     max_grad_norm: float = 10.0,
