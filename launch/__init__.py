@@ -4,6 +4,8 @@ import os
 
 import jax
 
+# torch is not needed, and its absence no news.
+os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 # A device per core, so that seeds can be shared out among them; more would find no seeds. A number
 # that somebody chose stays: once JAX is initialised it takes no other, and JAX 0.8 not even that.
 if jax.config.values["jax_num_cpu_devices"] < 0:
