@@ -18,7 +18,8 @@ from llmprior_jax.priors import prompts
 from llmprior_jax.types import TextState
 
 _FOLDER = pathlib.Path(llmprior_jax.__file__).parent / "models" / "tiny"
-_HELD_OUT_BOUND = 0.9  # nats per token; the data sheet has the exact figure
+# Nats per token. The data sheet has the figures on more documents: 0.752 and 0.792.
+_HELD_OUT_BOUND, _DECISION_BOUND = 0.80, 0.87
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,7 @@ def test_it_predicts_text_it_was_not_trained_on(lm):
     rows = pretrain.pack(pretrain.encode(lm.tokenizer, documents), pretrain.ROW)
     every, decision = pretrain.held_out_loss(nnx.merge(lm.graphdef, lm.params), rows)
     assert every < _HELD_OUT_BOUND
-    assert decision < 2 * _HELD_OUT_BOUND
+    assert decision < _DECISION_BOUND
 
 
 # Situations in words of our own; in each the first action makes sense and the others do not.
