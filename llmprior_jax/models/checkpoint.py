@@ -6,7 +6,6 @@ that the host never holds more than the parameters and one tensor. The files com
 everything about them is checked before it is believed, and all that is wrong is said at once.
 """
 
-import functools
 import hashlib
 import json
 from collections.abc import Sequence
@@ -105,11 +104,11 @@ def read(directory: Path, dtype: Any) -> tuple[DecoderConfig, nnx.GraphDef, nnx.
     not_finite = []
     for path, parameter in parameters.items():
         name = tensor_name(path, config)
-        raw = _read_tensor(tensors[name].file, name)
-        value, finite = _convert(raw, jnp.dtype(dtype), _is_kernel(path))
-        if not finite:
-            not_finite.append(f"{name} in {tensors[name].file.name}")
-        parameters[path] = parameter.replace(value)
+        file = tensors[name].file
+        value = _convert(_read_tensor(file, name), jnp.dtype(dtype), _is_kernel(path))
+        if not np.isfinite(value).all():
+            not_finite.append(f"{name} in {file.name}")
+        parameters[path] = parameter.replace(jnp.asarray(value))
     if not_finite:
         as_dtype = f"infinite or NaN as {jnp.dtype(dtype).name}"
         problems = [f"{len(not_finite)} tensors have values {as_dtype}: {_listed(not_finite)}"]
@@ -294,11 +293,10 @@ def _read_tensor(path: Path, name: str) -> np.ndarray:
         return file.get_tensor(name)
 
 
-@functools.partial(jax.jit, static_argnames=("dtype", "transpose"))
-def _convert(raw: jax.Array, dtype: Any, transpose: bool) -> tuple[jax.Array, jax.Array]:
-    """Brings a tensor into our layout and dtype, and says whether it is all finite."""
-    value = (raw.T if transpose else raw).astype(dtype)
-    return value, jnp.isfinite(value).all()
+def _convert(raw: np.ndarray, dtype: Any, transpose: bool) -> np.ndarray:
+    # In NumPy, because JAX would compile this for each shape, which takes longer than doing it.
+    with np.errstate(over="ignore"):
+        return np.asarray(raw.T if transpose else raw, dtype=dtype, order="C")
 
 
 def _read_json(path: Path, problems: list[str]) -> dict[str, Any] | None:

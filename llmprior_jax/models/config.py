@@ -173,6 +173,7 @@ class _Reader:
 
     def __init__(self, fields: Mapping[str, Any], prefix: str = "", problems: list | None = None):
         self.fields = {name: value for name, value in fields.items() if value is not None}
+        self.nulls = {name for name, value in fields.items() if value is None}
         self.prefix = prefix
         self.problems: list[str] = [] if problems is None else problems
 
@@ -205,6 +206,12 @@ class _Reader:
             return float(value)
         self.report(name, "it must be a positive number")
         return 1.0
+
+    def off_or_number(self, name: str, default: float | None) -> float | None:
+        """A number that null switches off."""
+        if name in self.nulls or (default is None and name not in self.fields):
+            return None
+        return self.number(name, default)
 
     def flag(self, name: str, default: bool) -> bool:
         value = self.fields.get(name, default)
@@ -286,37 +293,124 @@ def _rope(context: int, theta: float, *tables: _Reader) -> RotaryConfig:
     return rope
 
 
+def _rope_for_all_layers(reader: _Reader, common: dict[str, Any]) -> RotaryConfig:
+    return _rope(
+        common["max_position_embeddings"],
+        reader.number("rope_theta", 10_000.0),
+        reader.table("rope_scaling"),
+        reader.table("rope_parameters"),
+    )
+
+
 # What each family adds to the common fields. A default is the one that transformers takes for a
 # file that leaves the field out.
 
 
 def _llama(reader: _Reader, common: dict[str, Any]) -> dict[str, Any]:
-    reader.must_be("hidden_act", "silu")
     bias = reader.flag("attention_bias", False)
-    return common | {
-        "tie_word_embeddings": reader.flag("tie_word_embeddings", False),
+    return _plain_block(reader, common) | {
         "qkv_bias": bias,
         "output_bias": bias,
         "mlp_bias": reader.flag("mlp_bias", False),
-        "rope": _rope(
-            common["max_position_embeddings"],
-            reader.number("rope_theta", 10_000.0),
-            reader.table("rope_scaling"),
-            reader.table("rope_parameters"),
+    }
+
+
+def _mistral(reader: _Reader, common: dict[str, Any]) -> dict[str, Any]:
+    known = _plain_block(reader, common)
+    if "sliding_window" not in reader.nulls:
+        known["sliding_window"] = reader.integer("sliding_window", 4096)
+        known["layer_types"] = (SLIDING,) * common["num_hidden_layers"]
+    return known
+
+
+def _qwen2(reader: _Reader, common: dict[str, Any]) -> dict[str, Any]:
+    return _plain_block(reader, common) | {"qkv_bias": True} | _qwen_windows(reader, common)
+
+
+def _qwen3(reader: _Reader, common: dict[str, Any]) -> dict[str, Any]:
+    bias = reader.flag("attention_bias", False)
+    return (
+        _plain_block(reader, common)
+        | {"head_dim": reader.integer("head_dim", 128), "qk_norm": True}
+        | {"qkv_bias": bias, "output_bias": bias}
+        | _qwen_windows(reader, common)
+    )
+
+
+def _plain_block(reader: _Reader, common: dict[str, Any]) -> dict[str, Any]:
+    reader.must_be("hidden_act", "silu")
+    return common | {
+        "tie_word_embeddings": reader.flag("tie_word_embeddings", False),
+        "rope": _rope_for_all_layers(reader, common),
+    }
+
+
+def _qwen_windows(reader: _Reader, common: dict[str, Any]) -> dict[str, Any]:
+    if not reader.flag("use_sliding_window", False):
+        return {}
+    first = reader.integer("max_window_layers", 28, minimum=0)
+    layers = range(common["num_hidden_layers"])
+    return {
+        "sliding_window": reader.integer("sliding_window", 4096),
+        "layer_types": reader.strings(
+            "layer_types", (SLIDING if i >= first else FULL for i in layers)
         ),
     }
 
 
-def _qwen2(reader: _Reader, common: dict[str, Any]) -> dict[str, Any]:
-    known = _llama(reader, common) | {"qkv_bias": True, "output_bias": False, "mlp_bias": False}
-    if reader.flag("use_sliding_window", False):
-        first = reader.integer("max_window_layers", 28, minimum=0)
-        layers = range(common["num_hidden_layers"])
-        known["sliding_window"] = reader.integer("sliding_window", 4096)
-        known["layer_types"] = reader.strings(
-            "layer_types", (SLIDING if i >= first else FULL for i in layers)
-        )
-    return known
+def _gemma2(reader: _Reader, common: dict[str, Any]) -> dict[str, Any]:
+    return _gemma_block(reader, common, sliding_window_pattern=2) | {
+        "rope": _rope_for_all_layers(reader, common),
+        "attn_logit_softcapping": reader.off_or_number("attn_logit_softcapping", 50.0),
+        "final_logit_softcapping": reader.off_or_number("final_logit_softcapping", 30.0),
+    }
 
 
-_FAMILIES = {"llama": _llama, "qwen2": _qwen2}
+def _gemma3(reader: _Reader, common: dict[str, Any]) -> dict[str, Any]:
+    reader.must_be("attn_logit_softcapping", None)
+    context = common["max_position_embeddings"]
+    scaling, parts = reader.table("rope_scaling"), reader.table("rope_parameters")
+    theta, sliding_theta = (
+        reader.number("rope_theta", 1e6),
+        reader.number("rope_local_base_freq", 1e4),
+    )
+    pattern = reader.integer("sliding_window_pattern", 6)
+    return _gemma_block(reader, common, pattern) | {
+        "qk_norm": True,
+        "rope": _rope(context, theta, scaling, parts.table(FULL)),
+        "sliding_rope": _rope(context, sliding_theta, parts.table(SLIDING)),
+        "final_logit_softcapping": reader.off_or_number("final_logit_softcapping", None),
+    }
+
+
+def _gemma_block(
+    reader: _Reader, common: dict[str, Any], sliding_window_pattern: int
+) -> dict[str, Any]:
+    reader.must_be("hidden_activation", "gelu_pytorch_tanh")
+    bias = reader.flag("attention_bias", False)
+    layers = range(1, common["num_hidden_layers"] + 1)
+    return common | {
+        "head_dim": reader.integer("head_dim", 256),
+        "tie_word_embeddings": reader.flag("tie_word_embeddings", True),
+        "qkv_bias": bias,
+        "output_bias": bias,
+        "hidden_act": "gelu_pytorch_tanh",
+        "layer_types": reader.strings(
+            "layer_types", (SLIDING if i % sliding_window_pattern else FULL for i in layers)
+        ),
+        "sliding_window": reader.integer("sliding_window", 4096),
+        "norm_offset": 1.0,
+        "post_norms": True,
+        "embedding_scale": common["hidden_size"] ** 0.5,
+        "query_pre_attn_scalar": reader.number("query_pre_attn_scalar", 256),
+    }
+
+
+_FAMILIES = {
+    "llama": _llama,
+    "qwen2": _qwen2,
+    "qwen3": _qwen3,
+    "mistral": _mistral,
+    "gemma2": _gemma2,
+    "gemma3_text": _gemma3,
+}
