@@ -120,6 +120,11 @@ class Task:
     plan: int
 
     @property
+    def pair(self) -> tuple[str, str]:
+        """What is to be brought where; what training and unseen games never share."""
+        return self.target, self.receptacle
+
+    @property
     def directory(self) -> str:
         """Name of the directory that holds this task's trials."""
         return f"{self.task_type}-{self.target}-None-{self.receptacle}-{self.plan}"
@@ -346,21 +351,6 @@ def _starting_places(room: _Room, task: Task) -> list[_Receptacle]:
     banned = {used} if used else {task.receptacle}
     homes = _placeable()[task.target] - banned
     return [receptacle for receptacle in room.receptacles if receptacle.type in homes]
-
-
-def hold_out(
-    tasks: Sequence[Task], fraction: float, rng: np.random.Generator
-) -> set[tuple[str, str]]:
-    """Draws the (object, receptacle) pairs that training must never see, for all tasks at once.
-
-    Args:
-      tasks: the tasks to draw from; a pair is held out of every task type that has it.
-      fraction: share of the pairs to hold out.
-      rng: generator.
-    """
-    pairs = sorted({(task.target, task.receptacle) for task in tasks})
-    chosen = rng.permutation(len(pairs))[: round(fraction * len(pairs))]
-    return {pairs[index] for index in chosen}
 
 
 # ---------------------------------------------------------------------------------------------
@@ -685,29 +675,10 @@ def make_games(
     Raises:
       GameError: if a task is unknown, a count is negative or `out` already holds games.
     """
-    unknown = [task for task in tasks if task not in TASK_TYPES]
-    if unknown or not tasks:
-        raise GameError(f"Unknown tasks {unknown}: choose from {', '.join(TASK_TYPES)}.")
-    if min(train, unseen) < 0 or train + unseen == 0:
-        raise GameError(f"Cannot make {train} training and {unseen} unseen games of a task.")
     out = pathlib.Path(out)
     if (out / "json_2.1.1").exists():
         raise GameError(f"{out / 'json_2.1.1'} already exists: name another directory.")
-
-    constants = _constants()
-    plans = {"train": constants.TRAIN_SCENE_NUMBERS, "valid_unseen": constants.TEST_SCENE_NUMBERS}
-    possible = {
-        (split, name): [
-            task for plan in sorted(plans[split]) for task in feasible_tasks(TASK_TYPES[name], plan)
-        ]
-        for split in SPLITS
-        for name in tasks
-    }
-    held_out = hold_out(
-        [task for candidates in possible.values() for task in candidates],
-        unseen / (train + unseen),
-        np.random.default_rng([seed, 0]),
-    )
+    chosen = choose_tasks(tasks, train, unseen, seed)
     for name, text in _logic().items():
         path = out / "logic" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -715,17 +686,10 @@ def make_games(
 
     paths: dict[str, list[pathlib.Path]] = {split: [] for split in SPLITS}
     with bridge.Bridge(num_environments=1) as player:
-        for split, name in possible:
-            number = list(TASK_TYPES).index(name)
-            candidates = [
-                task
-                for task in possible[split, name]
-                if ((task.target, task.receptacle) in held_out) == (split == "valid_unseen")
-            ]
-            count = train if split == "train" else unseen
-            source = [seed, 1, SPLITS.index(split), number]
-            for index, task in enumerate(_spread(candidates, count, source)):
-                trial = f"trial_T{seed:08d}_{number:02d}{SPLITS.index(split)}{index:03d}"
+        for (split, name), wanted in chosen.items():
+            source = _source(seed, split, name)
+            for index, task in enumerate(wanted):
+                trial = f"trial_T{seed:08d}_{source[-1]:02d}{source[-2]}{index:03d}"
                 directory = out / "json_2.1.1" / split / task.directory / trial
                 path = draw_game(task, trial, [*source, index], directory, player)
                 paths[split].append(path)
@@ -733,20 +697,71 @@ def make_games(
     return paths
 
 
-def _spread(candidates: Sequence[Task], count: int, source: Sequence[int]) -> list[Task]:
+def choose_tasks(
+    tasks: Sequence[str], train: int, unseen: int, seed: int
+) -> dict[tuple[str, str], list[Task]]:
+    """Chooses what the games of a data set ask for.
+
+    Args:
+      tasks: short names of the tasks, from `TASK_TYPES`.
+      train: number of training games of each task.
+      unseen: number of unseen games of each task.
+      seed: seed of the choice.
+
+    Returns:
+      For each split and task, the tasks to make games of. Those for "train" and those for
+      "valid_unseen" have no (object, receptacle) pair and no floor plan in common.
+
+    Raises:
+      GameError: if a task is unknown or a count is negative.
+    """
+    unknown = [task for task in tasks if task not in TASK_TYPES]
+    if unknown or not tasks:
+        raise GameError(f"Unknown tasks {unknown}: choose from {', '.join(TASK_TYPES)}.")
+    if min(train, unseen) < 0 or train + unseen == 0:
+        raise GameError(f"Cannot make {train} training and {unseen} unseen games of a task.")
+    constants = _constants()
+    plans = {"train": constants.TRAIN_SCENE_NUMBERS, "valid_unseen": constants.TEST_SCENE_NUMBERS}
+    possible = {
+        (split, name): [
+            task for plan in sorted(plans[split]) for task in feasible_tasks(TASK_TYPES[name], plan)
+        ]
+        for split in SPLITS
+        for name in dict.fromkeys(tasks)
+    }
+    # One draw for all tasks: a pair that is new in one of them is new in every one.
+    pairs = sorted({task.pair for candidates in possible.values() for task in candidates})
+    order = np.random.default_rng([seed, 0]).permutation(len(pairs))
+    held_out = {pairs[index] for index in order[: round(unseen / (train + unseen) * len(pairs))]}
+    counts = {"train": train, "valid_unseen": unseen}
+    return {
+        (split, name): _spread(
+            [task for task in candidates if (task.pair in held_out) == (split == "valid_unseen")],
+            counts[split],
+            np.random.default_rng(_source(seed, split, name)),
+        )
+        for (split, name), candidates in possible.items()
+    }
+
+
+def _source(seed: int, split: str, name: str) -> list[int]:
+    """Entropy of all that concerns one task in one split."""
+    return [seed, 1, SPLITS.index(split), list(TASK_TYPES).index(name)]
+
+
+def _spread(candidates: Sequence[Task], count: int, rng: np.random.Generator) -> list[Task]:
     """Draws tasks so that every (object, receptacle) pair comes up before any comes up again."""
     by_pair: dict[tuple[str, str], list[Task]] = {}
     for task in candidates:
-        by_pair.setdefault((task.target, task.receptacle), []).append(task)
+        by_pair.setdefault(task.pair, []).append(task)
     if count and not by_pair:
         raise GameError(
             "Every pair of object and receptacle of a task fell to the other split: ask for more "
             "games, or use another seed."
         )
-    rng = np.random.default_rng(source)
     drawn: list[Task] = []
     while len(drawn) < count:
-        for pair in rng.permutation(sorted(by_pair)):
-            tasks = by_pair[pair[0], pair[1]]
+        for index in rng.permutation(len(by_pair)):
+            tasks = list(by_pair.values())[index]
             drawn.append(tasks[rng.integers(len(tasks))])
     return drawn[:count]

@@ -21,6 +21,7 @@ import functools
 import importlib
 import json
 import os
+import re
 import sys
 from typing import Any, Protocol
 
@@ -83,13 +84,17 @@ class AlfworldEngine:
                 content = json.load(file)
         except ValueError as error:
             raise ValueError(f"damaged or cut short, not valid JSON ({error})") from error
+        for field in ("pddl_domain", "pddl_problem", "grammar"):
+            if not isinstance(content, dict) or not isinstance(content.get(field), str):
+                raise ValueError(f"not an ALFWorld game, it has no text {field!r}")
         self._environment.load(content)
         self._task = ""
 
     def reset(self, seed: int) -> dict[str, Any]:
         del seed  # the game has no chance in it
         state = self._environment.reset()
-        self._task = state["feedback"].partition(_TASK_MARK)[2].strip()
+        _, mark, wish = state["feedback"].partition(_TASK_MARK)
+        self._task = mark + wish
         return self._read(state, 0.0)
 
     def step(self, command: str) -> dict[str, Any]:
@@ -99,7 +104,7 @@ class AlfworldEngine:
     def _read(self, state: dict[str, Any], reward: float) -> dict[str, Any]:
         return _answer(
             self._task,
-            state["feedback"].strip(),
+            state["feedback"],
             state["admissible_commands"],
             reward,
             won=state["won"],
@@ -201,6 +206,10 @@ def evaluate(text: str, variables: dict[str, Any]) -> Any:
 # ---------------------------------------------------------------------------------------------
 
 
+# The title in block letters that opens a game, and the status line the interpreter appends.
+_DECORATION = re.compile(r"\A(?:[\s_$\\|/>]*\n)+|\n*>[^\n]*\Z")
+
+
 class TextworldEngine:
     """A game file that TextWorld plays, such as ``tw-make`` produces."""
 
@@ -225,7 +234,7 @@ class TextworldEngine:
         gained, self._score = (state.score or 0.0) - self._score, state.score or 0.0
         return _answer(
             (state.objective or "").strip(),
-            state.feedback.strip(),
+            _DECORATION.sub("", state.feedback).strip(),
             list(state.admissible_commands or ()),
             gained,
             won=state.won or False,
@@ -340,7 +349,7 @@ def serve() -> None:
                 answer = engine.reset(request["seed"])
         # The translator leaves by SystemExit when a problem is malformed.
         except (Exception, SystemExit) as error:
-            opened = None
+            opened, engine = None, None
             answer = {"error": f"{error} ({type(error).__name__})"}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
