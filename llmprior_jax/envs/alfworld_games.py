@@ -595,7 +595,6 @@ def _plan(room: _Room, things: Sequence[_Thing], task: Task, start: str) -> list
       The commands, naming things as the whole game does; empty if there is no plan.
     """
     logic = _alfworld("textworld.envs.pddl.logic")
-    downward = _alfworld("fast_downward").load_lib()
     wanted = [
         dataclasses.replace(thing, inside=None)
         for thing in things
@@ -614,13 +613,18 @@ def _plan(room: _Room, things: Sequence[_Thing], task: Task, start: str) -> list
     arguments = sys.argv[:]
     try:
         rules = logic.GameLogic(domain=_logic()["alfred.pddl"], grammar=_logic()["alfred.twl2"])
-        state = logic.PddlState(downward, _problem(bare, wanted, task, start, "bare"), rules)
+        state = logic.PddlState(_planner(), _problem(bare, wanted, task, start, "bare"), rules)
         names = _spoken_names([thing.name for thing in (*things, *room.receptacles)])
         entities = {name: types.SimpleNamespace(name=name) for name in state.name2type} | names
         return [] if state.check_goal() else state.replan(entities)
     finally:
         sys.argv[:] = arguments  # the translator leaves its own there
-        _alfworld("fast_downward").close_lib(downward)
+
+
+@functools.cache
+def _planner() -> Any:
+    """The planner's library. It serves any number of problems, and cannot be unloaded safely."""
+    return _alfworld("fast_downward").load_lib()
 
 
 def _spoken_names(names: Sequence[str]) -> dict[str, Any]:
