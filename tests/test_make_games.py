@@ -181,37 +181,56 @@ def test_rooms_hold_about_as_much_as_the_official_ones(game_files):
         assert 10 <= problem.count("(inReceptacle ") <= 80
 
 
-def test_alfworlds_own_environment_finds_the_games_and_wins_them_by_their_walkthroughs(
-    data, game_files, monkeypatch
-):
+def test_every_walkthrough_wins_with_its_last_command(game_files):
+    with bridge.Bridge(num_environments=1) as player:
+        for path in game_files.values():
+            seen = player.reset([path])
+            for command in json.loads(path.read_text())["walkthrough"]:
+                assert not seen.won[0], path
+                assert command in seen.commands[0], path
+                seen = player.step([command])
+            assert seen.won[0], path
+
+
+@pytest.fixture
+def alfred_environment(data, monkeypatch):
+    """Opens ALFWorld's own environment on some tasks, by ALFWorld's numbers for them."""
     from alfworld.agents.environment import alfred_tw_env
 
-    config = {
-        "env": {
-            "goal_desc_human_anns_prob": 0,
-            "task_types": [1, 2, 3, 4, 5, 6],
-            "domain_randomization": False,
-            "expert_type": "planner",
-        },
-        "dataset": {"data_path": str(data / "json_2.1.1" / "train"), "num_train_games": -1},
-        "general": {"training_method": "dqn"},
-        "rl": {"training": {"max_nb_steps_per_episode": 50}},
-    }
     monkeypatch.setattr(sys, "argv", sys.argv[:])  # the engine's translator leaves its own there
-    environment = alfred_tw_env.AlfredTWEnv(config, train_eval="train")
-    assert set(environment.game_files) == {str(path) for path in game_files.values()}
 
-    environment = environment.init_env(batch_size=1)
-    for _ in game_files:
+    def opened(task_numbers):
+        config = {
+            "env": {
+                "goal_desc_human_anns_prob": 0,
+                "task_types": task_numbers,
+                "domain_randomization": False,
+                "expert_type": "planner",
+            },
+            "dataset": {"data_path": str(data / "json_2.1.1" / "train"), "num_train_games": -1},
+            "general": {"training_method": "dqn"},
+            "rl": {"training": {"max_nb_steps_per_episode": 50}},
+        }
+        return alfred_tw_env.AlfredTWEnv(config, train_eval="train")
+
+    return opened
+
+
+def test_alfworlds_own_environment_finds_the_games(alfred_environment, game_files):
+    found = alfred_environment([1, 2, 3, 4, 5, 6]).game_files
+    assert set(found) == {str(path) for path in game_files.values()}
+
+
+def test_alfworlds_own_environment_plays_the_games(alfred_environment):
+    environment = alfred_environment([1, 2]).init_env(batch_size=1)
+    for _ in range(2):
         _, infos = environment.reset()
         game = json.loads(pathlib.Path(infos["extra.gamefile"][0]).read_text())
-        won = [False]
         for command in game["walkthrough"]:
-            assert not won[0]
+            assert not infos["won"][0]
             assert command in infos["admissible_commands"][0]
             _, _, _, infos = environment.step([command])
-            won = infos["won"]
-        assert won[0], infos["extra.gamefile"]
+        assert infos["won"][0], infos["extra.gamefile"]
     environment.close()
 
 
