@@ -91,21 +91,24 @@ class EnvState(environment.EnvState):
 
 @struct.dataclass
 class EnvParams(environment.EnvParams):
-    """Which game is played, and for how long.
+    """Which games are played, and for how long.
 
     Attributes:
       max_steps_in_episode: the time limit in commands.
-      game: i32[], the index of the game that every reset starts, or -1 for one drawn uniformly.
-      tables: the games.
+      games: i32[N], the indices of the games from which every reset draws one, uniformly.
+      tables: all games.
     """
 
     max_steps_in_episode: int = 50
-    game: int | jax.Array = -1
+    games: jax.Array | None = None
     tables: Tables | None = None
 
 
 class ALFWorld(TextEnvironment[EnvState, EnvParams]):
     """Household tasks of ALFWorld, each episode in one of the given games.
+
+    Observations and actions have the size that the largest game needs. To train on some games and
+    be judged on others, make one environment of all of them and choose with `EnvParams.games`.
 
     Action `i` is the i-th of the admissible commands: look, inventory, help and examining what is
     held, then going, examining, opening, closing, taking, using, slicing, moving, cleaning, heating
@@ -113,8 +116,8 @@ class ALFWorld(TextEnvironment[EnvState, EnvParams]):
     they do what the last one does.
 
     Observations are i32[n]: the fields of an `alfworld_arrays.View` in their order, first of all
-    the index of the game. They tell what the text tells and no more, so what is in a closed
-    cupboard cannot be learned from them.
+    the index of the game. They hold only what can be seen from where the agent is: what is in a
+    closed cupboard cannot be learned from them.
 
     The reward is 1 for the step that wins, otherwise 0. Winning terminates the episode, the time
     limit truncates it.
@@ -150,8 +153,11 @@ class ALFWorld(TextEnvironment[EnvState, EnvParams]):
 
     @property
     def default_params(self) -> EnvParams:
-        """A time limit of 50 commands, as in ALFWorld, and games drawn uniformly."""
-        return EnvParams(tables=jax.tree.map(jnp.asarray, self._tables))
+        """A time limit of 50 commands, as in ALFWorld, and all games."""
+        return EnvParams(
+            games=jnp.arange(len(self.games), dtype=jnp.int32),
+            tables=jax.tree.map(jnp.asarray, self._tables),
+        )
 
     @property
     def name(self) -> str:
@@ -165,9 +171,8 @@ class ALFWorld(TextEnvironment[EnvState, EnvParams]):
 
     def reset_env(self, key: jax.Array, params: EnvParams) -> tuple[jax.Array, EnvState]:
         """Begins a game."""
-        tables = _tables(params)
-        drawn = jax.random.randint(key, (), 0, len(self.games))
-        game = jnp.where(jnp.asarray(params.game) < 0, drawn, params.game).astype(jnp.int32)
+        tables, games = _games(params)
+        game = games[jax.random.randint(key, (), 0, games.shape[0])]
         none = jnp.int32(self._sizes.objects)
         state = EnvState(
             time=jnp.int32(0),
@@ -194,7 +199,7 @@ class ALFWorld(TextEnvironment[EnvState, EnvParams]):
     ) -> tuple[jax.Array, EnvState, jax.Array, jax.Array, dict]:
         """Carries out a command."""
         del key
-        tables = _tables(params)
+        tables, _ = _games(params)
         verb, thing, receptacle = self._find(state, jnp.asarray(action, jnp.int32), tables)
 
         one = jnp.uint32(1)
@@ -246,11 +251,11 @@ class ALFWorld(TextEnvironment[EnvState, EnvParams]):
     ) -> jax.Array:
         """Returns what is seen after the last command."""
         del key, action
-        return self._observe(state, _tables(params))
+        return self._observe(state, _games(params)[0])
 
     def action_mask(self, state: EnvState, params: EnvParams) -> jax.Array:
         """Returns which actions are admissible; see `TextEnvironment.action_mask`."""
-        tables = _tables(params)
+        tables, _ = _games(params)
         words = command_words(jnp, tables, self._view(state, tables))
         return jnp.arange(self.num_actions) < jax.lax.population_count(words).sum()
 
@@ -268,13 +273,16 @@ class ALFWorld(TextEnvironment[EnvState, EnvParams]):
     def text_state(self, observation: np.ndarray | jax.Array) -> TextState:
         """Puts an observation into words; see `TextEnvironment.text_state`."""
         view = self._read(observation)
+        game = int(view.game)
         try:
-            return self._tellers[int(view.game)].tell(view)
+            return self._tellers[game].tell(view)
         except IndexError as error:
             raise ValueError(
-                f"This is no observation of {self.games[int(view.game)]}: it tells of things that "
-                "are not there."
+                f"This is no observation of {self.games[game]}: it tells of things that are not "
+                "there."
             ) from error
+        except ValueError as error:
+            raise ValueError(f"Cannot put {self.games[game]} into words: {error}.") from error
 
     def _find(
         self, state: EnvState, action: jax.Array, tables: Tables
@@ -355,10 +363,10 @@ class ALFWorld(TextEnvironment[EnvState, EnvParams]):
         )
 
 
-def _tables(params: EnvParams) -> Tables:
-    if params.tables is None:
+def _games(params: EnvParams) -> tuple[Tables, jax.Array]:
+    if params.tables is None or params.games is None:
         raise ValueError("ALFWorld's parameters have no games; take them from `envs.make`.")
-    return params.tables
+    return params.tables, params.games
 
 
 def _change(bits: jax.Array, cleared: jax.Array, added: jax.Array) -> jax.Array:

@@ -54,6 +54,20 @@ CHANGING = frozenset(
 )
 """The predicates that actions change and that text and goals may depend on."""
 
+# The types of the things that each predicate is about, which for "object" can be any.
+_PREDICATES = {
+    **dict.fromkeys(("pickupable", "toggleable", "sliceable", *MARKS), ("object",)),
+    **dict.fromkeys(("cleanable", "heatable", "coolable"), ("object",)),
+    **dict.fromkeys(("openable", "opened"), ("receptacle",)),
+    "atlocation": ("agent", "location"),
+    "inreceptacle": ("object", "receptacle"),
+    "objectatlocation": ("object", "location"),
+    "receptacleatlocation": ("receptacle", "location"),
+    "objecttype": ("object", "otype"),
+    "receptacletype": ("receptacle", "rtype"),
+    "cancontain": ("rtype", "otype"),
+}
+
 # The others that they change, which are kept nowhere.
 _UNTRACKED = {"checked", "ison", "total-cost"}
 # Facts that TextWorld adds when an action makes a fact false.
@@ -105,6 +119,7 @@ class Game:
       actions: the parameters of each action, by its name in lower case.
       entities: what the text can say of each id.
       grammar: the words.
+      task: the sentence that states the task.
     """
 
     path: str
@@ -117,6 +132,7 @@ class Game:
     actions: Mapping[str, tuple[alfworld_grammar.Placeholder, ...]]
     entities: Mapping[str, alfworld_grammar.Entity]
     grammar: alfworld_grammar.Grammar
+    task: str
 
     def having(self, predicate: str) -> frozenset[str]:
         """Returns the ids for which a predicate of one argument holds at the start."""
@@ -147,6 +163,8 @@ def read_game(path: str | os.PathLike) -> Game:
         raise FileNotFoundError(f"There is no game file {path}.")
     try:
         return _read(str(path), _load(path))
+    except RecursionError as error:
+        raise ValueError(f"Cannot play {path}: it is nested too deeply.") from error
     except ValueError as error:
         raise ValueError(f"Cannot play {path}: {error}.") from error
 
@@ -154,7 +172,7 @@ def read_game(path: str | os.PathLike) -> Game:
 def _load(path: pathlib.Path) -> dict[str, str]:
     try:
         game = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ValueError(
             f"the file is damaged or truncated, for it is not JSON ({error})"
         ) from error
@@ -193,6 +211,9 @@ def _read(path: str, game: Mapping[str, str]) -> Game:
             raise ValueError(f"{thing} is not named like a thing of ALFRED")
     grammar = alfworld_grammar.Grammar(game["grammar"])
     _check_grammar(grammar, actions)
+    entities = {
+        name: alfworld_grammar.Entity(name, types[name], text) for name, text in names.items()
+    }
     return Game(
         path=path,
         agent=agents[0],
@@ -202,10 +223,11 @@ def _read(path: str, game: Mapping[str, str]) -> Game:
         facts=facts,
         goal=_read_goal(problem),
         actions=actions,
-        entities={
-            name: alfworld_grammar.Entity(name, types[name], text) for name, text in names.items()
-        },
+        entities=entities,
         grammar=grammar,
+        task=grammar.render(
+            grammar.phrase("#task#"), {}, lambda predicate, arguments: (), entities
+        ),
     )
 
 
@@ -337,14 +359,15 @@ def _read_problem(source: str) -> _Problem:
             if not isinstance(argument, str) or argument not in types:
                 raise ValueError(f"its PDDL problem states {predicate} of an unknown {argument}")
         facts.setdefault(predicate, set()).add(tuple(arguments))
-    for predicate, arity in (
-        ("atlocation", 2),
-        ("inreceptacle", 2),
-        ("objectatlocation", 2),
-        ("receptacleatlocation", 2),
-    ):
-        if any(len(fact) != arity for fact in facts[predicate]):
-            raise ValueError(f"its PDDL problem states {predicate} of other than {arity} things")
+    for predicate, kinds in _PREDICATES.items():
+        for fact in facts.get(predicate, ()):
+            if len(fact) != len(kinds) or not all(
+                kind in ("object", types[name]) for name, kind in zip(fact, kinds, strict=True)
+            ):
+                raise ValueError(
+                    f"its PDDL problem states {predicate} of {' '.join(fact) or 'nothing'}; it is "
+                    f"about {', '.join(kinds)}"
+                )
     if len(sections[":goal"]) != 1:
         raise ValueError("its PDDL problem has more than one goal")
 

@@ -45,12 +45,6 @@ class Storyteller:
       game: the game.
       tables: the tables of all games, as NumPy arrays.
       layout: what `command_layout` returns for them.
-
-    Attributes:
-      task: the sentence that states the task.
-
-    Raises:
-      ValueError: if the grammar of the game has no task.
     """
 
     def __init__(self, game: Game, tables: Tables, layout: Layout):
@@ -60,9 +54,6 @@ class Storyteller:
         self._no_receptacle = tables.contents.shape[1]
         self._commands: dict[tuple, str] = {}
         self._intro = game.grammar.phrase("#intro#")
-        self.task = game.grammar.render(
-            game.grammar.phrase("#task#"), {}, lambda predicate, arguments: (), game.entities
-        )
 
     def tell(self, view: View) -> TextState:
         """Puts a view into words.
@@ -84,7 +75,7 @@ class Storyteller:
             phrase = game.grammar.actions[_ACTIONS[command[0]]].feedback
             bindings = self._bindings(view, *command)
         return TextState(
-            task=self.task,
+            task=game.task,
             observation=game.grammar.render(phrase, bindings, scene, game.entities),
             actions=tuple(self._tell_commands(view, scene)),
         )
@@ -172,7 +163,7 @@ class _Scene:
                 return [(thing,)] if view.marked >> MARKS.index(mark) & 1 else []
         if predicate in CHANGING or predicate == "not_inreceptacle":
             raise ValueError(
-                f"the grammar of {game.path} asks whether {predicate} holds for "
+                f"the grammar asks whether {predicate} holds for "
                 f"{', '.join(str(argument) for argument in arguments)}, which no observation tells"
             )
         return game.facts.get(predicate, ())
