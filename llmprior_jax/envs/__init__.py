@@ -6,6 +6,7 @@ print(env.text_state(observation))
 """
 
 from llmprior_jax.envs.base import TextEnvironment
+from llmprior_jax.envs.history import HistoryWrapper, with_history
 from llmprior_jax.envs.registry import NAMES, make
 
-__all__ = ["NAMES", "TextEnvironment", "make"]
+__all__ = ["NAMES", "HistoryWrapper", "TextEnvironment", "make", "with_history"]

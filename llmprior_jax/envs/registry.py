@@ -5,7 +5,7 @@ import functools
 import inspect
 from collections.abc import Callable, Iterable
 
-from llmprior_jax.envs import frozen_lake, overcooked
+from llmprior_jax.envs import alfworld, frozen_lake, overcooked
 from llmprior_jax.envs.base import TextEnvironment
 
 _ENVIRONMENTS: dict[str, Callable[..., TextEnvironment]] = {
@@ -15,18 +15,21 @@ _ENVIRONMENTS: dict[str, Callable[..., TextEnvironment]] = {
     "Overcooked-TomatoLettuceSalad": functools.partial(
         overcooked.Overcooked, overcooked.TOMATO_LETTUCE_SALAD
     ),
+    "ALFWorld": alfworld.ALFWorld,
 }
 
-NAMES = tuple(_ENVIRONMENTS)
+NAMES = tuple(name for name in _ENVIRONMENTS if name != "ALFWorld")
+"""The environments that a name is enough for; ALFWorld takes its games from files."""
 
 
 def make(name: str, **kwargs) -> tuple[TextEnvironment, object]:
     """Makes an environment and its default parameters, as `gymnax.make` does.
 
     Args:
-      name: one of `NAMES`.
-      **kwargs: settings of the environment, e.g. `is_slippery=False` for the frozen lakes. Time
-        limits and rewards are fields of the parameters: change them with `params.replace(...)`.
+      name: one of `NAMES`, or "ALFWorld".
+      **kwargs: settings of the environment, e.g. `is_slippery=False` for the frozen lakes and
+        `games=[path, ...]` for ALFWorld. Time limits and rewards are fields of the parameters:
+        change them with `params.replace(...)`.
 
     Returns:
       The environment and its parameters.
@@ -37,8 +40,8 @@ def make(name: str, **kwargs) -> tuple[TextEnvironment, object]:
     """
     if name not in _ENVIRONMENTS:
         raise ValueError(
-            f"There is no environment {name!r}.{_nearest(name, NAMES)} "
-            f"The environments are {', '.join(NAMES)}."
+            f"There is no environment {name!r}.{_nearest(name, _ENVIRONMENTS)} "
+            f"The environments are {', '.join(_ENVIRONMENTS)}."
         )
     factory = _ENVIRONMENTS[name]
     settings = list(inspect.signature(factory).parameters)

@@ -1,0 +1,57 @@
+"""Makes ALFWorld games, for want of the official ones, from what the alfworld package ships.
+
+    python -m launch.make_games --tasks=pick,examine --train=28 --unseen=26 --out=data/alfworld
+
+Writes a data directory as `alfworld-download` lays it out; point ALFWORLD_DATA at it. `train` and
+`unseen` count the games of each task. Unseen games (`valid_unseen`) play in floor plans of their
+own and ask for pairs of object and receptacle that no training game asks for. Every game has been
+solved by the engine's planner and won in the engine. The same flags make the same files.
+
+Needs `pip install 'llmprior-jax[alfworld]'`. A game takes a few seconds.
+"""
+
+import sys
+from collections.abc import Sequence
+
+import rich.console
+import rich.progress
+from absl import flags
+
+from launch import app
+from llmprior_jax.envs import alfworld_games
+
+_TASKS = flags.DEFINE_list(
+    "tasks",
+    ["pick", "examine"],
+    f"Tasks to make games of, or all: {', '.join(alfworld_games.TASK_TYPES)}.",
+)
+_TRAIN = flags.DEFINE_integer("train", 28, "Training games of each task.", lower_bound=0)
+_UNSEEN = flags.DEFINE_integer("unseen", 26, "Unseen games of each task.", lower_bound=0)
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of everything drawn.", lower_bound=0)
+_OUT = flags.DEFINE_string("out", None, "Data directory to write.", required=True)
+
+
+def main(argv: Sequence[str]) -> None:
+    del argv
+    tasks = tuple(alfworld_games.TASK_TYPES) if _TASKS.value == ["all"] else tuple(_TASKS.value)
+    console = rich.console.Console(stderr=True)
+    with rich.progress.Progress(console=console) as bar:
+        total = len(tasks) * (_TRAIN.value + _UNSEEN.value)
+        progress = bar.add_task("Making games", total=total)
+        try:
+            games = alfworld_games.make_games(
+                _OUT.value,
+                tasks=tasks,
+                train=_TRAIN.value,
+                unseen=_UNSEEN.value,
+                seed=_SEED.value,
+                progress=lambda _: bar.advance(progress),
+            )
+        except ImportError as error:  # the package the games are made from is an extra
+            sys.exit(f"error: {error}")
+    counts = ", ".join(f"{len(paths)} in {split}" for split, paths in games.items())
+    print(f"Made {counts}. Play them with ALFWORLD_DATA={_OUT.value}")
+
+
+if __name__ == "__main__":
+    app.run(main)

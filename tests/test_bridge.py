@@ -1,0 +1,419 @@
+"""The bridge: every engine's own answers, and a batch that outlives its processes."""
+
+import json
+import pathlib
+import random
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+pytest.importorskip("alfworld")
+pytest.importorskip("gymnasium")
+
+from llmprior_jax.envs import alfworld_games, bridge
+from llmprior_jax.envs.bridge import worker
+
+# A Gymnasium environment in text that can be told to fail in every way.
+_CORRIDOR = '''
+import os, time
+import gymnasium
+from gymnasium import spaces
+
+class Corridor(gymnasium.Env):
+    """Walk right three times; the first reset draws the length of the step."""
+
+    observation_space = spaces.Text(100)
+    action_space = spaces.Text(20)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.place, self.draw = 0, int(self.np_random.integers(10**6))
+        return self.text(), self.info()
+
+    def step(self, action):
+        if action == "die":
+            os._exit(3)
+        if action == "hang":
+            time.sleep(60)
+        if action == "fail":
+            raise RuntimeError("the corridor collapsed")
+        print("noise from the engine")
+        self.place += action == "right"
+        won = self.place == 3
+        return self.text(), float(won), won, action == "give up", self.info()
+
+    def text(self):
+        return f"You are at {self.place}; the number is {self.draw}."
+
+    def info(self):
+        commands = ["left", "right"] if self.place else ["right"]
+        return {"task": "walk right", "admissible_commands": commands, "won": self.place == 3}
+
+class Numbered(Corridor):
+    action_space = spaces.Discrete(2)
+
+    def get_action_meanings(self):
+        return ["left", "right"]
+
+    def step(self, action):
+        return super().step(["left", "right"][action])
+
+    def info(self):
+        return {}
+
+class Pictures(Corridor):
+    observation_space = spaces.Box(0, 1, (2, 2))
+
+gymnasium.register("Corridor-v0", Corridor, disable_env_checker=True)
+gymnasium.register("Numbered-v0", Numbered, disable_env_checker=True)
+gymnasium.register("Pictures-v0", Pictures, disable_env_checker=True)
+'''
+
+_GAME = "gymnasium:text_corridor:Corridor-v0"
+
+
+@pytest.fixture(scope="module")
+def corridor(tmp_path_factory):
+    """Makes the environments importable, here and so in the engines' processes."""
+    folder = tmp_path_factory.mktemp("modules")
+    (folder / "text_corridor.py").write_text(_CORRIDOR)
+    sys.path.insert(0, str(folder))
+    yield
+    sys.path.remove(str(folder))
+
+
+@pytest.fixture
+def pair(corridor):
+    with bridge.Bridge(num_environments=2, max_steps=5, timeout=60) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def single():
+    with bridge.Bridge(num_environments=1) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> pathlib.Path:
+    """A data directory of two small games."""
+    out = tmp_path_factory.mktemp("alfworld")
+    alfworld_games.make_games(out, ["pick", "examine"], train=1, unseen=0, seed=3)
+    return out
+
+
+@pytest.fixture(scope="module")
+def game_files(data) -> list[str]:
+    return bridge.find_games(data)
+
+
+# ---------------------------------------------------------------------------------------- a batch
+
+
+def test_a_batch_shows_what_the_environments_show(pair):
+    seen = pair.reset([_GAME, _GAME])
+    assert seen.tasks == ("walk right", "walk right")
+    assert seen.observations[0].startswith("You are at 0; the number is ")
+    assert seen.commands == (("right",), ("right",))
+    assert not seen.done.any()
+
+    seen = pair.step(["right", "right"])
+    assert seen.observations[1].startswith("You are at 1;")
+    assert seen.commands[1] == ("left", "right")
+    np.testing.assert_array_equal(seen.reward, [0, 0])
+
+    pair.step(["right", None])
+    seen = pair.step(["right", "give up"])
+    np.testing.assert_array_equal(seen.won, [True, False])
+    np.testing.assert_array_equal(seen.terminated, [True, False])
+    np.testing.assert_array_equal(seen.truncated, [False, True])
+    np.testing.assert_array_equal(seen.reward, [1, 0])
+    assert seen.reward.dtype == np.float32
+
+
+def test_environments_left_alone_stay_as_they_are(pair):
+    before = pair.reset([_GAME, _GAME])
+    for _ in range(3):
+        seen = pair.step(["right", None])
+    assert seen.observations[1] == before.observations[1]
+    seen = pair.reset([None, _GAME])
+    assert seen.won[0]
+    assert seen.reward[0] == 0
+
+
+def test_the_states_are_what_prompts_are_made_of(pair):
+    seen = pair.reset([_GAME, _GAME])
+    state = seen.text_states()[1]
+    assert state == ("walk right", seen.observations[1], (), ("right",))
+
+
+def test_a_time_limit_truncates(pair):
+    pair.reset([_GAME, _GAME])
+    for step in range(1, 6):
+        seen = pair.step(["left", "right" if step > 2 else "left"])
+        assert seen.truncated[0] == (step == 5)
+    # The other one won on that very step.
+    assert seen.terminated[1]
+    assert not seen.truncated[1]
+
+
+def test_chance_follows_the_seed(corridor):
+    numbers = []
+    for seed in (0, 0, 1):
+        with bridge.Bridge(num_environments=2, seed=seed) as opened:
+            first = opened.reset([_GAME, _GAME]).observations
+            numbers.append(first + opened.reset([_GAME, _GAME]).observations)
+    assert numbers[0] == numbers[1]
+    assert numbers[0] != numbers[2]
+    assert len(set(numbers[0])) == 4
+
+
+def test_numbered_actions_go_by_their_names(pair):
+    game = "gymnasium:text_corridor:Numbered-v0"
+    assert pair.reset([game, None]).commands[0] == ("left", "right")
+    assert pair.step(["right", None]).observations[0].startswith("You are at 1;")
+
+
+def test_an_episode_that_is_over_takes_no_command(pair):
+    with pytest.raises(ValueError, match="environment 0 is over"):
+        pair.step(["right", None])
+    pair.reset([_GAME, _GAME])
+    pair.step([None, "give up"])
+    with pytest.raises(ValueError, match="environment 1 is over"):
+        pair.step([None, "right"])
+
+
+def test_a_batch_of_another_size_is_refused(pair):
+    with pytest.raises(ValueError, match="3 games for 2 environments"):
+        pair.reset([_GAME] * 3)
+    with pytest.raises(ValueError, match="0 environments"):
+        bridge.Bridge(num_environments=0)
+
+
+# --------------------------------------------------------------------------------- what goes wrong
+
+
+@pytest.mark.parametrize("failure", ["die", "fail"])
+def test_a_lost_process_costs_its_own_episode_only(pair, failure):
+    pair.reset([_GAME, _GAME])
+    before = pair.step(["right", "right"])
+    seen = pair.step([failure, "right"])
+    np.testing.assert_array_equal(seen.truncated, [True, False])
+    assert not seen.terminated[0]
+    assert seen.observations[0] == before.observations[0]
+    assert seen.observations[1].startswith("You are at 2;")
+    assert pair.restarts == 1
+    seen = pair.reset([_GAME, None])
+    assert seen.observations[0].startswith("You are at 0;")
+    assert pair.step(["right", "right"]).won[1]
+
+
+def test_a_process_killed_from_outside_is_replaced(pair):
+    pair.reset([_GAME, _GAME])
+    pair._workers[1]._process.kill()
+    seen = pair.step(["right", "right"])
+    np.testing.assert_array_equal(seen.truncated, [False, True])
+    pair._workers[1]._process.kill()
+    seen = pair.reset([None, _GAME])
+    assert seen.observations[1].startswith("You are at 0;")
+    assert pair.restarts == 2
+
+
+def test_a_process_that_hangs_is_given_up(corridor):
+    with bridge.Bridge(num_environments=1, timeout=30) as opened:
+        opened.reset([_GAME])
+        opened._timeout = 0.5
+        assert opened.step(["hang"]).truncated[0]
+        assert opened.restarts == 1
+
+
+@pytest.mark.parametrize(
+    ("game", "message"),
+    [
+        ("nowhere.z8", "nowhere.z8: there is no such file"),
+        ("notes.txt", r"notes.txt: no engine plays this.*\.tw-pddl"),
+        ("gymnasium:Nothing-v0", "gymnasium:Nothing-v0: .*Nothing"),
+        ("gymnasium:text_corridor:Pictures-v0", "Pictures-v0: its observation is Box.*not text"),
+    ],
+)
+def test_a_game_that_cannot_be_played_is_named(pair, game, message):
+    with pytest.raises(bridge.GameError, match=message):
+        pair.reset([game, None])
+
+
+def _spoil(game: str, folder: pathlib.Path, change) -> pathlib.Path:
+    path = folder / "spoiled.tw-pddl"
+    path.write_text(change(pathlib.Path(game).read_text()))
+    return path
+
+
+def _with(field: str, change):
+    def changed(text: str) -> str:
+        game = json.loads(text)
+        game[field] = change(game[field])
+        return json.dumps(game)
+
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: text[:1000], "damaged or cut short"),
+        (lambda text: "", "damaged or cut short"),
+        (lambda text: "[]", "not an ALFWorld game"),
+        (lambda text: "{}", "not an ALFWorld game"),
+        (_with("pddl_problem", lambda problem: problem[:2000]), "spoiled.tw-pddl: "),
+        (_with("pddl_problem", lambda problem: problem.replace("inReceptacle", "isIn")), "isin"),
+        (_with("grammar", lambda grammar: grammar[:3000]), "spoiled.tw-pddl: "),
+    ],
+)
+def test_a_damaged_game_file_is_named(single, game_files, tmp_path, change, message):
+    path = _spoil(game_files[0], tmp_path, change)
+    with pytest.raises(bridge.GameError, match=message) as error:
+        single.reset([path])
+    assert str(path) in str(error.value)
+    assert single.restarts == 0
+
+
+def test_a_grammar_cannot_run_code(single, game_files, tmp_path):
+    trace = tmp_path / "ran"
+    attack = f"{{__import__('pathlib').Path('{trace}').touch()}}"
+    path = _spoil(
+        game_files[0],
+        tmp_path,
+        _with("grammar", lambda text: text.replace("{r.indefinite} {r.name or r.id}", attack)),
+    )
+    with pytest.raises(bridge.GameError, match="which no ALFWorld grammar needs"):
+        single.reset([path])
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize(
+    "expression",
+    ["open('f')", "__import__('os')", "o.name.format(o)", "o['x']", "o.__class__", "x"],
+)
+def test_only_what_grammars_need_is_evaluated(expression):
+    with pytest.raises(ValueError, match="no ALFWorld grammar needs"):
+        worker.evaluate(expression, {"o": pathlib.Path("mug 1")})
+
+
+def test_expressions_of_the_grammar_are_evaluated():
+    mug = pathlib.Path("mug 1")  # has a name
+    assert worker.evaluate("'a' + ' ' + o.name", {"o": mug}) == "a mug 1"
+    assert worker.evaluate("o.name or o.id", {"o": mug}) == "mug 1"
+    assert worker.evaluate(" o ", {"o": mug}) is mug
+
+
+# ---------------------------------------------------------------------------------------- ALFWorld
+
+
+def test_alfworld_answers_as_its_own_engine_does(single, game_files, monkeypatch):
+    import textworld
+    from alfworld.agents.environment.alfred_tw_env import AlfredDemangler
+    from textworld.envs import PddlEnv
+
+    monkeypatch.setattr(sys, "argv", sys.argv[:])  # the engine's translator leaves its own there
+    request = textworld.EnvInfos(won=True, admissible_commands=True)
+    engine = AlfredDemangler(PddlEnv(request), shuffle=False)
+    engine.load(game_files[0])
+    expected = engine.reset()
+    rng = random.Random(0)
+    seen = single.reset([game_files[0]])
+    assert seen.tasks[0] == expected["feedback"].splitlines()[-1]
+    for _ in range(60):
+        assert seen.observations[0] == expected["feedback"]
+        assert list(seen.commands[0]) == expected["admissible_commands"]
+        assert seen.won[0] == expected["won"]
+        if seen.done[0]:
+            break
+        # An inadmissible command now and then, too.
+        command = rng.choice([*seen.commands[0], "open sesame"])
+        expected, _, _ = engine.step(command)
+        seen = single.step([command])
+
+
+def test_walkthroughs_win_in_a_batch_of_different_games(game_files):
+    plans = [json.loads(pathlib.Path(path).read_text())["walkthrough"] for path in game_files]
+    with bridge.Bridge(num_environments=len(plans)) as opened:
+        seen = opened.reset(game_files)
+        for step in range(max(map(len, plans))):
+            seen = opened.step([plan[step] if step < len(plan) else None for plan in plans])
+        assert seen.won.all()
+        assert seen.terminated.all()
+        assert not opened.reset(game_files).done.any()
+
+
+def test_games_are_found_by_split_and_task(data, game_files):
+    assert len(game_files) == 2
+    (path,) = bridge.find_games(data, task_types=["look_at_obj_in_light"])
+    assert "look_at_obj_in_light" in path
+    with pytest.raises(bridge.GameError, match="No solvable game of"):
+        bridge.find_games(data, task_types=["pick_two_obj_and_place"])
+
+
+def test_the_data_directory_is_that_of_the_variable(data, game_files, monkeypatch):
+    monkeypatch.setenv("ALFWORLD_DATA", str(data))
+    assert bridge.find_games() == game_files
+
+
+def test_a_missing_data_directory_says_how_to_get_one(tmp_path):
+    with pytest.raises(bridge.GameError, match=r"alfworld-download.*launch\.make_games"):
+        bridge.find_games(tmp_path, split="valid_seen")
+
+
+def test_games_that_alfworld_leaves_out_are_left_out(game_files, tmp_path):
+    trial = pathlib.Path(game_files[0]).parent
+    for task, solvable in (
+        ("pick_and_place_simple-Mug-None-Shelf-1", False),
+        ("pick_and_place_with_movable_recep-Mug-Pot-Shelf-1", True),
+        ("pick_and_place_simple-AppleSliced-None-Shelf-1", True),
+        ("pick_and_place_simple-Cup-None-Shelf-1", True),
+    ):
+        folder = tmp_path / "json_2.1.1" / "train" / task / "trial_T1"
+        folder.mkdir(parents=True)
+        (folder / "traj_data.json").write_text((trial / "traj_data.json").read_text())
+        (folder / "game.tw-pddl").write_text(json.dumps({"solvable": solvable}))
+    assert [path.split("/")[-3] for path in bridge.find_games(tmp_path)] == [
+        "pick_and_place_simple-Cup-None-Shelf-1"
+    ]
+
+
+@pytest.mark.parametrize("name", ["game.tw-pddl", "traj_data.json"])
+def test_a_damaged_file_of_a_data_directory_is_named(game_files, tmp_path, name):
+    trial = pathlib.Path(game_files[0]).parent
+    folder = tmp_path / "json_2.1.1" / "train" / "pick_and_place_simple-Cup-None-Shelf-1" / "t"
+    folder.mkdir(parents=True)
+    for file in ("traj_data.json", "game.tw-pddl"):
+        text = (trial / file).read_text()
+        (folder / file).write_text(text[: len(text) // 2] if file == name else text)
+    with pytest.raises(bridge.GameError, match=rf"{name}: damaged or cut short"):
+        bridge.find_games(tmp_path)
+
+
+# --------------------------------------------------------------------------------------- TextWorld
+
+
+def test_textworlds_own_games_play(single, tmp_path):
+    path = tmp_path / "game.z8"
+    maker = pathlib.Path(sys.executable).with_name("tw-make")
+    command = [str(maker), "custom", "--world-size=2", "--nb-objects=3", "--quest-length=2"]
+    subprocess.run(
+        [*command, "--seed=1", f"--output={path}"], check=True, capture_output=True, timeout=300
+    )
+    walkthrough = json.loads(path.with_suffix(".json").read_text())["metadata"]["walkthrough"]
+    seen = single.reset([path])
+    assert seen.tasks[0].startswith("Welcome to TextWorld!")
+    assert seen.observations[0].startswith(seen.tasks[0])
+    for command in walkthrough:
+        assert command in seen.commands[0]
+        seen = single.step([command])
+    assert seen.won[0]
+    assert seen.terminated[0]
+    assert seen.reward[0] == 1
+
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(bridge.GameError, match=r"game\.z8: "):
+        single.reset([path])
