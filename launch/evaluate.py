@@ -48,7 +48,7 @@ def main(argv: Sequence[str]) -> None:
         _show_episode(run, console)
 
 
-def _show_episode(run: training.AgentRun, console: rich.console.Console) -> None:
+def _show_episode(run: training.Run, console: rich.console.Console) -> None:
     total = 0.0
     decision = None
     for number, decision in enumerate(run.play(_SEED.value, jax.random.key(_SEED.value)), start=1):

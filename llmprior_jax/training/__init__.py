@@ -2,19 +2,12 @@
 
 from llmprior_jax.training.checkpoints import Checkpoints, RestoreError
 from llmprior_jax.training.config import Config, ConfigMismatchError, default_config, read_config
-from llmprior_jax.training.experiment import (
-    AgentRun,
-    Decision,
-    make_agent,
-    over_seeds,
-    restore,
-    run,
-    seed_keys,
-)
+from llmprior_jax.training.experiment import make_agent, restore, run
 from llmprior_jax.training.loop import Episodes, Loop, LoopConfig, LoopState, make_loop
+from llmprior_jax.training.online import OnlineRun
+from llmprior_jax.training.runs import Decision, Run, over_seeds, seed_keys
 
 __all__ = [
-    "AgentRun",
     "Checkpoints",
     "Config",
     "ConfigMismatchError",
@@ -23,7 +16,9 @@ __all__ = [
     "Loop",
     "LoopConfig",
     "LoopState",
+    "OnlineRun",
     "RestoreError",
+    "Run",
     "default_config",
     "make_agent",
     "make_loop",

@@ -1,0 +1,125 @@
+"""What training one agent looks like from outside, whatever it learns from and however.
+
+An experiment (`experiment`) trains, evaluates and checkpoints agents through `Run` alone. How steps
+are taken is each run's own: `online.OnlineRun` learns from environments in JAX.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from llmprior_jax.training.config import Config
+from llmprior_jax.types import TextState
+
+
+class Decision(NamedTuple):
+    """One step of an episode, for people: what was seen, weighed, done and gained.
+
+    Attributes:
+      text: the state.
+      prior: f32[A], probabilities that the language model gives the actions.
+      q_values: f32[A].
+      posterior: f32[A], probabilities that the agent acts by.
+      action: what it did.
+      reward: what it got for it.
+      success: whether this solved the task.
+      truncated: whether the time limit ended the episode here.
+    """
+
+    text: TextState
+    prior: np.ndarray
+    q_values: np.ndarray
+    posterior: np.ndarray
+    action: int
+    reward: float
+    success: bool
+    truncated: bool
+
+
+class Run(Protocol):
+    """Training one agent: all seeds, a segment at a time.
+
+    Attributes:
+      state: all that training needs to continue, a pytree of arrays with a leading axis of seeds.
+      segments: segments trained so far.
+    """
+
+    state: Any
+    segments: int
+
+    @property
+    def steps(self) -> int:
+        """Steps of learning or of the environment that every seed has taken."""
+        ...
+
+    @property
+    def num_steps(self) -> int:
+        """Steps after which training is finished; 0 for agents that do not learn."""
+        ...
+
+    def train(self) -> dict[str, np.ndarray]:
+        """One segment of all seeds; returns their metrics [S]."""
+        ...
+
+    def evaluate(self, fresh: bool = False) -> dict[str, np.ndarray]:
+        """Success rate, return and length of episodes of all seeds [S].
+
+        Args:
+          fresh: take other episodes than those by which training was watched.
+        """
+        ...
+
+    def meta(self) -> dict[str, Any]:
+        """What a checkpoint needs beside the arrays of `state`."""
+        ...
+
+    def restore(self, step: int, state: Any, meta: dict[str, Any]) -> None:
+        """Goes back to a checkpoint."""
+        ...
+
+    def play(self, seed: int, key: jax.Array) -> Iterator[Decision]:
+        """Plays one episode with the agent of one seed, a decision at a time (host side).
+
+        Args:
+          seed: index of the seed, `0 .. num_seeds - 1`.
+          key: randomness of the environment and of the agent.
+        """
+        ...
+
+
+def seed_keys(config: Config) -> jax.Array:
+    """One key per seed; seed i has the same one however many there are."""
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(
+        jax.random.key(config.seed), jnp.arange(config.num_seeds)
+    )
+
+
+def over_seeds(
+    function: Callable[..., Any], in_axes: tuple[int | None, ...], num_seeds: int
+) -> Callable[..., Any]:
+    """Maps a function of one seed over all seeds, and jits it.
+
+    The seeds are shared out evenly among the devices, which need nothing of one another: each runs
+    its part of the batch on its own.
+
+    Args:
+      function: takes and returns pytrees of arrays.
+      in_axes: for each argument, 0 if it has a leading axis of seeds, None if all seeds share it.
+      num_seeds: S. As many devices take part as divide it.
+    """
+    num_devices = max(n for n in range(1, jax.device_count() + 1) if num_seeds % n == 0)
+    devices = jax.devices()[:num_devices]
+    mesh = jax.sharding.Mesh(np.array(devices), ("seed",))
+    by_seed, shared = jax.sharding.PartitionSpec("seed"), jax.sharding.PartitionSpec()
+    return jax.jit(
+        jax.shard_map(
+            jax.vmap(function, in_axes=in_axes),
+            mesh=mesh,
+            in_specs=tuple(shared if axis is None else by_seed for axis in in_axes),
+            out_specs=by_seed,
+            check_vma=False,
+        )
+    )
