@@ -7,13 +7,14 @@ from absl import flags
 from absl.testing import flagsaver
 
 from launch import benchmark
+from launch.benchmarks import environments
 
 
 @pytest.fixture
 def quick(monkeypatch):
-    monkeypatch.setattr(benchmark.envs, "NAMES", ("FrozenLake-4x4",))
+    monkeypatch.setattr(environments.envs, "NAMES", ("FrozenLake-4x4",))
     for constant in ("_SCAN_STEPS", "_LOOP_STEPS", "_REPEATS"):
-        monkeypatch.setattr(benchmark, constant, 2)
+        monkeypatch.setattr(environments, constant, 2)
     was_parsed = flags.FLAGS.is_parsed()
     with flagsaver.flagsaver():
         flags.FLAGS.mark_as_parsed()

@@ -1,0 +1,1 @@
+"""The benchmarks behind `launch.benchmark`, one module each."""

@@ -1,0 +1,53 @@
+"""What all benchmarks share: how they measure time, and how they tell what they measured."""
+
+import json
+import os
+import statistics
+import time
+import types
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import rich.table
+
+
+class Result(NamedTuple):
+    """What a benchmark measured.
+
+    Attributes:
+      rows: one dict per line of its table; all have the same keys.
+      summary: values that stand for the whole, by name.
+    """
+
+    rows: list[dict[str, Any]]
+    summary: Mapping[str, Any] = types.MappingProxyType({})
+
+
+def median_seconds(function: Callable[[], Any], repeats: int) -> float:
+    """Median time of some calls, each until its result is there."""
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        jax.block_until_ready(function())
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
+
+
+def show(name: str, result: Result, as_json: bool) -> None:
+    """Prints a result as a table, and as one JSON object on the last line if so asked."""
+    machine = f"{jax.devices()[0].device_kind}, {os.cpu_count()} CPU cores"
+    table = rich.table.Table(title=f"{name} on {machine}")
+    for column, value in result.rows[0].items():
+        is_text = isinstance(value, str)
+        heading = column.replace("_", " ")
+        table.add_column(heading, justify="left" if is_text else "right", no_wrap=is_text)
+    for row in result.rows:
+        table.add_row(*(cell if isinstance(cell, str) else f"{cell:,}" for cell in row.values()))
+    rich.print(table)
+    if as_json:
+        print(
+            json.dumps(
+                {"benchmark": name, "machine": machine, **result.summary, "rows": result.rows}
+            )
+        )
