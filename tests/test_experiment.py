@@ -182,7 +182,7 @@ def test_states_that_cannot_be_listed_are_scored_as_they_are_met(tmp_path, monke
         class config:  # noqa: N801
             hidden_size = 32
 
-    monkeypatch.setattr(experiment.envs, "make", lambda name: (env, env.default_params))
+    monkeypatch.setattr(experiment.envs, "make", lambda name, **kwargs: (env, env.default_params))
     monkeypatch.setattr(scoring, "score", score)
     monkeypatch.setattr(scoring.models, "load", lambda name: Model)
     config = small_config(agents=("dqn_prior",), num_steps=8000, eval_every=800)

@@ -27,6 +27,12 @@ def default_config() -> Config:
         {
             # Environment, by the name that `envs.make` takes.
             "env": "Overcooked-TomatoLettuceSalad",
+            # The games of an environment that takes them from files: those it is trained on, and
+            # those it is only evaluated on. Each entry is a game or a directory of games
+            # (`games.list_games`).
+            "games": {"train": (), "unseen": ()},
+            # Earlier (observation, action) pairs that an observation, and so the prompt, holds.
+            "history": 0,
             # Agents to compare, by the names that `agents.make` takes; trained one after another.
             "agents": ("dqn_prior",),
             # The prior: the language model ("tiny", a directory or a hub id), and how the

@@ -25,6 +25,7 @@ from llmprior_jax.training.config import (
     read_config,
 )
 from llmprior_jax.training.files import write_atomically
+from llmprior_jax.training.games import list_games
 from llmprior_jax.training.metrics import MetricsWriter, read_metrics
 from llmprior_jax.training.online import OnlineRun
 from llmprior_jax.training.runs import Run
@@ -53,7 +54,7 @@ def run(config: Config, workdir: str | pathlib.Path, resume: bool = True) -> dic
     """
     workdir = pathlib.Path(workdir)
     check_config(config)
-    env, env_params = envs.make(config.env)
+    env, env_params = make_environment(config)
     filler = make_filler(config, env, env_params, workdir)
     # All that can be wrong with what was given shows before anything is written or removed.
     if resume:
@@ -93,7 +94,7 @@ def restore(workdir: str | pathlib.Path, name: str, eval_episodes: int) -> Run:
     if name not in config.agents:
         raise ValueError(f"{workdir} has no agent {name!r}; it has {', '.join(config.agents)}")
     config.eval_episodes = eval_episodes
-    env, env_params = envs.make(config.env)
+    env, env_params = make_environment(config)
     filler = make_filler(config, env, env_params, workdir, read_only=True)
     run = OnlineRun(make_agent(name, config), config, env, env_params, filler)
     directory = workdir / name / "checkpoints"
@@ -119,6 +120,8 @@ def check_config(config: Config) -> None:
     for name, value in positive.items():
         if value < (0 if name == "loop.warmup_steps" else 1):
             raise ValueError(f"config.{name} is {value}; use a larger number")
+    if config.history < 0:
+        raise ValueError(f"config.history is {config.history}; use a number of pairs >= 0")
     if config.agent.num_candidates < 0:
         raise ValueError(
             f"config.agent.num_candidates is {config.agent.num_candidates}; use a number >= 1, "
@@ -140,6 +143,13 @@ def check_config(config: Config) -> None:
         make_agent(name, config)
     if len(set(config.agents)) != len(config.agents) or not config.agents:
         raise ValueError(f"config.agents is {config.agents}; name one or more agents, each once")
+
+
+def make_environment(config: Config) -> tuple[envs.TextEnvironment, Any]:
+    """The environment that agents are trained in, and its parameters."""
+    games = list_games(config.games.train)
+    env, env_params = envs.make(config.env, **({"games": games} if games else {}))
+    return envs.with_history(env, config.history) if config.history else env, env_params
 
 
 def make_agent(name: str, config: Config) -> agents.Agent:
