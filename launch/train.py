@@ -4,7 +4,8 @@
 
 Any field of the configuration can be set on the command line, `--config.agent.alpha=0.1`; the
 fields are listed in `llmprior_jax/training/config.py`. A run that was interrupted goes on where it
-stopped when the same command is given again.
+stopped when the same command is given again. Ctrl-C and SIGTERM end a run after the segment under
+way, with a checkpoint.
 """
 
 from collections.abc import Sequence
@@ -35,7 +36,8 @@ def main(argv: Sequence[str]) -> None:
     config = _CONFIG.value
     if _PRIOR.value is not None:
         config.prior.model = _PRIOR.value
-    results = training.run(config, _WORKDIR.value, resume=_RESUME.value)
+    with app.StopSignal() as should_stop:
+        results = training.run(config, _WORKDIR.value, _RESUME.value, should_stop)
     rich.console.Console().print(summary.table(results, config.num_seeds))
     print(f"summary.json, learning_curves.png and metrics are in {_WORKDIR.value}")
 

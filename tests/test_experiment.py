@@ -113,6 +113,22 @@ def reached(workdir: pathlib.Path, moment: str | int) -> bool:
     return len(read_metrics(workdir / "dqn_prior")) > moment
 
 
+def test_a_run_asked_to_stop_goes_on_later_to_the_same_bits(finished, tmp_path):
+    asked = iter([False, True])
+    with pytest.raises(training.InterruptedRunError, match="stopped at step 320 of 1,600"):
+        training.run(small_config(), tmp_path, should_stop=lambda: next(asked))
+    assert [record["segment"] for record in read_metrics(tmp_path / "dqn_prior")] == [0, 1, 2]
+    training.run(small_config(), tmp_path)
+    assert_same_bits(final_state(tmp_path), final_state(finished))
+
+
+def test_a_work_directory_says_where_it_comes_from(finished):
+    started = json.loads((finished / "provenance.jsonl").read_text().splitlines()[0])
+    assert started["versions"]["jax"] == jax.__version__
+    assert started["devices"] == ["cpu: cpu"] * jax.device_count()
+    assert "pytest" in started["command"]
+
+
 def test_a_damaged_checkpoint_is_trained_again_from_the_one_before(finished, tmp_path, caplog):
     workdir = tmp_path / "damaged"
     training.run(small_config(), workdir)

@@ -4,11 +4,13 @@ import importlib.util
 import os
 import pathlib
 import re
+import signal
 import subprocess
 import sys
 
 import pytest
 
+from launch import app
 from llmprior_jax.training import experiment
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -51,6 +53,19 @@ def test_a_mistake_is_told_in_a_sentence_and_nothing_is_trained(tmp_path, argume
     assert result.returncode != 0
     assert message in result.stderr.splitlines()[-1] + result.stderr
     assert not (workdir / "prior" / "metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_asks_to_stop_and_a_second_one_stops(number, capsys):
+    before = signal.getsignal(number)
+    with app.StopSignal() as should_stop:
+        assert not should_stop()
+        signal.raise_signal(number)
+        assert should_stop()
+        assert "once more to stop at once" in capsys.readouterr().err
+        with pytest.raises(SystemExit):
+            signal.raise_signal(number)
+    assert signal.getsignal(number) is before
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)

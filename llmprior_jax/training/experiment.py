@@ -8,6 +8,7 @@ where it stopped; killed at any moment and run again, it ends with the same para
 import json
 import pathlib
 import shutil
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import tqdm
 
 from llmprior_jax import agents, envs
 from llmprior_jax.priors import check_options
+from llmprior_jax.training import provenance
 from llmprior_jax.training import summary as summaries
 from llmprior_jax.training.checkpoints import Checkpoints
 from llmprior_jax.training.config import (
@@ -36,13 +38,24 @@ _SUMMARY = "summary.json"
 _CURVES = "learning_curves.png"
 
 
-def run(config: Config, workdir: str | pathlib.Path, resume: bool = True) -> dict[str, Any]:
+class InterruptedRunError(RuntimeError):
+    """Training was asked to stop; the work directory holds all that was learned until then."""
+
+
+def run(
+    config: Config,
+    workdir: str | pathlib.Path,
+    resume: bool = True,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> dict[str, Any]:
     """Trains and evaluates the agents of a configuration.
 
     Args:
       config: see `default_config`.
       workdir: directory of the run; made if need be.
       resume: go on from what the directory holds; otherwise start again in it, losing its results.
+      should_stop: asked after every segment; once it says yes, a checkpoint is written and training
+        ends with `InterruptedRunError`.
 
     Returns:
       For each agent what `summary.summarize` gives. The same is in `summary.json`; learning curves
@@ -51,6 +64,7 @@ def run(config: Config, workdir: str | pathlib.Path, resume: bool = True) -> dic
     Raises:
       ValueError: the configuration is invalid, or the directory belongs to another one.
       RestoreError: the directory has checkpoints, and none can be read.
+      InterruptedRunError: `should_stop` said so.
     """
     workdir = pathlib.Path(workdir)
     check_config(config)
@@ -64,11 +78,12 @@ def run(config: Config, workdir: str | pathlib.Path, resume: bool = True) -> dic
     if not resume:
         _clear(workdir)
     claim_workdir(workdir, config)
+    provenance.record(workdir)
 
     records = {}
     for name in config.agents:
         run = OnlineRun(make_agent(name, config), config, env, env_params, filler)
-        _train(name, run, config.checkpoint, workdir / name)
+        _train(name, run, config.checkpoint, workdir / name, should_stop)
         records[name] = read_metrics(workdir / name)
     summary = {name: summaries.summarize(records[name]) for name in config.agents}
     write_atomically(workdir / _SUMMARY, json.dumps(summary, indent=2) + "\n")
@@ -183,11 +198,17 @@ def _clear(workdir: pathlib.Path) -> None:
         return
     for name in config.agents:
         shutil.rmtree(workdir / name, ignore_errors=True)
-    for name in (_PRIOR_TABLE, _SUMMARY, _CURVES, CONFIG_FILE):
+    for name in (_PRIOR_TABLE, _SUMMARY, _CURVES, provenance.FILE, CONFIG_FILE):
         (workdir / name).unlink(missing_ok=True)
 
 
-def _train(name: str, run: Run, checkpoint: Config, directory: pathlib.Path) -> None:
+def _train(
+    name: str,
+    run: Run,
+    checkpoint: Config,
+    directory: pathlib.Path,
+    should_stop: Callable[[], bool],
+) -> None:
     """Trains one agent to the end, or goes on with it."""
     with Checkpoints(directory / "checkpoints", checkpoint.keep) as checkpoints:
         restored = checkpoints.restore_latest(run.state)
@@ -213,7 +234,13 @@ def _train(name: str, run: Run, checkpoint: Config, directory: pathlib.Path) -> 
                 before = run.steps
                 values = run.train() | run.evaluate()
                 metrics.write(run.segments, run.steps, **values)
-                if run.segments % checkpoint.every == 0 or run.steps >= run.num_steps:
+                done, stop = run.steps >= run.num_steps, should_stop()
+                if run.segments % checkpoint.every == 0 or done or stop:
                     checkpoints.save(run.segments, run.state, run.meta())
                 bar.update(run.steps - before)
                 bar.set_postfix(success=f"{np.mean(values['success_rate']):.2f}")
+                if stop and not done:
+                    raise InterruptedRunError(
+                        f"stopped at step {run.steps:,} of {run.num_steps:,} of {name}; the same "
+                        "command goes on from there"
+                    )
