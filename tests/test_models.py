@@ -390,6 +390,63 @@ def test_windows_count_positions_not_places(write):
     np.testing.assert_allclose(packed[:, -2:], hidden_states(lm, alone)[:, 3:5], atol=2e-5)
 
 
+# The cache of keys and values.
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def extend(graphdef, params, tokens, positions, mask, cache, start):
+    return nnx.merge(graphdef, params).extend(tokens, positions, mask, cache, start)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_going_on_from_a_cache_equals_reading_the_whole_text(write, variant):
+    lm = models.load(write(variant)[0])
+    cache = nnx.merge(lm.graphdef, lm.params).new_cache(2, L)
+    parts = []
+    for start, end in ((0, 8), (8, 11), (11, L)):
+        place = slice(start, end)
+        hidden, cache = extend(
+            lm.graphdef,
+            lm.params,
+            TOKENS[:, place],
+            POSITIONS[:, place],
+            CAUSAL[:, place],
+            cache,
+            start,
+        )
+        parts.append(hidden)
+    np.testing.assert_allclose(np.concatenate(parts, 1), hidden_states(lm), atol=1e-5, rtol=0)
+    np.testing.assert_array_equal(cache.positions, POSITIONS)
+
+
+@pytest.mark.parametrize("variant", ["qwen2", "gemma3"])
+def test_branches_share_the_cache_of_their_beginning(write, variant):
+    """Two branches take turns to write a token each; neither sees the other or unused slots."""
+    lm = models.load(write(variant)[0])
+    decoder = nnx.merge(lm.graphdef, lm.params)
+    prompt, steps = 8, 3
+    beginning = np.s_[:, :prompt]
+    mask = CAUSAL[:, :prompt, :prompt]
+    _, cache = decoder.extend(
+        TOKENS[beginning], POSITIONS[beginning], mask, decoder.new_cache(2, prompt), 0
+    )
+    cache = cache.enlarged(prompt + 2 * steps + 5)
+    branches = TOKENS[:, prompt : prompt + 2 * steps].reshape(2, steps, 2)  # [row, step, branch]
+    for step in range(steps):
+        mask = np.zeros((2, 2, prompt + 2 * steps + 5), bool)
+        mask[..., :prompt] = True
+        for branch in range(2):
+            mask[:, branch, prompt + branch : prompt + 2 * step + 2 : 2] = True
+        hidden, cache = decoder.extend(
+            branches[:, step], np.full((2, 2), prompt + step), mask, cache, prompt + 2 * step
+        )
+    alone = TOKENS.copy()
+    for branch in range(2):
+        alone[:, prompt : prompt + steps] = branches[:, :, branch]
+        expected = hidden_states(lm, alone)[:, prompt + steps - 1]
+        np.testing.assert_allclose(hidden[:, branch], expected, atol=1e-5, rtol=0)
+
+
 def test_gradients_are_finite_where_a_token_attends_to_nothing(qwen2):
     config = dataclasses.replace(qwen2.config, num_hidden_layers=1)
     graphdef, params = nnx.split(Decoder(config, rngs=nnx.Rngs(0)))

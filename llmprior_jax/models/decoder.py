@@ -5,10 +5,11 @@ The block is the one that Llama (Touvron et al., 2023, arXiv 2302.13971) and Qwe
 Families differ in `DecoderConfig` fields only.
 
 There is no causal mask in here: the caller says which token may see which, and where each token
-stands. That is what lets the prior pack a prompt and all its candidate actions in one row.
+stands. That is what lets the prior pack a prompt and all its candidate actions in one row, and what
+lets a sampler write many answers into one cache that begins with their prompt.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,39 @@ from llmprior_jax.models.config import FULL, SLIDING, DecoderConfig, RotaryConfi
 # One value for all decoders, because it is part of a graph definition: graph definitions of equal
 # decoders must be equal, or each would be compiled anew.
 _INIT = nnx.initializers.normal(0.02)
+
+
+class KVCache(NamedTuple):
+    """Keys and values of tokens that a decoder has read; `Decoder.extend` reads and writes it.
+
+    B rows of C slots. A slot that nothing was written to holds zeros, and a mask must hide it.
+
+    Attributes:
+      keys: for each layer [B, C, num_key_value_heads, head_dim], rotated.
+      values: for each layer [B, C, num_key_value_heads, head_dim].
+      positions: i32[B, C], the position of each slot's token in its own text.
+    """
+
+    keys: tuple[jax.Array, ...]
+    values: tuple[jax.Array, ...]
+    positions: jax.Array
+
+    def enlarged(self, capacity: int) -> "KVCache":
+        """The same with empty slots after its own, `capacity` in all."""
+        room = capacity - self.positions.shape[1]
+
+        def pad(leaf: jax.Array) -> jax.Array:
+            return jnp.pad(leaf, [(0, 0), (0, room)] + [(0, 0)] * (leaf.ndim - 2))
+
+        return jax.tree.map(pad, self)
+
+
+class _Past(NamedTuple):
+    """One layer of a cache, and the first slot to write to: [B, C, Hkv, head_dim] twice, i32[]."""
+
+    keys: jax.Array
+    values: jax.Array
+    start: jax.Array | int
 
 
 def inverse_frequencies(rope: RotaryConfig, head_dim: int) -> np.ndarray:
@@ -102,7 +136,10 @@ class Attention(nnx.Module):
             self.q_norm = RMSNorm(config.head_dim, config, dtype)
             self.k_norm = RMSNorm(config.head_dim, config, dtype)
 
-    def __call__(self, x: jax.Array, rotary: tuple, mask: jax.Array) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, rotary: tuple, mask: jax.Array, past: _Past | None
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Returns what is attended to, and the keys and values that could be."""
         B, L, _ = x.shape
         config = self.config
         groups = config.num_attention_heads // config.num_key_value_heads
@@ -113,6 +150,9 @@ class Attention(nnx.Module):
         if config.qk_norm:
             q, k = self.q_norm(q), self.k_norm(k)
         q, k = rotate(q, rotary), rotate(k, rotary)
+        if past is not None:
+            k = jax.lax.dynamic_update_slice_in_dim(past.keys, k, past.start, axis=1)
+            v = jax.lax.dynamic_update_slice_in_dim(past.values, v, past.start, axis=1)
 
         q = q.reshape(B, L, config.num_key_value_heads, groups, config.head_dim)
         precision = self.q_proj.precision
@@ -126,7 +166,7 @@ class Attention(nnx.Module):
         scores = jnp.where(mask[:, None, None], scores, jnp.finfo(jnp.float32).min)
         weights = jax.nn.softmax(scores, axis=-1).astype(x.dtype)
         out = jnp.einsum("bkgij,bjkd->bikgd", weights, v, precision=precision)
-        return self.o_proj(out.reshape(B, L, -1))
+        return self.o_proj(out.reshape(B, L, -1)), k, v
 
 
 class MLP(nnx.Module):
@@ -156,11 +196,14 @@ class Block(nnx.Module):
             self.attention_post_norm = RMSNorm(config.hidden_size, config, dtype)
             self.mlp_post_norm = RMSNorm(config.hidden_size, config, dtype)
 
-    def __call__(self, x: jax.Array, rotary: tuple, mask: jax.Array) -> jax.Array:
-        attended = self.attention(self.input_norm(x), rotary, mask)
+    def __call__(
+        self, x: jax.Array, rotary: tuple, mask: jax.Array, past: _Past | None
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        attended, keys, values = self.attention(self.input_norm(x), rotary, mask, past)
         x = x + (self.attention_post_norm(attended) if self.post_norms else attended)
         mapped = self.mlp(self.mlp_norm(x))
-        return x + (self.mlp_post_norm(mapped) if self.post_norms else mapped)
+        x = x + (self.mlp_post_norm(mapped) if self.post_norms else mapped)
+        return x, keys, values
 
 
 class Decoder(nnx.Module):
@@ -215,21 +258,62 @@ class Decoder(nnx.Module):
         Returns:
           Hidden states after the final norm, [B, L, D] in the decoder's dtype.
         """
+        return self._run(tokens, positions, mask, None, 0)[0]
+
+    def new_cache(self, rows: int, capacity: int) -> KVCache:
+        """An empty cache of `rows` rows with `capacity` slots."""
+        config = self.config
+        shape = (rows, capacity, config.num_key_value_heads, config.head_dim)
+        empty = (jnp.zeros(shape, self.embed[...].dtype),) * config.num_hidden_layers
+        return KVCache(keys=empty, values=empty, positions=jnp.zeros(shape[:2], jnp.int32))
+
+    def extend(
+        self,
+        tokens: jax.Array,
+        positions: jax.Array,
+        mask: jax.Array,
+        cache: KVCache,
+        start: jax.Array | int,
+    ) -> tuple[jax.Array, KVCache]:
+        """Reads tokens after those that a cache holds, and adds them to it.
+
+        Args:
+          tokens: i32[B, L], token ids.
+          positions: i32[B, L], each token's position in its own text.
+          mask: bool[B, L, C]; `mask[b, i, j]` says whether token i may attend to slot j. Token i
+            itself is in slot `start + i`. See `__call__` for the rest.
+          cache: B rows of C slots, made by `new_cache`.
+          start: i32[], the slot of the first token, at most C - L; what was there is overwritten.
+
+        Returns:
+          Hidden states after the final norm, [B, L, D], the same that `__call__` gives for these
+          tokens when it reads the whole text; and the cache with the tokens in it.
+        """
+        return self._run(tokens, positions, mask, cache, start)
+
+    def _run(self, tokens, positions, mask, cache: KVCache | None, start) -> tuple:
         config = self.config
         embed = self.embed[...]
         # An id outside the vocabulary gives NaN rather than the embedding of another token.
         x = jnp.take(embed, tokens, axis=0, mode="fill", fill_value=jnp.nan)
         x = x * jnp.asarray(config.embedding_scale, embed.dtype)
 
+        others = positions
+        if cache is not None:
+            others = jax.lax.dynamic_update_slice_in_dim(cache.positions, positions, start, axis=1)
         surroundings = {FULL: (rotary_table(config.rope, config.head_dim, positions), mask)}
         if config.sliding_window is not None:
             rotary = rotary_table(config.sliding_rope or config.rope, config.head_dim, positions)
-            distance = positions[:, :, None] - positions[:, None, :]
+            distance = positions[:, :, None] - others[:, None, :]
             surroundings[SLIDING] = rotary, mask & (distance < config.sliding_window)
         kinds = config.layer_types or (FULL,) * config.num_hidden_layers
-        for block, kind in zip(self.blocks, kinds, strict=True):
-            x = block(x, *surroundings[kind])
-        return self.norm(x)
+        all_keys, all_values = [], []
+        for layer, (block, kind) in enumerate(zip(self.blocks, kinds, strict=True)):
+            past = None if cache is None else _Past(cache.keys[layer], cache.values[layer], start)
+            x, keys, values = block(x, *surroundings[kind], past)
+            all_keys.append(keys)
+            all_values.append(values)
+        return self.norm(x), KVCache(tuple(all_keys), tuple(all_values), others)
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """Unnormalised next-token log-probabilities, f32[..., V], of hidden states [..., D]."""
