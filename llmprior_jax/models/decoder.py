@@ -18,10 +18,7 @@ from flax import nnx
 from jax.nn.initializers import Initializer
 
 from llmprior_jax.models.config import FULL, SLIDING, DecoderConfig, RotaryConfig
-
-# One value for all decoders, because it is part of a graph definition: graph definitions of equal
-# decoders must be equal, or each would be compiled anew.
-_INIT = nnx.initializers.normal(0.02)
+from llmprior_jax.models.layers import INIT, MLP, RMSNorm, embed, linear
 
 
 class KVCache(NamedTuple):
@@ -89,36 +86,8 @@ def softcap(x: jax.Array, cap: float | None) -> jax.Array:
     return x if cap is None else cap * jnp.tanh(x / cap)
 
 
-class RMSNorm(nnx.Module):
-    """Root-mean-square norm, computed in f32 (Zhang and Sennrich, 2019, arXiv 1910.07467)."""
-
-    def __init__(self, features: int, config: DecoderConfig, dtype):
-        self.scale = nnx.Param(jnp.full((features,), 1.0 - config.norm_offset, dtype))
-        self.offset = config.norm_offset
-        self.eps = config.rms_norm_eps
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        wide = x.astype(jnp.float32)
-        wide = wide * jax.lax.rsqrt(jnp.mean(wide**2, axis=-1, keepdims=True) + self.eps)
-        return (wide * (self.offset + self.scale[...].astype(jnp.float32))).astype(x.dtype)
-
-
-def _linear(
-    fan_in: int, fan_out: int, bias: bool, dtype, init: Initializer, rngs: nnx.Rngs
-) -> nnx.Linear:
-    # Accelerators multiply f32 matrices in fewer bits unless told otherwise. Whoever asks for f32
-    # wants its exactness; bf16 is there for speed.
-    precision = jax.lax.Precision.HIGHEST if dtype == jnp.float32 else None
-    return nnx.Linear(
-        fan_in,
-        fan_out,
-        use_bias=bias,
-        dtype=dtype,
-        param_dtype=dtype,
-        precision=precision,
-        kernel_init=init,
-        rngs=rngs,
-    )
+def _norm(features: int, config: DecoderConfig, dtype) -> RMSNorm:
+    return RMSNorm(features, config.rms_norm_eps, dtype, config.norm_offset)
 
 
 class Attention(nnx.Module):
@@ -128,13 +97,13 @@ class Attention(nnx.Module):
         self.config = config
         queries = config.num_attention_heads * config.head_dim
         keys = config.num_key_value_heads * config.head_dim
-        self.q_proj = _linear(config.hidden_size, queries, config.qkv_bias, dtype, init, rngs)
-        self.k_proj = _linear(config.hidden_size, keys, config.qkv_bias, dtype, init, rngs)
-        self.v_proj = _linear(config.hidden_size, keys, config.qkv_bias, dtype, init, rngs)
-        self.o_proj = _linear(queries, config.hidden_size, config.output_bias, dtype, init, rngs)
+        self.q_proj = linear(config.hidden_size, queries, config.qkv_bias, dtype, init, rngs)
+        self.k_proj = linear(config.hidden_size, keys, config.qkv_bias, dtype, init, rngs)
+        self.v_proj = linear(config.hidden_size, keys, config.qkv_bias, dtype, init, rngs)
+        self.o_proj = linear(queries, config.hidden_size, config.output_bias, dtype, init, rngs)
         if config.qk_norm:
-            self.q_norm = RMSNorm(config.head_dim, config, dtype)
-            self.k_norm = RMSNorm(config.head_dim, config, dtype)
+            self.q_norm = _norm(config.head_dim, config, dtype)
+            self.k_norm = _norm(config.head_dim, config, dtype)
 
     def __call__(
         self, x: jax.Array, rotary: tuple, mask: jax.Array, past: _Past | None
@@ -169,32 +138,26 @@ class Attention(nnx.Module):
         return self.o_proj(out.reshape(B, L, -1)), k, v
 
 
-class MLP(nnx.Module):
-    """Gated feed-forward layer (Shazeer, 2020, arXiv 2002.05202)."""
-
-    def __init__(self, config: DecoderConfig, dtype, init: Initializer, rngs: nnx.Rngs):
-        self.act = {"silu": jax.nn.silu, "gelu_pytorch_tanh": jax.nn.gelu}[config.hidden_act]
-        wide, bias = config.intermediate_size, config.mlp_bias
-        self.gate_proj = _linear(config.hidden_size, wide, bias, dtype, init, rngs)
-        self.up_proj = _linear(config.hidden_size, wide, bias, dtype, init, rngs)
-        self.down_proj = _linear(wide, config.hidden_size, bias, dtype, init, rngs)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return self.down_proj(self.act(self.gate_proj(x)) * self.up_proj(x))
-
-
 class Block(nnx.Module):
     """Attention and MLP, each normed before and added to the residual stream."""
 
     def __init__(self, config: DecoderConfig, dtype, init: Initializer, rngs: nnx.Rngs):
-        self.input_norm = RMSNorm(config.hidden_size, config, dtype)
+        self.input_norm = _norm(config.hidden_size, config, dtype)
         self.attention = Attention(config, dtype, init, rngs)
-        self.mlp_norm = RMSNorm(config.hidden_size, config, dtype)
-        self.mlp = MLP(config, dtype, init, rngs)
+        self.mlp_norm = _norm(config.hidden_size, config, dtype)
+        self.mlp = MLP(
+            config.hidden_size,
+            config.intermediate_size,
+            config.hidden_act,
+            config.mlp_bias,
+            dtype,
+            init,
+            rngs,
+        )
         self.post_norms = config.post_norms
         if config.post_norms:
-            self.attention_post_norm = RMSNorm(config.hidden_size, config, dtype)
-            self.mlp_post_norm = RMSNorm(config.hidden_size, config, dtype)
+            self.attention_post_norm = _norm(config.hidden_size, config, dtype)
+            self.mlp_post_norm = _norm(config.hidden_size, config, dtype)
 
     def __call__(
         self, x: jax.Array, rotary: tuple, mask: jax.Array, past: _Past | None
@@ -219,7 +182,7 @@ class Decoder(nnx.Module):
         *,
         rngs: nnx.Rngs,
         dtype: Any = jnp.float32,
-        init: Initializer = _INIT,
+        init: Initializer = INIT,
     ):
         """Makes a decoder with random parameters.
 
@@ -239,9 +202,9 @@ class Decoder(nnx.Module):
         self.blocks = nnx.data(
             [Block(config, dtype, init, rngs) for _ in range(config.num_hidden_layers)]
         )
-        self.norm = RMSNorm(config.hidden_size, config, dtype)
+        self.norm = _norm(config.hidden_size, config, dtype)
         if not config.tie_word_embeddings:
-            self.lm_head = _linear(config.hidden_size, config.vocab_size, False, dtype, init, rngs)
+            self.lm_head = linear(config.hidden_size, config.vocab_size, False, dtype, init, rngs)
 
     def __call__(self, tokens: jax.Array, positions: jax.Array, mask: jax.Array) -> jax.Array:
         """Runs the decoder.
@@ -293,10 +256,8 @@ class Decoder(nnx.Module):
 
     def _run(self, tokens, positions, mask, cache: KVCache | None, start) -> tuple:
         config = self.config
-        embed = self.embed[...]
-        # An id outside the vocabulary gives NaN rather than the embedding of another token.
-        x = jnp.take(embed, tokens, axis=0, mode="fill", fill_value=jnp.nan)
-        x = x * jnp.asarray(config.embedding_scale, embed.dtype)
+        x = embed(self.embed[...], tokens)
+        x = x * jnp.asarray(config.embedding_scale, x.dtype)
 
         others = positions
         if cache is not None:

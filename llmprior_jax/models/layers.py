@@ -1,0 +1,127 @@
+"""The layers that all our transformers are made of."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.nn.initializers import Initializer
+
+# One value for all models, because it is part of a graph definition: graph definitions of equal
+# models must be equal, or each would be compiled anew.
+INIT = nnx.initializers.normal(0.02)
+
+
+def _exact_gelu(x: jax.Array) -> jax.Array:
+    return jax.nn.gelu(x, approximate=False)
+
+
+# By the names that Hugging Face configs have for them.
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "gelu": _exact_gelu,
+    "gelu_new": jax.nn.gelu,
+    "gelu_pytorch_tanh": jax.nn.gelu,
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+}
+
+
+def linear(
+    fan_in: int, fan_out: int, bias: bool, dtype, init: Initializer, rngs: nnx.Rngs
+) -> nnx.Linear:
+    """A linear layer with parameters and activations of one dtype."""
+    # Accelerators multiply f32 matrices in fewer bits unless told otherwise. Whoever asks for f32
+    # wants its exactness; bf16 is there for speed.
+    precision = jax.lax.Precision.HIGHEST if dtype == jnp.float32 else None
+    return nnx.Linear(
+        fan_in,
+        fan_out,
+        use_bias=bias,
+        dtype=dtype,
+        param_dtype=dtype,
+        precision=precision,
+        kernel_init=init,
+        rngs=rngs,
+    )
+
+
+def embed(table: jax.Array, tokens: jax.Array) -> jax.Array:
+    """Rows of `table` [V, D] for `tokens` i32[...]: [..., D]."""
+    # An id outside the vocabulary gives NaN rather than the embedding of another token.
+    return jnp.take(table, tokens, axis=0, mode="fill", fill_value=jnp.nan)
+
+
+class RMSNorm(nnx.Module):
+    """Root-mean-square norm, computed in f32 (Zhang and Sennrich, 2019, arXiv 1910.07467).
+
+    `offset` is added to the weight, which a checkpoint may store as the difference from 1.
+    """
+
+    def __init__(self, features: int, eps: float, dtype, offset: float = 0.0):
+        self.scale = nnx.Param(jnp.full((features,), 1.0 - offset, dtype))
+        self.offset = offset
+        self.eps = eps
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        wide = x.astype(jnp.float32)
+        wide = wide * jax.lax.rsqrt(jnp.mean(wide**2, axis=-1, keepdims=True) + self.eps)
+        return (wide * (self.offset + self.scale[...].astype(jnp.float32))).astype(x.dtype)
+
+
+class MLP(nnx.Module):
+    """Feed-forward layer, gated (Shazeer, 2020, arXiv 2002.05202) or not."""
+
+    def __init__(
+        self,
+        features: int,
+        wide: int,
+        act: str,
+        bias: bool,
+        dtype,
+        init: Initializer,
+        rngs: nnx.Rngs,
+        gated: bool = True,
+    ):
+        self.act = ACTIVATIONS[act]
+        self.gated = gated
+        if gated:
+            self.gate_proj = linear(features, wide, bias, dtype, init, rngs)
+        self.up_proj = linear(features, wide, bias, dtype, init, rngs)
+        self.down_proj = linear(wide, features, bias, dtype, init, rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        up = self.up_proj(x)
+        return self.down_proj(self.act(self.gate_proj(x)) * up if self.gated else self.act(up))
+
+
+def attend(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    mask: jax.Array,
+    scale: float = 1.0,
+    bias: jax.Array | None = None,
+) -> jax.Array:
+    """Multi-head attention under an arbitrary mask, with the softmax in f32.
+
+    Args:
+      q: [B, L, H, d], queries.
+      k: [B, S, H, d], keys.
+      v: [B, S, H, d], values.
+      mask: bool, broadcast to [B, L, S]: whether query i may attend to key j. A query that may
+        attend to nothing gets a meaningless average instead of NaN, in values and in gradients.
+      scale: factor on the scores.
+      bias: f32, broadcast to [B, H, L, S], is added to the scaled scores.
+
+    Returns:
+      [B, L, H * d].
+    """
+    precision = jax.lax.Precision.HIGHEST if q.dtype == jnp.float32 else None
+    scores = jnp.einsum(
+        "bihd,bjhd->bhij", q, k, precision=precision, preferred_element_type=jnp.float32
+    )
+    scores = scores * scale + (0.0 if bias is None else bias)
+    scores = jnp.where(mask[:, None], scores, jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+    out = jnp.einsum("bhij,bjhd->bihd", weights, v, precision=precision)
+    return out.reshape(*out.shape[:2], -1)
