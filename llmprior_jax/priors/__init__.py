@@ -2,6 +2,22 @@
 
 from llmprior_jax.priors import prompts
 from llmprior_jax.priors.prompts import Prompt
-from llmprior_jax.priors.scoring import check_options, score, score_actions
+from llmprior_jax.priors.scoring import (
+    TextScores,
+    check_options,
+    normalize,
+    score,
+    score_actions,
+    score_texts,
+)
 
-__all__ = ["Prompt", "check_options", "prompts", "score", "score_actions"]
+__all__ = [
+    "Prompt",
+    "TextScores",
+    "check_options",
+    "normalize",
+    "prompts",
+    "score",
+    "score_actions",
+    "score_texts",
+]

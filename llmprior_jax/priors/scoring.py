@@ -6,7 +6,8 @@ normalised over the list of admissible actions, as "Efficient Reinforcement Lear
 Language Model Priors" (Yan et al., ICLR 2025, arXiv 2410.07927) uses it.
 
 `score_packed` is the computation: a pure function on arrays, over texts packed so that no common
-beginning is computed twice (`packing`). `score` and `score_actions` are its face on the host.
+beginning is computed twice (`packing`). `score` and `score_actions` are its face on the host: they
+`normalize` what `score_texts` gives.
 
 Which tokens are the action's. Tokenizers may merge the end of a prompt with the beginning of an
 action, so the text is tokenised as it stands, `prompt + action`, with the tokenizer's leading
@@ -20,7 +21,7 @@ import difflib
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -69,8 +70,9 @@ def score_actions(
         the model's context, an action without a token of its own or without a token before it, an
         unknown normalization, a temperature that is not positive, or a model that gives NaN.
     """
-    log_probs, _ = _score(lm, prompts, actions, normalization, temperature, with_features=False)
-    return jnp.asarray(log_probs)
+    check_options(normalization, temperature)
+    scores = score_texts(lm, prompts, actions, with_features=False)
+    return jnp.asarray(normalize(scores, actions, normalization, temperature))
 
 
 def score(
@@ -96,10 +98,100 @@ def score(
     Raises:
       TypeError, ValueError: see `score_actions`.
     """
-    log_probs, features = _score(
-        lm, prompts, actions, normalization, temperature, with_features=True
+    check_options(normalization, temperature)
+    scores = score_texts(lm, prompts, actions)
+    log_probs = normalize(scores, actions, normalization, temperature)
+    return ActionPrior(jnp.asarray(log_probs), jnp.asarray(scores.features))
+
+
+class TextScores(NamedTuple):
+    """What a language model makes of prompts' actions, before it is normalised over them (NumPy).
+
+    Attributes:
+      log_probs: f32[B, A], the summed log-probability of each action's tokens; `-inf` where no
+        action is.
+      num_tokens: i32[B, A], how many they are; 0 where no action is.
+      features: f32[B, A, D], the final hidden state at each action's last token, zero where no
+        action is; D is 0 where they were not asked for.
+    """
+
+    log_probs: np.ndarray
+    num_tokens: np.ndarray
+    features: np.ndarray
+
+
+def score_texts(
+    lm: LanguageModel,
+    prompts: Sequence[str],
+    actions: Sequence[Sequence[str]],
+    with_features: bool = True,
+) -> TextScores:
+    """Scores each action by itself: what `normalize` makes a prior of, and what is worth keeping.
+
+    Args:
+      lm: the language model.
+      prompts: B texts.
+      actions: for each prompt its admissible actions, A at most.
+      with_features: whether hidden states are wanted, too.
+
+    Raises:
+      TypeError, ValueError: see `score_actions`.
+    """
+    _check(prompts, actions)
+    states = _tokenize(lm, prompts, actions)
+
+    # Dispatch is asynchronous: while the device works on a pass, the host packs the next.
+    places, results = [], []
+    for texts in packing.passes(states):
+        log_probs, features = score_packed(lm.graphdef, lm.params, texts.packed)
+        places.append(texts.places)
+        results.append((log_probs, features) if with_features else (log_probs,))
+
+    B, A = len(prompts), max(map(len, actions), default=0)
+    scores = TextScores(
+        log_probs=np.full((B, A), -np.inf, np.float32),
+        num_tokens=np.zeros((B, A), np.int32),
+        features=np.zeros((B, A, lm.config.hidden_size if with_features else 0), np.float32),
     )
-    return ActionPrior(jnp.asarray(log_probs), jnp.asarray(features))
+    for (b, a, slot), result in zip((p.T for p in places), jax.device_get(results), strict=True):
+        scores.log_probs[b, a] = result[0][slot]
+        if with_features:
+            scores.features[b, a] = result[1][slot]
+    for b, state in enumerate(states):
+        num_tokens = [len(text) - first for text, first in zip(*state, strict=True)]
+        scores.num_tokens[b, : len(num_tokens)] = num_tokens
+    _check_finite(scores.log_probs, actions)
+    return scores
+
+
+def normalize(
+    scores: TextScores,
+    actions: Sequence[Sequence[str]],
+    normalization: str = "sum",
+    temperature: float = 1.0,
+) -> np.ndarray:
+    """The prior over each prompt's actions.
+
+    Args:
+      scores: see `score_texts`.
+      actions: the texts that were scored.
+      normalization: see `score_actions`.
+      temperature: see `score_actions`.
+
+    Returns:
+      f32[B, A]. A row depends on its own list alone, to the last bit.
+    """
+    log_probs = np.full(scores.log_probs.shape, -np.inf, np.float32)
+    for b, texts in enumerate(actions):
+        score = scores.log_probs[b, : len(texts)].astype(np.float64)
+        if normalization == "token":
+            score /= scores.num_tokens[b, : len(texts)]
+        elif normalization == "word":
+            score /= [max(1, len(text.split())) for text in texts]
+        score /= temperature
+        top = score.max()
+        log_probs[b, : len(texts)] = score - (top + np.log(np.exp(score - top).sum()))
+    return log_probs
 
 
 def check_options(normalization: str, temperature: float) -> None:
@@ -169,45 +261,15 @@ def _token_log_probs(decoder, hidden: jax.Array, packed: packing.Packed) -> jax.
     return log_probs
 
 
-def _score(lm, prompts, actions, normalization, temperature, with_features):
-    """Checks, tokenises, packs, runs and unpacks. NumPy f32[B, A] and f32[B, A, D] (or None)."""
-    _check(prompts, actions, normalization, temperature)
-    states = _tokenize(lm, prompts, actions)
-
-    # Dispatch is asynchronous: while the device works on a pass, the host packs the next.
-    places, results = [], []
-    for texts in packing.passes(states):
-        scores, features = score_packed(lm.graphdef, lm.params, texts.packed)
-        places.append(texts.places)
-        results.append((scores, features) if with_features else (scores,))
-
-    B, A = len(prompts), max(map(len, actions), default=0)
-    scores = np.full((B, A), -np.inf)
-    features = np.zeros((B, A, lm.config.hidden_size), np.float32) if with_features else None
-    for (b, a, slot), result in zip((p.T for p in places), jax.device_get(results), strict=True):
-        scores[b, a] = result[0][slot]
-        if features is not None:
-            features[b, a] = result[1][slot]
-    return _normalize(scores, states, actions, normalization, temperature), features
-
-
-def _normalize(scores, states, actions, normalization, temperature) -> np.ndarray:
-    """From summed log-probabilities [B, A], `-inf` where no action is, to the prior f32[B, A]."""
+def _check_finite(log_probs: np.ndarray, actions: Sequence[Sequence[str]]) -> None:
     for b, texts in enumerate(actions):
-        bad = np.flatnonzero(~np.isfinite(scores[b, : len(texts)]))
+        bad = np.flatnonzero(~np.isfinite(log_probs[b, : len(texts)]))
         if len(bad):
             raise ValueError(
                 f"action {bad[0]} of prompt {b} ({texts[bad[0]]!r}) has log-probability "
-                f"{scores[b, bad[0]]}; look at the language model's weights, or load it in float32"
+                f"{log_probs[b, bad[0]]}; look at the language model's weights, or load it in "
+                "float32"
             )
-        if normalization == "token":
-            scores[b, : len(texts)] /= [len(t) - k for t, k in zip(*states[b], strict=True)]
-        elif normalization == "word":
-            scores[b, : len(texts)] /= [max(1, len(text.split())) for text in texts]
-    scores = scores / temperature
-    top = scores.max(axis=-1, keepdims=True, initial=-np.inf)
-    log_total = top + np.log(np.exp(scores - top).sum(axis=-1, keepdims=True))
-    return (scores - log_total).astype(np.float32)
 
 
 def _tokenize(lm, prompts, actions) -> list[packing.Sequences]:
@@ -269,9 +331,8 @@ def _check_tokens(text: np.ndarray, first: int, config, where: str) -> None:
         )
 
 
-def _check(prompts, actions, normalization, temperature) -> None:
+def _check(prompts, actions) -> None:
     """Refuses malformed arguments, naming the first thing wrong."""
-    check_options(normalization, temperature)
     if isinstance(prompts, str):
         raise TypeError("prompts must be a list of strings, not one string; put it in a list")
     if len(prompts) != len(actions):
