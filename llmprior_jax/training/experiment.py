@@ -5,6 +5,7 @@ learning curves, and a directory per agent with its metrics and checkpoints. Run
 where it stopped; killed at any moment and run again, it ends with the same parameters.
 """
 
+import functools
 import json
 import pathlib
 import shutil
@@ -31,7 +32,7 @@ from llmprior_jax.training.games import list_games
 from llmprior_jax.training.metrics import MetricsWriter, read_metrics
 from llmprior_jax.training.online import OnlineRun
 from llmprior_jax.training.runs import Run
-from llmprior_jax.training.scoring import TableFiller
+from llmprior_jax.training.scoring import TableFiller, first_observations
 
 _PRIOR_TABLE = "prior_table.safetensors"
 _SUMMARY = "summary.json"
@@ -180,7 +181,7 @@ def make_filler(
     """The source of priors of a run; a reader's leaves the run's file as it is."""
     return TableFiller(
         env,
-        env_params,
+        functools.partial(first_observations, env, env_params),
         config.prior.model,
         config.prior.normalization,
         config.prior.temperature,

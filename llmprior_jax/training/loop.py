@@ -11,14 +11,14 @@ known ones. (Meanwhile its entries in replay are empty, of weight 0.)
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import flashbax
 import jax
 import jax.numpy as jnp
 
-from llmprior_jax.agents import Agent, AgentState, Transitions
+from llmprior_jax.agents import Agent, AgentState
 from llmprior_jax.envs import TextEnvironment
 from llmprior_jax.priors import table as tables
 from llmprior_jax.priors.table import PriorTable
+from llmprior_jax.training.replay import Record, lookup_rows, make_replay
 
 
 class LoopConfig(NamedTuple):
@@ -37,17 +37,6 @@ class LoopConfig(NamedTuple):
     warmup_steps: int = 16
     batch_size: int = 32
     updates_per_step: int = 1
-
-
-class _Record(NamedTuple):
-    """One replay entry; the states are rows of the table."""
-
-    row: jax.Array
-    action: jax.Array
-    reward: jax.Array
-    terminated: jax.Array
-    next_row: jax.Array
-    weight: jax.Array
 
 
 class EnvsState(NamedTuple):
@@ -116,51 +105,16 @@ def make_loop(
     num_eval_episodes: int,
 ) -> Loop:
     """Builds the loop of one agent in one environment; see `Loop`."""
-    update = agent.update or _learn_nothing
-    replay = flashbax.make_item_buffer(
-        max_length=config.replay_capacity,
-        min_length=1,
-        sample_batch_size=config.batch_size,
-        add_batches=True,
-    )
+    replay = make_replay(agent, config.replay_capacity, config.batch_size, config.updates_per_step)
 
     def init(key: jax.Array, table: PriorTable) -> LoopState:
         key, agent_key, envs_key = jax.random.split(key, 3)
-        record = _Record(
-            row=jnp.zeros((), jnp.int32),
-            action=jnp.zeros((), jnp.int32),
-            reward=jnp.zeros((), jnp.float32),
-            terminated=jnp.zeros((), bool),
-            next_row=jnp.zeros((), jnp.int32),
-            weight=jnp.zeros((), jnp.float32),
-        )
         return LoopState(
             key=key,
             agent=agent.init(agent_key, tables.lookup(table, jnp.zeros((), jnp.int32))),
-            replay=replay.init(record),
+            replay=replay.init(),
             envs=_reset(env, env_params, envs_key, config.num_envs),
         )
-
-    def learn(agent_state, replay_state, key, table):
-        """Updates from replay; returns the agent's state and its metrics."""
-
-        def update_once(agent_state, key):
-            sample_key, update_key = jax.random.split(key)
-            record = replay.sample(replay_state, sample_key).experience
-            transitions = Transitions(
-                prior=_lookup(table, record.row),
-                action=record.action,
-                reward=record.reward,
-                terminated=record.terminated,
-                next_prior=_lookup(table, record.next_row),
-                weight=record.weight,
-            )
-            return update(agent_state, update_key, transitions)
-
-        agent_state, metrics = jax.lax.scan(
-            update_once, agent_state, jax.random.split(key, config.updates_per_step)
-        )
-        return agent_state, jax.tree.map(jnp.mean, metrics)
 
     def segment(state: LoopState, table: PriorTable, iteration: jax.Array):
         find = jax.vmap(tables.find, in_axes=(None, 0))
@@ -170,7 +124,7 @@ def make_loop(
             key, act_key, learn_key = jax.random.split(state.key, 3)
             ready = row >= 0
             drawn = jax.vmap(agent.act, in_axes=(None, 0, 0))(
-                state.agent, jax.random.split(act_key, config.num_envs), _lookup(table, row)
+                state.agent, jax.random.split(act_key, config.num_envs), lookup_rows(table, row)
             )
             actions = jnp.where(state.envs.action >= 0, state.envs.action, drawn)
             next_envs, step = _step(env, env_params, state.envs, actions)
@@ -183,7 +137,7 @@ def make_loop(
             )
             replay_state = replay.add(
                 state.replay,
-                _Record(
+                Record(
                     row=jnp.maximum(row, 0),
                     action=actions,
                     reward=step.reward,
@@ -194,7 +148,7 @@ def make_loop(
             )
             agent_state, metrics = jax.lax.cond(
                 iteration >= config.warmup_steps,
-                lambda: learn(state.agent, replay_state, learn_key, table),
+                lambda: replay.learn(state.agent, replay_state, learn_key, table),
                 lambda: (state.agent, no_metrics),
             )
             stalled = state.envs._replace(action=jnp.where(ready, actions, state.envs.action))
@@ -206,7 +160,7 @@ def make_loop(
 
         no_metrics = jax.tree.map(
             lambda leaf: jnp.full(leaf.shape, jnp.nan, leaf.dtype),
-            jax.eval_shape(learn, state.agent, state.replay, state.key, table)[1],
+            jax.eval_shape(replay.learn, state.agent, state.replay, state.key, table)[1],
         )
         row = find(table, state.envs.observation)
         missing = Missing(state.envs.observation, row < 0)
@@ -232,7 +186,7 @@ def make_loop(
                 missing.is_missing | (running & (row < 0)),
             )
             actions = jax.vmap(agent.act, in_axes=(None, 0, 0))(
-                agent_state, jax.random.split(act_key, num_eval_episodes), _lookup(table, row)
+                agent_state, jax.random.split(act_key, num_eval_episodes), lookup_rows(table, row)
             )
             envs, step = _step(env, env_params, envs, actions)
             episodes = Episodes(
@@ -252,12 +206,6 @@ def make_loop(
         return episodes, missing
 
     return Loop(init, segment, evaluate)
-
-
-def _learn_nothing(state, key, transitions):
-    """The update of agents that do not learn."""
-    del key, transitions
-    return state, {}
 
 
 class _Step(NamedTuple):
@@ -292,11 +240,6 @@ def _step(env, env_params, envs: EnvsState, actions: jax.Array) -> tuple[EnvsSta
         success=info["success"],
     )
     return EnvsState(state, observation, keys[:, 1], jnp.full_like(actions, -1)), step
-
-
-def _lookup(table: PriorTable, row: jax.Array):
-    """Priors of rows i32[B]; rows of -1 read row 0, whose use the caller must mask."""
-    return jax.vmap(tables.lookup, in_axes=(None, 0))(table, jnp.maximum(row, 0))
 
 
 def _select(condition: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:

@@ -6,7 +6,8 @@ loaded only when a state must be scored that the table does not hold yet.
 
 import functools
 import pathlib
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -21,10 +22,23 @@ from llmprior_jax.priors import prompts, score, whitening
 from llmprior_jax.priors import table as tables
 from llmprior_jax.priors.table import PriorTable
 from llmprior_jax.training.files import write_atomically
-from llmprior_jax.types import ActionPrior
+from llmprior_jax.types import ActionPrior, TextState
 
 _STATES_PER_CALL = 32
 _EXPLORED_EPISODES, _EXPLORED_STEPS = 32, 32
+
+
+class States(Protocol):
+    """States by their observation: what the filler asks of an environment."""
+
+    @property
+    def num_actions(self) -> int:
+        """A, action slots of a state."""
+        ...
+
+    def text_state(self, observation: np.ndarray) -> TextState:
+        """Puts one observation into words."""
+        ...
 
 
 class TableFiller:
@@ -32,8 +46,8 @@ class TableFiller:
 
     def __init__(
         self,
-        env: TextEnvironment,
-        env_params: Any,
+        states: "States",
+        first_observations: Callable[[], np.ndarray],
         model: str,
         normalization: str,
         temperature: float,
@@ -44,8 +58,9 @@ class TableFiller:
         """Nothing is loaded or scored yet.
 
         Args:
-          env: the environment whose states are scored.
-          env_params: its parameters.
+          states: the states to score, such as those of an environment.
+          first_observations: gives the observations [N, *O] that a new table begins with, without
+            duplicates; `first_observations` for environments in JAX.
           model: the language model, as `llmprior_jax.models.load` takes it.
           normalization: see `llmprior_jax.priors.score`.
           temperature: see `llmprior_jax.priors.score`.
@@ -53,8 +68,8 @@ class TableFiller:
           path: file that holds the rows, in the order in which they were added.
           read_only: leave the file as it is, and keep new rows in memory only.
         """
-        self._env = env
-        self._env_params = env_params
+        self._states = states
+        self._first_observations = first_observations
         self._model = model
         self._normalization = normalization
         self._temperature = temperature
@@ -78,13 +93,11 @@ class TableFiller:
     def load(self, size: int | None = None) -> PriorTable:
         """The table as it was when it had `size` rows (all of them by default).
 
-        Without a file yet, it begins with all states of an environment that can list them, or with
-        those that random play meets. The features are whitened by what the table began with.
+        Without a file yet, it begins with the first observations, and the features are whitened by
+        what they look like there.
         """
         if not self._path.exists():
-            observations = self._env.list_observations()
-            if observations is None:
-                observations = _explore(self._env, self._env_params)
+            observations = self._first_observations()
             log_probs, features = self._score(observations)
             whiten = whitening.fit(features[np.isfinite(log_probs)], self._num_features)
             self._save(_whitened(whiten, observations, log_probs, features), whiten)
@@ -114,10 +127,10 @@ class TableFiller:
 
     def _score(self, observations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """`log_probs` f32[M, A] and hidden states f32[M, A, D] of M states; asks a text once."""
-        texts = [prompts.plain(self._env.text_state(observation)) for observation in observations]
+        texts = [prompts.plain(self._states.text_state(key)) for key in observations]
         row_of = {prompt: row for row, prompt in enumerate(dict.fromkeys(texts))}
         distinct = list(row_of)
-        shape = (len(distinct), self._env.num_actions)
+        shape = (len(distinct), self._states.num_actions)
         log_probs = np.full(shape, -np.inf, np.float32)
         features = np.zeros((*shape, self._language_model.config.hidden_size), np.float32)
         with tqdm.tqdm(total=len(distinct), desc="prior", unit="state", disable=None) as bar:
@@ -181,8 +194,14 @@ def _insert(table: PriorTable, rows: _Rows) -> PriorTable:
     return tables.insert(table, rows.observations, prior)
 
 
-def _explore(env: TextEnvironment, env_params: Any) -> np.ndarray:
-    """Distinct observations [N, *O] that random play meets, enough to see how features spread."""
+def first_observations(env: TextEnvironment, env_params: Any) -> np.ndarray:
+    """Distinct observations [N, *O] of an environment, enough to see how features spread.
+
+    All of them where it can list them, otherwise those that random play meets.
+    """
+    listed = env.list_observations()
+    if listed is not None:
+        return listed
 
     def play(key: jax.Array) -> jax.Array:
         reset_key, play_key = jax.random.split(key)
