@@ -5,8 +5,16 @@ observation, state = env.reset(key, params)
 print(env.text_state(observation))
 """
 
-from llmprior_jax.envs.base import TextEnvironment
+from llmprior_jax.envs.base import Scene, TextEnvironment, Thing
 from llmprior_jax.envs.history import HistoryWrapper, with_history
 from llmprior_jax.envs.registry import NAMES, make
 
-__all__ = ["NAMES", "HistoryWrapper", "TextEnvironment", "make", "with_history"]
+__all__ = [
+    "NAMES",
+    "HistoryWrapper",
+    "Scene",
+    "TextEnvironment",
+    "Thing",
+    "make",
+    "with_history",
+]

@@ -6,12 +6,34 @@ observation alone, so whoever holds an observation, of whatever age, can have it
 environment whose observations can be listed can be put into words once, before training.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from gymnax.environments import environment
 
 from llmprior_jax.types import TextState
+
+
+class Thing(NamedTuple):
+    """Something that stands on a tile: its name, such as "cook" or "chopped tomato", and where."""
+
+    name: str
+    row: int
+    column: int
+
+
+class Scene(NamedTuple):
+    """What a picture of a state shows: a room of tiles, and things in it, later ones in front.
+
+    Attributes:
+      tiles: the kind of each tile, such as "floor" or "hole", as rows of columns.
+      things: what stands on them.
+    """
+
+    tiles: tuple[tuple[str, ...], ...]
+    things: tuple[Thing, ...]
 
 
 class TextEnvironment(environment.Environment[environment.TEnvState, environment.TEnvParams]):
@@ -46,6 +68,15 @@ class TextEnvironment(environment.Environment[environment.TEnvState, environment
           ValueError: if `observation` is not one observation of this environment.
         """
         raise NotImplementedError
+
+    def scene(self, state: environment.TEnvState) -> Scene | None:
+        """Says what a picture of a state shows, hidden things too (host side, unbatched).
+
+        Returns:
+          The scene, or None where there is nothing to draw, as here.
+        """
+        del state
+        return None
 
     def list_observations(self) -> np.ndarray | None:
         """Lists every observation that can occur (host side).

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from gymnax.environments.misc import frozen_lake
 
-from llmprior_jax.envs.base import TextEnvironment
+from llmprior_jax.envs.base import Scene, TextEnvironment, Thing
 from llmprior_jax.types import TextState
 
 # In the order of gymnax's actions, with the move in rows and columns that each stands for.
@@ -87,6 +87,16 @@ class FrozenLake(frozen_lake.FrozenLake, TextEnvironment):
             task="Cross the frozen lake to the goal and do not fall into a hole.",
             observation=self._describe(row, column),
             actions=tuple(f"go {direction}" for direction in _MOVES),
+        )
+
+    def scene(self, state: frozen_lake.EnvState) -> Scene:
+        """The lake, and who crosses it."""
+        names = {frozen_lake.START: "start", frozen_lake.FROZEN: "ice"}
+        names |= {frozen_lake.HOLE: "hole", frozen_lake.GOAL: "goal"}
+        row, column = divmod(int(state.position), self.ncol)
+        return Scene(
+            tiles=tuple(tuple(names[tile] for tile in row) for row in self._tiles.tolist()),
+            things=(Thing("agent", row, column),),
         )
 
     def list_observations(self) -> np.ndarray:

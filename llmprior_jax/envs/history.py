@@ -13,7 +13,7 @@ import numpy as np
 from flax import struct
 from gymnax.environments import environment, spaces
 
-from llmprior_jax.envs.base import TextEnvironment
+from llmprior_jax.envs.base import Scene, TextEnvironment
 from llmprior_jax.types import TextState
 
 _NO_ACTION = -1
@@ -135,6 +135,10 @@ class HistoryWrapper(TextEnvironment[HistoryState, environment.EnvParams]):
     def action_mask(self, state: HistoryState, params: environment.EnvParams) -> jax.Array:
         """Which actions are admissible; see `TextEnvironment.action_mask`."""
         return self.env.action_mask(state.env_state, params)
+
+    def scene(self, state: HistoryState) -> Scene | None:
+        """What a picture of the environment's own state shows."""
+        return self.env.scene(state.env_state)
 
     def action_space(self, params: environment.EnvParams | None = None):
         """The actions of the environment."""

@@ -27,7 +27,7 @@ from flax import struct
 from gymnax.environments import environment, spaces
 
 from llmprior_jax.envs import overcooked_text
-from llmprior_jax.envs.base import TextEnvironment
+from llmprior_jax.envs.base import Scene, TextEnvironment, Thing
 from llmprior_jax.types import TextState
 
 # The kitchen: # counter, . floor, @ where the cook starts, t tomato, l lettuce, o onion, b bowl,
@@ -305,6 +305,27 @@ class Overcooked(TextEnvironment[EnvState, EnvParams]):
             task=overcooked_text.task(self.recipe.ingredients),
             observation=overcooked_text.observation(view),
             actions=overcooked_text.actions(view),
+        )
+
+    def scene(self, state: EnvState) -> Scene:
+        """The whole kitchen, the cook, and every thing where it is."""
+        spots = {**dict(enumerate(self._spots)), self._in_hands: self._tiles[int(state.tile)]}
+        place = np.asarray(state.place)
+        place = np.where(place == self._in_bowl, place[self._num_foods], place).tolist()
+        names = [
+            f"chopped {food}" if chopped else food
+            for food, chopped in zip(self.recipe.foods, np.asarray(state.chopped), strict=True)
+        ]
+        things = [Thing("cook", *spots[self._in_hands])]
+        for name, spot in [("bowl", place[-1]), *zip(names, place[:-1], strict=True)]:
+            things.append(Thing(name, *spots[spot]))
+        boards = self._spots[self._num_things : self._serving_spot]
+        kinds = dict.fromkeys(boards, "board") | {self._spots[self._serving_spot]: "hatch"}
+        kinds |= dict.fromkeys(self._tiles, "floor")
+        side = range(len(_ROOM))
+        return Scene(
+            tiles=tuple(tuple(kinds.get((row, col), "counter") for col in side) for row in side),
+            things=tuple(things),
         )
 
     def list_observations(self) -> np.ndarray:

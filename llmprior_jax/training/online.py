@@ -124,6 +124,7 @@ class OnlineRun:
             prior = tables.lookup(self.table, tables.find(self.table, observation))
             action = act(state, act_key, prior)
             text = self.env.text_state(np.asarray(observation))
+            scene = self.env.scene(env_state)
             view = policy(state, prior)
             observation, env_state, reward, terminated, truncated, info = step(
                 step_key, env_state, action, self.env_params
@@ -138,6 +139,7 @@ class OnlineRun:
                 reward=float(reward),
                 success=bool(info["success"]),
                 truncated=bool(truncated),
+                scene=scene,
             )
 
     def _fill(self, missing: Missing) -> bool:

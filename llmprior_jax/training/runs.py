@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from llmprior_jax.envs import Scene
 from llmprior_jax.training.config import Config
 from llmprior_jax.types import TextState
 
@@ -27,6 +28,7 @@ class Decision(NamedTuple):
       reward: what it got for it.
       success: whether this solved the task.
       truncated: whether the time limit ended the episode here.
+      scene: what a picture of the state shows, where the environment can be drawn.
     """
 
     text: TextState
@@ -37,6 +39,7 @@ class Decision(NamedTuple):
     reward: float
     success: bool
     truncated: bool
+    scene: Scene | None = None
 
 
 class Run(Protocol):

@@ -1,0 +1,306 @@
+"""Pictures of how an agent decides: a scene, and an episode as an animation and as a web page.
+
+A decision is drawn as three bars for each action: what the language model would do (the prior),
+what was learned (Q), and what the agent acts by (the posterior).
+"""
+
+import base64
+import functools
+import html
+import io
+import json
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw, ImageFont
+
+from llmprior_jax.envs import Scene
+from llmprior_jax.training import Decision
+
+PRIOR, VALUE, POSTERIOR = "#8a94a6", "#d98b2b", "#2563b8"  # told apart without colour vision, too
+_TILE = 72  # pixels
+_TILES = {
+    "floor": "#f4efe6",
+    "counter": "#c9b79c",
+    "board": "#e2c48d",
+    "hatch": "#a9c4e0",
+    "ice": "#e6f2fa",
+    "start": "#e6f2fa",
+    "hole": "#33506b",
+    "goal": "#f2cf5b",
+}
+_THINGS = {
+    "cook": "#2563b8",
+    "agent": "#2563b8",
+    "bowl": "#ffffff",
+    "tomato": "#d64545",
+    "lettuce": "#5c9e4a",
+    "onion": "#b58ac0",
+}
+_OTHER = "#dddddd"
+_MOST_BARS = 12  # actions in an animation's frame; a web page has room for all
+
+
+def draw_scene(scene: Scene) -> Image.Image:
+    """Draws tiles, and on each the things that stand there; things are named by their letter."""
+    rows, columns = len(scene.tiles), len(scene.tiles[0])
+    image = Image.new("RGB", (columns * _TILE, rows * _TILE), "white")
+    draw = ImageDraw.Draw(image)
+    for row, kinds in enumerate(scene.tiles):
+        for column, kind in enumerate(kinds):
+            corner = column * _TILE, row * _TILE
+            box = (*corner, corner[0] + _TILE - 2, corner[1] + _TILE - 2)
+            draw.rectangle(box, fill=_TILES.get(kind, _OTHER))
+            if kind not in ("floor", "counter", "ice"):
+                dark = kind == "hole"
+                draw.text(
+                    (corner[0] + _TILE / 2, corner[1] + 3),
+                    kind,
+                    fill="white" if dark else "#555555",
+                    font=_font(15),
+                    anchor="ma",
+                )
+    places: dict[tuple[int, int], list[str]] = {}
+    for thing in scene.things:
+        places.setdefault((thing.row, thing.column), []).append(thing.name)
+    for (row, column), names in places.items():
+        for index, name in enumerate(names):
+            _draw_thing(draw, name, row, column, index, len(names))
+    return image
+
+
+def _draw_thing(draw, name: str, row: int, column: int, index: int, count: int) -> None:
+    """One of `count` things on a tile: in a ring around its centre, or in the centre alone."""
+    angle = 2 * np.pi * index / count
+    off = _TILE * (0.22 if count > 1 else 0.0)
+    x = (column + 0.5) * _TILE - 1 + off * np.sin(angle)
+    y = (row + 0.58) * _TILE - 1 - off * np.cos(angle)
+    radius = _TILE * (0.27 if count == 1 else 0.19)
+    kind = name.split()[-1]
+    box = (x - radius, y - radius, x + radius, y + radius)
+    draw.ellipse(box, fill=_THINGS.get(kind, _OTHER), outline="#333333", width=2)
+    if name.startswith("chopped"):
+        draw.line((x - radius, y + radius, x + radius, y - radius), fill="white", width=3)
+    ink = "#333333" if kind == "bowl" else "white"
+    draw.text((x, y), kind[0].upper(), fill=ink, font=_font(int(radius * 1.1)), anchor="mm")
+
+
+@functools.cache
+def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+    return ImageFont.load_default(size)
+
+
+def overruled(decision: Decision) -> bool:
+    """Whether what was learned prefers another action than the language model does."""
+    return int(np.argmax(decision.prior)) != int(np.argmax(decision.posterior))
+
+
+def write_gif(decisions: Sequence[Decision], path: pathlib.Path, seconds: float = 1.5) -> None:
+    """Writes an episode as an animation, `seconds` per decision."""
+    frames = [_frame(number, decision) for number, decision in enumerate(decisions, start=1)]
+    milliseconds = int(1000 * seconds)
+    durations = [milliseconds] * (len(frames) - 1) + [3 * milliseconds]
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=durations, loop=0)
+
+
+def _frame(number: int, decision: Decision) -> Image.Image:
+    figure = Figure(figsize=(10, 4.8), dpi=80, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    if decision.scene is None:
+        panel = figure.subplots(1, 1)
+    else:
+        picture, panel = figure.subplots(1, 2, width_ratios=(1, 1.25))
+        picture.imshow(draw_scene(decision.scene))
+        picture.axis("off")
+    order = np.argsort(-decision.posterior[: len(decision.text.actions)], kind="stable")
+    shown = sorted(order[:_MOST_BARS], key=list(order).index)
+    if decision.action not in shown:
+        shown[-1] = decision.action
+    y = np.arange(len(shown))
+    for offset, color, label, values in (
+        (-0.27, PRIOR, "prior", decision.prior),
+        (0.0, VALUE, "Q", _positions(decision.q_values[: len(decision.text.actions)])),
+        (0.27, POSTERIOR, "posterior", decision.posterior),
+    ):
+        panel.barh(y + offset, np.asarray(values)[shown], 0.25, color=color, label=label)
+    panel.set(yticks=y, xlim=(0, 1.02), ylim=(len(shown) - 0.4, -0.6))
+    panel.set_yticklabels([_escape(decision.text.actions[index]) for index in shown])
+    for index, label in zip(shown, panel.get_yticklabels(), strict=True):
+        label.set_fontweight("bold" if index == decision.action else "normal")
+    panel.legend(loc="lower right", fontsize="small")
+    panel.spines[["top", "right"]].set_visible(False)
+    said = _wrapped(decision.text.observation, 95)
+    note = "  (learning overrules the model)" if overruled(decision) else ""
+    figure.suptitle(_escape(f"{number}. {said}{note}"), fontsize=10, ha="left", x=0.01)
+    canvas.draw()
+    rgba = Image.frombuffer("RGBA", canvas.get_width_height(), bytes(canvas.buffer_rgba()))
+    return rgba.convert("RGB").quantize(128)
+
+
+def _positions(values: np.ndarray) -> np.ndarray:
+    """Values on the scale of the picture: the lowest at 0, the highest at 1; equal ones at 0."""
+    spread = values.max() - values.min()
+    return (values - values.min()) / spread if spread > 0 else np.zeros_like(values)
+
+
+def _wrapped(text: str, width: int) -> str:
+    lines, line = [], ""
+    for word in text.split():
+        if len(line) + len(word) > width:
+            lines.append(line)
+            line = ""
+        line += f"{' ' if line else ''}{word}"
+    return "\n".join([*lines, line][:4])
+
+
+def _escape(text: str) -> str:
+    """Keeps matplotlib from reading `$` as mathematics."""
+    return text.replace("$", r"\$")
+
+
+def episode_page(title: str, decisions: Sequence[Decision]) -> str:
+    """An episode as one self-contained HTML page, readable on a phone and without JavaScript."""
+    steps = "\n".join(_step(number, step) for number, step in enumerate(decisions, start=1))
+    chips = "".join(
+        f'<a href="#step{number}"{" class=overruled" if overruled(step) else ""}>{number}</a>'
+        for number, step in enumerate(decisions, start=1)
+    )
+    total = sum(decision.reward for decision in decisions)
+    end = "solved" if decisions[-1].success else "not solved"
+    changed = sum(map(overruled, decisions))
+    return _PAGE.format(
+        title=html.escape(title),
+        task=html.escape(decisions[0].text.task),
+        outcome=f"{end} in {len(decisions)} decisions, return {total:.3f}; learning overruled "
+        f"the model in {changed} of them",
+        chips=chips,
+        steps=steps,
+        prior=PRIOR,
+        value=VALUE,
+        posterior=POSTERIOR,
+        count=json.dumps(len(decisions)),
+    )
+
+
+def _step(number: int, decision: Decision) -> str:
+    actions = decision.text.actions
+    order = np.argsort(-decision.posterior[: len(actions)], kind="stable")
+    heights = _positions(decision.q_values[: len(actions)])
+    rows = [_bars(decision, index, float(heights[index])) for index in order]
+    table = "<table><thead><tr><th>action<th>prior<th>Q<th>post.</tr></thead>{}</table>".format
+    more = ""
+    if len(rows) > _MOST_BARS:
+        rest = "".join(rows[_MOST_BARS:])
+        unlikely = len(rows) - _MOST_BARS
+        more = f"<details><summary>{unlikely} less likely actions</summary>{table(rest)}</details>"
+    picture = ""
+    if decision.scene is not None:
+        file = io.BytesIO()
+        draw_scene(decision.scene).quantize(32).save(file, "PNG", optimize=True)
+        data = base64.b64encode(file.getvalue()).decode()
+        picture = f'<img alt="the room at step {number}" src="data:image/png;base64,{data}">'
+    badge = "<span class=badge>learning overrules the model</span>" if overruled(decision) else ""
+    history = "".join(
+        f"<li>{html.escape(seen)} <b>{html.escape(done)}</b></li>"
+        for seen, done in decision.text.history
+    )
+    history = f"<details><summary>before</summary><ol>{history}</ol></details>" if history else ""
+    return (
+        f'<section id="step{number}"><h2>{number}. {badge}</h2>{picture}<div class=right>{history}'
+        f"<p>{html.escape(decision.text.observation)}</p>{table(''.join(rows[:_MOST_BARS]))}{more}"
+        f"<p>did: <b>{html.escape(actions[decision.action])}</b>, reward {decision.reward:.3f}</p>"
+        "</div></section>"
+    )
+
+
+def _bars(decision: Decision, index: int, height: float) -> str:
+    taken = " class=taken" if index == decision.action else ""
+    cells = "".join(
+        f'<td><i class={kind} style="width:{94 * width:.1f}%"></i><b>{value:.3f}</b>'
+        for kind, width, value in (
+            ("p", decision.prior[index], decision.prior[index]),
+            ("q", height, decision.q_values[index]),
+            ("o", decision.posterior[index], decision.posterior[index]),
+        )
+    )
+    return f"<tr{taken}><th>{html.escape(decision.text.actions[index])}{cells}</tr>"
+
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+:root {{ color-scheme: light dark; --ink: #1c2330; --paper: #fff; --line: #d8dde6; --hit: #eef4fc }}
+@media (prefers-color-scheme: dark) {{
+  :root {{ --ink: #e7ebf2; --paper: #151a22; --line: #384152; --hit: #22304a }}
+}}
+body {{ font: 16px/1.45 system-ui, sans-serif; color: var(--ink); background: var(--paper);
+  max-width: 62rem; margin: 0 auto; padding: 1rem }}
+h1 {{ font-size: 1.3rem; margin: 0 }} h2 {{ font-size: 1.05rem; margin: 0 0 .5rem; width: 100% }}
+nav {{ position: sticky; top: 0; background: var(--paper); padding: .5rem 0; display: flex;
+  flex-wrap: wrap; gap: .25rem; border-bottom: 1px solid var(--line); z-index: 1 }}
+nav a {{ min-width: 1.6rem; padding: .15rem .3rem; text-align: center; text-decoration: none;
+  color: inherit; border: 1px solid var(--line); border-radius: .3rem }}
+nav a.overruled {{ border-color: {value}; box-shadow: inset 0 -3px {value} }}
+nav a.now {{ background: {posterior}; color: #fff }}
+nav button {{ font: inherit; padding: .15rem .8rem }}
+section {{ display: flex; flex-wrap: wrap; gap: 1rem; padding: 1rem 0;
+  border-bottom: 1px solid var(--line); scroll-margin-top: 6rem }}
+section img {{ width: 20rem; max-width: 100%; height: auto; align-self: flex-start;
+  image-rendering: auto }}
+.right {{ flex: 1 1 22rem; min-width: 0 }} .right p {{ margin: .3rem 0 .6rem }}
+.badge {{ font-size: .8rem; font-weight: normal; border: 1px solid {value}; border-radius: .3rem;
+  padding: .1rem .4rem }}
+table {{ width: 100%; border-collapse: collapse; font-size: .85rem; table-layout: fixed }}
+th {{ text-align: left; font-weight: normal; padding: .2rem .3rem .2rem 0; width: 34%;
+  overflow-wrap: anywhere }}
+thead th {{ font-weight: 600; border-bottom: 1px solid var(--line); width: auto }}
+thead th:first-child {{ width: 34% }}
+td {{ position: relative; height: 1.5rem; padding: 0 .3rem; vertical-align: middle }}
+td i {{ position: absolute; left: .2rem; top: .2rem; bottom: .2rem; border-radius: .15rem;
+  opacity: .55 }}
+td b {{ position: relative; font-weight: normal; font-variant-numeric: tabular-nums }}
+.p {{ background: {prior} }} .q {{ background: {value} }} .o {{ background: {posterior} }}
+.taken {{ background: var(--hit) }} .taken th {{ font-weight: 700 }}
+.playing section {{ display: none }} .playing section.now {{ display: flex }}
+</style></head>
+<body>
+<h1>{task}</h1>
+<p>{outcome}. The action taken is in bold; bars of Q go from the lowest to the highest of the
+step.</p>
+<nav><button type="button" hidden>Play</button>{chips}</nav>
+<main>
+{steps}
+</main>
+<script>
+const count = {count}, button = document.querySelector("nav button");
+const chips = document.querySelectorAll("nav a"), steps = document.querySelectorAll("section");
+let timer = null, at = 0;
+function show(index) {{
+  at = (index + count) % count;
+  chips.forEach((chip, i) => chip.classList.toggle("now", i === at));
+  steps.forEach((step, i) => step.classList.toggle("now", i === at));
+}}
+function stop() {{
+  clearInterval(timer); timer = null; button.textContent = "Play";
+  document.body.classList.remove("playing");
+}}
+button.hidden = false;
+button.onclick = () => {{
+  if (timer) return stop();
+  document.body.classList.add("playing"); button.textContent = "Show all"; show(at);
+  timer = setInterval(() => show(at + 1), 1500);
+}};
+chips.forEach((chip, i) => chip.addEventListener("click", () => {{ stop(); show(i); }}));
+addEventListener("keydown", (event) => {{
+  const move = {{ ArrowRight: 1, ArrowLeft: -1 }}[event.key];
+  if (!move) return;
+  event.preventDefault(); show(at + move); if (!timer) steps[at].scrollIntoView();
+}});
+</script>
+</body></html>
+"""

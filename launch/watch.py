@@ -1,0 +1,47 @@
+"""Plays an episode with a trained agent and writes it as a web page and an animation.
+
+    python -m launch.watch --workdir=runs/quickstart --agent=dqn_prior
+
+`episode.html` is one self-contained page: the room, what was seen, and for each decision the prior,
+Q and the posterior of every action; steps where learning overruled the model are marked.
+`episode.gif` is the same to paste into slides.
+"""
+
+import pathlib
+from collections.abc import Sequence
+
+import jax
+import tqdm
+from absl import flags
+
+from launch import app, pictures
+from llmprior_jax import training
+from llmprior_jax.training.files import write_atomically
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.", required=True)
+_AGENT = flags.DEFINE_string("agent", "dqn_prior", "Which of the run's agents plays.")
+_SEED = flags.DEFINE_integer("seed", 0, "Which seed's agent plays.", lower_bound=0)
+_EPISODE = flags.DEFINE_integer("episode", 0, "Number of the episode to play.", lower_bound=0)
+_OUT = flags.DEFINE_string("out", None, "Directory to write to; by default --workdir/watch.")
+
+
+def main(argv: Sequence[str]) -> None:
+    del argv
+    run = training.restore(_WORKDIR.value, _AGENT.value, eval_episodes=1)
+    num_seeds = training.read_config(pathlib.Path(_WORKDIR.value)).num_seeds
+    if _SEED.value >= num_seeds:
+        raise ValueError(f"--seed is {_SEED.value}; the run has seeds 0 to {num_seeds - 1}")
+    key = jax.random.fold_in(jax.random.key(_SEED.value), _EPISODE.value)
+    decisions = list(
+        tqdm.tqdm(run.play(_SEED.value, key), desc="playing", unit="step", disable=None)
+    )
+    out = pathlib.Path(_OUT.value or pathlib.Path(_WORKDIR.value) / "watch")
+    out.mkdir(parents=True, exist_ok=True)
+    title = f"{_AGENT.value} after {run.steps:,} steps, episode {_EPISODE.value}"
+    write_atomically(out / "episode.html", pictures.episode_page(title, decisions))
+    pictures.write_gif(decisions, out / "episode.gif")
+    print(f"{len(decisions)} decisions are in {out / 'episode.html'} and {out / 'episode.gif'}")
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,116 @@
+"""Pictures of episodes: what a scene shows, and that no decision is missing from them."""
+
+import html.parser
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from launch import pictures
+from llmprior_jax import envs
+from llmprior_jax.training import Decision
+from llmprior_jax.types import TextState
+
+
+def decision(prior, q_values, posterior, scene=None, actions=("look", "<leave>")) -> Decision:
+    return Decision(
+        text=TextState("find $5 & go", "a <dark> room", (("a hall", "wait"),), actions),
+        prior=np.array(prior),
+        q_values=np.array(q_values),
+        posterior=np.array(posterior),
+        action=1,
+        reward=0.25,
+        success=True,
+        truncated=False,
+        scene=scene,
+    )
+
+
+AGREED = decision([0.9, 0.1], [0.0, 0.0], [0.9, 0.1])
+OVERRULED = decision([0.9, 0.1], [0.0, 1.0], [0.2, 0.8])
+
+
+class Reader(html.parser.HTMLParser):
+    """Collects what a page shows and what it would load."""
+
+    def __init__(self, page: str):
+        super().__init__()
+        self.text, self.loads, self.sections = "", [], 0
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.sections += tag == "section"
+        self.loads += [
+            value
+            for name, value in attrs
+            if name in ("src", "href") and not value.startswith(("data:", "#"))
+        ]
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def play(name: str, *actions: int):
+    """The scene after some actions."""
+    env, params = envs.make(name)
+    _, state = env.reset(jax.random.key(0), params)
+    for action in actions:
+        _, state, *_ = env.step(jax.random.key(0), state, jnp.int32(action), params)
+    return env.scene(state)
+
+
+def test_a_kitchen_shows_chopped_food_in_the_bowl_in_the_hands_of_the_cook():
+    # Get the tomato, put it on the board, chop it three times in one go, get it, get the bowl.
+    scene = play("Overcooked-TomatoSalad", 0, 2, 4, 0, 1, 1)
+    places = {thing.name: (thing.row, thing.column) for thing in scene.things}
+    assert places.keys() == {"cook", "bowl", "chopped tomato"}
+    assert places["chopped tomato"] == places["bowl"] == places["cook"]
+    assert scene.tiles[places["cook"][0]][places["cook"][1]] == "floor"
+
+
+def test_a_lake_shows_who_stands_where():
+    scene = play("FrozenLake-4x4")
+    assert scene.things == (envs.Thing("agent", 0, 0),)
+    assert scene.tiles[1] == ("ice", "hole", "ice", "hole")
+    assert (scene.tiles[0][0], scene.tiles[3][3]) == ("start", "goal")
+
+
+def test_a_game_of_text_alone_has_no_scene():
+    class Text(envs.TextEnvironment):
+        pass
+
+    assert Text().scene(None) is None
+
+
+def test_learning_overrules_where_the_two_prefer_different_actions():
+    assert pictures.overruled(OVERRULED)
+    assert not pictures.overruled(AGREED)
+
+
+def test_a_page_holds_every_decision_and_loads_nothing():
+    scene = play("FrozenLake-4x4")
+    page = Reader(pictures.episode_page("t", [AGREED, OVERRULED._replace(scene=scene)]))
+    assert page.sections == 2
+    assert page.loads == []
+    for words in ("<leave>", "a <dark> room", "find $5 & go", "0.250", "overruled the model in 1"):
+        assert words in page.text
+    assert "return 0.500" in page.text
+
+
+def test_a_page_folds_the_less_likely_of_many_actions():
+    chances = np.arange(30, 0, -1) / 465
+    many = decision(chances, np.zeros(30), chances, actions=tuple(f"go to {i}" for i in range(30)))
+    page = Reader(pictures.episode_page("t", [many]))
+    assert "18 less likely actions" in page.text
+    assert all(f"go to {i}" in page.text for i in range(30))
+
+
+@pytest.mark.parametrize("scene", [None, play("FrozenLake-4x4")], ids=["text", "lake"])
+def test_an_animation_has_a_frame_for_each_decision(tmp_path, scene):
+    steps = [AGREED._replace(scene=scene), OVERRULED._replace(scene=scene)]
+    pictures.write_gif(steps, tmp_path / "episode.gif", seconds=0.5)
+    with Image.open(tmp_path / "episode.gif") as animation:
+        assert animation.n_frames == 2
+        assert animation.info["duration"] == 500
