@@ -8,7 +8,6 @@ import base64
 import functools
 import html
 import io
-import json
 import pathlib
 from collections.abc import Sequence
 
@@ -170,19 +169,40 @@ def episode_page(title: str, decisions: Sequence[Decision]) -> str:
     )
     total = sum(decision.reward for decision in decisions)
     end = "solved" if decisions[-1].success else "not solved"
-    changed = sum(map(overruled, decisions))
-    return _PAGE.format(
-        title=html.escape(title),
-        task=html.escape(decisions[0].text.task),
-        outcome=f"{end} in {len(decisions)} decisions, return {total:.3f}; learning overruled "
-        f"the model in {changed} of them",
-        chips=chips,
-        steps=steps,
-        prior=PRIOR,
-        value=VALUE,
-        posterior=POSTERIOR,
-        count=json.dumps(len(decisions)),
-    )
+    body = f"""<h1>{html.escape(decisions[0].text.task)}</h1>
+<p>{end} in {len(decisions)} decisions, return {total:.3f}; learning overruled the model in
+{sum(map(overruled, decisions))} of them. The action taken is in bold; bars of Q go from the lowest
+to the highest of the step.</p>
+<nav><button type="button" hidden>Play</button>{chips}</nav>
+<main>
+{steps}
+</main>
+<script>
+{_PLAYER}</script>"""
+    return document(title, body, _EPISODE_STYLE)
+
+
+def document(title: str, body: str, style: str = "") -> str:
+    """A self-contained HTML page in the style that all pages share, and some of its own."""
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{html.escape(title)}</title>
+<style>
+:root {{ --prior: {PRIOR}; --value: {VALUE}; --posterior: {POSTERIOR} }}
+{_STYLE}{style}</style></head>
+<body>
+{body}
+</body></html>
+"""
+
+
+def embedded_png(image: Image.Image, alt: str) -> str:
+    """An image as an HTML element that holds its own data."""
+    file = io.BytesIO()
+    image.save(file, "PNG", optimize=True)
+    data = base64.b64encode(file.getvalue()).decode()
+    return f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{data}">'
 
 
 def _step(number: int, decision: Decision) -> str:
@@ -198,10 +218,9 @@ def _step(number: int, decision: Decision) -> str:
         more = f"<details><summary>{unlikely} less likely actions</summary>{table(rest)}</details>"
     picture = ""
     if decision.scene is not None:
-        file = io.BytesIO()
-        draw_scene(decision.scene).quantize(32).save(file, "PNG", optimize=True)
-        data = base64.b64encode(file.getvalue()).decode()
-        picture = f'<img alt="the room at step {number}" src="data:image/png;base64,{data}">'
+        picture = embedded_png(
+            draw_scene(decision.scene).quantize(32), f"the room at step {number}"
+        )
     badge = "<span class=badge>learning overrules the model</span>" if overruled(decision) else ""
     history = "".join(
         f"<li>{html.escape(seen)} <b>{html.escape(done)}</b></li>"
@@ -229,78 +248,69 @@ def _bars(decision: Decision, index: int, height: float) -> str:
     return f"<tr{taken}><th>{html.escape(decision.text.actions[index])}{cells}</tr>"
 
 
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-:root {{ color-scheme: light dark; --ink: #1c2330; --paper: #fff; --line: #d8dde6; --hit: #eef4fc }}
-@media (prefers-color-scheme: dark) {{
-  :root {{ --ink: #e7ebf2; --paper: #151a22; --line: #384152; --hit: #22304a }}
-}}
-body {{ font: 16px/1.45 system-ui, sans-serif; color: var(--ink); background: var(--paper);
-  max-width: 62rem; margin: 0 auto; padding: 1rem }}
-h1 {{ font-size: 1.3rem; margin: 0 }} h2 {{ font-size: 1.05rem; margin: 0 0 .5rem; width: 100% }}
-nav {{ position: sticky; top: 0; background: var(--paper); padding: .5rem 0; display: flex;
-  flex-wrap: wrap; gap: .25rem; border-bottom: 1px solid var(--line); z-index: 1 }}
-nav a {{ min-width: 1.6rem; padding: .15rem .3rem; text-align: center; text-decoration: none;
-  color: inherit; border: 1px solid var(--line); border-radius: .3rem }}
-nav a.overruled {{ border-color: {value}; box-shadow: inset 0 -3px {value} }}
-nav a.now {{ background: {posterior}; color: #fff }}
-nav button {{ font: inherit; padding: .15rem .8rem }}
-section {{ display: flex; flex-wrap: wrap; gap: 1rem; padding: 1rem 0;
-  border-bottom: 1px solid var(--line); scroll-margin-top: 6rem }}
-section img {{ width: 20rem; max-width: 100%; height: auto; align-self: flex-start;
-  image-rendering: auto }}
-.right {{ flex: 1 1 22rem; min-width: 0 }} .right p {{ margin: .3rem 0 .6rem }}
-.badge {{ font-size: .8rem; font-weight: normal; border: 1px solid {value}; border-radius: .3rem;
-  padding: .1rem .4rem }}
-table {{ width: 100%; border-collapse: collapse; font-size: .85rem; table-layout: fixed }}
-th {{ text-align: left; font-weight: normal; padding: .2rem .3rem .2rem 0; width: 34%;
-  overflow-wrap: anywhere }}
-thead th {{ font-weight: 600; border-bottom: 1px solid var(--line); width: auto }}
-thead th:first-child {{ width: 34% }}
-td {{ position: relative; height: 1.5rem; padding: 0 .3rem; vertical-align: middle }}
-td i {{ position: absolute; left: .2rem; top: .2rem; bottom: .2rem; border-radius: .15rem;
-  opacity: .55 }}
-td b {{ position: relative; font-weight: normal; font-variant-numeric: tabular-nums }}
-.p {{ background: {prior} }} .q {{ background: {value} }} .o {{ background: {posterior} }}
-.taken {{ background: var(--hit) }} .taken th {{ font-weight: 700 }}
-.playing section {{ display: none }} .playing section.now {{ display: flex }}
-</style></head>
-<body>
-<h1>{task}</h1>
-<p>{outcome}. The action taken is in bold; bars of Q go from the lowest to the highest of the
-step.</p>
-<nav><button type="button" hidden>Play</button>{chips}</nav>
-<main>
-{steps}
-</main>
-<script>
-const count = {count}, button = document.querySelector("nav button");
+_STYLE = """\
+:root { color-scheme: light dark; --ink: #1c2330; --paper: #fff; --line: #d8dde6; --hit: #eef4fc }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e7ebf2; --paper: #151a22; --line: #384152; --hit: #22304a }
+}
+body { font: 16px/1.45 system-ui, sans-serif; color: var(--ink); background: var(--paper);
+  max-width: 62rem; margin: 0 auto; padding: 1rem }
+h1 { font-size: 1.3rem; margin: 0 } h2 { font-size: 1.05rem; margin: 0 0 .5rem; width: 100% }
+table { width: 100%; border-collapse: collapse; font-size: .85rem; table-layout: fixed }
+th { text-align: left; font-weight: normal; padding: .2rem .3rem .2rem 0; width: 34%;
+  overflow-wrap: anywhere }
+thead th { font-weight: 600; border-bottom: 1px solid var(--line); width: auto }
+thead th:first-child { width: 34% }
+td { position: relative; height: 1.5rem; padding: 0 .3rem; vertical-align: middle }
+td i { position: absolute; left: .2rem; top: .2rem; bottom: .2rem; border-radius: .15rem;
+  opacity: .55 }
+td b { position: relative; font-weight: normal; font-variant-numeric: tabular-nums }
+.p { background: var(--prior) } .q { background: var(--value) } .o { background: var(--posterior) }
+.taken { background: var(--hit) } .taken th { font-weight: 700 }
+"""
+
+_EPISODE_STYLE = """\
+nav { position: sticky; top: 0; background: var(--paper); padding: .5rem 0; display: flex;
+  flex-wrap: wrap; gap: .25rem; border-bottom: 1px solid var(--line); z-index: 1 }
+nav a { min-width: 1.6rem; padding: .15rem .3rem; text-align: center; text-decoration: none;
+  color: inherit; border: 1px solid var(--line); border-radius: .3rem }
+nav a.overruled { border-color: var(--value); box-shadow: inset 0 -3px var(--value) }
+nav a.now { background: var(--posterior); color: #fff }
+nav button { font: inherit; padding: .15rem .8rem }
+section { display: flex; flex-wrap: wrap; gap: 1rem; padding: 1rem 0;
+  border-bottom: 1px solid var(--line); scroll-margin-top: 6rem }
+section img { width: 20rem; max-width: 100%; height: auto; align-self: flex-start;
+  image-rendering: auto }
+.right { flex: 1 1 22rem; min-width: 0 } .right p { margin: .3rem 0 .6rem }
+.badge { font-size: .8rem; font-weight: normal; border: 1px solid var(--value);
+  border-radius: .3rem; padding: .1rem .4rem }
+.playing section { display: none } .playing section.now { display: flex }
+"""
+
+_PLAYER = """\
+const button = document.querySelector("nav button");
 const chips = document.querySelectorAll("nav a"), steps = document.querySelectorAll("section");
+const count = steps.length;
 let timer = null, at = 0;
-function show(index) {{
+function show(index) {
   at = (index + count) % count;
   chips.forEach((chip, i) => chip.classList.toggle("now", i === at));
   steps.forEach((step, i) => step.classList.toggle("now", i === at));
-}}
-function stop() {{
+}
+function stop() {
   clearInterval(timer); timer = null; button.textContent = "Play";
   document.body.classList.remove("playing");
-}}
+}
 button.hidden = false;
-button.onclick = () => {{
+button.onclick = () => {
   if (timer) return stop();
   document.body.classList.add("playing"); button.textContent = "Show all"; show(at);
   timer = setInterval(() => show(at + 1), 1500);
-}};
-chips.forEach((chip, i) => chip.addEventListener("click", () => {{ stop(); show(i); }}));
-addEventListener("keydown", (event) => {{
-  const move = {{ ArrowRight: 1, ArrowLeft: -1 }}[event.key];
+};
+chips.forEach((chip, i) => chip.addEventListener("click", () => { stop(); show(i); }));
+addEventListener("keydown", (event) => {
+  const move = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
   if (!move) return;
   event.preventDefault(); show(at + move); if (!timer) steps[at].scrollIntoView();
-}});
-</script>
-</body></html>
+});
 """

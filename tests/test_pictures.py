@@ -39,6 +39,7 @@ class Reader(html.parser.HTMLParser):
         super().__init__()
         self.text, self.loads, self.sections = "", [], 0
         self.feed(page)
+        self.text = " ".join(self.text.split())
 
     def handle_starttag(self, tag, attrs):
         self.sections += tag == "section"

@@ -138,7 +138,7 @@ def score_texts(
       TypeError, ValueError: see `score_actions`.
     """
     _check(prompts, actions)
-    states = _tokenize(lm, prompts, actions)
+    states = tokenize(lm, prompts, actions)
 
     # Dispatch is asynchronous: while the device works on a pass, the host packs the next.
     places, results = [], []
@@ -272,7 +272,7 @@ def _check_finite(log_probs: np.ndarray, actions: Sequence[Sequence[str]]) -> No
             )
 
 
-def _tokenize(lm, prompts, actions) -> list[packing.Sequences]:
+def tokenize(lm, prompts, actions) -> list[packing.Sequences]:
     """Token ids of every `prompt + action`, and where in them the action begins."""
     lead = _leading_special_tokens(lm.tokenizer)
     texts = [
