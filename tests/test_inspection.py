@@ -1,4 +1,4 @@
-"""What is told about a prior: the tokens of its actions, and whether it can be taken at its word."""
+"""What is told about a prior: the tokens of its actions, and whether it is calibrated."""
 
 import itertools
 

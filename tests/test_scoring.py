@@ -184,7 +184,8 @@ class Alone:
             # Totals reach 82 nats, where neighbours in f32 are 8e-6 apart.
             np.testing.assert_allclose(prior.log_probs[b, :n], self.prior(prompt, group), atol=4e-5)
             features = [self.pair(prompt, action)[2] for action in group]
-            np.testing.assert_allclose(prior.features[b, :n], features, atol=1e-5)
+            # Two libraries round differently: a few parts in 10^5 of states of size 2.
+            np.testing.assert_allclose(prior.features[b, :n], features, atol=4e-5)
             assert np.all(np.isneginf(prior.log_probs[b, n:]))
             assert np.all(prior.features[b, n:] == 0)
 
