@@ -423,13 +423,12 @@ def test_going_on_from_a_cache_equals_reading_the_whole_text(write, variant):
 def test_branches_share_the_cache_of_their_beginning(write, variant):
     """Two branches take turns to write a token each; neither sees the other or unused slots."""
     lm = models.load(write(variant)[0])
-    decoder = nnx.merge(lm.graphdef, lm.params)
+    run_on = functools.partial(extend, lm.graphdef, lm.params)
     prompt, steps = 8, 3
     beginning = np.s_[:, :prompt]
+    cache = nnx.merge(lm.graphdef, lm.params).new_cache(2, prompt)
     mask = CAUSAL[:, :prompt, :prompt]
-    _, cache = decoder.extend(
-        TOKENS[beginning], POSITIONS[beginning], mask, decoder.new_cache(2, prompt), 0
-    )
+    _, cache = run_on(TOKENS[beginning], POSITIONS[beginning], mask, cache, 0)
     cache = cache.enlarged(prompt + 2 * steps + 5)
     branches = TOKENS[:, prompt : prompt + 2 * steps].reshape(2, steps, 2)  # [row, step, branch]
     for step in range(steps):
@@ -437,7 +436,7 @@ def test_branches_share_the_cache_of_their_beginning(write, variant):
         mask[..., :prompt] = True
         for branch in range(2):
             mask[:, branch, prompt + branch : prompt + 2 * step + 2 : 2] = True
-        hidden, cache = decoder.extend(
+        hidden, cache = run_on(
             branches[:, step], np.full((2, 2), prompt + step), mask, cache, prompt + 2 * step
         )
     alone = TOKENS.copy()

@@ -30,6 +30,7 @@ from flax import nnx
 
 from llmprior_jax.models import LanguageModel
 from llmprior_jax.priors import packing
+from llmprior_jax.priors.tokens import encode, leading_special_tokens
 from llmprior_jax.types import ActionPrior
 
 NORMALIZATIONS = ("sum", "token", "word")
@@ -274,13 +275,13 @@ def _check_finite(log_probs: np.ndarray, actions: Sequence[Sequence[str]]) -> No
 
 def tokenize(lm, prompts, actions) -> list[packing.Sequences]:
     """Token ids of every `prompt + action`, and where in them the action begins."""
-    lead = _leading_special_tokens(lm.tokenizer)
+    lead = leading_special_tokens(lm.tokenizer)
     texts = [
         prompt + action
         for prompt, group in zip(prompts, actions, strict=True)
         for action in ("", *group)
     ]
-    encoded = iter(_encode(lm.tokenizer, texts))
+    encoded = iter(encode(lm.tokenizer, texts))
     states = []
     for b, group in enumerate(actions):
         prompt = np.asarray(lead + next(encoded), np.int32)
@@ -290,22 +291,6 @@ def tokenize(lm, prompts, actions) -> list[packing.Sequences]:
             _check_tokens(text, k, lm.config, f"action {a} of prompt {b} ({group[a]!r})")
         states.append(packing.Sequences(tokens, first))
     return states
-
-
-def _encode(tokenizer, texts: list[str]) -> list[list[int]]:
-    if not texts:
-        return []
-    # Not verbose: its warning about long texts comes before our error, and says less.
-    return tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
-
-
-def _leading_special_tokens(tokenizer) -> list[int]:
-    """What the tokenizer puts before a text (BOS, for some), without what it puts after."""
-    text = "a"
-    (bare,) = _encode(tokenizer, [text])
-    full = tokenizer(text)["input_ids"]
-    start = next(i for i in range(len(full)) if full[i : i + len(bare)] == bare)
-    return full[:start]
 
 
 def _check_tokens(text: np.ndarray, first: int, config, where: str) -> None:
