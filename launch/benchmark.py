@@ -1,6 +1,7 @@
 """Measures how fast the parts of the library are on this machine.
 
     python -m launch.benchmark envs [--num_envs=4096] [--json]
+    python -m launch.benchmark scoring [--shape=Qwen2.5-0.5B] [--json]
     python -m launch.benchmark seeds [--json]
 
 What each measures and how is told in its module, `launch/benchmarks/`. With `--json` the last line
@@ -13,11 +14,15 @@ from collections.abc import Sequence
 from absl import flags
 
 from launch import app
-from launch.benchmarks import environments, report, seeds
+from launch.benchmarks import environments, report, scoring, seeds
 
 _JSON = flags.DEFINE_bool("json", False, "Print the result as JSON, too, on the last line.")
 
-_BENCHMARKS = {"envs": environments.measure, "seeds": seeds.measure}
+_BENCHMARKS = {
+    "envs": environments.measure,
+    "scoring": scoring.measure,
+    "seeds": seeds.measure,
+}
 
 
 def main(argv: Sequence[str]) -> None:

@@ -41,5 +41,5 @@ def test_an_unknown_benchmark_is_answered_with_the_nearest():
 
 
 def test_a_missing_benchmark_is_answered_with_all():
-    with pytest.raises(ValueError, match="envs, seeds"):
+    with pytest.raises(ValueError, match="envs, scoring, seeds"):
         benchmark.main(["benchmark"])

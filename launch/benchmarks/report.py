@@ -16,7 +16,7 @@ class Result(NamedTuple):
     """What a benchmark measured.
 
     Attributes:
-      rows: one dict per line of its table; all have the same keys.
+      rows: one dict per line of its table; all have the same keys, and None where nothing is known.
       summary: values that stand for the whole, by name.
     """
 
@@ -34,6 +34,12 @@ def median_seconds(function: Callable[[], Any], repeats: int) -> float:
     return statistics.median(seconds)
 
 
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return value if isinstance(value, str) else f"{value:,}"
+
+
 def show(name: str, result: Result, as_json: bool) -> None:
     """Prints a result as a table, and as one JSON object on the last line if so asked."""
     machine = f"{jax.devices()[0].device_kind}, {os.cpu_count()} CPU cores"
@@ -43,7 +49,7 @@ def show(name: str, result: Result, as_json: bool) -> None:
         heading = column.replace("_", " ")
         table.add_column(heading, justify="left" if is_text else "right", no_wrap=is_text)
     for row in result.rows:
-        table.add_row(*(cell if isinstance(cell, str) else f"{cell:,}" for cell in row.values()))
+        table.add_row(*map(_cell, row.values()))
     rich.print(table)
     if as_json:
         print(

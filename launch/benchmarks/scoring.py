@@ -1,0 +1,292 @@
+"""Scoring all actions of a state: packed as here, and in three ways with transformers and PyTorch.
+
+    python -m launch.benchmark scoring [--shape=Qwen2.5-0.5B] [--prompt_tokens=128,512]
+        [--actions=8,50] [--dtype=float32] [--repeats=3] [--json]
+
+A model of the named shape with random weights scores states of a kitchen: prompts of about so many
+tokens that have nothing in common but by chance, with so many actions of 8 tokens such as "place
+the onion on the first cutting board". The same token ids go through transformers and PyTorch, if
+they are installed:
+
+- pairs: every prompt + action alone, a forward pass each, logits at every position;
+- padded batch: all pairs of a state in one padded batch, logits at every position, as most do it;
+- shared cache: the prompt once, its keys and values repeated for a batch of the actions.
+
+Ours are timed from text to log-probabilities, tokenising and packing included: four states in a
+call ("states/s"), one state in a call ("one by one"), and four states whose prompts begin with the
+same instructions, half of the prompt ("common head"). Every way runs in a process of its own, and
+they take turns. Of pairs, which are all alike, four are timed and the rest reckoned. A way that
+would need more memory than there is is left out.
+
+The fraction of the matmul rate counts the multiplications that cannot be avoided, those of each
+distinct beginning of a text once and of the vocabulary where a next token is needed, and compares
+with the fastest plain product of matrices of the model's sizes, measured in turns with them. Peak
+memory is that of a process scoring, less what it held before there was a model, and as a multiple
+of the weights.
+"""
+
+import concurrent.futures
+import importlib.util
+import math
+import multiprocessing
+import random
+import statistics
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import rich
+from absl import flags
+
+from launch.benchmarks import report, scoring_here, scoring_torch
+from llmprior_jax import models
+from llmprior_jax.models import DecoderConfig
+
+# As in the checkpoints' config.json.
+SHAPES: dict[str, dict[str, Any]] = {
+    "Qwen2.5-0.5B": {
+        "hidden_size": 896,
+        "intermediate_size": 4864,
+        "num_attention_heads": 14,
+        "num_hidden_layers": 24,
+        "num_key_value_heads": 2,
+        "tie_word_embeddings": True,
+        "vocab_size": 151936,
+    },
+    "Qwen2.5-1.5B": {
+        "hidden_size": 1536,
+        "intermediate_size": 8960,
+        "num_attention_heads": 12,
+        "num_hidden_layers": 28,
+        "num_key_value_heads": 2,
+        "tie_word_embeddings": True,
+        "vocab_size": 151936,
+    },
+    "Qwen2.5-7B": {
+        "hidden_size": 3584,
+        "intermediate_size": 18944,
+        "num_attention_heads": 28,
+        "num_hidden_layers": 28,
+        "num_key_value_heads": 4,
+        "tie_word_embeddings": False,
+        "vocab_size": 152064,
+    },
+    "tiny": {
+        "hidden_size": 128,
+        "intermediate_size": 384,
+        "num_attention_heads": 4,
+        "num_hidden_layers": 4,
+        "num_key_value_heads": 2,
+        "tie_word_embeddings": True,
+        "vocab_size": 1280,
+    },
+}
+_COMMON = {
+    "model_type": "qwen2",
+    "hidden_act": "silu",
+    "max_position_embeddings": 4096,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 1e6,
+}
+
+_SHAPE = flags.DEFINE_enum("shape", "Qwen2.5-0.5B", list(SHAPES), "Shape of the language model.")
+_PROMPT_TOKENS = flags.DEFINE_list("prompt_tokens", ["128", "512"], "Tokens of a prompt, about.")
+_ACTIONS = flags.DEFINE_list("actions", ["8", "50"], "Actions of a state.")
+_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the weights.")
+_REPEATS = flags.DEFINE_integer(
+    "repeats", 3, "Timings of each way with the first workload; one with the others.", lower_bound=1
+)
+
+_STATES = 4
+_PAIRS = 4  # timed of all
+_VERBS = ("place", "put", "get", "take", "chop")
+_THINGS = ("tomato", "lettuce", "onion", "plate", "bowl", "knife", "cup", "potato", "bread", "egg")
+_PLACES = ("first cutting board", "second cutting board", "kitchen counter top")
+_INSTALL = "install them to compare: pip install torch==2.13.0 'transformers>=5'"
+
+
+class State(NamedTuple):
+    """One state: its prompt and actions as text, and the token ids of each prompt + action."""
+
+    prompt: str
+    actions: list[str]
+    prompt_ids: list[int]
+    action_ids: list[list[int]]
+
+
+def workload(prompt_tokens: int, num_actions: int, common_head: bool, seed: int = 0) -> list[State]:
+    """States to score.
+
+    Args:
+      prompt_tokens: length of a prompt, about.
+      num_actions: actions of a state.
+      common_head: whether all prompts begin with the same half, or each with its own.
+      seed: other seeds give other texts.
+    """
+    tokenizer = models.load("tiny").tokenizer
+    draw = random.Random(seed)
+
+    def encode(text: str) -> list[int]:
+        return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def write(num_tokens: int) -> str:
+        text = ""
+        while len(encode(text)) < num_tokens:
+            text += f"You see the {draw.choice(_THINGS)} on the {draw.choice(_PLACES)}. "
+        return text
+
+    everything = [
+        f" {verb} the {thing} on the {place}"
+        for verb in _VERBS
+        for thing in _THINGS
+        for place in _PLACES
+    ]
+    head = write(prompt_tokens // 2)
+    states = []
+    for number in range(_STATES):
+        start = head if common_head else f"{number} {write(prompt_tokens // 2)}"
+        prompt = f"{start}{number} {write(prompt_tokens - len(encode(start)) - 6)}Next:"
+        actions = draw.sample(everything, num_actions)
+        prompt_ids = encode(prompt)
+        action_ids = [encode(prompt + action)[len(prompt_ids) :] for action in actions]
+        states.append(State(prompt, actions, prompt_ids, action_ids))
+    return states
+
+
+def needed_flops(config: DecoderConfig, states: Sequence[State]) -> float:
+    """Floating-point operations that scoring states together cannot do without.
+
+    Every distinct beginning of a text is one token to compute; the last tokens of texts are needed
+    as labels only, not as input. The products with the queries and keys of attention are counted,
+    everything that is no product of matrices is not.
+    """
+    inputs, queries = set(), set()
+    for state in states:
+        start = len(state.prompt_ids)
+        for action in state.action_ids:
+            text = (*state.prompt_ids, *action)
+            inputs |= {text[:i] for i in range(1, len(text))}
+            queries |= {text[:i] for i in range(start, len(text))}
+    heads = config.num_attention_heads * config.head_dim
+    keys = config.num_key_value_heads * config.head_dim
+    block = config.hidden_size * (2 * heads + 2 * keys + 3 * config.intermediate_size)
+    attended = sum(len(text) for text in inputs)
+    return 2.0 * (
+        config.num_hidden_layers * (len(inputs) * block + 2 * attended * heads)
+        + len(queries) * config.vocab_size * config.hidden_size
+    )
+
+
+class _Process:
+    """Runs functions in a process of its own, which keeps what they keep."""
+
+    def __init__(self):
+        spawn = multiprocessing.get_context("spawn")
+        self._pool = concurrent.futures.ProcessPoolExecutor(max_workers=1, mp_context=spawn)
+
+    def __call__(self, function: Callable[..., Any], *args: Any) -> Any:
+        return self._pool.submit(function, *args).result()
+
+    def close(self) -> None:
+        self._pool.shutdown()
+
+
+def measure() -> report.Result:
+    """Scores every workload in every way."""
+    fields = _COMMON | SHAPES[_SHAPE.value]
+    config = DecoderConfig.from_hf(fields)
+    cases = [
+        (_whole_number("prompt_tokens", tokens), _whole_number("actions", actions))
+        for actions in _ACTIONS.value
+        for tokens in _PROMPT_TOKENS.value
+    ]
+    has_torch = all(importlib.util.find_spec(name) for name in ("torch", "transformers"))
+    if not has_torch:
+        rich.print(f"PyTorch or transformers is missing, so only ours is measured; {_INSTALL}")
+    here, there = _Process(), _Process()
+    try:
+        weights = here(scoring_here.load, fields, _DTYPE.value)
+        if has_torch:
+            there(scoring_torch.load, fields, _DTYPE.value)
+        cases_rows = [
+            _measure_case(
+                config,
+                prompt_tokens,
+                num_actions,
+                1 if case else _REPEATS.value,
+                here,
+                there if has_torch else None,
+            )
+            for case, (prompt_tokens, num_actions) in enumerate(cases)
+        ]
+    finally:
+        here.close()
+        there.close()
+    first = {row["way"]: row for row in cases_rows[0]}
+    summary = {
+        "shape": _SHAPE.value,
+        "dtype": _DTYPE.value,
+        "weights_mb": round(weights / 1e6),
+        "states_per_second": first["ours"]["states_per_s"],
+        "fraction_of_matmul_rate": first["ours"]["of_matmul_rate"],
+        "peak_memory_over_weights": first["ours"]["memory_over_weights"],
+    }
+    if has_torch:
+        summary |= {
+            f"ratio_vs_{way.replace(' ', '_')}": first[way]["ours_is_faster"]
+            for way in scoring_torch.WAYS
+        }
+    return report.Result([row for rows in cases_rows for row in rows], summary)
+
+
+def _measure_case(config, prompt_tokens, num_actions, repeats, here, there) -> list[dict[str, Any]]:
+    """One row for each way of scoring one workload; the first is ours."""
+    apart = workload(prompt_tokens, num_actions, common_head=False)
+    headed = workload(prompt_tokens, num_actions, common_head=True)
+    ours = {"ours": apart, "ours, one by one": apart[:1], "ours, common head": headed}
+    texts = {way: [(s.prompt, s.actions) for s in states] for way, states in ours.items()}
+    compiling = {way: here(scoring_here.compile_seconds, pairs) for way, pairs in texts.items()}
+
+    seconds: dict[str, list[float]] = {}
+    rates = []
+    for repeat in range(repeats):
+        for way, pairs in texts.items():
+            rates.append(here(scoring_here.matmul_rate))
+            taken = here(scoring_here.seconds, pairs) / len(pairs)
+            seconds.setdefault(way, []).append(taken)
+        rates.append(here(scoring_here.matmul_rate))
+        if there is not None:
+            state = apart[repeat % len(apart)]
+            for way in scoring_torch.WAYS:
+                taken = there(
+                    scoring_torch.seconds, way, state.prompt_ids, state.action_ids, _PAIRS
+                )
+                seconds.setdefault(way, []).append(taken)
+    medians = {way: statistics.median(taken) for way, taken in seconds.items()}
+
+    def row(way: str) -> dict[str, Any]:
+        is_ours = way in ours
+        side, process = (scoring_here, here) if is_ours else (scoring_torch, there)
+        flops = needed_flops(config, ours[way]) / len(ours[way]) if is_ours else math.nan
+        return {
+            "prompt_tokens": round(statistics.mean(len(state.prompt_ids) for state in apart)),
+            "actions": num_actions,
+            "way": way,
+            "states_per_s": _rounded(1 / medians[way], 3),
+            "ours_is_faster": _rounded(medians[way] / medians["ours"], 2),
+            "of_matmul_rate": _rounded(flops / medians[way] / max(rates), 3),
+            "memory_over_weights": _rounded(process(side.peak_memory), 3),
+            "compile_s": _rounded(compiling.get(way, math.nan), 1),
+        }
+
+    return [row(way) for way in medians]
+
+
+def _rounded(value: float, digits: int) -> float | None:
+    return None if math.isnan(value) else round(value, digits)
+
+
+def _whole_number(flag: str, text: str) -> int:
+    limit = len(_VERBS) * len(_THINGS) * len(_PLACES) if flag == "actions" else 2048
+    if not text.isdecimal() or not 1 <= int(text) <= limit:
+        raise ValueError(f"--{flag} takes whole numbers from 1 to {limit}, not {text!r}")
+    return int(text)

@@ -1,0 +1,99 @@
+"""Our side of the scoring benchmark, run in a process of its own."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from launch.benchmarks import memory
+from llmprior_jax import models, priors
+from llmprior_jax.models import Decoder, DecoderConfig, LanguageModel
+
+_model: LanguageModel
+_held_before: int
+
+
+def load(fields: dict[str, Any], dtype: str) -> int:
+    """Makes a model of random weights.
+
+    Args:
+      fields: what its `config.json` would say.
+      dtype: of its weights.
+
+    Returns:
+      The bytes of its weights.
+    """
+    global _model, _held_before
+    # So that the time of compiling is that of compiling.
+    jax.config.update("jax_enable_compilation_cache", False)
+    tokenizer = models.load("tiny").tokenizer
+    _held_before = _held()
+    config = DecoderConfig.from_hf(fields)
+    rng = np.random.default_rng(0)
+
+    def draw(key: Any, shape: Any, dtype: Any = None, out_sharding: Any = None) -> jax.Array:
+        return jnp.asarray(rng.standard_normal(shape, np.float32) * np.float32(0.02), dtype)
+
+    decoder = Decoder(config, rngs=nnx.Rngs(0), dtype=jnp.dtype(dtype), init=draw)
+    graphdef, params = nnx.split(decoder)
+    _model = LanguageModel(config, graphdef, params, tokenizer, fingerprint="random")
+    return _weights()
+
+
+def seconds(texts: Sequence[tuple[str, list[str]]]) -> float:
+    """Time of scoring states, given as prompts and actions."""
+    prompts, actions = zip(*texts, strict=True)
+    start = time.perf_counter()
+    jax.block_until_ready(priors.score_actions(_model, prompts, actions))
+    return time.perf_counter() - start
+
+
+def compile_seconds(texts: Sequence[tuple[str, list[str]]]) -> float:
+    """Time of the first call, less that of the second."""
+    first = seconds(texts)
+    if jax.default_backend() == "cpu":
+        memory.reset_peak()
+    return max(0.0, first - seconds(texts))
+
+
+def matmul_rate() -> float:
+    """Floating-point operations per second of the fastest plain product of matrices."""
+    config, dtype = _model.config, _model.params["embed"][...].dtype
+    wide = config.intermediate_size
+    rates = []
+    for rows, inner, outer in (
+        (256, config.hidden_size, wide),
+        (1024, config.hidden_size, wide),
+        (1024, wide, config.hidden_size),
+        (2048, 2048, 2048),
+    ):
+        a, b = jnp.ones((rows, inner), dtype), jnp.ones((inner, outer), dtype)
+        precision = jax.lax.Precision.HIGHEST if dtype == jnp.float32 else None
+        product = jax.jit(lambda a, b, precision=precision: jnp.dot(a, b, precision=precision))
+        jax.block_until_ready(product(a, b))
+        for _ in range(5):
+            start = time.perf_counter()
+            jax.block_until_ready(product(a, b))
+            rates.append(2 * rows * inner * outer / (time.perf_counter() - start))
+    return max(rates)
+
+
+def peak_memory() -> float:
+    """The most memory held since the last compilation, as a multiple of the weights."""
+    return (_held(peak=True) - _held_before) / _weights()
+
+
+def _held(peak: bool = False) -> int:
+    device = jax.devices()[0]
+    if device.platform == "cpu":
+        return memory.resident_bytes(peak)
+    statistics = device.memory_stats() or {}
+    return statistics["peak_bytes_in_use" if peak else "bytes_in_use"]
+
+
+def _weights() -> int:
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(_model.params))

@@ -1,0 +1,128 @@
+"""The scoring benchmark's other side: transformers and PyTorch, run in a process of its own.
+
+This is the one module outside the tests that uses PyTorch, and it imports it only when called.
+"""
+
+import copy
+import time
+from collections.abc import Callable
+from typing import Any
+
+from launch.benchmarks import memory
+
+WAYS = ("pairs", "padded batch", "shared cache")
+
+_model: Any
+_held_before: int
+
+
+def load(fields: dict[str, Any], dtype: str) -> None:
+    """Makes a model of random weights.
+
+    Args:
+      fields: what its `config.json` would say.
+      dtype: of its weights.
+    """
+    global _model, _held_before
+    import torch
+    import transformers
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.set_grad_enabled(False)
+    _held_before = memory.resident_bytes()
+    fields = dict(fields)
+    config = transformers.AutoConfig.for_model(fields.pop("model_type"), **fields)
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
+    _model = model.eval().to(device)
+    seconds("padded batch", [1, 2, 3], [[4, 5], [6]], 2)
+    if device == "cpu":
+        memory.reset_peak()
+
+
+def seconds(way: str, prompt: list[int], actions: list[list[int]], num_pairs: int) -> float:
+    """Time of scoring one state, or NaN where it would not fit into memory.
+
+    Args:
+      way: one of `WAYS`.
+      prompt: its token ids.
+      actions: the token ids of each action.
+      num_pairs: so many "pairs" are timed, and all reckoned from them.
+    """
+    import torch
+
+    score: dict[str, Callable] = {
+        "pairs": score_pairs,
+        "padded batch": score_padded_batch,
+        "shared cache": score_shared_cache,
+    }
+    part = actions[:num_pairs] if way == "pairs" else actions
+    # Logits and their log-softmax in f32, both whole.
+    longest = len(prompt) + max(map(len, actions))
+    needed = 8 * _model.config.vocab_size * longest * len(actions)
+    on_cpu = _model.device.type == "cpu"
+    if way == "padded batch" and on_cpu and needed > 0.8 * memory.available_bytes():
+        return float("nan")
+    start = time.perf_counter()
+    try:
+        score[way](_model, prompt, part).cpu()
+    except torch.cuda.OutOfMemoryError:
+        return float("nan")
+    return (time.perf_counter() - start) * len(actions) / len(part)
+
+
+def score_pairs(model, prompt, actions):
+    """Log-probabilities [A] of actions, one forward pass each."""
+    import torch
+
+    return torch.cat([score_padded_batch(model, prompt, [action]) for action in actions])
+
+
+def score_padded_batch(model, prompt, actions):
+    """Log-probabilities [A] of actions in one padded batch, with logits at every position."""
+    import torch
+
+    ids, mask = _pad([prompt + action for action in actions], model.device)
+    logits = model(ids, attention_mask=mask).logits
+    log_probs = torch.log_softmax(logits[:, :-1].float(), -1)
+    own = log_probs.gather(-1, ids[:, 1:, None])[..., 0] * mask[:, 1:]
+    return own[:, len(prompt) - 1 :].sum(-1)
+
+
+def score_shared_cache(model, prompt, actions):
+    """Log-probabilities [A] of actions in one padded batch that goes on from the prompt's cache."""
+    import torch
+
+    read = model(torch.tensor([prompt], device=model.device), use_cache=True, logits_to_keep=1)
+    cache = copy.deepcopy(read.past_key_values)
+    cache.batch_repeat_interleave(len(actions))
+    ids, mask = _pad(actions, model.device)
+    seen = torch.ones(len(actions), len(prompt), dtype=mask.dtype, device=model.device)
+    logits = model(
+        ids, attention_mask=torch.cat([seen, mask], 1), past_key_values=cache, use_cache=True
+    ).logits
+    first = read.logits.expand(len(actions), -1, -1)
+    log_probs = torch.log_softmax(torch.cat([first, logits[:, :-1]], 1).float(), -1)
+    return (log_probs.gather(-1, ids[..., None])[..., 0] * mask).sum(-1)
+
+
+def peak_memory() -> float:
+    """The most memory that scoring took so far, as a multiple of the weights."""
+    import torch
+
+    weights = sum(p.numel() * p.element_size() for p in _model.parameters())
+    if _model.device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / weights
+    return (memory.resident_bytes(peak=True) - _held_before) / weights
+
+
+def _pad(rows, device):
+    """Token ids [B, L] with zeros at the end, and i64[B, L], 1 where a token is."""
+    import torch
+
+    longest = max(map(len, rows))
+    ids = torch.zeros(len(rows), longest, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = torch.tensor(row)
+        mask[i, : len(row)] = 1
+    return ids.to(device), mask.to(device)
