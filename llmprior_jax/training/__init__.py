@@ -2,12 +2,19 @@
 
 from llmprior_jax.training.checkpoints import Checkpoints, RestoreError
 from llmprior_jax.training.config import Config, ConfigMismatchError, default_config, read_config
-from llmprior_jax.training.experiment import InterruptedRunError, make_agent, restore, run
+from llmprior_jax.training.experiment import (
+    SUMMARY_FILE,
+    InterruptedRunError,
+    make_agent,
+    restore,
+    run,
+)
 from llmprior_jax.training.loop import Episodes, Loop, LoopConfig, LoopState, make_loop
 from llmprior_jax.training.online import OnlineRun
 from llmprior_jax.training.runs import Decision, Run, over_seeds, seed_keys
 
 __all__ = [
+    "SUMMARY_FILE",
     "Checkpoints",
     "Config",
     "ConfigMismatchError",

@@ -35,7 +35,7 @@ from llmprior_jax.training.runs import Run
 from llmprior_jax.training.scoring import TableFiller, first_observations
 
 _PRIOR_TABLE = "prior_table.safetensors"
-_SUMMARY = "summary.json"
+SUMMARY_FILE = "summary.json"
 _CURVES = "learning_curves.png"
 
 
@@ -87,7 +87,7 @@ def run(
         _train(name, run, config.checkpoint, workdir / name, should_stop)
         records[name] = read_metrics(workdir / name)
     summary = {name: summaries.summarize(records[name]) for name in config.agents}
-    write_atomically(workdir / _SUMMARY, json.dumps(summary, indent=2) + "\n")
+    write_atomically(workdir / SUMMARY_FILE, json.dumps(summary, indent=2) + "\n")
     summaries.plot(records, workdir / _CURVES)
     return summary
 
@@ -199,7 +199,7 @@ def _clear(workdir: pathlib.Path) -> None:
         return
     for name in config.agents:
         shutil.rmtree(workdir / name, ignore_errors=True)
-    for name in (_PRIOR_TABLE, _SUMMARY, _CURVES, provenance.FILE, CONFIG_FILE):
+    for name in (_PRIOR_TABLE, SUMMARY_FILE, _CURVES, provenance.FILE, CONFIG_FILE):
         (workdir / name).unlink(missing_ok=True)
 
 

@@ -1,0 +1,52 @@
+"""Sweeps: which runs a command means, and that a second call leaves finished ones alone."""
+
+import pathlib
+
+import pytest
+from test_launch import launch
+
+from launch import sweep
+from llmprior_jax import training
+
+
+def test_settings_combine_and_the_last_varies_fastest():
+    settings = ["agent.alpha=0.1,0.2", "env=FrozenLake-4x4,FrozenLake-8x8"]
+    points = sweep.combinations(settings, training.default_config())
+    assert [tuple(point.values()) for point in points] == [
+        ("0.1", "FrozenLake-4x4"),
+        ("0.1", "FrozenLake-8x8"),
+        ("0.2", "FrozenLake-4x4"),
+        ("0.2", "FrozenLake-8x8"),
+    ]
+
+
+def test_no_settings_are_one_run():
+    assert sweep.combinations([], training.default_config()) == [{}]
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [("agent.alhpa=1", "did you mean 'agent.alpha'"), ("agent.alpha=", "give values")],
+)
+def test_a_setting_that_makes_no_sense_is_refused(setting, message):
+    with pytest.raises(ValueError, match=message):
+        sweep.combinations([setting], training.default_config())
+
+
+def test_a_sweep_tells_all_results_and_does_nothing_twice(tmp_path: pathlib.Path):
+    command = [
+        "launch.sweep",
+        "--config=launch/configs/quickstart.py",
+        f"--workdir={tmp_path}",
+        "--config.env=FrozenLake-4x4",
+        "--config.agents=('random',)",
+        "--config.num_seeds=2",
+        "--set=eval_episodes=8,0",
+    ]
+    first = launch(*command)
+    assert "1 of 2 runs failed" in first.stderr
+    assert "config.eval_episodes is 0" in (tmp_path / "eval_episodes=0" / "log.txt").read_text()
+    assert "eval_episodes=8" in first.stdout
+    before = (tmp_path / "eval_episodes=8" / "log.txt").read_text()
+    launch(*command)
+    assert (tmp_path / "eval_episodes=8" / "log.txt").read_text() == before
