@@ -55,6 +55,8 @@ class HostStep:
       truncated: bool[B], the episode was cut: by the time limit, by the environment, or because
         its process died.
       won: bool[B], the game is won.
+      lost: bool[B], the engine's process was lost and replaced, so that what came of the last
+        command is not known.
     """
 
     tasks: tuple[str, ...]
@@ -64,6 +66,7 @@ class HostStep:
     terminated: np.ndarray
     truncated: np.ndarray
     won: np.ndarray
+    lost: np.ndarray
 
     @property
     def done(self) -> np.ndarray:
@@ -93,6 +96,7 @@ class Bridge:
     takes its place, and `restarts` counts it. The others play on.
 
     Attributes:
+      num_environments: batch size B.
       restarts: how many processes have been lost so far.
     """
 
@@ -113,6 +117,7 @@ class Bridge:
         """
         if num_environments < 1:
             raise ValueError(f"A bridge of {num_environments} environments plays nothing.")
+        self.num_environments = num_environments
         self.restarts = 0
         self._max_steps = max_steps
         self._seed = seed
@@ -133,12 +138,18 @@ class Bridge:
         for process in self._workers:
             process.kill()
 
-    def reset(self, games: Sequence[str | os.PathLike[str] | None]) -> HostStep:
+    def reset(
+        self,
+        games: Sequence[str | os.PathLike[str] | None],
+        seeds: Sequence[int] | None = None,
+    ) -> HostStep:
         """Starts games.
 
         Args:
           games: for each environment, the name of the game to start (see the module's
             description), or None to leave the environment as it is.
+          seeds: for each environment the seed of its engine's chance, below 2**31; by default they
+            follow from the bridge's own and from how many games the environment has played.
 
         Returns:
           The batch; environments left alone repeat their last texts, with reward 0.
@@ -151,9 +162,8 @@ class Bridge:
         requests = {}
         for index, game in enumerate(games):
             if game is not None:
-                entropy = np.random.SeedSequence([self._seed, index, self._episodes[index]])
-                chance = int(entropy.generate_state(1)[0] >> 1)
-                requests[index] = {"reset": _checked(os.fspath(game)), "seed": chance}
+                seed = self._next_seed(index) if seeds is None else int(seeds[index])
+                requests[index] = {"reset": _checked(os.fspath(game)), "seed": seed}
         answers = self._ask(requests)
         for _ in range(_TRIES - 1):
             lost = {index: requests[index] for index in requests if answers[index] is None}
@@ -198,12 +208,16 @@ class Bridge:
             answer = answers[index]
             if answer is None or "error" in answer:
                 self._replace(index, "during an episode" if answer is None else answer["error"])
-                answer = self._rows[index] | {"commands": [], "reward": 0.0, "truncated": True}
+                answer = self._rows[index] | _LOST
             self._lengths[index] += 1
             if self._max_steps is not None and self._lengths[index] >= self._max_steps:
                 answer["truncated"] = answer["truncated"] or not answer["terminated"]
             self._rows[index] = answer
         return self._batch(stepped)
+
+    def _next_seed(self, index: int) -> int:
+        entropy = np.random.SeedSequence([self._seed, index, self._episodes[index]])
+        return int(entropy.generate_state(1)[0] >> 1)
 
     def _ask(self, requests: dict[int, dict[str, Any]]) -> dict[int, dict[str, Any] | None]:
         """Sends all requests, then awaits all answers; None where the process is lost."""
@@ -230,6 +244,7 @@ class Bridge:
             terminated=np.array([row["terminated"] for row in rows], bool),
             truncated=np.array([row["truncated"] for row in rows], bool),
             won=np.array([row["won"] for row in rows], bool),
+            lost=np.array([row.get("lost", False) for row in rows], bool),
         )
 
     def _check_length(self, values: Sequence[Any], what: str) -> None:
@@ -246,6 +261,7 @@ _NOT_STARTED = {
     "terminated": False,
     "truncated": True,
 }
+_LOST = {"commands": [], "reward": 0.0, "truncated": True, "lost": True}
 
 
 class _Worker:
