@@ -25,12 +25,17 @@ def default_config() -> Config:
     """
     config = ConfigDict(
         {
-            # Environment, by the name that `envs.make` takes.
+            # Environment, by the name that `envs.make` takes; or "engine", which plays games on the
+            # engines of the host (`envs.bridge`), each in a process of its own.
             "env": "Overcooked-TomatoLettuceSalad",
             # The games of an environment that takes them from files: those it is trained on, and
             # those it is only evaluated on. Each entry is a game or a directory of games
             # (`games.list_games`).
             "games": {"train": (), "unseen": ()},
+            # What is played on engines: the action slots of a state (more admissible commands are
+            # an error), the time limit in steps, and the seconds after which a process that does
+            # not answer is given up. There are `num_seeds * loop.num_envs` processes.
+            "engine": {"num_actions": 64, "max_steps": 50, "timeout": 300.0},
             # Earlier (observation, action) pairs that an observation, and so the prompt, holds.
             "history": 0,
             # Agents to compare, by the names that `agents.make` takes; trained one after another.

@@ -29,6 +29,8 @@ from llmprior_jax.training.config import (
 )
 from llmprior_jax.training.files import write_atomically
 from llmprior_jax.training.games import list_games
+from llmprior_jax.training.host import HostRun
+from llmprior_jax.training.host_games import HostGames, open_games
 from llmprior_jax.training.metrics import MetricsWriter, read_metrics
 from llmprior_jax.training.online import OnlineRun
 from llmprior_jax.training.runs import Run
@@ -83,7 +85,7 @@ def run(
 
     records = {}
     for name in config.agents:
-        run = OnlineRun(make_agent(name, config), config, env, env_params, filler)
+        run = make_run(name, config, env, env_params, filler)
         _train(name, run, config.checkpoint, workdir / name, should_stop)
         records[name] = read_metrics(workdir / name)
     summary = {name: summaries.summarize(records[name]) for name in config.agents}
@@ -112,7 +114,7 @@ def restore(workdir: str | pathlib.Path, name: str, eval_episodes: int) -> Run:
     config.eval_episodes = eval_episodes
     env, env_params = make_environment(config)
     filler = make_filler(config, env, env_params, workdir, read_only=True)
-    run = OnlineRun(make_agent(name, config), config, env, env_params, filler)
+    run = make_run(name, config, env, env_params, filler)
     directory = workdir / name / "checkpoints"
     if not directory.exists():
         raise FileNotFoundError(f"{workdir} has no checkpoint of {name} yet")
@@ -131,6 +133,7 @@ def check_config(config: Config) -> None:
     }
     positive |= {f"loop.{name}": value for name, value in config.loop.items()}
     positive |= {f"checkpoint.{name}": value for name, value in config.checkpoint.items()}
+    positive |= {f"engine.{name}": value for name, value in config.engine.items()}
     positive |= {"prior.num_features": config.prior.num_features}
     positive |= {"agent.hidden_sizes": min(config.agent.hidden_sizes, default=1)}
     for name, value in positive.items():
@@ -161,11 +164,21 @@ def check_config(config: Config) -> None:
         raise ValueError(f"config.agents is {config.agents}; name one or more agents, each once")
 
 
-def make_environment(config: Config) -> tuple[envs.TextEnvironment, Any]:
-    """The environment that agents are trained in, and its parameters."""
+def make_environment(config: Config) -> tuple[envs.TextEnvironment | HostGames, Any]:
+    """The environment that agents are trained in, and its parameters (None for engines)."""
     games = list_games(config.games.train)
+    if config.env == "engine":
+        return open_games(config, games, list_games(config.games.unseen)), None
     env, env_params = envs.make(config.env, **({"games": games} if games else {}))
     return envs.with_history(env, config.history) if config.history else env, env_params
+
+
+def make_run(name: str, config: Config, env, env_params, filler: TableFiller) -> Run:
+    """What trains the agent `name`: on the host if engines play, otherwise in JAX."""
+    agent = make_agent(name, config)
+    if isinstance(env, HostGames):
+        return HostRun(agent, config, env, filler)
+    return OnlineRun(agent, config, env, env_params, filler)
 
 
 def make_agent(name: str, config: Config) -> agents.Agent:
@@ -181,7 +194,9 @@ def make_filler(
     """The source of priors of a run; a reader's leaves the run's file as it is."""
     return TableFiller(
         env,
-        functools.partial(first_observations, env, env_params),
+        env.first_observations
+        if isinstance(env, HostGames)
+        else functools.partial(first_observations, env, env_params),
         config.prior.model,
         config.prior.normalization,
         config.prior.temperature,

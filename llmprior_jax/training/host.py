@@ -12,6 +12,7 @@ segment takes some steps more than its share, therefore, and counts them. If an 
 lost, its episode ends there and its last step is left out, since nobody knows where it led.
 """
 
+import collections
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -141,15 +142,15 @@ class HostRun:
         language model was asked about and those met again.
         """
         num_envs = self._shape[1]
-        begun = np.zeros(self._shape, int)
+        begun: collections.Counter[tuple[int, int]] = collections.Counter()
 
         def schedule(seed: int, env: int, taken: int) -> "_Episode | None":
             if taken >= self._iterations:
                 return None
-            number = int(begun[seed, env])
+            number = begun[seed, env]
             begun[seed, env] += 1
             rng = np.random.default_rng([self._entropy, seed, self.segments, env, number])
-            game = self.games.games[rng.integers(len(self.games.games))]
+            game = self.games.games[int(rng.integers(len(self.games.games)))]
             return _Episode(game, int(rng.integers(2**31)), number * num_envs + env)
 
         asked, met = int(self.table.size), self._met
@@ -205,7 +206,7 @@ class HostRun:
         self, games: Sequence[str], stream: int, keys: jax.Array
     ) -> dict[str, np.ndarray]:
         shape = self._shape[0], self._num_episodes
-        begun = np.zeros(shape[0], int)
+        begun = [0] * shape[0]
 
         def schedule(seed: int, env: int, taken: int) -> "_Episode | None":
             del env, taken
@@ -255,7 +256,7 @@ class HostRun:
           key: randomness of the environment and of the agent.
         """
         rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).tolist())
-        game = self.games.games[rng.integers(len(self.games.games))]
+        game = self.games.games[int(rng.integers(len(self.games.games)))]
         episode = _Episode(game, int(rng.integers(2**31)), 0)
 
         def schedule(of_seed: int, env: int, taken: int) -> "_Episode | None":

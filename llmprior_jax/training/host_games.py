@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from llmprior_jax.envs.bridge import Bridge, GameError, HostStep
+from llmprior_jax.envs.bridge import Bridge, GameError, HostStep, check_game
+from llmprior_jax.training.config import Config
 from llmprior_jax.types import TextState
 
 Candidates = Callable[[Sequence[TextState]], Sequence[tuple[str, ...]]]
@@ -34,6 +35,16 @@ def admissible(states: Sequence[TextState]) -> list[tuple[str, ...]]:
                 "nothing to choose from"
             )
     return [tuple(sorted(set(state.actions))) for state in states]
+
+
+def open_games(config: Config, games: Sequence[str], unseen: Sequence[str]) -> "HostGames":
+    """Starts the engines' processes of a configuration, for all environments of all seeds."""
+    bridge = Bridge(
+        config.num_seeds * config.loop.num_envs,
+        max_steps=config.engine.max_steps,
+        timeout=config.engine.timeout,
+    )
+    return HostGames(bridge, games, unseen, config.engine.num_actions, config.history)
 
 
 class HostGames:
@@ -66,7 +77,17 @@ class HostGames:
           num_actions: A.
           history: earlier (observation, action) pairs that the text of a state holds.
           candidates: where the actions to choose from come from.
+
+        Raises:
+          GameError: there are no games, or one is not there or of no kind that engines play.
         """
+        for game in (*games, *unseen):
+            check_game(game)
+        if not games:
+            raise GameError(
+                "no games to train on; name some in config.games.train, e.g. "
+                "--config.games.train=\"('DATA/json_2.1.1/train',)\""
+            )
         self.bridge = bridge
         self.games, self.unseen = games, unseen
         self.num_actions = num_actions

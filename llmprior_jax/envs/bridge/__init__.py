@@ -25,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import weakref
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -98,6 +99,7 @@ class Bridge:
     Attributes:
       num_environments: batch size B.
       restarts: how many processes have been lost so far.
+      close: ends all processes; so do the end of the bridge and of the program.
     """
 
     def __init__(
@@ -123,6 +125,8 @@ class Bridge:
         self._seed = seed
         self._timeout = timeout
         self._workers = [_Worker() for _ in range(num_environments)]
+        # The processes end with the bridge, whether or not anybody closes it.
+        self.close = weakref.finalize(self, _end, self._workers)
         self._rows = [dict(_NOT_STARTED) for _ in range(num_environments)]
         self._lengths = [0] * num_environments
         self._episodes = [0] * num_environments
@@ -132,11 +136,6 @@ class Bridge:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
-
-    def close(self) -> None:
-        """Ends all processes."""
-        for process in self._workers:
-            process.kill()
 
     def reset(
         self,
@@ -163,7 +162,7 @@ class Bridge:
         for index, game in enumerate(games):
             if game is not None:
                 seed = self._next_seed(index) if seeds is None else int(seeds[index])
-                requests[index] = {"reset": _checked(os.fspath(game)), "seed": seed}
+                requests[index] = {"reset": check_game(os.fspath(game)), "seed": seed}
         answers = self._ask(requests)
         for _ in range(_TRIES - 1):
             lost = {index: requests[index] for index in requests if answers[index] is None}
@@ -321,7 +320,17 @@ class _Worker:
         self._words.close()
 
 
-def _checked(game: str) -> str:
+def _end(workers: list[_Worker]) -> None:
+    for process in workers:
+        process.kill()
+
+
+def check_game(game: str) -> str:
+    """Returns the name of a game.
+
+    Raises:
+      GameError: no engine plays such a game, or there is no such file.
+    """
     if game.startswith(worker.GYMNASIUM):
         return game
     if not _SUFFIXES.search(game):
