@@ -1,11 +1,13 @@
 """Training on engines of the host: it learns, outlives lost processes, and can be repeated."""
 
 import json
-import os
 import pathlib
+import shutil
+import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -16,8 +18,7 @@ from llmprior_jax.training import experiment
 from llmprior_jax.training.metrics import read_metrics
 
 # Four rooms, each with four doors, of which one goes on: walking blindly, one in 256 gets through.
-_DOORS = '''
-import os
+_DOORS = """
 import gymnasium
 from gymnasium import spaces
 
@@ -36,8 +37,6 @@ class Doors(gymnasium.Env):
         return self.text(), self.info()
 
     def step(self, action):
-        if os.environ.get("DOORS_FALL_IN") == "1" and self.room == 1 and action.endswith("red door"):
-            os._exit(1)
         right = action == f"open the {RIGHT[ROOMS[self.room]]} door"
         self.room += right
         won = self.room == len(ROOMS)
@@ -59,7 +58,7 @@ class Silent(Doors):
 
 gymnasium.register("Doors-v0", Doors, disable_env_checker=True)
 gymnasium.register("Silent-v0", Silent, disable_env_checker=True)
-'''
+"""
 DOORS, SILENT = "gymnasium:text_doors:Doors-v0", "gymnasium:text_doors:Silent-v0"
 
 
@@ -104,7 +103,143 @@ def finished(tmp_path_factory) -> pathlib.Path:
     return workdir
 
 
+def make_run(name: str, workdir: pathlib.Path, **changes):
+    """The run of one agent that nothing has trained yet, with the table of `workdir`."""
+    config = small_config(**changes)
+    games, _ = experiment.make_environment(config)
+    return experiment.make_run(
+        name, config, games, None, experiment.make_filler(config, games, None, workdir)
+    )
+
+
+@pytest.fixture
+def table_alone(finished, tmp_path) -> pathlib.Path:
+    """A work directory in which all doors are scored and nothing is trained."""
+    shutil.copy(finished / "prior_table.safetensors", tmp_path)
+    return tmp_path
+
+
+def assert_same_bits(left, right) -> None:
+    for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
+        if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+            a, b = jax.random.key_data(a), jax.random.key_data(b)
+        np.testing.assert_array_equal(a, b)
+
+
 def test_it_learns_what_random_play_does_not(finished):
     summary = json.loads((finished / "summary.json").read_text())
     assert summary["random"]["success_rate"]["iqm"] < 0.1
     assert summary["dqn"]["success_rate"]["iqm"] > 0.9
+
+
+def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(finished, tmp_path):
+    stops = iter([False, False, True])
+    with pytest.raises(experiment.InterruptedRunError):
+        training.run(small_config(), tmp_path, should_stop=lambda: next(stops))
+    training.run(small_config(), tmp_path)
+    stopped, whole = (training.restore(path, "dqn", 1).state for path in (tmp_path, finished))
+    assert_same_bits(stopped, whole)
+    assert read_metrics(tmp_path / "dqn") == read_metrics(finished / "dqn")
+
+
+def test_a_text_is_scored_once(finished):
+    records = [record for name in ("random", "dqn") for record in read_metrics(finished / name)]
+    # A room and the door before it, or nothing before it: 1 + 3 * 1 states can be acted in.
+    assert sum(record.get("lm_asked", 0) for record in records) == 0, "exploring met them all"
+    assert all(record["lm_saved"] > 0 for record in records if "lm_saved" in record)
+    assert len(training.restore(finished, "dqn", 1).games.first_observations()) == 4
+
+
+def test_segments_are_whole_episodes_and_count_their_steps(table_alone):
+    run = make_run("random", table_alone, eval_every=20)
+    run.train()
+    assert run.steps >= 20
+    # One entry for each environment and step; those after an environment's last episode weigh 0.
+    weights = np.asarray(run.state.replay.experience.weight)
+    np.testing.assert_array_equal(weights.sum(axis=(1, 2)), run._committed)
+
+
+def test_a_process_killed_while_training_costs_its_episode_only(table_alone):
+    run = make_run("random", table_alone, eval_every=40)
+    bridge, calls = run.games.bridge, []
+    step = bridge.step
+
+    def step_and_kill(commands):
+        calls.append(commands)
+        if len(calls) == 3:
+            bridge._workers[1]._process.kill()
+        return step(commands)
+
+    bridge.step = step_and_kill
+    metrics = run.train()
+    np.testing.assert_array_equal(metrics["restarts"], [1, 0])
+    assert bridge.restarts == 1
+    moves = sum(command is not None for commands in calls for command in commands)
+    assert run._committed.sum() == moves - 1
+    assert run.evaluate()["success_rate"].shape == (2,)
+
+
+def test_unseen_games_are_reported_apart(table_alone):
+    run = make_run("random", table_alone, **{"games.unseen": (DOORS,), "eval_episodes": 3})
+    results = run.evaluate()
+    assert set(results) == {
+        f"{prefix}{name}"
+        for prefix in ("", "unseen_")
+        for name in ("success_rate", "return", "episode_length")
+    }
+
+
+def test_an_episode_is_played_with_what_the_agent_saw(finished):
+    run = training.restore(finished, "dqn", eval_episodes=1)
+    decisions = list(run.play(1, jax.random.key(0)))
+    assert len(decisions) == 4
+    assert decisions[1].text.observation == "You are in the kitchen."
+    assert decisions[1].text.history == (("You are in the hall.", "open the red door"),)
+    for decision, color in zip(decisions, ("red", "black", "white", "green"), strict=True):
+        assert decision.text.actions[decision.action] == f"open the {color} door"
+        assert decision.prior.sum() == pytest.approx(1, abs=1e-5)
+        assert decision.posterior.argmax() == decision.action
+    assert decisions[-1].success
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"games.train": ()}, "no games to train on"),
+        ({"games.unseen": ("nowhere.z8",)}, "nowhere.z8: there is no such file"),
+        ({"engine.num_actions": 3}, r"offers 4 actions.*config\.engine\.num_actions; raise it"),
+        ({"games.train": (SILENT,)}, "lists no admissible commands after 'You are in the hall.'"),
+    ],
+)
+def test_what_cannot_be_played_is_refused(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        make_run("random", tmp_path, **changes)
+
+
+def test_alfworld_and_textworld_play_in_one_batch(tmp_path):
+    pytest.importorskip("alfworld")
+    from llmprior_jax.envs import alfworld_games
+
+    alfworld_games.make_games(tmp_path / "data", ["examine"], train=1, unseen=0, seed=3)
+    game = tmp_path / "games" / "game.z8"
+    maker = pathlib.Path(sys.executable).with_name("tw-make")
+    command = [str(maker), "tw-simple", "--rewards=dense", "--goal=detailed", "--seed=1"]
+    subprocess.run([*command, f"--output={game}"], check=True, capture_output=True, timeout=300)
+    config = small_config(
+        **{
+            "games.train": (str(tmp_path / "data/json_2.1.1/train"), str(game.parent)),
+            "agents": ("dqn_prior",),
+            "engine.num_actions": 40,
+            "engine.max_steps": 5,
+            "num_seeds": 1,
+            "loop.warmup_steps": 1,
+            "num_steps": 10,
+            "eval_every": 10,
+            "eval_episodes": 2,
+        }
+    )
+    training.run(config, tmp_path / "run")
+    first, last = read_metrics(tmp_path / "run" / "dqn_prior")
+    assert first["episode_length"] == [5]
+    assert last["step"] == 10
+    assert np.isfinite(last["loss"]).all()

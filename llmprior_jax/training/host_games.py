@@ -19,7 +19,7 @@ Candidates = Callable[[Sequence[TextState]], Sequence[tuple[str, ...]]]
 """Gives the actions to choose from in each of some states, whose `actions` the engine admits."""
 
 # Random play that shows how the features of states spread.
-_EXPLORED_EPISODES, _EXPLORED_STEPS = 32, 32
+_EXPLORED_EPISODES, _EXPLORED_STEPS = 16, 16
 
 
 def admissible(states: Sequence[TextState]) -> list[tuple[str, ...]]:
