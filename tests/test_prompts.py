@@ -1,4 +1,6 @@
-"""The plain prompt: its exact wording, which a shipped model was trained beside."""
+"""Prompts: their exact wording; a shipped model was trained beside the plain one's."""
+
+import pytest
 
 from llmprior_jax.priors import prompts
 from llmprior_jax.types import TextState
@@ -21,3 +23,53 @@ def test_history_comes_oldest_first_before_the_observation():
         "Seen: The kettle is empty.\nDone: fill it\n"
         "Now: The kettle is full.\nNext:"
     )
+
+
+KETTLE = TextState("make tea", "The kettle is full.", (("An empty kettle.", "fill it"),), ("boil",))
+
+
+def test_examples_come_first_in_the_words_of_the_question():
+    examples = [
+        prompts.Example("make coffee", (("The cup is empty.", "take the pot"), ("A pot.", "pour"))),
+        prompts.Example("wait", (("Nothing.", "wait"),)),
+    ]
+    prompt = prompts.few_shot(KETTLE, examples)
+    assert prompt.text == (
+        "Task: make coffee\nNow: The cup is empty.\nNext: take the pot\nNow: A pot.\nNext: pour\n\n"
+        "Task: wait\nNow: Nothing.\nNext: wait\n\n" + prompts.plain(KETTLE).text
+    )
+    assert prompt.actions == (" boil",)
+    assert prompts.make("few_shot", examples)(KETTLE) == prompt
+
+
+def test_a_thought_stands_between_the_state_and_the_action():
+    prompt = prompts.think_first(KETTLE)
+    assert prompt.text.endswith("\nNow: The kettle is full.\nThought:")
+    acting = prompt.with_thought("It is cold.")
+    assert acting.text == prompt.text + " It is cold.\nNext:"
+    assert acting.actions == (" boil",)
+    assert acting.after_thought is None
+    assert prompt.with_thought("").text == prompt.text + "\nNext:"
+
+
+def test_a_builder_of_ones_own_is_known_by_its_name(monkeypatch):
+    monkeypatch.setattr(prompts, "_BUILDERS", dict(prompts._BUILDERS))
+
+    def terse(state):
+        return prompts.Prompt(state.observation, state.actions)
+
+    prompts.register("terse", terse)
+    prompts.register("terse", terse)  # A module that is imported twice does no harm.
+    assert prompts.make("terse")(KETTLE) == prompts.Prompt("The kettle is full.", ("boil",))
+    for taken in ("plain", "few_shot"):
+        with pytest.raises(ValueError, match=f"there is a prompt '{taken}' already"):
+            prompts.register(taken, terse)
+
+
+def test_names_and_examples_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="no prompt 'plane'; did you mean 'plain'"):
+        prompts.make("plane")
+    with pytest.raises(ValueError, match="'few_shot' has no examples"):
+        prompts.make("few_shot")
+    with pytest.raises(ValueError, match="'think_first' takes no examples"):
+        prompts.make("think_first", [prompts.Example("wait", ())])

@@ -4,6 +4,7 @@ from llmprior_jax.priors import prompts
 from llmprior_jax.priors.generation import Completion, Sampling, generate, prompt_keys
 from llmprior_jax.priors.inspection import Inspection, Token, inspect
 from llmprior_jax.priors.prompts import Prompt
+from llmprior_jax.priors.proposals import Proposals, estimate, project, propose
 from llmprior_jax.priors.scoring import (
     TextScores,
     check_options,
@@ -17,15 +18,19 @@ __all__ = [
     "Completion",
     "Inspection",
     "Prompt",
+    "Proposals",
     "Sampling",
     "TextScores",
     "Token",
     "check_options",
+    "estimate",
     "generate",
     "inspect",
     "normalize",
+    "project",
     "prompt_keys",
     "prompts",
+    "propose",
     "score",
     "score_actions",
     "score_texts",

@@ -380,7 +380,8 @@ def _end_tokens(tokenizer, vocab_size: int, stop: tuple[str, ...]) -> np.ndarray
 def _special_tokens(tokenizer) -> set[int]:
     """Tokens that no text has, such as its end or the turn of another speaker."""
     special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-    return (special | {tokenizer.eos_token_id}) - {tokenizer.unk_token_id, None}
+    # What stands for unknown text is text, except where the end of it serves for both (Qwen).
+    return (special - {tokenizer.unk_token_id} | {tokenizer.eos_token_id}) - {None}
 
 
 def _decode(tokenizer, answers) -> list[str]:

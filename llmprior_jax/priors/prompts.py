@@ -1,9 +1,13 @@
 """From the text of a state to the prompt that a language model continues with an action.
 
-A prompt builder is a small function from `TextState` to `Prompt`; write your own as you like. What
-is scored is exactly `text + actions[i]`, so the builder decides about every space and line break.
+A prompt builder is a small function from `TextState` to `Prompt`. There are `plain`, `few_shot` and
+`think_first`; write your own as you like, and `register` it to name it in a configuration. What is
+scored is exactly `text + actions[i]`, so the builder decides about every space and line break.
 """
 
+import difflib
+import functools
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from llmprior_jax.types import TextState
@@ -13,12 +17,35 @@ class Prompt(NamedTuple):
     """What a language model is asked about one state.
 
     Attributes:
-      text: what comes before the action.
+      text: what comes before the action, or before the thought.
       actions: what may follow; action `i` of the state is `actions[i]`.
+      after_thought: None for a model that acts at once. Otherwise the model first continues `text`
+        with a thought, and this stands between the thought and the action.
     """
 
     text: str
     actions: tuple[str, ...]
+    after_thought: str | None = None
+
+    def with_thought(self, thought: str) -> "Prompt":
+        """What is asked once a thought is there: a prompt to act upon at once."""
+        space = " " if thought else ""
+        return Prompt(f"{self.text}{space}{thought}{self.after_thought}", self.actions)
+
+
+class Example(NamedTuple):
+    """An episode that ended well, to show a model how.
+
+    Attributes:
+      task: what was to be achieved.
+      steps: (observation, action) pairs, oldest first.
+    """
+
+    task: str
+    steps: tuple[tuple[str, str], ...]
+
+
+Builder = Callable[[TextState], Prompt]
 
 
 def plain(state: TextState) -> Prompt:
@@ -40,10 +67,115 @@ def plain(state: TextState) -> Prompt:
     Returns:
       The prompt.
     """
+    return Prompt(f"{_situation(state)}Next:", _actions(state))
+
+
+def few_shot(state: TextState, examples: Sequence[Example]) -> Prompt:
+    """Writes a state as `plain` does, after episodes that ended well.
+
+    The episodes come first, in the words of the question, so that all states of a run have the same
+    beginning, which is read once.
+
+    Example:
+      Task: make coffee
+      Now: The cup is empty.
+      Next: take the pot
+      Now: You hold the pot.
+      Next: fill the cup
+
+      Task: make tea
+      Now: The kettle is full.
+      Next: boil the water
+
+    Args:
+      state: the state.
+      examples: the episodes, in the order in which they are to be read; the agent's own, say.
+
+    Returns:
+      The prompt.
+    """
+    shown = "".join(
+        f"Task: {example.task}\n"
+        + "".join(f"Now: {observation}\nNext: {action}\n" for observation, action in example.steps)
+        + "\n"
+        for example in examples
+    )
+    prompt = plain(state)
+    return prompt._replace(text=shown + prompt.text)
+
+
+def think_first(state: TextState) -> Prompt:
+    """Writes a state as `plain` does, and has the model think before it acts.
+
+    Chain of thought (Wei et al., 2022, arXiv 2201.11903), one line of it.
+
+    Example:
+      Task: make tea
+      Now: The kettle is full.
+      Thought: Tea needs hot water.
+      Next: boil the water
+
+    Args:
+      state: the state.
+
+    Returns:
+      The prompt.
+    """
+    return Prompt(f"{_situation(state)}Thought:", _actions(state), after_thought="\nNext:")
+
+
+_BUILDERS: dict[str, Builder] = {"plain": plain, "think_first": think_first}
+_FEW_SHOT = "few_shot"
+
+
+def names() -> tuple[str, ...]:
+    """The names that `make` knows."""
+    return (*_BUILDERS, _FEW_SHOT)
+
+
+def register(name: str, builder: Builder) -> None:
+    """Gives a prompt builder a name for `make`, and so for configurations.
+
+    Raises:
+      ValueError: another builder has that name.
+    """
+    if name == _FEW_SHOT or _BUILDERS.get(name, builder) is not builder:
+        raise ValueError(f"there is a prompt {name!r} already; register yours under another name")
+    _BUILDERS[name] = builder
+
+
+def make(name: str, examples: Sequence[Example] = ()) -> Builder:
+    """The prompt builder of a name.
+
+    Args:
+      name: "plain", "few_shot", "think_first", or one that was registered.
+      examples: what "few_shot" shows; no other builder takes any.
+
+    Raises:
+      ValueError: there is no such builder, or it lacks examples, or cannot use them.
+    """
+    if name == _FEW_SHOT:
+        if not examples:
+            raise ValueError(
+                "prompt 'few_shot' has no examples to show; give it some, or use plain"
+            )
+        return functools.partial(few_shot, examples=tuple(examples))
+    if name not in _BUILDERS:
+        (near,) = difflib.get_close_matches(name, names(), n=1, cutoff=0.0)
+        raise ValueError(
+            f"there is no prompt {name!r}; did you mean {near!r}? There are {', '.join(names())}"
+        )
+    if examples:
+        raise ValueError(f"prompt {name!r} takes no examples; use few_shot for them")
+    return _BUILDERS[name]
+
+
+def _situation(state: TextState) -> str:
     seen = "".join(
         f"Seen: {observation}\nDone: {action}\n" for observation, action in state.history
     )
-    return Prompt(
-        text=f"Task: {state.task}\n{seen}Now: {state.observation}\nNext:",
-        actions=tuple(f" {action}" for action in state.actions),
-    )
+    return f"Task: {state.task}\n{seen}Now: {state.observation}\n"
+
+
+def _actions(state: TextState) -> tuple[str, ...]:
+    return tuple(f" {action}" for action in state.actions)
