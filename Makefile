@@ -1,11 +1,12 @@
-# `make train` and `make test` set everything up by themselves, in .venv.
+# `make train` and `make test` set everything up by themselves, in .venv. `make docs` builds the
+# documentation, `make package` the wheel and the sdist, which it tries in an empty environment.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SETTINGS := pyproject.toml constraints.txt
 
-.PHONY: train test clean
+.PHONY: train test docs package clean
 
 train: $(VENV)/installed
 	$(BIN)/python -m launch.train --config=launch/configs/quickstart.py --workdir=runs/quickstart
@@ -16,8 +17,24 @@ test: $(VENV)/installed-test
 	$(BIN)/pyright
 	$(BIN)/pytest --durations=10
 
+docs: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	$(BIN)/mkdocs build --strict
+
+package: TRIAL := $(shell mktemp -d)
+package: $(VENV)/installed-test
+	rm -rf dist
+	$(BIN)/python -m hatchling build -d dist
+	$(PYTHON) -m venv $(TRIAL)/venv
+	$(TRIAL)/venv/bin/python -m pip install --quiet --constraint constraints.txt dist/*.whl
+	cd $(TRIAL) && venv/bin/llmprior-train --config=quickstart --workdir=runs/quickstart \
+		--config.num_seeds=2 --config.num_steps=4000
+	cd $(TRIAL) && venv/bin/llmprior-evaluate --workdir=runs/quickstart --episodes=16
+	cd $(TRIAL) && venv/bin/llmprior-watch --workdir=runs/quickstart
+	rm -rf $(TRIAL)
+
 clean:
-	rm -rf $(VENV) .jax_cache .pytest_cache .hypothesis .ruff_cache
+	rm -rf $(VENV) dist site .jax_cache .pytest_cache .hypothesis .ruff_cache
 
 $(BIN)/python:
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed; say which: make PYTHON=python3.12')"

@@ -1,7 +1,9 @@
 """What all commands share: where compiled programs are kept, how to stop, how mistakes are told."""
 
+import difflib
 import os
 import pathlib
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -11,6 +13,8 @@ from absl import app, flags, logging
 
 from llmprior_jax.training import InterruptedRunError, RestoreError
 
+_CONFIGS = pathlib.Path(__file__).parent / "configs"
+_CONFIG_FLAG = re.compile(r"^--?config=(.*)$")
 # What is raised for a user's mistake; its message says what is wrong, where, and what to do.
 _MISTAKES = (ValueError, TypeError, FileNotFoundError, RestoreError)
 
@@ -45,6 +49,25 @@ class StopSignal:
         print("\nstopping after this segment; once more to stop at once", file=sys.stderr)
 
 
+def find_config(value: str) -> str:
+    """The file that `--config` means: a path, or the bare name of one that comes with the package.
+
+    Raises:
+      FileNotFoundError: there is none; the message has the nearest name.
+    """
+    path, colon, argument = value.partition(":")
+    packaged = _CONFIGS / f"{pathlib.Path(path).stem}.py"
+    for candidate in (pathlib.Path(path), packaged):
+        if candidate.is_file():
+            return f"{candidate}{colon}{argument}"
+    names = sorted(file.stem for file in _CONFIGS.glob("[!_]*.py"))
+    near = difflib.get_close_matches(packaged.stem, names, n=1, cutoff=0.0)[0]
+    raise FileNotFoundError(
+        f"--config={value}: there is no such file, and no config of that name comes with the "
+        f"package; did you mean {near!r}? There are {', '.join(names)}"
+    )
+
+
 def run(main: Callable[[Sequence[str]], None], max_arguments: int = 0) -> None:
     """Runs `main` as an absl app that takes flags and up to `max_arguments` other words."""
 
@@ -70,8 +93,14 @@ def run(main: Callable[[Sequence[str]], None], max_arguments: int = 0) -> None:
 
 def _parse_flags(argv: Sequence[str]) -> Sequence[str]:
     try:
-        return flags.FLAGS(argv)
+        return flags.FLAGS([_CONFIG_FLAG.sub(_found, word) for word in argv])
+    except FileNotFoundError as error:
+        sys.exit(f"error: {error}")
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         # A field that a config does not have ends in an AttributeError, with the nearest name.
         reason = str(error).strip("'").replace("\\n", "; ").replace("\\'", "'")
         sys.exit(f"error: {reason}\n--help lists the flags")
+
+
+def _found(flag: re.Match[str]) -> str:
+    return f"--config={find_config(flag[1])}"

@@ -73,5 +73,10 @@ def _show_episode(run: training.Run, console: rich.console.Console) -> None:
     console.rule(f"{end}, return {np.round(total, 3)}")
 
 
-if __name__ == "__main__":
+def console() -> None:
+    """The command as an installed script."""
     app.run(main)
+
+
+if __name__ == "__main__":
+    console()

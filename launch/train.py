@@ -42,5 +42,10 @@ def main(argv: Sequence[str]) -> None:
     print(f"summary.json, learning_curves.png and metrics are in {_WORKDIR.value}")
 
 
-if __name__ == "__main__":
+def console() -> None:
+    """The command as an installed script."""
     app.run(main)
+
+
+if __name__ == "__main__":
+    console()

@@ -43,5 +43,10 @@ def main(argv: Sequence[str]) -> None:
     print(f"{len(decisions)} decisions are in {out / 'episode.html'} and {out / 'episode.gif'}")
 
 
-if __name__ == "__main__":
+def console() -> None:
+    """The command as an installed script."""
     app.run(main)
+
+
+if __name__ == "__main__":
+    console()

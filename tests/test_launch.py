@@ -55,6 +55,23 @@ def test_a_mistake_is_told_in_a_sentence_and_nothing_is_trained(tmp_path, argume
     assert not (workdir / "prior" / "metrics.jsonl").exists()
 
 
+def test_a_config_that_comes_with_the_package_is_found_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    packaged = str(ROOT / "launch" / "configs" / "quickstart.py")
+    for name in ("quickstart", "launch/configs/quickstart.py"):
+        assert app.find_config(name) == packaged
+    own = tmp_path / "quickstart.py"
+    own.touch()
+    assert app.find_config("quickstart.py") == "quickstart.py"
+    assert app.find_config(f"{own}:fast") == f"{own}:fast"
+
+
+def test_a_config_that_is_nowhere_names_the_nearest(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match="did you mean 'quickstart'"):
+        app.find_config("quickstrat")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_asks_to_stop_and_a_second_one_stops(number, capsys):
     before = signal.getsignal(number)
