@@ -14,8 +14,8 @@ from llmprior_jax.bellman import (
     dqn_prior_loss,
     posterior_bellman_target,
 )
+from llmprior_jax.elbo import clipped_surrogate_loss, elbo_policy_loss
 from llmprior_jax.elbo import elbo as elbo  # The function, not the module of that name.
-from llmprior_jax.elbo import elbo_policy_loss
 from llmprior_jax.posterior import (
     candidate_log_probs,
     empirical_log_probs,
@@ -38,6 +38,7 @@ __all__ = [
     "ActionPrior",
     "TextState",
     "candidate_log_probs",
+    "clipped_surrogate_loss",
     "cql_prior_loss",
     "cql_prior_penalty",
     "dqn_prior_loss",

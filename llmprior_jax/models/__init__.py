@@ -1,5 +1,6 @@
 """Flax language models, read from Hugging Face checkpoints."""
 
+from llmprior_jax.models import lora
 from llmprior_jax.models.config import CheckpointError, DecoderConfig, RotaryConfig
 from llmprior_jax.models.decoder import Decoder, KVCache
 from llmprior_jax.models.language_model import LanguageModel, load
@@ -12,4 +13,5 @@ __all__ = [
     "LanguageModel",
     "RotaryConfig",
     "load",
+    "lora",
 ]

@@ -110,6 +110,13 @@ def passes(states: Sequence[Sequences]) -> Iterator[Pass]:
         yield _pack(states, rows[begin:end], length)
 
 
+def alone(states: Sequence[Sequences]) -> list[Packed]:
+    """Each state in a row of its own, all of one length, for who takes states one by one."""
+    needs = [max(_trie_size(tokens), _TOKENS_PER_SLOT * len(tokens)) for tokens, _ in states]
+    length = _bucket(max(needs), steps=4)
+    return [_pack([state], [[0]], length).packed for state in states]
+
+
 def _cuts(rows: int, length: int) -> list[int]:
     """Where to cut a number of rows into passes: 0, ..., rows."""
     several = _ROWS_PER_PASS if _ROWS_PER_PASS * length <= _TOKENS_PER_PASS else 1

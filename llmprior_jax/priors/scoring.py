@@ -19,6 +19,7 @@ own text, and on nothing else in the list or the batch.
 
 import difflib
 import functools
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -185,14 +186,17 @@ def normalize(
     log_probs = np.full(scores.log_probs.shape, -np.inf, np.float32)
     for b, texts in enumerate(actions):
         score = scores.log_probs[b, : len(texts)].astype(np.float64)
-        if normalization == "token":
-            score /= scores.num_tokens[b, : len(texts)]
-        elif normalization == "word":
-            score /= [max(1, len(text.split())) for text in texts]
+        lengths = map(divisor, itertools.repeat(normalization), texts, scores.num_tokens[b])
+        score /= list(lengths)
         score /= temperature
         top = score.max()
         log_probs[b, : len(texts)] = score - (top + np.log(np.exp(score - top).sum()))
     return log_probs
+
+
+def divisor(normalization: str, text: str, num_tokens: int) -> int:
+    """What the summed log-probability of an action is divided by (see `score_actions`)."""
+    return {"sum": 1, "token": num_tokens, "word": max(1, len(text.split()))}[normalization]
 
 
 def check_options(normalization: str, temperature: float) -> None:

@@ -61,6 +61,27 @@ def default_config() -> Config:
                 "max_grad_norm": 10.0,
                 "hidden_sizes": (64, 64),
             },
+            # Agents whose policy is a language model ("gflan_prior", "gflan"): the model, which may
+            # be another than the prior's; how it is trained (`agents.gflan_prior`), where lora_rank
+            # 0 is full fine-tuning; and the steps of each of N environments between two updates.
+            "policy": {
+                "model": "tiny",
+                "lora_rank": 0,
+                "alpha": 0.01,
+                "kl_in": "reward",
+                "clip_epsilon": 0.2,
+                "discount": 0.95,
+                "gae_lambda": 0.95,
+                "learning_rate": 1e-4,
+                "value_learning_rate": 1e-3,
+                "value_coefficient": 0.5,
+                "max_grad_norm": 1.0,
+                "epochs": 4,
+                "minibatch_states": 32,
+                "hidden_sizes": (64,),
+                "num_envs": 20,
+                "rollout_steps": 50,
+            },
             # Sizes of the training loop (`training.LoopConfig`), per seed.
             "loop": {
                 "num_envs": 8,

@@ -17,7 +17,7 @@ import tqdm
 
 from llmprior_jax import agents, envs
 from llmprior_jax.priors import check_options
-from llmprior_jax.training import provenance
+from llmprior_jax.training import policy, provenance
 from llmprior_jax.training import summary as summaries
 from llmprior_jax.training.checkpoints import Checkpoints
 from llmprior_jax.training.config import (
@@ -33,6 +33,7 @@ from llmprior_jax.training.host import HostRun
 from llmprior_jax.training.host_games import HostGames, open_games
 from llmprior_jax.training.metrics import MetricsWriter, read_metrics
 from llmprior_jax.training.online import OnlineRun
+from llmprior_jax.training.policy import PolicyRun
 from llmprior_jax.training.runs import Run
 from llmprior_jax.training.scoring import TableFiller, first_observations
 
@@ -159,7 +160,10 @@ def check_config(config: Config) -> None:
         )
     # The learner's parameters are checked even where only agents without any run.
     for name in ("dqn_prior", *config.agents):
-        make_agent(name, config)
+        if name in agents.POLICY_AGENTS:
+            policy.check_config(config)
+        else:
+            make_agent(name, config)
     if len(set(config.agents)) != len(config.agents) or not config.agents:
         raise ValueError(f"config.agents is {config.agents}; name one or more agents, each once")
 
@@ -175,6 +179,13 @@ def make_environment(config: Config) -> tuple[envs.TextEnvironment | HostGames, 
 
 def make_run(name: str, config: Config, env, env_params, filler: TableFiller) -> Run:
     """What trains the agent `name`: on the host if engines play, otherwise in JAX."""
+    if name in agents.POLICY_AGENTS:
+        if isinstance(env, HostGames):
+            raise ValueError(
+                f"{name} is trained in environments in JAX, and {config.env} is played by engines "
+                "on the host; choose another environment or agent"
+            )
+        return PolicyRun(name, config, env, env_params, filler)
     agent = make_agent(name, config)
     if isinstance(env, HostGames):
         return HostRun(agent, config, env, filler)

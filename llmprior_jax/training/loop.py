@@ -113,7 +113,7 @@ def make_loop(
             key=key,
             agent=agent.init(agent_key, tables.lookup(table, jnp.zeros((), jnp.int32))),
             replay=replay.init(),
-            envs=_reset(env, env_params, envs_key, config.num_envs),
+            envs=reset_envs(env, env_params, envs_key, config.num_envs),
         )
 
     def segment(state: LoopState, table: PriorTable, iteration: jax.Array):
@@ -127,12 +127,12 @@ def make_loop(
                 state.agent, jax.random.split(act_key, config.num_envs), lookup_rows(table, row)
             )
             actions = jnp.where(state.envs.action >= 0, state.envs.action, drawn)
-            next_envs, step = _step(env, env_params, state.envs, actions)
+            next_envs, step = step_envs(env, env_params, state.envs, actions)
             next_row, reset_row = find(table, step.reached), find(table, next_envs.observation)
             commit = ready & (next_row >= 0) & (reset_row >= 0)
-            unknown = _select(next_row < 0, step.reached, next_envs.observation)
+            unknown = select(next_row < 0, step.reached, next_envs.observation)
             missing = Missing(
-                _select(ready & ~commit, unknown, missing.observation),
+                select(ready & ~commit, unknown, missing.observation),
                 missing.is_missing | (ready & ~commit),
             )
             replay_state = replay.add(
@@ -152,7 +152,7 @@ def make_loop(
                 lambda: (state.agent, no_metrics),
             )
             stalled = state.envs._replace(action=jnp.where(ready, actions, state.envs.action))
-            envs = jax.tree.map(lambda new, old: _select(commit, new, old), next_envs, stalled)
+            envs = jax.tree.map(lambda new, old: select(commit, new, old), next_envs, stalled)
             # A stalled environment has no row until the next segment begins.
             row = jnp.where(commit, reset_row, -1)
             metrics = metrics | {"committed": jnp.sum(commit)}
@@ -173,7 +173,7 @@ def make_loop(
 
     def evaluate(agent_state: AgentState, key: jax.Array, table: PriorTable):
         envs_key, act_key = jax.random.split(key)
-        envs = _reset(env, env_params, envs_key, num_eval_episodes)
+        envs = reset_envs(env, env_params, envs_key, num_eval_episodes)
         zeros = jnp.zeros(num_eval_episodes)
         find = jax.vmap(tables.find, in_axes=(None, 0))
 
@@ -182,13 +182,13 @@ def make_loop(
             key, act_key = jax.random.split(key)
             row = find(table, envs.observation)
             missing = Missing(
-                _select(running & (row < 0), envs.observation, missing.observation),
+                select(running & (row < 0), envs.observation, missing.observation),
                 missing.is_missing | (running & (row < 0)),
             )
             actions = jax.vmap(agent.act, in_axes=(None, 0, 0))(
                 agent_state, jax.random.split(act_key, num_eval_episodes), lookup_rows(table, row)
             )
-            envs, step = _step(env, env_params, envs, actions)
+            envs, step = step_envs(env, env_params, envs, actions)
             episodes = Episodes(
                 success=episodes.success | (running & step.success),
                 returns=episodes.returns + running * step.reward,
@@ -208,7 +208,7 @@ def make_loop(
     return Loop(init, segment, evaluate)
 
 
-class _Step(NamedTuple):
+class Step(NamedTuple):
     """What one step of N environments gave; `reached` is the state before any reset."""
 
     reached: jax.Array
@@ -218,7 +218,7 @@ class _Step(NamedTuple):
     success: jax.Array
 
 
-def _reset(env, env_params, key: jax.Array, num_envs: int) -> EnvsState:
+def reset_envs(env, env_params, key: jax.Array, num_envs: int) -> EnvsState:
     reset_key, step_key = jax.random.split(key)
     observation, state = jax.vmap(env.reset, in_axes=(0, None))(
         jax.random.split(reset_key, num_envs), env_params
@@ -227,12 +227,12 @@ def _reset(env, env_params, key: jax.Array, num_envs: int) -> EnvsState:
     return EnvsState(state, observation, keys, jnp.full(num_envs, -1, jnp.int32))
 
 
-def _step(env, env_params, envs: EnvsState, actions: jax.Array) -> tuple[EnvsState, _Step]:
+def step_envs(env, env_params, envs: EnvsState, actions: jax.Array) -> tuple[EnvsState, Step]:
     keys = jax.vmap(jax.random.split)(envs.key)
     observation, state, reward, terminated, truncated, info = jax.vmap(
         env.step, in_axes=(0, 0, 0, None)
     )(keys[:, 0], envs.state, actions, env_params)
-    step = _Step(
+    step = Step(
         reached=info["final_observation"],
         reward=reward.astype(jnp.float32),
         terminated=terminated,
@@ -242,6 +242,6 @@ def _step(env, env_params, envs: EnvsState, actions: jax.Array) -> tuple[EnvsSta
     return EnvsState(state, observation, keys[:, 1], jnp.full_like(actions, -1)), step
 
 
-def _select(condition: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
+def select(condition: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
     """`where` over a leading axis, for leaves of any rank and for typed keys."""
     return jnp.where(condition.reshape(condition.shape + (1,) * (new.ndim - 1)), new, old)

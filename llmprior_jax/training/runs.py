@@ -101,7 +101,10 @@ def seed_keys(config: Config) -> jax.Array:
 
 
 def over_seeds(
-    function: Callable[..., Any], in_axes: tuple[int | None, ...], num_seeds: int
+    function: Callable[..., Any],
+    in_axes: tuple[int | None, ...],
+    num_seeds: int,
+    one_by_one: bool = False,
 ) -> Callable[..., Any]:
     """Maps a function of one seed over all seeds, and jits it.
 
@@ -112,17 +115,42 @@ def over_seeds(
       function: takes and returns pytrees of arrays.
       in_axes: for each argument, 0 if it has a leading axis of seeds, None if all seeds share it.
       num_seeds: S. As many devices take part as divide it.
+      one_by_one: a device takes its seeds one after the other, where a batch of them would need too
+        much memory, or would compute both branches of every condition.
     """
+    mapped = _one_by_one(function, in_axes) if one_by_one else jax.vmap(function, in_axes=in_axes)
     num_devices = max(n for n in range(1, jax.device_count() + 1) if num_seeds % n == 0)
     devices = jax.devices()[:num_devices]
     mesh = jax.sharding.Mesh(np.array(devices), ("seed",))
     by_seed, shared = jax.sharding.PartitionSpec("seed"), jax.sharding.PartitionSpec()
     return jax.jit(
         jax.shard_map(
-            jax.vmap(function, in_axes=in_axes),
+            mapped,
             mesh=mesh,
             in_specs=tuple(shared if axis is None else by_seed for axis in in_axes),
             out_specs=by_seed,
             check_vma=False,
         )
     )
+
+
+def _one_by_one(
+    function: Callable[..., Any], in_axes: tuple[int | None, ...]
+) -> Callable[..., Any]:
+    """As `vmap`, in a loop."""
+
+    def mapped(*arguments: Any) -> Any:
+        batched = [x for x, axis in zip(arguments, in_axes, strict=True) if axis is not None]
+
+        def of_one(own: list[Any]) -> Any:
+            rest = iter(own)
+            return function(
+                *(
+                    x if axis is None else next(rest)
+                    for x, axis in zip(arguments, in_axes, strict=True)
+                )
+            )
+
+        return jax.lax.map(of_one, batched)
+
+    return mapped

@@ -1,0 +1,223 @@
+"""GFlan-Prior: a language model is the policy, fine-tuned by PPO on the evidence lower bound.
+
+Yan et al., 2025 (arXiv 2410.07927), variational inference: maximise
+
+    E_pi[ sum_t g^t (r_t - alpha KL(pi(.|s_t) || p(.|s_t))) ]
+
+over the policy's parameters, with the frozen language model as the prior p. With alpha = 0 it is
+GFlan, the fine-tuning of GLAM (Carta et al., ICML 2023, arXiv 2302.02662): the same model, which
+then nothing holds near to where it began. Updates are those of PPO (Schulman et al., 2017, arXiv
+1707.06347) with generalised advantages (arXiv 1506.02438), and two peculiarities. A minibatch is a
+set of states with all that happened in them, so that the language model reads each distinct state
+once per epoch. And advantages are not rescaled, or alpha would have no unit.
+
+The divergence is exact, a sum over the state's actions, and may be charged in two ways (`kl_in`).
+The paper writes the objective above, which is "reward"; its authors' code for this part is not
+published.
+
+- "reward": `r_t - alpha KL_t` is what values and advantages are made of, so an action also pays
+  for what its future will cost. The state's own KL_t does not depend on the action taken, so its
+  gradient is exact and stands in the loss. Together they are the gradient of the objective above.
+- "loss": in the loss only. Each state's policy is pulled towards the prior, and values are those
+  of the reward alone: no state is avoided because the prior is bad there. Simpler, and myopic.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from llmprior_jax.agents.agent import Metrics
+from llmprior_jax.agents.policy_agent import PolicyAgent, Rollout, States, advantage_estimates
+from llmprior_jax.agents.q_network import q_function
+from llmprior_jax.elbo import clipped_surrogate_loss, elbo_policy_loss
+from llmprior_jax.posterior import kl_to_prior
+from llmprior_jax.priors.policy import LanguagePolicy
+
+KLIn = Literal["reward", "loss"]
+
+
+class GFlanParams(NamedTuple):
+    """What is learned: the language model (or its low-rank factors), and the value head."""
+
+    policy: Any
+    value: Any
+
+
+class GFlanState(NamedTuple):
+    """Parameters and the optimiser's state."""
+
+    params: GFlanParams
+    optimizer: optax.OptState
+
+
+def gflan_prior(
+    model: LanguagePolicy,
+    *,
+    alpha: float = 0.01,
+    kl_in: KLIn = "reward",
+    clip_epsilon: float = 0.2,
+    discount: float = 0.95,
+    gae_lambda: float = 0.95,
+    learning_rate: float = 1e-4,
+    value_learning_rate: float = 1e-3,
+    value_coefficient: float = 0.5,
+    max_grad_norm: float = 1.0,
+    epochs: int = 4,
+    minibatch_states: int = 32,
+    hidden_sizes: Sequence[int] = (64,),
+) -> PolicyAgent:
+    """GFlan-Prior as pure functions.
+
+    Args:
+      model: the language model that is the policy.
+      alpha: price of departing from the prior, reward per nat; 0 is GFlan.
+      kl_in: where it is charged, "reward" or "loss"; see above.
+      clip_epsilon: how far a probability ratio may move from 1 before the incentive ends.
+      discount: g, per decision.
+      gae_lambda: of the generalised advantages.
+      learning_rate: of Adam, for the language model.
+      value_learning_rate: of Adam, for the value head.
+      value_coefficient: weight of the value loss beside the policy's in the language model's
+        gradient.
+      max_grad_norm: gradients of the language model are clipped to this global norm.
+      epochs: passes over a rollout.
+      minibatch_states: K, states per minibatch, at most.
+      hidden_sizes: of the value head.
+
+    Returns:
+      A `PolicyAgent`. Its metrics are means over the steps of the rollout and the epochs:
+      `policy_loss`, `value_loss`, `kl` to the prior, `entropy`, `clip_fraction`; and
+      `explained_variance` of the returns by the values before the update, and `distinct_states`.
+
+    Raises:
+      ValueError: a parameter is out of its range.
+    """
+    if kl_in not in get_args(KLIn):
+        raise ValueError(f"kl_in is {kl_in!r}; use one of {', '.join(get_args(KLIn))}")
+    if not alpha >= 0:
+        raise ValueError(f"alpha is {alpha}; use a number >= 0, where 0 is GFlan")
+    positive = {
+        "clip_epsilon": clip_epsilon,
+        "learning_rate": learning_rate,
+        "value_learning_rate": value_learning_rate,
+        "value_coefficient": value_coefficient,
+        "max_grad_norm": max_grad_norm,
+        "epochs": epochs,
+        "minibatch_states": minibatch_states,
+    }
+    for name, value in positive.items():
+        if not value > 0:
+            raise ValueError(f"{name} is {value}; use a number > 0")
+    for name, value in (("discount", discount), ("gae_lambda", gae_lambda)):
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name} is {value}; use a number from 0 to 1")
+    value_head = q_function(hidden_sizes)
+    optimizer = optax.partition(
+        {
+            "policy": optax.chain(
+                optax.clip_by_global_norm(max_grad_norm), optax.adam(learning_rate, eps=1e-5)
+            ),
+            "value": optax.adam(value_learning_rate, eps=1e-5),
+        },
+        GFlanParams("policy", "value"),
+    )
+
+    def init(key: jax.Array) -> GFlanState:
+        policy_key, value_key = jax.random.split(key)
+        params = GFlanParams(model.init(policy_key), value_head.init(value_key, model.num_features))
+        return GFlanState(params, optimizer.init(params))
+
+    def evaluate(params: GFlanParams, frozen: Any, rows: Any) -> tuple[jax.Array, jax.Array]:
+        log_probs, hidden = model.apply(params.policy, frozen, rows)
+        return log_probs, value_head.apply(params.value, hidden)
+
+    def step_losses(log_probs, value, prior_log_probs, step: Rollout, advantage, target):
+        """The losses and metrics of one step of a rollout."""
+        surrogate = (log_probs, step.log_prob, step.action, advantage)
+        if alpha:
+            policy_loss = elbo_policy_loss(*surrogate, prior_log_probs, alpha, clip_epsilon)
+        else:
+            policy_loss = clipped_surrogate_loss(*surrogate, clip_epsilon)
+        value_loss = 0.5 * (value - target) ** 2
+        ratio = jnp.exp(log_probs[step.action] - step.log_prob)
+        metrics = {
+            "policy_loss": policy_loss,
+            "value_loss": value_loss,
+            "kl": kl_to_prior(log_probs, prior_log_probs),
+            "entropy": -jnp.sum(jnp.exp(log_probs) * jnp.where(log_probs > -jnp.inf, log_probs, 0)),
+            "clip_fraction": jnp.abs(ratio - 1) > clip_epsilon,
+        }
+        return policy_loss + value_coefficient * value_loss, metrics
+
+    def update(
+        state: GFlanState, frozen: Any, key: jax.Array, states: States, rollout: Rollout
+    ) -> tuple[GFlanState, Metrics]:
+        advantages = advantage_estimates(
+            rollout, alpha if kl_in == "reward" else 0.0, discount, gae_lambda
+        )
+        targets = advantages + rollout.value
+        steps, advantage, target = jax.tree.map(
+            jnp.ravel, (rollout._replace(last_value=rollout.value), advantages, targets)
+        )
+        num_steps = steps.row.size
+        distinct = jnp.unique(steps.row, size=num_steps, fill_value=-1)
+        count = jnp.sum(distinct >= 0)
+        num_minibatches = -(-count // minibatch_states)
+        # Minibatches of nearly equal size: the last one would else hold what happens to be left.
+        size = -(-count // num_minibatches)
+
+        def minibatch_loss(params: GFlanParams, chosen: jax.Array):
+            """Loss of the steps in some states, i32[K], -1 where there are fewer."""
+            rows = jax.tree.map(lambda leaf: leaf[jnp.maximum(chosen, 0)], states.rows)
+            log_probs, values = evaluate(params, frozen, rows)
+            is_here = steps.row[:, None] == chosen
+            weight = jnp.any(is_here, axis=1) / num_steps
+            place = jnp.argmax(is_here, axis=1)
+            losses, metrics = jax.vmap(step_losses)(
+                log_probs[place],
+                values[place],
+                states.prior_log_probs[steps.row],
+                steps,
+                advantage,
+                target,
+            )
+            # A step elsewhere has nothing to do with the states that are read here.
+            losses = jnp.where(weight > 0, losses, 0.0)
+            metrics = jax.tree.map(
+                lambda leaf: jnp.sum(weight * jnp.where(weight > 0, leaf, 0.0)), metrics
+            )
+            return num_minibatches * jnp.sum(weight * losses), metrics
+
+        def epoch(carry: tuple[GFlanState, Metrics], key: jax.Array):
+            last = jnp.where(distinct >= 0, 0.0, jnp.inf)
+            order = jnp.argsort(jax.random.uniform(key, (num_steps,)) + last)
+            shuffled = jnp.pad(distinct[order], (0, minibatch_states), constant_values=-1)
+
+            def learn(number: jax.Array, carry: tuple[GFlanState, Metrics]):
+                state, metrics = carry
+                chosen = jax.lax.dynamic_slice_in_dim(shuffled, number * size, minibatch_states)
+                chosen = jnp.where(jnp.arange(minibatch_states) < size, chosen, -1)
+                gradients, new = jax.grad(minibatch_loss, has_aux=True)(state.params, chosen)
+                updates, optimizer_state = optimizer.update(
+                    gradients, state.optimizer, state.params
+                )
+                params: Any = optax.apply_updates(state.params, updates)
+                return GFlanState(params, optimizer_state), jax.tree.map(jnp.add, metrics, new)
+
+            return jax.lax.fori_loop(0, num_minibatches, learn, carry), None
+
+        names = ("policy_loss", "value_loss", "kl", "entropy", "clip_fraction")
+        zeros: Metrics = {name: jnp.zeros(()) for name in names}
+        (state, metrics), _ = jax.lax.scan(epoch, (state, zeros), jax.random.split(key, epochs))
+        metrics = {name: total / epochs for name, total in metrics.items()}
+        residual = jnp.var(target - steps.value) / jnp.maximum(jnp.var(target), 1e-8)
+        return state, metrics | {"explained_variance": 1 - residual, "distinct_states": count}
+
+    return PolicyAgent(
+        init=init,
+        policy=lambda state, frozen, rows: evaluate(state.params, frozen, rows),
+        update=update,
+    )

@@ -1,0 +1,286 @@
+"""Training a policy that is a language model: rollouts, whole runs, and what ends them early.
+
+The problem is a corridor, the model a random one of one layer: it goes either way, and must learn
+to go to the far end.
+"""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from gymnax.environments import environment, spaces
+from lock_env import LENGTH, NUM_ACTIONS, RIGHT, Lock, lock_table
+from small_lm import small_lm
+
+from llmprior_jax import agents, training
+from llmprior_jax.envs import TextEnvironment
+from llmprior_jax.priors import prompts
+from llmprior_jax.priors import table as tables
+from llmprior_jax.training import experiment, policy, rollouts, scoring
+from llmprior_jax.training.loop import reset_envs
+from llmprior_jax.training.metrics import read_metrics
+from llmprior_jax.types import TextState
+
+# --- Rollouts, of a policy that is a table --------------------------------------------------------
+
+NUM_ENVS, NUM_STEPS = 3, 12
+CONFIDENT = jnp.log(jnp.full((LENGTH, NUM_ACTIONS), 0.04).at[jnp.arange(LENGTH), RIGHT].set(0.8))
+
+
+def table_agent() -> agents.PolicyAgent:
+    """Goes on with probability 0.8 in each state, and values state i with i."""
+
+    def read(state, frozen, rows):
+        return CONFIDENT[rows], rows.astype(jnp.float32)
+
+    return agents.PolicyAgent(lambda key: (), read, lambda *arguments: (arguments[0], {}))
+
+
+def roll(known: np.ndarray, one_episode: bool = False, max_steps: int = 2 * LENGTH):
+    """A rollout in the lock, begun with only some states in the table."""
+    env = Lock()
+    params = env.default_params.replace(max_steps_in_episode=max_steps)
+    roller = rollouts.make_roller(env, params, table_agent(), NUM_STEPS, one_episode)
+    table = lock_table(0.9, known)
+    envs = reset_envs(env, params, jax.random.key(3), NUM_ENVS)
+    progress = roller.start(envs, table)
+    advance = jax.jit(roller.advance)
+    while True:
+        # What the policy reads of a state is the wheel, row by row of the table.
+        progress, missing = advance(progress, (), (), table.observations, table)
+        if not missing.is_missing.any():
+            return progress, table
+        met = np.unique(np.asarray(missing.observation)[np.asarray(missing.is_missing)])
+        table = tables.insert(table, met, lock_prior(met))
+
+
+def lock_prior(wheels):
+    table = lock_table(0.9, wheels)
+    return jax.tree.map(lambda leaf: np.asarray(leaf)[: len(wheels)], table.prior)
+
+
+@pytest.fixture(scope="module")
+def rolled():
+    return roll(np.arange(LENGTH, dtype=np.int32))
+
+
+def test_a_rollout_records_what_happened(rolled):
+    progress, table = rolled
+    rollout = progress.rollout
+    wheel = np.asarray(table.observations)[np.asarray(rollout.row)]
+    right = np.asarray(rollout.action) == RIGHT[wheel]
+    np.testing.assert_array_equal(rollout.terminated, ~right | (wheel == LENGTH - 1))
+    # After a right action comes the next wheel, after an end the first.
+    expected = np.where(np.asarray(rollout.terminated), 0, wheel + 1)[:-1]
+    np.testing.assert_array_equal(wheel[1:], expected)
+    np.testing.assert_array_equal(rollout.value, wheel)
+    np.testing.assert_allclose(rollout.log_prob, np.log(np.where(right, 0.8, 0.04)), rtol=1e-5)
+    kl = 0.8 * np.log(0.8 / 0.9) + 0.2 * np.log(0.04 / 0.02)
+    np.testing.assert_allclose(rollout.kl, kl, rtol=1e-4)
+    last = np.asarray(progress.envs.observation)
+    np.testing.assert_array_equal(rollout.last_value, last)
+
+
+def test_a_rollout_does_not_depend_on_when_its_states_became_known(rolled):
+    progress, table = rolled
+    later, later_table = roll(np.array([0], np.int32))
+    for name in ("action", "log_prob", "value", "reward", "terminated", "last_value"):
+        np.testing.assert_array_equal(
+            getattr(later.rollout, name), getattr(progress.rollout, name), err_msg=name
+        )
+    np.testing.assert_array_equal(
+        np.asarray(later_table.observations)[np.asarray(later.rollout.row)],
+        np.asarray(table.observations)[np.asarray(progress.rollout.row)],
+    )
+
+
+def test_a_time_limit_records_the_value_of_the_state_reached():
+    progress, _ = roll(np.arange(LENGTH, dtype=np.int32), max_steps=2)
+    rollout = progress.rollout
+    assert rollout.truncated.any()
+    # A time limit of two steps is met at wheel 1, by a right action: wheel 2 is reached.
+    np.testing.assert_array_equal(rollout.reached_value, np.where(rollout.truncated, 2.0, 0.0))
+    assert not (rollout.truncated & rollout.terminated).any()
+
+
+def test_one_episode_ends_at_its_first_end(rolled):
+    progress, _ = roll(np.arange(LENGTH, dtype=np.int32), one_episode=True)
+    whole = rolled[0].rollout
+    episodes = rollouts.episodes(progress)
+    terminated = np.asarray(whole.terminated)
+    first_end = terminated.argmax(axis=0)
+    assert terminated.any(axis=0).all()
+    np.testing.assert_array_equal(episodes.length, first_end + 1)
+    np.testing.assert_array_equal(
+        episodes.success, np.asarray(whole.reward)[first_end, np.arange(NUM_ENVS)] == 1
+    )
+
+
+# --- Whole runs -----------------------------------------------------------------------------------
+
+PLACES = 5
+
+
+@chex.dataclass(frozen=True)
+class CorridorState:
+    time: jax.Array
+    place: jax.Array
+
+
+class Corridor(TextEnvironment):
+    """Five places in a row; one begins in the middle, and the reward is at the right end."""
+
+    num_actions = 2
+
+    @property
+    def default_params(self):
+        return environment.EnvParams(max_steps_in_episode=6)
+
+    def reset_env(self, key, params):
+        place = jnp.int32(PLACES // 2)
+        return place, CorridorState(time=jnp.int32(0), place=place)
+
+    def action_space(self, params):
+        return spaces.Discrete(2)
+
+    def list_observations(self):
+        return np.roll(np.arange(PLACES, dtype=np.int32), -(PLACES // 2))
+
+    def text_state(self, observation):
+        names = ("wall", "table", "lamp", "chair", "door")
+        return TextState(
+            "Leave.", f"You stand at the {names[int(observation)]}.", (), ("turn left", "go right")
+        )
+
+    def step_env(self, key, state, action, params):
+        place = state.place + 2 * jnp.int32(action) - 1
+        done = (place == 0) | (place == PLACES - 1)
+        state = CorridorState(time=state.time + 1, place=place)
+        return place, state, jnp.float32(place == PLACES - 1), done, {"success": place > 3}
+
+
+def corridor_config(**changes) -> training.Config:
+    config = training.default_config()
+    config.update_from_flattened_dict(
+        {
+            "agents": ("prior", "gflan_prior"),
+            "num_seeds": 2,
+            "num_steps": 640,
+            "eval_every": 128,
+            "eval_episodes": 32,
+            "checkpoint.every": 1,
+            "loop.num_envs": 8,
+            "prior.num_features": 4,
+            "policy.num_envs": 8,
+            "policy.rollout_steps": 8,
+            "policy.learning_rate": 0.01,
+            "policy.minibatch_states": 4,
+            "policy.hidden_sizes": (),
+        }
+        | changes
+    )
+    return config
+
+
+@pytest.fixture(scope="module")
+def corridor():
+    """The corridor as the environment of all runs, and the small model as all models."""
+    env = Corridor()
+    asked = [prompts.plain(env.text_state(place)) for place in range(PLACES)]
+    lm = small_lm([text for prompt in asked for text in (prompt.text, *prompt.actions)])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiment.envs, "make", lambda name: (env, env.default_params))
+        patch.setattr(scoring.models, "load", lambda name: lm)
+        yield env
+
+
+@pytest.fixture(scope="module")
+def finished(corridor, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("corridor") / "finished"
+    training.run(corridor_config(), workdir)
+    return workdir
+
+
+def final_state(workdir):
+    return training.restore(workdir, "gflan_prior", eval_episodes=8).state
+
+
+def assert_same_bits(left, right) -> None:
+    for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
+        if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+            a, b = jax.random.key_data(a), jax.random.key_data(b)
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_language_model_learns_by_reward_what_it_did_not_know(finished):
+    records = {name: read_metrics(finished / name) for name in ("prior", "gflan_prior")}
+    assert np.max(records["prior"][0]["success_rate"]) < 0.8
+    np.testing.assert_allclose(
+        records["gflan_prior"][0]["success_rate"], records["prior"][0]["success_rate"], atol=0.3
+    )
+    last = records["gflan_prior"][-1]
+    assert last["step"] == 640
+    assert np.min(last["success_rate"]) > 0.9
+    assert np.min(last["kl"]) > 0.1, "the divergence from the prior was not told"
+
+
+def test_a_run_that_is_stopped_and_resumed_ends_with_the_same_bits(finished, tmp_path):
+    stops = iter([False, False, False, True])  # The prior does not train; after three segments.
+    with pytest.raises(experiment.InterruptedRunError):
+        training.run(corridor_config(), tmp_path, should_stop=lambda: next(stops))
+    assert read_metrics(tmp_path / "gflan_prior")[-1]["step"] < 640
+    training.run(corridor_config(), tmp_path)
+    assert_same_bits(final_state(tmp_path), final_state(finished))
+    assert read_metrics(tmp_path / "gflan_prior") == read_metrics(finished / "gflan_prior")
+
+
+def test_with_low_rank_adaptation_a_checkpoint_has_the_factors_alone(corridor, tmp_path):
+    config = corridor_config(
+        **{"agents": ("gflan",), "policy.lora_rank": 2, "num_steps": 128, "num_seeds": 1}
+    )
+    training.run(config, tmp_path)
+    state = training.restore(tmp_path, "gflan", eval_episodes=8).state
+    learned = state.agent.params.policy
+    assert len(learned) == 7, "the linear layers of one block"
+    assert all(np.any(np.asarray(pair.b)) for pair in learned.values()), "a factor did not move"
+    shapes = {leaf.shape for leaf in jax.tree.leaves(state.agent)}
+    vocabulary = max(shape[-2] for shape in shapes if len(shape) > 1)
+    assert vocabulary <= 24, "a matrix as large as the embedding is in the checkpoint"
+
+
+def test_an_episode_is_played_by_the_policy(finished):
+    run = training.restore(finished, "gflan_prior", eval_episodes=8)
+    decisions = list(run.play(0, jax.random.key(0)))
+    assert 1 <= len(decisions) <= 6
+    for decision in decisions:
+        assert decision.posterior.sum() == pytest.approx(1, abs=1e-5)
+        assert decision.text.actions[decision.action] in ("turn left", "go right")
+    assert decisions[0].posterior[1] > 0.8 > decisions[0].prior[1]
+    assert decisions[-1].success
+
+
+# --- Bad input ------------------------------------------------------------------------------------
+
+
+def test_a_policy_and_a_prior_with_different_actions_are_refused():
+    states = [Corridor().text_state(place) for place in range(2)]
+    three = np.log(np.full((2, 3), 1 / 3))
+    three[0, 2] = -np.inf
+    policy.check_actions(states[:1], three[:1])
+    with pytest.raises(ValueError, match="2 actions \\(turn left, go right\\) and the prior 3"):
+        policy.check_actions(states, three)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"eval_every": 100}, "use a multiple of 64"),
+        ({"policy.num_envs": 0}, "config.policy.num_envs is 0"),
+        ({"policy.lora_rank": -1}, "config.policy.lora_rank is -1"),
+    ],
+)
+def test_configurations_that_cannot_be_are_refused(changes, message):
+    config = corridor_config(**{"agents": ("gflan",), "loop.num_envs": 4, **changes})
+    with pytest.raises(ValueError, match=message):
+        experiment.check_config(config)
