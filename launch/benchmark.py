@@ -1,6 +1,7 @@
 """Measures how fast the parts of the library are on this machine.
 
     python -m launch.benchmark envs [--num_envs=4096] [--json]
+    python -m launch.benchmark generation [--shape=Qwen2.5-0.5B] [--json]
     python -m launch.benchmark scoring [--shape=Qwen2.5-0.5B] [--json]
     python -m launch.benchmark seeds [--json]
 
@@ -14,12 +15,13 @@ from collections.abc import Sequence
 from absl import flags
 
 from launch import app
-from launch.benchmarks import environments, report, scoring, seeds
+from launch.benchmarks import environments, generation, report, scoring, seeds
 
 _JSON = flags.DEFINE_bool("json", False, "Print the result as JSON, too, on the last line.")
 
 _BENCHMARKS = {
     "envs": environments.measure,
+    "generation": generation.measure,
     "scoring": scoring.measure,
     "seeds": seeds.measure,
 }

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 import torch
@@ -36,6 +37,21 @@ def test_all_ways_score_alike(model):
         totals = [way(model, state.prompt_ids, state.action_ids) for state in states]
         expected = torch.log_softmax(torch.stack(totals).double(), -1)
         np.testing.assert_allclose(prior, expected, atol=5e-5, err_msg=way.__name__)
+
+
+@torch.no_grad()
+def test_both_sides_write_the_same_answers(model):
+    lm = models.load("tiny")
+    states = scoring.workload(prompt_tokens=20, num_actions=1, common_head=False)
+    texts = [state.prompt for state in states]
+    greedy = priors.Sampling(max_new_tokens=6, temperature=0.0, stop=())
+    ours = priors.generate(lm, texts, priors.prompt_keys(jax.random.key(0), texts), 1, greedy)
+    theirs = scoring_torch.generate(model, [state.prompt_ids for state in states], 1, 6)
+    for (answer,), ids in zip(ours, theirs.tolist(), strict=True):
+        written = lm.tokenizer.decode(ids)
+        # Theirs goes on after the end of a text, so as to be as long as asked.
+        assert written.startswith(answer.text)
+        assert answer.finished or written == answer.text
 
 
 @pytest.mark.parametrize("common_head", [False, True])

@@ -26,12 +26,13 @@ of the weights.
 """
 
 import concurrent.futures
+import contextlib
 import importlib.util
 import math
 import multiprocessing
 import random
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import rich
@@ -88,11 +89,11 @@ _COMMON = {
     "rope_theta": 1e6,
 }
 
-_SHAPE = flags.DEFINE_enum("shape", "Qwen2.5-0.5B", list(SHAPES), "Shape of the language model.")
-_PROMPT_TOKENS = flags.DEFINE_list("prompt_tokens", ["128", "512"], "Tokens of a prompt, about.")
+SHAPE = flags.DEFINE_enum("shape", "Qwen2.5-0.5B", list(SHAPES), "Shape of the language model.")
+PROMPT_TOKENS = flags.DEFINE_list("prompt_tokens", ["128", "512"], "Tokens of a prompt, about.")
 _ACTIONS = flags.DEFINE_list("actions", ["8", "50"], "Actions of a state.")
-_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the weights.")
-_REPEATS = flags.DEFINE_integer(
+DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the weights.")
+REPEATS = flags.DEFINE_integer(
     "repeats", 3, "Timings of each way with the first workload; one with the others.", lower_bound=1
 )
 
@@ -190,47 +191,52 @@ class _Process:
         self._pool.shutdown()
 
 
-def measure() -> report.Result:
-    """Scores every workload in every way."""
-    fields = _COMMON | SHAPES[_SHAPE.value]
-    config = DecoderConfig.from_hf(fields)
-    cases = [
-        (_whole_number("prompt_tokens", tokens), _whole_number("actions", actions))
-        for actions in _ACTIONS.value
-        for tokens in _PROMPT_TOKENS.value
-    ]
+@contextlib.contextmanager
+def both_sides() -> Iterator[tuple["_Process", "_Process | None", int]]:
+    """Two processes, each with the model that the flags ask for, and the bytes of its weights.
+
+    The first is ours; the second has transformers and PyTorch, and is None where they are missing.
+    """
+    fields = _COMMON | SHAPES[SHAPE.value]
     has_torch = all(importlib.util.find_spec(name) for name in ("torch", "transformers"))
     if not has_torch:
         rich.print(f"PyTorch or transformers is missing, so only ours is measured; {_INSTALL}")
     here, there = _Process(), _Process()
     try:
-        weights = here(scoring_here.load, fields, _DTYPE.value)
+        weights = here(scoring_here.load, fields, DTYPE.value)
         if has_torch:
-            there(scoring_torch.load, fields, _DTYPE.value)
-        cases_rows = [
-            _measure_case(
-                config,
-                prompt_tokens,
-                num_actions,
-                1 if case else _REPEATS.value,
-                here,
-                there if has_torch else None,
-            )
-            for case, (prompt_tokens, num_actions) in enumerate(cases)
-        ]
+            there(scoring_torch.load, fields, DTYPE.value)
+        yield here, there if has_torch else None, weights
     finally:
         here.close()
         there.close()
+
+
+def measure() -> report.Result:
+    """Scores every workload in every way."""
+    config = DecoderConfig.from_hf(_COMMON | SHAPES[SHAPE.value])
+    cases = [
+        (tokens, actions)
+        for actions in whole_numbers("actions", _ACTIONS.value)
+        for tokens in whole_numbers("prompt_tokens", PROMPT_TOKENS.value)
+    ]
+    with both_sides() as (here, there, weights):
+        cases_rows = [
+            _measure_case(
+                config, prompt_tokens, num_actions, 1 if case else REPEATS.value, here, there
+            )
+            for case, (prompt_tokens, num_actions) in enumerate(cases)
+        ]
     first = {row["way"]: row for row in cases_rows[0]}
     summary = {
-        "shape": _SHAPE.value,
-        "dtype": _DTYPE.value,
+        "shape": SHAPE.value,
+        "dtype": DTYPE.value,
         "weights_mb": round(weights / 1e6),
         "states_per_second": first["ours"]["states_per_s"],
         "fraction_of_matmul_rate": first["ours"]["of_matmul_rate"],
         "peak_memory_over_weights": first["ours"]["memory_over_weights"],
     }
-    if has_torch:
+    if there is not None:
         summary |= {
             f"ratio_vs_{way.replace(' ', '_')}": first[way]["ours_is_faster"]
             for way in scoring_torch.WAYS
@@ -285,8 +291,14 @@ def _rounded(value: float, digits: int) -> float | None:
     return None if math.isnan(value) else round(value, digits)
 
 
-def _whole_number(flag: str, text: str) -> int:
+def whole_numbers(flag: str, texts: Sequence[str]) -> list[int]:
+    """The values of a flag that takes several.
+
+    Raises:
+      ValueError: one is no whole number, or too small or large to be measured.
+    """
     limit = len(_VERBS) * len(_THINGS) * len(_PLACES) if flag == "actions" else 2048
-    if not text.isdecimal() or not 1 <= int(text) <= limit:
-        raise ValueError(f"--{flag} takes whole numbers from 1 to {limit}, not {text!r}")
-    return int(text)
+    for text in texts:
+        if not text.isdecimal() or not 1 <= int(text) <= limit:
+            raise ValueError(f"--{flag} takes whole numbers from 1 to {limit}, not {text!r}")
+    return [int(text) for text in texts]

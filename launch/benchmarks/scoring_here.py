@@ -52,6 +52,15 @@ def seconds(texts: Sequence[tuple[str, list[str]]]) -> float:
     return time.perf_counter() - start
 
 
+def generate_seconds(texts: Sequence[str], num_samples: int, new_tokens: int) -> float:
+    """Time of writing so many answers of so many tokens to each prompt; one is greedy."""
+    sampling = priors.Sampling(new_tokens, temperature=float(num_samples > 1), stop=())
+    keys = priors.prompt_keys(jax.random.key(0), texts)
+    start = time.perf_counter()
+    priors.generate(_model, texts, keys, num_samples, sampling)
+    return time.perf_counter() - start
+
+
 def compile_seconds(texts: Sequence[tuple[str, list[str]]]) -> float:
     """Time of the first call, less that of the second."""
     first = seconds(texts)

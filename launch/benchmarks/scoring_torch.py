@@ -70,6 +70,29 @@ def seconds(way: str, prompt: list[int], actions: list[list[int]], num_pairs: in
     return (time.perf_counter() - start) * len(actions) / len(part)
 
 
+def generate_seconds(prompts: list[list[int]], num_samples: int, new_tokens: int) -> float:
+    """Time of writing so many answers of so many tokens to each prompt; one is greedy."""
+    start = time.perf_counter()
+    generate(_model, prompts, num_samples, new_tokens).cpu()
+    return time.perf_counter() - start
+
+
+def generate(model, prompts, num_samples, new_tokens):
+    """Token ids [B * num_samples, new_tokens] of answers to a batch of prompts, none cut short."""
+    ids, mask = _pad([prompt[::-1] for prompt in prompts], model.device)
+    written = model.generate(
+        ids.flip(1),  # Padding comes before the prompt.
+        attention_mask=mask.flip(1),
+        num_return_sequences=num_samples,
+        do_sample=num_samples > 1,
+        max_new_tokens=new_tokens,
+        min_new_tokens=new_tokens,
+        top_k=0 if num_samples > 1 else None,
+        pad_token_id=0,
+    )
+    return written[:, ids.shape[1] :]
+
+
 def score_pairs(model, prompt, actions):
     """Log-probabilities [A] of actions, one forward pass each."""
     import torch
