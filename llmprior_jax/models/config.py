@@ -151,8 +151,8 @@ class DecoderConfig:
           CheckpointError: fields are missing or malformed, or ask for something not supported;
             the message names each such field, its value, and what is supported.
         """
-        reader = _Reader(fields)
-        read_family = _FAMILIES.get(reader.choice("model_type", tuple(_FAMILIES)))
+        reader = Reader(fields)
+        read_family = _FAMILIES.get(reader.choice("model_type", FAMILIES))
         if read_family is None:  # What its other fields mean is anybody's guess.
             raise CheckpointError(where, reader.problems)
         known = read_family(reader, _common_fields(reader))
@@ -164,7 +164,7 @@ class DecoderConfig:
             raise CheckpointError(where, error.problems) from None
 
 
-class _Reader:
+class Reader:
     """Reads fields one by one and collects what is wrong with them.
 
     A field that is wrong reads as a placeholder, so that reading goes on to the next problem.
@@ -187,6 +187,10 @@ class _Reader:
             return value
         self.report(name, f"supported are {', '.join(map(repr, supported))}")
         return ""
+
+    def must_be_unquantised(self) -> None:
+        if "quantization_config" in self.fields:
+            self.report("quantization_config", "supported are unquantised checkpoints only")
 
     def must_be(self, name: str, supported: Any) -> None:
         """Refuses a field that is there and is not this."""
@@ -227,17 +231,16 @@ class _Reader:
         self.report(name, "it must be a list of strings")
         return ()
 
-    def table(self, name: str) -> "_Reader":
+    def table(self, name: str) -> "Reader":
         value = self.fields.get(name, {})
         if type(value) is not dict:
             self.report(name, "it must be a table")
             value = {}
-        return _Reader(value, f"{self.prefix}{name}.", self.problems)
+        return Reader(value, f"{self.prefix}{name}.", self.problems)
 
 
-def _common_fields(reader: _Reader) -> dict[str, Any]:
-    if "quantization_config" in reader.fields:
-        reader.report("quantization_config", "supported are unquantised checkpoints only")
+def _common_fields(reader: Reader) -> dict[str, Any]:
+    reader.must_be_unquantised()
     reader.must_be("use_bidirectional_attention", False)
     heads = reader.integer("num_attention_heads")
     hidden_size = reader.integer("hidden_size")
@@ -254,7 +257,7 @@ def _common_fields(reader: _Reader) -> dict[str, Any]:
     }
 
 
-def _rope(context: int, theta: float, *tables: _Reader) -> RotaryConfig:
+def _rope(context: int, theta: float, *tables: Reader) -> RotaryConfig:
     """Reads a rotary embedding from the first of the tables that is not empty.
 
     Args:
@@ -293,7 +296,7 @@ def _rope(context: int, theta: float, *tables: _Reader) -> RotaryConfig:
     return rope
 
 
-def _rope_for_all_layers(reader: _Reader, common: dict[str, Any]) -> RotaryConfig:
+def _rope_for_all_layers(reader: Reader, common: dict[str, Any]) -> RotaryConfig:
     return _rope(
         common["max_position_embeddings"],
         reader.number("rope_theta", 10_000.0),
@@ -306,7 +309,7 @@ def _rope_for_all_layers(reader: _Reader, common: dict[str, Any]) -> RotaryConfi
 # file that leaves the field out.
 
 
-def _llama(reader: _Reader, common: dict[str, Any]) -> dict[str, Any]:
+def _llama(reader: Reader, common: dict[str, Any]) -> dict[str, Any]:
     bias = reader.flag("attention_bias", False)
     return _plain_block(reader, common) | {
         "qkv_bias": bias,
@@ -315,7 +318,7 @@ def _llama(reader: _Reader, common: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _mistral(reader: _Reader, common: dict[str, Any]) -> dict[str, Any]:
+def _mistral(reader: Reader, common: dict[str, Any]) -> dict[str, Any]:
     known = _plain_block(reader, common)
     if "sliding_window" not in reader.nulls:
         known["sliding_window"] = reader.integer("sliding_window", 4096)
@@ -323,11 +326,11 @@ def _mistral(reader: _Reader, common: dict[str, Any]) -> dict[str, Any]:
     return known
 
 
-def _qwen2(reader: _Reader, common: dict[str, Any]) -> dict[str, Any]:
+def _qwen2(reader: Reader, common: dict[str, Any]) -> dict[str, Any]:
     return _plain_block(reader, common) | {"qkv_bias": True} | _qwen_windows(reader, common)
 
 
-def _qwen3(reader: _Reader, common: dict[str, Any]) -> dict[str, Any]:
+def _qwen3(reader: Reader, common: dict[str, Any]) -> dict[str, Any]:
     bias = reader.flag("attention_bias", False)
     return (
         _plain_block(reader, common)
@@ -337,7 +340,7 @@ def _qwen3(reader: _Reader, common: dict[str, Any]) -> dict[str, Any]:
     )
 
 
-def _plain_block(reader: _Reader, common: dict[str, Any]) -> dict[str, Any]:
+def _plain_block(reader: Reader, common: dict[str, Any]) -> dict[str, Any]:
     reader.must_be("hidden_act", "silu")
     return common | {
         "tie_word_embeddings": reader.flag("tie_word_embeddings", False),
@@ -345,7 +348,7 @@ def _plain_block(reader: _Reader, common: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _qwen_windows(reader: _Reader, common: dict[str, Any]) -> dict[str, Any]:
+def _qwen_windows(reader: Reader, common: dict[str, Any]) -> dict[str, Any]:
     if not reader.flag("use_sliding_window", False):
         return {}
     first = reader.integer("max_window_layers", 28, minimum=0)
@@ -358,7 +361,7 @@ def _qwen_windows(reader: _Reader, common: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _gemma2(reader: _Reader, common: dict[str, Any]) -> dict[str, Any]:
+def _gemma2(reader: Reader, common: dict[str, Any]) -> dict[str, Any]:
     return _gemma_block(reader, common, sliding_window_pattern=2) | {
         "rope": _rope_for_all_layers(reader, common),
         "attn_logit_softcapping": reader.off_or_number("attn_logit_softcapping", 50.0),
@@ -366,7 +369,7 @@ def _gemma2(reader: _Reader, common: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _gemma3(reader: _Reader, common: dict[str, Any]) -> dict[str, Any]:
+def _gemma3(reader: Reader, common: dict[str, Any]) -> dict[str, Any]:
     reader.must_be("attn_logit_softcapping", None)
     context = common["max_position_embeddings"]
     scaling, parts = reader.table("rope_scaling"), reader.table("rope_parameters")
@@ -384,7 +387,7 @@ def _gemma3(reader: _Reader, common: dict[str, Any]) -> dict[str, Any]:
 
 
 def _gemma_block(
-    reader: _Reader, common: dict[str, Any], sliding_window_pattern: int
+    reader: Reader, common: dict[str, Any], sliding_window_pattern: int
 ) -> dict[str, Any]:
     reader.must_be("hidden_activation", "gelu_pytorch_tanh")
     bias = reader.flag("attention_bias", False)
@@ -414,3 +417,4 @@ _FAMILIES = {
     "gemma2": _gemma2,
     "gemma3_text": _gemma3,
 }
+FAMILIES = tuple(_FAMILIES)

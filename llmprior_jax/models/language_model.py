@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import jax.numpy as jnp
 from flax import nnx
 
-from llmprior_jax.models import checkpoint
-from llmprior_jax.models.config import CheckpointError, DecoderConfig
+from llmprior_jax.models import architectures, checkpoint
+from llmprior_jax.models.config import CheckpointError
 
 # Importing transformers takes seconds, and it imports torch where torch is installed. Only who
 # loads a model pays for that.
@@ -20,36 +21,44 @@ if TYPE_CHECKING:
 
 _EMBEDDED = {"tiny": Path(__file__).parent / "tiny"}
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
-# Weights, config and tokenizer: data only, no code and no pickles.
-_HUB_FILES = (
-    checkpoint.CONFIG,
-    checkpoint.WEIGHTS,
-    checkpoint.INDEX,
-    "model-*-of-*.safetensors",
-    checkpoint.TOKENIZER,
-    *checkpoint.TOKENIZER_EXTRAS,
-)
 _DTYPES = ("float32", "bfloat16", "float16")
+
+
+class ModelConfig(Protocol):
+    """What the config of any model has, whatever else.
+
+    Attributes:
+      vocab_size: token ids are less than this.
+      hidden_size: width of a hidden state, D.
+      max_position_embeddings: longest text in tokens.
+    """
+
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def hidden_size(self) -> int: ...
+    @property
+    def max_position_embeddings(self) -> int: ...
 
 
 @dataclasses.dataclass(frozen=True)
 class LanguageModel:
-    """A decoder with its parameters and its tokenizer.
+    """A decoder, or an encoder and a decoder, with parameters and tokenizer.
 
-    A pure function takes `params` as an argument and puts the decoder together inside:
+    A pure function takes `params` as an argument and puts the model together inside:
     `nnx.merge(lm.graphdef, params)(tokens, positions, mask)`.
 
     Attributes:
-      config: shape and variant of the decoder; `config.max_position_embeddings` is the longest
-        context in tokens.
-      graphdef: the decoder without its parameters (hashable, a static argument of `jax.jit`).
-      params: the decoder's parameters, a pytree of arrays.
+      config: shape and variant of the model: a `DecoderConfig`, an `EncoderDecoderConfig`, or
+        another `ModelConfig`.
+      graphdef: the model without its parameters (hashable, a static argument of `jax.jit`).
+      params: the model's parameters, a pytree of arrays.
       tokenizer: the checkpoint's own fast tokenizer.
       fingerprint: SHA-256 over the checkpoint's config, tokenizer and weight files and the dtype:
         two models with the same fingerprint give the same numbers.
     """
 
-    config: DecoderConfig
+    config: Any
     graphdef: nnx.GraphDef
     params: nnx.State
     tokenizer: PreTrainedTokenizerFast
@@ -60,8 +69,8 @@ def load(path_or_hub_id: str | Path, dtype: Any = jnp.float32) -> LanguageModel:
     """Loads a language model from an unmodified Hugging Face checkpoint.
 
     Families, by the `model_type` of `config.json`: Qwen1.5, 2 and 2.5 ("qwen2"), Qwen3 ("qwen3"),
-    Llama ("llama"), Mistral ("mistral"), Gemma 2 ("gemma2") and the text models of Gemma 3
-    ("gemma3_text").
+    Llama ("llama"), Mistral ("mistral"), Gemma 2 ("gemma2"), the text models of Gemma 3
+    ("gemma3_text"), and the encoder-decoders T5 and Flan-T5 ("t5").
 
     Args:
       path_or_hub_id: a directory with `config.json`, `model.safetensors` (or shards and their
@@ -77,20 +86,30 @@ def load(path_or_hub_id: str | Path, dtype: Any = jnp.float32) -> LanguageModel:
         not supported or damaged; the message lists all that is wrong.
       ValueError: `dtype` is not one of the three.
     """
-    if jnp.dtype(dtype).name not in _DTYPES:
-        raise ValueError(f"dtype is {dtype!r}; supported are {', '.join(_DTYPES)}")
-    directory = _find_directory(path_or_hub_id)
-    config, graphdef, params = checkpoint.read(directory, dtype)
+    check_dtype(dtype)
+    directory = find_directory(path_or_hub_id, checkpoint.FILES)
+    config, graphdef, params = checkpoint.read(directory, dtype, architectures.LANGUAGE_MODELS)
     return LanguageModel(
         config=config,
         graphdef=graphdef,
         params=params,
-        tokenizer=_read_tokenizer(directory, config),
+        tokenizer=read_tokenizer(directory, config),
         fingerprint=checkpoint.fingerprint(directory, dtype),
     )
 
 
-def _find_directory(path_or_hub_id: str | Path) -> Path:
+def check_dtype(dtype: Any) -> None:
+    """Raises a ValueError unless models can be loaded in this dtype."""
+    if jnp.dtype(dtype).name not in _DTYPES:
+        raise ValueError(f"dtype is {dtype!r}; supported are {', '.join(_DTYPES)}")
+
+
+def find_directory(path_or_hub_id: str | Path, files: Sequence[str]) -> Path:
+    """The directory of a checkpoint; of one on the hub, `files` (patterns) are downloaded once.
+
+    Raises:
+      CheckpointError: it is neither here nor on the hub.
+    """
     name = str(path_or_hub_id)
     directory = _EMBEDDED.get(name, Path(name).expanduser())
     if directory.is_dir():
@@ -99,15 +118,15 @@ def _find_directory(path_or_hub_id: str | Path) -> Path:
         raise CheckpointError(
             name, ["it is no directory, and its name is not of the form that hub ids have"]
         )
-    return _download(name)
+    return _download(name, files)
 
 
-def _download(hub_id: str) -> Path:
+def _download(hub_id: str, files: Sequence[str]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=list(_HUB_FILES)))
+        return Path(snapshot_download(hub_id, allow_patterns=list(files)))
     except (HfHubHTTPError, OSError, ValueError) as error:
         raise CheckpointError(
             hub_id,
@@ -119,7 +138,12 @@ def _download(hub_id: str) -> Path:
         ) from error
 
 
-def _read_tokenizer(directory: Path, config: DecoderConfig) -> PreTrainedTokenizerFast:
+def read_tokenizer(directory: Path, config: ModelConfig) -> PreTrainedTokenizerFast:
+    """A checkpoint's own fast tokenizer.
+
+    Raises:
+      CheckpointError: it cannot be read, or has more tokens than the model.
+    """
     from transformers import PreTrainedTokenizerFast
 
     # The class for any tokenizer.json, whatever class tokenizer_config.json names: the file alone

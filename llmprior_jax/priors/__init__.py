@@ -1,6 +1,7 @@
 """Text to `log p(a|s)`: prompts, packed scoring, and what was already scored."""
 
 from llmprior_jax.priors import prompts
+from llmprior_jax.priors.features import encode_actions
 from llmprior_jax.priors.generation import Completion, Sampling, generate, prompt_keys
 from llmprior_jax.priors.inspection import Inspection, Token, inspect
 from llmprior_jax.priors.prompts import Prompt
@@ -23,6 +24,7 @@ __all__ = [
     "TextScores",
     "Token",
     "check_options",
+    "encode_actions",
     "estimate",
     "generate",
     "inspect",

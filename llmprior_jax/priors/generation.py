@@ -22,7 +22,7 @@ import numpy as np
 from flax import nnx
 
 from llmprior_jax.models import KVCache, LanguageModel
-from llmprior_jax.priors.tokens import encode, leading_special_tokens
+from llmprior_jax.priors.tokens import encode, leading_special_tokens, must_be_decoder
 
 # Answers that grow together, and tokens of prompts that are read together: enough to keep the
 # matrix units busy, few enough that logits and activations stay small beside the parameters.
@@ -324,6 +324,7 @@ def _tokenize(lm, prompts, max_new_tokens) -> list[np.ndarray]:
     for b, prompt in enumerate(prompts):
         if not isinstance(prompt, str):
             raise TypeError(f"prompt {b} must be a string, not {type(prompt).__name__}")
+    must_be_decoder(lm.config, "sampling")
     lead = leading_special_tokens(lm.tokenizer)
     texts = [np.asarray(lead + ids, np.int32) for ids in encode(lm.tokenizer, prompts)]
     for b, text in enumerate(texts):

@@ -15,6 +15,7 @@ from flax import nnx
 
 from llmprior_jax.models import LanguageModel
 from llmprior_jax.priors.scoring import tokenize
+from llmprior_jax.priors.tokens import must_be_decoder
 
 
 class Token(NamedTuple):
@@ -51,6 +52,7 @@ def inspect(lm: LanguageModel, prompt: str, actions: Sequence[str]) -> Inspectio
     Raises:
       TypeError, ValueError: see `score_actions`.
     """
+    must_be_decoder(lm.config, "this view of a prompt")
     (state,) = tokenize(lm, [prompt], [actions])
     told = []
     for tokens, first in zip(state.tokens, state.first, strict=True):

@@ -40,10 +40,12 @@ class Sequences(NamedTuple):
     Attributes:
       tokens: i32[length] for each action; equal ones are computed once.
       first: for each action, the index of its first token that counts as the action's.
+      prompt: i32[length], what an encoder reads before; None where the prompt begins the texts.
     """
 
     tokens: Sequence[np.ndarray]
     first: Sequence[int]
+    prompt: np.ndarray | None = None
 
 
 class Packed(NamedTuple):
@@ -62,6 +64,8 @@ class Packed(NamedTuple):
         token's own probability is not needed.
       first: i32[N], for each slot the position of the first token to count.
       last: i32[N], for each slot the last token of the text.
+      prompts: i32[R, S], what an encoder reads for each row, or None.
+      prompt_lengths: i32[R], how many of those tokens are no padding, or None.
     """
 
     tokens: np.ndarray
@@ -72,6 +76,8 @@ class Packed(NamedTuple):
     query: np.ndarray
     first: np.ndarray
     last: np.ndarray
+    prompts: np.ndarray | None = None
+    prompt_lengths: np.ndarray | None = None
 
 
 class Pass(NamedTuple):
@@ -97,13 +103,17 @@ def passes(states: Sequence[Sequences]) -> Iterator[Pass]:
     """Distributes states over rows and rows over forward passes.
 
     Args:
-      states: the texts of each state, at least one for every state.
+      states: the texts of each state, at least one for every state. All have prompts of their own,
+        and each gets a row of its own then, or none has.
 
     Yields:
-      Passes that together hold every text of every state once. R and L take few different values,
-      and N depends on them alone, so few shapes are compiled.
+      Passes that together hold every text of every state once. R and L (and S) take few different
+      values, and N depends on them alone, so few shapes are compiled.
     """
     if not states:
+        return
+    if states[0].prompt is not None:
+        yield from _passes_with_prompts(states, [state.prompt for state in states])
         return
     rows, length = _fill_rows(states)
     for begin, end in itertools.pairwise(_cuts(len(rows), length)):
@@ -112,9 +122,22 @@ def passes(states: Sequence[Sequences]) -> Iterator[Pass]:
 
 def alone(states: Sequence[Sequences]) -> list[Packed]:
     """Each state in a row of its own, all of one length, for who takes states one by one."""
-    needs = [max(_trie_size(tokens), _TOKENS_PER_SLOT * len(tokens)) for tokens, _ in states]
-    length = _bucket(max(needs), steps=4)
+    length = _bucket(max(map(_tokens_needed, states)), steps=4)
     return [_pack([state], [[0]], length).packed for state in states]
+
+
+def _passes_with_prompts(states: Sequence[Sequences], prompts: Sequence) -> Iterator[Pass]:
+    """One state in a row; prompts of like length share a pass, so that there is little padding."""
+    length = _bucket(max(map(_tokens_needed, states)), steps=1)
+    order = sorted(range(len(states)), key=lambda b: len(prompts[b]))
+    for begin, end in itertools.pairwise(_cuts(len(order), length)):
+        chosen = order[begin:end]
+        lengths = np.asarray([len(prompts[b]) for b in chosen], np.int32)
+        padded = np.zeros((len(chosen), _bucket(int(lengths.max()), steps=2)), np.int32)
+        for row, b in zip(padded, chosen, strict=True):
+            row[: len(prompts[b])] = prompts[b]
+        packed, places = _pack(states, [[b] for b in chosen], length)
+        yield Pass(packed._replace(prompts=padded, prompt_lengths=lengths), places)
 
 
 def _cuts(rows: int, length: int) -> list[int]:
@@ -172,7 +195,9 @@ def _pack(states: Sequence[Sequences], rows: Sequence[Sequence[int]], length: in
         texts = [
             (tokens_a, first_a, b, a)
             for b in row
-            for a, (tokens_a, first_a) in enumerate(zip(*states[b], strict=True))
+            for a, (tokens_a, first_a) in enumerate(
+                zip(states[b].tokens, states[b].first, strict=True)
+            )
         ]
         texts.sort(key=lambda text: _sort_key(text[0]))
         used = 0
@@ -210,6 +235,11 @@ def _trie_size(texts: Sequence[np.ndarray]) -> int:
     ordered = sorted(texts, key=_sort_key)
     shared = sum(common_prefix(a, b) for a, b in itertools.pairwise(ordered))
     return sum(len(text) for text in texts) - shared
+
+
+def _tokens_needed(state: Sequences) -> int:
+    """Tokens that a row must have for one state."""
+    return max(_trie_size(state.tokens), _TOKENS_PER_SLOT * len(state.tokens))
 
 
 def _bucket(n: int, steps: int) -> int:

@@ -14,7 +14,8 @@ action, so the text is tokenised as it stands, `prompt + action`, with the token
 special tokens (Llama's BOS) and without its trailing ones. The action's tokens are those after the
 longest common beginning with the tokens of the prompt alone. Mostly that is the whole prompt; where
 a token spans the boundary, it is the action's. So an action's score depends on its prompt and its
-own text, and on nothing else in the list or the batch.
+own text, and on nothing else in the list or the batch. An encoder-decoder reads the two apart; see
+`seq2seq`.
 """
 
 import difflib
@@ -29,9 +30,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from llmprior_jax.models import LanguageModel
-from llmprior_jax.priors import packing
-from llmprior_jax.priors.tokens import encode, leading_special_tokens
+from llmprior_jax.models import EncoderDecoderConfig, LanguageModel
+from llmprior_jax.priors import packing, seq2seq
+from llmprior_jax.priors.tokens import check_known, encode, leading_special_tokens
 from llmprior_jax.types import ActionPrior
 
 NORMALIZATIONS = ("sum", "token", "word")
@@ -160,7 +161,9 @@ def score_texts(
         if with_features:
             scores.features[b, a] = result[1][slot]
     for b, state in enumerate(states):
-        num_tokens = [len(text) - first for text, first in zip(*state, strict=True)]
+        num_tokens = [
+            len(text) - first for text, first in zip(state.tokens, state.first, strict=True)
+        ]
         scores.num_tokens[b, : len(num_tokens)] = num_tokens
     _check_finite(scores.log_probs, actions)
     return scores
@@ -218,7 +221,8 @@ def score_packed(
     """Scores packed texts in one forward pass. Pure, and differentiable in `params`.
 
     Args:
-      graphdef: the structure of a `Decoder`, or of any module with its `__call__` and `logits`.
+      graphdef: the structure of a `Decoder`, or of any module with its `__call__` and `logits`; for
+        texts with prompts of their own, of an `EncoderDecoder`.
       params: its parameters, as `nnx.split` gives them.
       packed: R rows of L tokens, with N slots for results.
 
@@ -226,12 +230,19 @@ def score_packed(
       f32[N], for each slot the summed log-probability of the tokens from `first` to `last`, and
       f32[N, D], the hidden state at `last`. Slots that are not in use hold arbitrary finite values.
     """
-    decoder = nnx.merge(graphdef, params)
+    model = nnx.merge(graphdef, params)
     R, L = packed.tokens.shape
     i, j = jnp.arange(L)[:, None], jnp.arange(L)
     mask = (j <= i) & (i < packed.ends[:, None, :])
-    hidden = decoder(packed.tokens, packed.positions, mask).reshape(R * L, -1)
-    log_probs = _token_log_probs(decoder, hidden, packed).reshape(R, L)
+    prompts, lengths = packed.prompts, packed.prompt_lengths
+    if prompts is None or lengths is None:
+        hidden = model(packed.tokens, packed.positions, mask)
+    else:
+        is_text = jnp.arange(prompts.shape[1]) < lengths[:, None]
+        encoded = model.encode(prompts, is_text)
+        hidden = model.decode(packed.tokens, packed.positions, mask, encoded, is_text)
+    hidden = hidden.reshape(R * L, -1)
+    log_probs = _token_log_probs(model, hidden, packed).reshape(R, L)
 
     row = packed.last // L
     counted = mask.reshape(R * L, L)[packed.last]
@@ -240,7 +251,7 @@ def score_packed(
     return scores, hidden[packed.last].astype(jnp.float32)
 
 
-def _token_log_probs(decoder, hidden: jax.Array, packed: packing.Packed) -> jax.Array:
+def _token_log_probs(model, hidden: jax.Array, packed: packing.Packed) -> jax.Array:
     """f32[R * L], the log-probability of each token that has a query, zero for the others.
 
     The queries are projected onto the vocabulary a few at a time, so there is never an array
@@ -252,7 +263,7 @@ def _token_log_probs(decoder, hidden: jax.Array, packed: packing.Packed) -> jax.
 
     def project(log_probs, start):
         chunk = jax.lax.dynamic_slice_in_dim(queries, start, _QUERIES_AT_ONCE)
-        logits = decoder.logits(hidden[chunk]).astype(jnp.float32)
+        logits = model.logits(hidden[chunk]).astype(jnp.float32)
         normalizer = jax.nn.logsumexp(logits, axis=-1)
         here = (query >= start) & (query < start + _QUERIES_AT_ONCE)
         own = jnp.where(here, query - start, 0)
@@ -279,6 +290,8 @@ def _check_finite(log_probs: np.ndarray, actions: Sequence[Sequence[str]]) -> No
 
 def tokenize(lm, prompts, actions) -> list[packing.Sequences]:
     """Token ids of every `prompt + action`, and where in them the action begins."""
+    if isinstance(lm.config, EncoderDecoderConfig):
+        return seq2seq.tokenize(lm.tokenizer, lm.config, prompts, actions)
     lead = leading_special_tokens(lm.tokenizer)
     texts = [
         prompt + action
@@ -313,11 +326,7 @@ def _check_tokens(text: np.ndarray, first: int, config, where: str) -> None:
             f"{where} has no token before it to be predicted from; begin the prompt with some text "
             "(this tokenizer has no beginning-of-text token)"
         )
-    if text.max() >= config.vocab_size:
-        raise ValueError(
-            f"{where} has token {text.max()}, and the language model knows {config.vocab_size}; "
-            "the tokenizer belongs to another model"
-        )
+    check_known(text, config.vocab_size, where)
 
 
 def _check(prompts, actions) -> None:

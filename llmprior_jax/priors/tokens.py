@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from llmprior_jax.models import EncoderDecoderConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -24,3 +28,21 @@ def leading_special_tokens(tokenizer: PreTrainedTokenizerFast) -> list[int]:
     full = tokenizer(text)["input_ids"]
     start = next(i for i in range(len(full)) if full[i : i + len(bare)] == bare)
     return full[:start]
+
+
+def check_known(tokens: np.ndarray, vocab_size: int, where: str) -> None:
+    """Raises a ValueError if a text has a token that the language model does not embed."""
+    if tokens.max() >= vocab_size:
+        raise ValueError(
+            f"{where} has token {tokens.max()}, and the language model knows {vocab_size}; "
+            "the tokenizer belongs to another model"
+        )
+
+
+def must_be_decoder(config: Any, what: str) -> None:
+    """Raises a ValueError if a config is that of an encoder-decoder."""
+    if isinstance(config, EncoderDecoderConfig):
+        raise ValueError(
+            f"{what} needs a language model that continues its prompt, and this one is an "
+            "encoder-decoder; use another, e.g. a Qwen or a Llama"
+        )

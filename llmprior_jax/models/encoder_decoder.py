@@ -1,0 +1,347 @@
+"""T5 in Flax NNX: an encoder that reads the prompt and a decoder that writes the answer.
+
+The architecture is that of T5 (Raffel et al., 2020, arXiv 1910.10683), of its version 1.1, and of
+Flan-T5 (Chung et al., 2022, arXiv 2210.11416), which the paper's policy-based methods use. Where
+tokens stand enters attention as a learned bias for each head and each bucket of distances; there is
+no other notion of position.
+
+As in `decoder`, masks and positions come from the caller, so that all candidate actions of a state
+can be packed in one row of the decoder.
+"""
+
+import dataclasses
+import math
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.nn.initializers import Initializer
+
+from llmprior_jax.models.config import CheckpointError, Reader
+from llmprior_jax.models.layers import INIT, MLP, RMSNorm, attend, embed, linear
+
+_FURTHEST = 1 << 16
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderDecoderConfig:
+    """Shape and variant of an `EncoderDecoder`.
+
+    Attributes:
+      vocab_size: rows of the embedding, V.
+      hidden_size: width of the residual streams, D ("d_model").
+      intermediate_size: width of the MLPs ("d_ff").
+      num_hidden_layers: blocks of the encoder ("num_layers").
+      num_decoder_layers: blocks of the decoder.
+      num_attention_heads: heads of every attention ("num_heads").
+      head_dim: width of one head ("d_kv"), with which `num_attention_heads` need not make D.
+      max_position_embeddings: longest text, in tokens, of encoder and decoder each. T5 has no table
+        of positions, so this is the length it was trained with, not one that it cannot exceed:
+        `n_positions` of the config, or 512. To go on beyond, raise it with `dataclasses.replace`.
+      decoder_start_token_id: what every text of the decoder begins with.
+      rms_norm_eps: added to the mean square in every norm.
+      relative_attention_num_buckets: buckets of distances.
+      relative_attention_max_distance: distances from here on share the last bucket.
+      hidden_act: activation of the MLPs, "relu" (1.0) or "gelu_new" (1.1 and Flan).
+      gated_mlp: the MLPs are gated (1.1 and Flan).
+      tie_word_embeddings: logits use the embedding table instead of a matrix of their own.
+      scale_outputs: hidden states are divided by sqrt(D) before they become logits (1.0).
+    """
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_decoder_layers: int
+    num_attention_heads: int
+    head_dim: int
+    max_position_embeddings: int = 512
+    decoder_start_token_id: int = 0
+    rms_norm_eps: float = 1e-6
+    relative_attention_num_buckets: int = 32
+    relative_attention_max_distance: int = 128
+    hidden_act: str = "relu"
+    gated_mlp: bool = False
+    tie_word_embeddings: bool = True
+    scale_outputs: bool = True
+
+    @classmethod
+    def from_hf(
+        cls,
+        fields: Mapping[str, Any],
+        where: str = "this config",
+        tensors: Collection[str] = (),
+    ) -> "EncoderDecoderConfig":
+        """Reads the fields of a Hugging Face `config.json`.
+
+        Args:
+          fields: the file's content.
+          where: what to call it in an error.
+          tensors: names of the tensors in the weight files. transformers 5 writes configs that say
+            that the logits' matrix is the embedding table where it is not, so a file that holds
+            such a matrix is believed.
+
+        Returns:
+          The config.
+
+        Raises:
+          CheckpointError: fields are missing or malformed, or ask for something not supported;
+            the message names each such field, its value, and what is supported.
+        """
+        reader = Reader(fields)
+        reader.choice("model_type", ("t5",))
+        reader.must_be_unquantised()
+        reader.must_be("is_encoder_decoder", True)
+        mlp = reader.choice("feed_forward_proj", ("relu", "gated-gelu"), "relu")
+        layers = reader.integer("num_layers", 6)
+        vocab_size = reader.integer("vocab_size", 32128)
+        start = reader.integer("decoder_start_token_id", reader.fields.get("pad_token_id", 0), 0)
+        if start >= vocab_size:
+            reader.report("decoder_start_token_id", f"the vocabulary has {vocab_size} tokens")
+        buckets = reader.integer("relative_attention_num_buckets", 32, minimum=4)
+        if buckets % 4:
+            reader.report("relative_attention_num_buckets", "it must be a multiple of 4")
+        distance = reader.integer("relative_attention_max_distance", 128)
+        if not buckets // 2 < distance <= _FURTHEST:
+            reader.report(
+                "relative_attention_max_distance",
+                f"it must be more than half of relative_attention_num_buckets ({buckets}) and at "
+                f"most {_FURTHEST}",
+            )
+        tied = reader.flag("tie_word_embeddings", True)
+        config = cls(
+            vocab_size=vocab_size,
+            hidden_size=reader.integer("d_model", 512),
+            intermediate_size=reader.integer("d_ff", 2048),
+            num_hidden_layers=layers,
+            num_decoder_layers=reader.integer("num_decoder_layers", layers),
+            num_attention_heads=reader.integer("num_heads", 8),
+            head_dim=reader.integer("d_kv", 64),
+            max_position_embeddings=reader.integer("n_positions", 512),
+            decoder_start_token_id=start,
+            rms_norm_eps=reader.number("layer_norm_epsilon", 1e-6),
+            relative_attention_num_buckets=buckets,
+            relative_attention_max_distance=distance,
+            hidden_act="relu" if mlp == "relu" else "gelu_new",
+            gated_mlp=mlp == "gated-gelu",
+            tie_word_embeddings=tied and "lm_head.weight" not in tensors,
+            # Before transformers 5, whoever tied the two matrices divided, and nobody else did.
+            scale_outputs=reader.flag("scale_decoder_outputs", tied),
+        )
+        if reader.problems:
+            raise CheckpointError(where, reader.problems)
+        return config
+
+
+def distance_buckets(config: EncoderDecoderConfig, bidirectional: bool) -> np.ndarray:
+    """The bucket of every distance, as T5 numbers them.
+
+    Half of the buckets hold one distance each, the other half grow geometrically.
+
+    Args:
+      config: says how many buckets there are, and M, the distance from which on all are in one.
+      bidirectional: half of the buckets are for keys after the query (the encoder); otherwise
+        those share the bucket of distance 0 (the decoder, where the mask hides them).
+
+    Returns:
+      i32[2 * M + 1], the bucket of each distance from -M to M, where a distance is the position of
+      the key minus that of the query.
+    """
+    # A table made on the host, because a logarithm that is a little off on some device would put
+    # the distances at which a bucket begins into the one before.
+    furthest = config.relative_attention_max_distance
+    one_way = config.relative_attention_num_buckets // (2 if bidirectional else 1)
+    exact = one_way // 2
+    distance = np.arange(furthest + 1)
+    growth = np.log(np.maximum(distance, 1).astype(np.float32) / np.float32(exact))
+    growth = growth / np.float32(math.log(furthest / exact)) * np.float32(one_way - exact)
+    far = np.minimum(exact + np.trunc(growth).astype(np.int32), one_way - 1)
+    backward = np.where(distance < exact, distance, far)
+    forward = one_way + backward[1:] if bidirectional else np.zeros(furthest, np.int32)
+    return np.concatenate([backward[::-1], forward]).astype(np.int32)
+
+
+class Attention(nnx.Module):
+    """Attention whose scores are not scaled: T5's initialisation does that (Raffel et al.)."""
+
+    def __init__(self, config: EncoderDecoderConfig, dtype, init: Initializer, rngs: nnx.Rngs):
+        self.head_dim = config.head_dim
+        wide = config.num_attention_heads * config.head_dim
+        self.q_proj = linear(config.hidden_size, wide, False, dtype, init, rngs)
+        self.k_proj = linear(config.hidden_size, wide, False, dtype, init, rngs)
+        self.v_proj = linear(config.hidden_size, wide, False, dtype, init, rngs)
+        self.o_proj = linear(wide, config.hidden_size, False, dtype, init, rngs)
+
+    def __call__(
+        self, x: jax.Array, seen: jax.Array, mask: jax.Array, bias: jax.Array | None = None
+    ) -> jax.Array:
+        """Lets `x` [B, L, D] attend to `seen` [B, S, D]; see `layers.attend`."""
+
+        def heads(projected: jax.Array) -> jax.Array:
+            return projected.reshape(*projected.shape[:2], -1, self.head_dim)
+
+        q, k, v = heads(self.q_proj(x)), heads(self.k_proj(seen)), heads(self.v_proj(seen))
+        return self.o_proj(attend(q, k, v, mask, bias=bias))
+
+
+class Block(nnx.Module):
+    """Self-attention, in the decoder attention to the encoder's output, and MLP."""
+
+    def __init__(
+        self, config: EncoderDecoderConfig, cross: bool, dtype, init: Initializer, rngs: nnx.Rngs
+    ):
+        self.attention_norm = _norm(config, dtype)
+        self.attention = Attention(config, dtype, init, rngs)
+        if cross:
+            self.cross_attention_norm = _norm(config, dtype)
+            self.cross_attention = Attention(config, dtype, init, rngs)
+        self.mlp_norm = _norm(config, dtype)
+        self.mlp = MLP(
+            config.hidden_size,
+            config.intermediate_size,
+            config.hidden_act,
+            False,
+            dtype,
+            init,
+            rngs,
+            gated=config.gated_mlp,
+        )
+
+    def __call__(
+        self,
+        x: jax.Array,
+        mask: jax.Array,
+        bias: jax.Array,
+        encoded: jax.Array | None,
+        encoded_mask: jax.Array | None,
+    ) -> jax.Array:
+        normed = self.attention_norm(x)
+        x = x + self.attention(normed, normed, mask, bias)
+        if encoded is not None and encoded_mask is not None:
+            x = x + self.cross_attention(self.cross_attention_norm(x), encoded, encoded_mask)
+        return x + self.mlp(self.mlp_norm(x))
+
+
+class Stack(nnx.Module):
+    """The blocks of an encoder or of a decoder, which share one bias by distance."""
+
+    def __init__(
+        self, config: EncoderDecoderConfig, decoder: bool, dtype, init: Initializer, rngs: nnx.Rngs
+    ):
+        self.config = config
+        self.decoder = decoder
+        shape = (config.relative_attention_num_buckets, config.num_attention_heads)
+        self.distance_bias = nnx.Param(init(rngs.params(), shape, dtype))
+        num_layers = config.num_decoder_layers if decoder else config.num_hidden_layers
+        self.blocks = nnx.data(
+            [Block(config, decoder, dtype, init, rngs) for _ in range(num_layers)]
+        )
+        self.norm = _norm(config, dtype)
+
+    def __call__(
+        self,
+        x: jax.Array,
+        positions: jax.Array,
+        mask: jax.Array,
+        encoded: jax.Array | None = None,
+        encoded_mask: jax.Array | None = None,
+    ) -> jax.Array:
+        furthest = self.config.relative_attention_max_distance
+        distance = positions[:, None, :] - positions[:, :, None]
+        buckets = distance_buckets(self.config, bidirectional=not self.decoder)
+        bucket = jnp.asarray(buckets)[jnp.clip(distance, -furthest, furthest) + furthest]
+        bias = self.distance_bias[...].astype(jnp.float32)[bucket].transpose(0, 3, 1, 2)
+        for block in self.blocks:
+            x = block(x, mask, bias, encoded, encoded_mask)
+        return self.norm(x)
+
+
+class EncoderDecoder(nnx.Module):
+    """A prompt to its encoding, an answer and that encoding to hidden states, those to logits.
+
+    Attributes:
+      config: shape and variant.
+    """
+
+    def __init__(
+        self,
+        config: EncoderDecoderConfig,
+        *,
+        rngs: nnx.Rngs,
+        dtype: Any = jnp.float32,
+        init: Initializer = INIT,
+    ):
+        """Makes a model with random parameters.
+
+        Args:
+          config: shape and variant.
+          rngs: source of the initial parameters, e.g. `nnx.Rngs(0)`.
+          dtype: of parameters and activations. Norms, softmax and logits are f32 always. T5's
+            activations are known to overflow float16; use bfloat16.
+          init: makes a matrix out of a key, a shape and a dtype.
+        """
+        self.config = config
+        dtype = jnp.dtype(dtype)
+        self.embed = nnx.Param(init(rngs.params(), (config.vocab_size, config.hidden_size), dtype))
+        self.encoder = Stack(config, False, dtype, init, rngs)
+        self.decoder = Stack(config, True, dtype, init, rngs)
+        if not config.tie_word_embeddings:
+            self.lm_head = linear(config.hidden_size, config.vocab_size, False, dtype, init, rngs)
+
+    def encode(self, tokens: jax.Array, mask: jax.Array) -> jax.Array:
+        """Runs the encoder.
+
+        Args:
+          tokens: i32[B, S], token ids.
+          mask: bool[B, S], which of them are text and not padding after it.
+
+        Returns:
+          [B, S, D] in the model's dtype, after the final norm.
+        """
+        positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+        return self.encoder(embed(self.embed[...], tokens), positions, mask[:, None, :])
+
+    def decode(
+        self,
+        tokens: jax.Array,
+        positions: jax.Array,
+        mask: jax.Array,
+        encoded: jax.Array,
+        encoded_mask: jax.Array,
+    ) -> jax.Array:
+        """Runs the decoder.
+
+        Args:
+          tokens: i32[B, L], token ids; every text begins with `config.decoder_start_token_id`.
+          positions: i32[B, L], each token's position in its own text.
+          mask: bool[B, L, L]; `mask[b, i, j]` says whether token i may attend to token j. It must
+            be `False` wherever j comes after i.
+          encoded: [B, S, D], what `encode` gave for the prompt of each row.
+          encoded_mask: bool[B, S], as in `encode`.
+
+        Returns:
+          Hidden states after the final norm, [B, L, D] in the model's dtype.
+        """
+        x = embed(self.embed[...], tokens)
+        return self.decoder(x, positions, mask, encoded, encoded_mask[:, None, :])
+
+    def logits(self, hidden: jax.Array) -> jax.Array:
+        """Unnormalised next-token log-probabilities, f32[..., V], of hidden states [..., D]."""
+        if self.config.scale_outputs:
+            hidden = hidden * jnp.asarray(self.config.hidden_size**-0.5, hidden.dtype)
+        tied = self.config.tie_word_embeddings
+        weight = self.embed[...] if tied else self.lm_head.kernel[...]
+        return jnp.einsum(
+            "...d,vd->...v" if tied else "...d,dv->...v",
+            hidden,
+            weight,
+            precision=jax.lax.Precision.HIGHEST if weight.dtype == jnp.float32 else None,
+            preferred_element_type=jnp.float32,
+        )
+
+
+def _norm(config: EncoderDecoderConfig, dtype) -> RMSNorm:
+    return RMSNorm(config.hidden_size, config.rms_norm_eps, dtype)
