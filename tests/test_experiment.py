@@ -15,7 +15,8 @@ import pytest
 from lock_env import LENGTH, Lock, prior_of
 
 from llmprior_jax import training
-from llmprior_jax.training import experiment, scoring
+from llmprior_jax.priors import TextScores, scorer
+from llmprior_jax.training import experiment
 from llmprior_jax.training.metrics import read_metrics
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -85,7 +86,7 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits(finished, 
     environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache")}
     output = ""
     # The moments: while the prior is written, in the first segments, in the middle of a save.
-    for moment in ("prior_table.safetensors", 1, 4, "dqn_prior/checkpoints/*orbax-checkpoint-tmp"):
+    for moment in ("prior_table/rows-*", 1, 4, "dqn_prior/checkpoints/*orbax-checkpoint-tmp"):
         process = subprocess.Popen(
             command,
             cwd=ROOT,
@@ -190,20 +191,27 @@ def test_states_that_cannot_be_listed_are_scored_as_they_are_met(tmp_path, monke
     env = UnlistedLock()
     asked = []
 
-    def score(lm, prompts, actions, **kwargs):
+    def score_texts(lm, prompts, actions):
         asked.extend(prompts)
-        return prior_of(np.array([int(text.split("wheel ")[1][0]) for text in prompts]), 0.67)
+        prior = prior_of(np.array([int(text.split("wheel ")[1][0]) for text in prompts]), 0.67)
+        num_tokens = np.ones(prior.log_probs.shape, np.int32)
+        return TextScores(np.asarray(prior.log_probs), num_tokens, np.asarray(prior.features))
 
     class Model:
-        class config:  # noqa: N801
-            hidden_size = 32
+        fingerprint = "a lock's"
 
     monkeypatch.setattr(experiment.envs, "make", lambda name, **kwargs: (env, env.default_params))
-    monkeypatch.setattr(scoring, "score", score)
-    monkeypatch.setattr(scoring.models, "load", lambda name: Model)
+    monkeypatch.setattr(scorer, "score_texts", score_texts)
+    monkeypatch.setattr(scorer.models, "load", lambda name: Model)
     config = small_config(agents=("dqn_prior",), num_steps=8000, eval_every=800)
-    config.update_from_flattened_dict({"prior.num_features": 32, "agent.learning_rate": 3e-3})
-    summary = training.run(config, tmp_path)
+    config.update_from_flattened_dict(
+        {
+            "prior.num_features": 32,
+            "prior.store": str(tmp_path / "priors.sqlite"),
+            "agent.learning_rate": 3e-3,
+        }
+    )
+    summary = training.run(config, tmp_path / "run")
     assert summary["dqn_prior"]["success_rate"]["iqm"] > 0.9
     assert len(asked) == len(set(asked)) == LENGTH, "a text was scored twice, or never"
 

@@ -64,3 +64,17 @@ def test_inserting_a_state_twice_is_refused():
     table = tables.insert(tables.empty(keys[0], A, D), keys, numbered_prior(0, 3))
     with pytest.raises(ValueError, match="1 of the 1 observations"):
         tables.insert(table, keys[1:2], numbered_prior(0, 1))
+
+
+def test_negative_zero_is_zero():
+    keys = np.array([[0.0, 1.0], [2.0, -0.0]], np.float32)
+    table = tables.insert(tables.empty(keys[0], A, D), keys, numbered_prior(0, 2))
+    assert find(table, np.array([[-0.0, 1.0], [2.0, 0.0]], np.float32)).tolist() == [0, 1]
+    with pytest.raises(ValueError, match="come twice"):
+        tables.insert(tables.empty(keys[0, 0], A, D), keys[[0, 1], [0, 1]], numbered_prior(0, 2))
+
+
+def test_nan_is_refused():
+    keys = np.array([[0.0], [np.nan]], np.float32)
+    with pytest.raises(ValueError, match="the first is observation 1"):
+        tables.insert(tables.empty(keys[0], A, D), keys, numbered_prior(0, 2))

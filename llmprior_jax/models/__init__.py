@@ -5,7 +5,7 @@ from llmprior_jax.models.config import CheckpointError, DecoderConfig, RotaryCon
 from llmprior_jax.models.decoder import Decoder, KVCache
 from llmprior_jax.models.encoder import Encoder, EncoderConfig
 from llmprior_jax.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
-from llmprior_jax.models.language_model import LanguageModel, ModelConfig, load
+from llmprior_jax.models.language_model import LanguageModel, ModelConfig, fingerprint, load
 from llmprior_jax.models.text_encoder import TextEncoder, load_encoder
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "ModelConfig",
     "RotaryConfig",
     "TextEncoder",
+    "fingerprint",
     "load",
     "load_encoder",
     "lora",

@@ -98,6 +98,15 @@ def load(path_or_hub_id: str | Path, dtype: Any = jnp.float32) -> LanguageModel:
     )
 
 
+def fingerprint(path_or_hub_id: str | Path, dtype: Any = jnp.float32) -> str:
+    """The `fingerprint` of the model that `load` would give, without loading it.
+
+    Raises:
+      CheckpointError: there is no such directory or hub id.
+    """
+    return checkpoint.fingerprint(find_directory(path_or_hub_id, checkpoint.FILES), dtype)
+
+
 def check_dtype(dtype: Any) -> None:
     """Raises a ValueError unless models can be loaded in this dtype."""
     if jnp.dtype(dtype).name not in _DTYPES:

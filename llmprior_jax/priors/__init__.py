@@ -6,6 +6,7 @@ from llmprior_jax.priors.generation import Completion, Sampling, generate, promp
 from llmprior_jax.priors.inspection import Inspection, Token, inspect
 from llmprior_jax.priors.prompts import Prompt
 from llmprior_jax.priors.proposals import Proposals, estimate, project, propose
+from llmprior_jax.priors.scorer import Queries, Scorer
 from llmprior_jax.priors.scoring import (
     TextScores,
     check_options,
@@ -14,13 +15,20 @@ from llmprior_jax.priors.scoring import (
     score_actions,
     score_texts,
 )
+from llmprior_jax.priors.store import ModelUsage, PriorStore, StoredScores, StoreError
 
 __all__ = [
     "Completion",
     "Inspection",
+    "ModelUsage",
+    "PriorStore",
     "Prompt",
     "Proposals",
+    "Queries",
     "Sampling",
+    "Scorer",
+    "StoreError",
+    "StoredScores",
     "TextScores",
     "Token",
     "check_options",

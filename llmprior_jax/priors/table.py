@@ -7,6 +7,8 @@ collision can never return another state's prior. Rows are appended and never mo
 stands for a state in replay and in checkpoints.
 """
 
+import functools
+import math
 from typing import NamedTuple
 
 import jax
@@ -31,6 +33,7 @@ class PriorTable(NamedTuple):
     Attributes:
       slots: i32[S], the row that each hash slot points to, or -1; S is a power of two.
       observations: [N, *O], the observation of each row (N is the capacity, a power of two).
+        Floats are compared as numbers are: -0.0 is 0.0, and NaN is refused.
       prior: the prior of each row: `log_probs` f32[N, A], `features` f32[N, A, D].
       size: i32[], the number of rows in use.
     """
@@ -62,10 +65,10 @@ def empty(observation: np.ndarray, num_actions: int, num_features: int) -> Prior
 
 
 def insert(table: PriorTable, observations: np.ndarray, prior: ActionPrior) -> PriorTable:
-    """Appends rows (host side).
+    """Appends rows (host side), in time that depends on their number alone.
 
     Args:
-      table: the table to extend; it is not changed.
+      table: the table to extend. It is used up: its arrays are donated to the one returned.
       observations: [M, *O], states that the table does not hold yet, each once.
       prior: their priors: `log_probs` f32[M, A], `features` f32[M, A, D].
 
@@ -74,35 +77,42 @@ def insert(table: PriorTable, observations: np.ndarray, prior: ActionPrior) -> P
       needed, so that a growing table has few different shapes.
 
     Raises:
-      ValueError: an observation comes twice or is in the table already.
+      ValueError: an observation comes twice or is in the table already, or has a NaN.
     """
+    observations = np.asarray(observations)
     if len(observations) == 0:
         return table
-    size = int(table.size)
-    keys = np.concatenate([np.asarray(table.observations)[:size], observations])
-    distinct = np.unique(keys.reshape(len(keys), -1), axis=0)
-    if len(distinct) != len(keys):
+    _check_comparable(observations)
+    known = find_rows(table, observations) >= 0
+    repeated = len(observations) - len(without_duplicates(observations[~known]))
+    if repeated:
         raise ValueError(
-            f"{len(keys) - len(distinct)} of the {len(observations)} observations come twice or "
+            f"{repeated} of the {len(observations)} observations come twice or "
             "are in the table already; insert each state once"
         )
-    capacity = table.observations.shape[0]
-    while capacity < len(keys):
-        capacity *= 2
-
-    def extend(old: jax.Array, new: jax.Array | np.ndarray, filler: float) -> jax.Array:
-        array = np.full((capacity, *old.shape[1:]), filler, old.dtype)
-        array[: len(keys)] = np.concatenate([np.asarray(old)[:size], np.asarray(new)])
-        return jnp.asarray(array)
-
+    size, capacity = int(table.size), table.observations.shape[0]
+    new_size = size + len(observations)
+    new_capacity = max(capacity, _power_of_two(new_size))
+    slots = _assign_slots(
+        np.asarray(table.slots), table.observations, size, observations, 4 * new_capacity
+    )
+    old = (table.observations, table.prior.log_probs, table.prior.features)
+    if new_capacity > capacity:
+        old = [
+            _grow(leaf, new_capacity, filler) for leaf, filler in zip(old, _FILLERS, strict=True)
+        ]
+    # Rows of padding lie beyond the capacity, and are dropped.
+    rows = _padded(np.arange(size, new_size, dtype=np.int32), new_capacity)
+    new = [
+        _padded(np.asarray(leaf, old_leaf.dtype), 0)
+        for leaf, old_leaf in zip((observations, *prior), old, strict=True)
+    ]
+    kept, log_probs, features = _write(tuple(old), rows, tuple(new))
     return PriorTable(
-        slots=jnp.asarray(_assign_slots(keys, max(table.slots.shape[0], 4 * capacity))),
-        observations=extend(table.observations, observations, 0),
-        prior=ActionPrior(
-            log_probs=extend(table.prior.log_probs, prior.log_probs, -np.inf),
-            features=extend(table.prior.features, prior.features, 0),
-        ),
-        size=jnp.asarray(len(keys), jnp.int32),
+        slots=jnp.asarray(slots),
+        observations=kept,
+        prior=ActionPrior(log_probs, features),
+        size=jnp.asarray(new_size, jnp.int32),
     )
 
 
@@ -117,11 +127,17 @@ def find(table: PriorTable, observation: jax.Array) -> jax.Array:
       i32[].
     """
     num_slots = table.slots.shape[0]
-    first = _hash(observation, jnp) % jnp.uint32(num_slots)
+    first = _hash(observation[None], jnp)[0] % jnp.uint32(num_slots)
     window = (first + jnp.arange(_WINDOW, dtype=jnp.uint32)) % jnp.uint32(num_slots)
     rows = table.slots[window]
     same = (table.observations[rows] == observation).reshape(_WINDOW, -1).all(axis=1)
     return jnp.max(jnp.where((rows >= 0) & same, rows, _EMPTY))
+
+
+def find_rows(table: PriorTable, observations: np.ndarray) -> np.ndarray:
+    """The rows of many observations [M, *O], from the host: i32[M], -1 for those not held."""
+    rows = _find_all(table.slots, table.observations, _padded(np.asarray(observations), 0))
+    return np.asarray(rows)[: len(observations)]
 
 
 def lookup(table: PriorTable, row: jax.Array) -> ActionPrior:
@@ -129,16 +145,79 @@ def lookup(table: PriorTable, row: jax.Array) -> ActionPrior:
     return jax.tree.map(lambda leaf: leaf[row], table.prior)
 
 
-def _hash(observation, xp):
-    """A uint32 hash of [*O]; `xp` is numpy or jax.numpy, with the same result."""
-    words = xp.asarray(observation).reshape(-1)
-    if words.dtype.itemsize == 4:
-        words = words.view(xp.uint32)
-    else:
-        words = words.astype(xp.int32).view(xp.uint32)
+def without_duplicates(observations: np.ndarray) -> np.ndarray:
+    """The distinct observations [N, *O], in the order of their first appearance (host side)."""
+    if len(observations) == 0:
+        return observations
+    flat = _without_negative_zero(_flat(observations), np)
+    keys = np.ascontiguousarray(flat).view(np.dtype((np.void, flat[0].nbytes))).ravel()
+    _, first = np.unique(keys, return_index=True)
+    return observations[np.sort(first)]
+
+
+def _check_comparable(observations: np.ndarray) -> None:
+    bad = np.isnan(_flat(observations)).any(axis=1)
+    if bad.any():
+        raise ValueError(
+            f"{bad.sum()} of the {len(observations)} observations have NaN, which equals nothing, "
+            f"so they would never be found; the first is observation {bad.argmax()}. Mend the "
+            "environment, or write what is not there as a number"
+        )
+
+
+# Of observations, log-probabilities and features in rows that are not in use.
+_FILLERS = (0, -np.inf, 0)
+
+
+def _grow(leaf: jax.Array, capacity: int, filler: float) -> jax.Array:
+    more = jnp.full((capacity - leaf.shape[0], *leaf.shape[1:]), filler, leaf.dtype)
+    return jnp.concatenate([leaf, more])
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _write(leaves, rows, new):
+    return jax.tree.map(lambda leaf, values: leaf.at[rows].set(values, mode="drop"), leaves, new)
+
+
+@jax.jit
+def _find_all(slots, observations, wanted):
+    nothing = jnp.zeros(())
+    table = PriorTable(slots, observations, ActionPrior(nothing, nothing), nothing)
+    return jax.vmap(find, in_axes=(None, 0))(table, wanted)
+
+
+def _padded(array: np.ndarray, filler: float) -> np.ndarray:
+    """Filled up to a power of two of entries, so that few different shapes are compiled."""
+    padding = _power_of_two(len(array)) - len(array)
+    return np.pad(array, [(0, padding)] + [(0, 0)] * (array.ndim - 1), constant_values=filler)
+
+
+def _power_of_two(count: int) -> int:
+    """The least capacity, a power of two, for so many rows."""
+    return max(_MIN_ROWS, 1 << (count - 1).bit_length())
+
+
+def _hash(observations, xp):
+    """Hashes uint32[M] of [M, *O]; `xp` is numpy or jax.numpy, with the same result."""
+    words = xp.asarray(observations)
+    words = _without_negative_zero(_flat(words), xp)
+    words = words if words.dtype.itemsize == 4 else words.astype(xp.int32)
+    words = words.view(xp.uint32)
     # Each word is keyed by its place and mixed on its own, so that the sum can be vectorised.
-    places = xp.arange(1, words.shape[0] + 1, dtype=xp.uint32) * xp.uint32(_WEYL)
-    return _mix(_mix(words + places, xp).sum(dtype=xp.uint32), xp)
+    places = xp.arange(1, words.shape[1] + 1, dtype=xp.uint32) * xp.uint32(_WEYL)
+    return _mix(_mix(words + places, xp).sum(axis=1, dtype=xp.uint32), xp)
+
+
+def _flat(observations):
+    """[M, *O] as [M, words]."""
+    return observations.reshape(observations.shape[0], math.prod(observations.shape[1:]))
+
+
+def _without_negative_zero(observations, xp):
+    """0.0 for -0.0, which equals it and has other bits."""
+    if not jnp.issubdtype(observations.dtype, jnp.floating):
+        return observations
+    return xp.where(observations == 0, xp.zeros((), observations.dtype), observations)
 
 
 def _mix(x, xp):
@@ -147,18 +226,38 @@ def _mix(x, xp):
     return x ^ (x >> xp.uint32(16))
 
 
-def _assign_slots(keys: np.ndarray, num_slots: int) -> np.ndarray:
-    """Linear probing; doubles the slots until every key lies within its window."""
-    with np.errstate(over="ignore"):
-        hashes = [int(_hash(key, np)) for key in keys]
+def _assign_slots(
+    slots: np.ndarray, held: jax.Array, size: int, new: np.ndarray, min_slots: int
+) -> np.ndarray:
+    """Slots with the new keys in them: linear probing, each key within its window.
+
+    Where there are too few, they double, and all keys, of which `held` has the first `size`, are
+    placed again.
+    """
+    hashes = _hash(new, np)
+    if len(slots) >= min_slots:
+        placed = _place(slots, hashes, size)
+        if placed is not None:
+            return placed
+        min_slots = 2 * len(slots)
+    hashes = np.concatenate([_hash(np.asarray(held)[:size], np), hashes])
     while True:
-        slots = np.full(num_slots, _EMPTY, np.int32)
-        for row, first in enumerate(hashes):
-            window = (first + np.arange(_WINDOW)) % num_slots
-            free = window[slots[window] == _EMPTY]
-            if len(free) == 0:
-                break
-            slots[free[0]] = row
-        else:
+        placed = _place(np.full(min_slots, _EMPTY, np.int32), hashes, 0)
+        if placed is not None:
+            return placed
+        min_slots *= 2
+
+
+def _place(slots: np.ndarray, hashes: np.ndarray, first_row: int) -> np.ndarray | None:
+    """Puts keys, numbered from `first_row`, into free slots; None if one finds none in reach."""
+    slots = slots.copy()
+    waiting = np.arange(len(hashes))
+    for step in range(_WINDOW):
+        wanted = (hashes[waiting] + np.uint32(step)) % np.uint32(len(slots))
+        free = slots[wanted] == _EMPTY
+        # Of several keys that want the same free slot, one is put there.
+        slots[wanted[free]] = first_row + waiting[free]
+        waiting = waiting[slots[wanted] != first_row + waiting]
+        if len(waiting) == 0:
             return slots
-        num_slots *= 2
+    return None

@@ -1,6 +1,7 @@
 """The configuration of a run, and the work directory that belongs to it."""
 
 import json
+import os
 import pathlib
 from typing import Any, TypeAlias
 
@@ -9,6 +10,8 @@ from ml_collections import ConfigDict
 from llmprior_jax.training.files import write_atomically
 
 CONFIG_FILE = "config.json"
+# Fields that change where and how a run computes, and not what.
+_SAME_RESULTS = ("prior.store",)
 
 Config: TypeAlias = Any
 """A `ml_collections.ConfigDict`, whose fields a type checker cannot know."""
@@ -42,12 +45,14 @@ def default_config() -> Config:
             "agents": ("dqn_prior",),
             # The prior: the language model ("tiny", a directory or a hub id), and how the
             # log-probabilities of an action's tokens become its score (`priors.score`); and how
-            # many whitened features of its hidden states Q sees (`priors.whitening`).
+            # many whitened features of its hidden states Q sees (`priors.whitening`). What the
+            # model says is kept in `store` (`priors.store`), for all runs; "" keeps nothing.
             "prior": {
                 "model": "tiny",
                 "normalization": "sum",
                 "temperature": 1.0,
                 "num_features": 64,
+                "store": _default_store(),
             },
             # The agent (`agents.dqn_prior`); agents that do not learn have no parameters.
             "agent": {
@@ -103,6 +108,11 @@ def default_config() -> Config:
     return config.lock()
 
 
+def _default_store() -> str:
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return f"{cache}/llmprior_jax/priors.sqlite"
+
+
 def check_workdir(workdir: pathlib.Path, config: Config) -> None:
     """Checks that a work directory, if there is one, belongs to `config`.
 
@@ -119,7 +129,7 @@ def check_workdir(workdir: pathlib.Path, config: Config) -> None:
         f"  {name}: {theirs.get(name, 'not there')!r} in the directory, "
         f"{ours.get(name, 'not there')!r} now"
         for name in sorted(theirs.keys() | ours.keys())
-        if theirs.get(name) != ours.get(name)
+        if theirs.get(name) != ours.get(name) and name not in _SAME_RESULTS
     ]
     if differences:
         raise ConfigMismatchError(

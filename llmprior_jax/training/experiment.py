@@ -16,7 +16,7 @@ import numpy as np
 import tqdm
 
 from llmprior_jax import agents, envs
-from llmprior_jax.priors import check_options
+from llmprior_jax.priors import PriorStore, Queries, Scorer, check_options
 from llmprior_jax.training import policy, provenance
 from llmprior_jax.training import summary as summaries
 from llmprior_jax.training.checkpoints import Checkpoints
@@ -37,7 +37,8 @@ from llmprior_jax.training.policy import PolicyRun
 from llmprior_jax.training.runs import Run
 from llmprior_jax.training.scoring import TableFiller, first_observations
 
-_PRIOR_TABLE = "prior_table.safetensors"
+_PRIOR_TABLE = "prior_table"
+_QUERIES = "prior_queries.jsonl"
 SUMMARY_FILE = "summary.json"
 _CURVES = "learning_curves.png"
 
@@ -85,10 +86,14 @@ def run(
     provenance.record(workdir)
 
     records = {}
-    for name in config.agents:
-        run = make_run(name, config, env, env_params, filler)
-        _train(name, run, config.checkpoint, workdir / name, should_stop)
-        records[name] = read_metrics(workdir / name)
+    try:
+        for name in config.agents:
+            run = make_run(name, config, env, env_params, filler)
+            _train(name, run, config.checkpoint, workdir / name, should_stop)
+            records[name] = read_metrics(workdir / name)
+    finally:
+        _report(filler.queries, workdir)
+        filler.close()
     summary = {name: summaries.summarize(records[name]) for name in config.agents}
     write_atomically(workdir / SUMMARY_FILE, json.dumps(summary, indent=2) + "\n")
     summaries.plot(records, workdir / _CURVES)
@@ -202,18 +207,30 @@ def make_agent(name: str, config: Config) -> agents.Agent:
 def make_filler(
     config: Config, env, env_params, workdir: pathlib.Path, read_only: bool = False
 ) -> TableFiller:
-    """The source of priors of a run; a reader's leaves the run's file as it is."""
+    """The source of priors of a run; a reader's leaves the run's rows as they are."""
     return TableFiller(
         env,
         env.first_observations
         if isinstance(env, HostGames)
         else functools.partial(first_observations, env, env_params),
-        config.prior.model,
-        config.prior.normalization,
-        config.prior.temperature,
+        make_scorer(config),
         config.prior.num_features,
         workdir / _PRIOR_TABLE,
         read_only,
+    )
+
+
+def make_scorer(config: Config) -> Scorer:
+    """The language model of a configuration, with the store of what it said.
+
+    Raises:
+      StoreError: the store cannot be used.
+    """
+    return Scorer(
+        config.prior.model,
+        config.prior.normalization,
+        config.prior.temperature,
+        PriorStore(config.prior.store) if config.prior.store else None,
     )
 
 
@@ -225,8 +242,21 @@ def _clear(workdir: pathlib.Path) -> None:
         return
     for name in config.agents:
         shutil.rmtree(workdir / name, ignore_errors=True)
-    for name in (_PRIOR_TABLE, SUMMARY_FILE, _CURVES, provenance.FILE, CONFIG_FILE):
+    shutil.rmtree(workdir / _PRIOR_TABLE, ignore_errors=True)
+    for name in (_QUERIES, SUMMARY_FILE, _CURVES, provenance.FILE, CONFIG_FILE):
         (workdir / name).unlink(missing_ok=True)
+
+
+def _report(queries: Queries, workdir: pathlib.Path) -> None:
+    """Says how much the language model was asked, and adds it to the run's record."""
+    tqdm.tqdm.write(
+        f"prior: {queries.made:,} language-model queries made ({queries.per_second:,.0f}/s), "
+        f"{queries.saved:,} saved by the store"
+        + (f", {queries.not_kept:,} not kept" if queries.not_kept else "")
+    )
+    record = queries._asdict() | {"per_second": queries.per_second}
+    with (workdir / _QUERIES).open("a") as file:
+        file.write(json.dumps(record) + "\n")
 
 
 def _train(

@@ -1,10 +1,11 @@
 """Filling the table of priors: observations to text, text to the language model, rows to disk.
 
-This is where the language model is asked, on the host, in batches, each text once. The model is
-loaded only when a state must be scored that the table does not hold yet.
+The rows of a run are kept in its work directory, in the order in which they were added, since a row
+number stands for a state in replay and checkpoints. They are only ever appended: a file for each
+addition, beside one for how features are whitened and by which model all was scored. What the model
+said of each text is kept apart from runs (`priors.store`).
 """
 
-import functools
 import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
@@ -14,17 +15,18 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors
 import safetensors.numpy
-import tqdm
 
 from llmprior_jax import models
 from llmprior_jax.envs import TextEnvironment
-from llmprior_jax.priors import prompts, score, whitening
+from llmprior_jax.priors import Queries, Scorer, prompts, whitening
 from llmprior_jax.priors import table as tables
 from llmprior_jax.priors.table import PriorTable
 from llmprior_jax.training.files import write_atomically
 from llmprior_jax.types import ActionPrior, TextState
 
-_STATES_PER_CALL = 32
+_WHITENING = "whitening.safetensors"
+# States whose raw features are held in memory at once.
+_STATES_AT_ONCE = 1024
 _EXPLORED_EPISODES, _EXPLORED_STEPS = 32, 32
 
 
@@ -42,17 +44,15 @@ class States(Protocol):
 
 
 class TableFiller:
-    """Scores states of one environment with one language model, and keeps them in a file."""
+    """Scores states of one environment with one language model, and keeps them in a directory."""
 
     def __init__(
         self,
         states: "States",
         first_observations: Callable[[], np.ndarray],
-        model: str,
-        normalization: str,
-        temperature: float,
+        scorer: Scorer,
         num_features: int,
-        path: str | pathlib.Path,
+        directory: str | pathlib.Path,
         read_only: bool = False,
     ):
         """Nothing is loaded or scored yet.
@@ -61,132 +61,178 @@ class TableFiller:
           states: the states to score, such as those of an environment.
           first_observations: gives the observations [N, *O] that a new table begins with, without
             duplicates; `first_observations` for environments in JAX.
-          model: the language model, as `llmprior_jax.models.load` takes it.
-          normalization: see `llmprior_jax.priors.score`.
-          temperature: see `llmprior_jax.priors.score`.
+          scorer: the language model.
           num_features: K, whitened features kept per action (`priors.whitening`).
-          path: file that holds the rows, in the order in which they were added.
-          read_only: leave the file as it is, and keep new rows in memory only.
+          directory: holds the rows; made when the first are added.
+          read_only: leave the directory as it is, and keep new rows in memory only.
         """
         self._states = states
         self._first_observations = first_observations
-        self._model = model
-        self._normalization = normalization
-        self._temperature = temperature
+        self._scorer = scorer
         self._num_features = num_features
-        self._path = pathlib.Path(path)
+        self._directory = pathlib.Path(directory)
         self._read_only = read_only
+        self._whiten: whitening.Whitening | None = None
 
     @property
     def has_table(self) -> bool:
-        """Whether the file is there, so that the model may not be needed."""
-        return self._path.exists()
+        """Whether the first rows are there, so that the model may not be needed."""
+        return self._rows_file(0).exists()
+
+    @property
+    def queries(self) -> Queries:
+        """What was asked so far."""
+        return self._scorer.queries
 
     def load_model(self) -> None:
         """Loads the language model now, to see whether it can be."""
-        _ = self._language_model
+        _ = self._scorer.language_model
 
-    @functools.cached_property
-    def _language_model(self) -> models.LanguageModel:
-        return models.load(self._model)
+    def close(self) -> None:
+        """Closes the store; nothing can be scored any more."""
+        self._scorer.close()
 
     def load(self, size: int | None = None) -> PriorTable:
         """The table as it was when it had `size` rows (all of them by default).
 
-        Without a file yet, it begins with the first observations, and the features are whitened by
+        Without rows yet, it begins with the first observations, and the features are whitened by
         what they look like there.
+
+        Raises:
+          ValueError: the rows are damaged, are fewer than `size`, or were scored by another version
+            of the language model.
         """
-        if not self._path.exists():
-            observations = self._first_observations()
-            log_probs, features = self._score(observations)
-            whiten = whitening.fit(features[np.isfinite(log_probs)], self._num_features)
-            self._save(_whitened(whiten, observations, log_probs, features), whiten)
-        rows, _ = self._read()
-        if size is not None and size > len(rows.observations):
-            raise ValueError(
-                f"{self._path} has {len(rows.observations)} rows where {size} are needed; "
-                "the file is not the one of this run. Start again with another --workdir"
-            )
-        rows = _Rows(*(leaf[:size] for leaf in rows))
-        table = tables.empty(rows.observations[0], *rows.features.shape[1:])
-        return _insert(table, rows)
+        if not self.has_table:
+            return self._begin()
+        self._whiten = self._read_whitening()
+        chunks = self._read_rows(size)
+        table = tables.empty(chunks[0].observations[0], *chunks[0].features.shape[1:])
+        return _insert(table, _Rows(*map(np.concatenate, zip(*chunks, strict=True))))
 
     def extend(self, table: PriorTable, observations: np.ndarray) -> PriorTable:
-        """Scores the states [M, *O] that the table lacks, adds them to it, and saves it."""
-        known = {key.tobytes() for key in np.asarray(table.observations)[: int(table.size)]}
-        new = [key for key in without_duplicates(observations) if key.tobytes() not in known]
-        if not new:
-            return table
-        _, whiten = self._read()
-        log_probs, features = self._score(np.stack(new))
-        table = _insert(table, _whitened(whiten, np.stack(new), log_probs, features))
-        size = int(table.size)
-        leaves = (table.observations, table.prior.log_probs, table.prior.features)
-        self._save(_Rows(*(np.asarray(leaf)[:size] for leaf in leaves)), whiten)
+        """Scores the states [M, *O] that the table lacks, adds them to it, and saves them.
+
+        The table is used up, as by `tables.insert`.
+        """
+        observations = np.asarray(observations)
+        new = tables.without_duplicates(observations[tables.find_rows(table, observations) < 0])
+        for start in range(0, len(new), _STATES_AT_ONCE):
+            some = new[start : start + _STATES_AT_ONCE]
+            size = int(table.size)
+            # A run that was killed comes here again, with the same states.
+            rows = self._saved_rows(size)
+            if rows is None or not np.array_equal(rows.observations, some):
+                rows = self._whitened(some, *self._score(some))
+                self._save(size, rows)
+            table = _insert(table, rows)
         return table
 
-    def _score(self, observations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """`log_probs` f32[M, A] and hidden states f32[M, A, D] of M states; asks a text once."""
-        texts = [prompts.plain(self._states.text_state(key)) for key in observations]
-        row_of = {prompt: row for row, prompt in enumerate(dict.fromkeys(texts))}
-        distinct = list(row_of)
-        shape = (len(distinct), self._states.num_actions)
-        log_probs = np.full(shape, -np.inf, np.float32)
-        features = np.zeros((*shape, self._language_model.config.hidden_size), np.float32)
-        with tqdm.tqdm(total=len(distinct), desc="prior", unit="state", disable=None) as bar:
-            for start in range(0, len(distinct), _STATES_PER_CALL):
-                batch = distinct[start : start + _STATES_PER_CALL]
-                prior = score(
-                    self._language_model,
-                    [prompt.text for prompt in batch],
-                    [prompt.actions for prompt in batch],
-                    normalization=self._normalization,
-                    temperature=self._temperature,
-                )
-                rows, actions = slice(start, start + len(batch)), slice(prior.log_probs.shape[1])
-                log_probs[rows, actions] = prior.log_probs
-                features[rows, actions] = prior.features
-                bar.update(len(batch))
-        rows = [row_of[prompt] for prompt in texts]
-        return log_probs[rows], features[rows]
+    def _begin(self) -> PriorTable:
+        """Scores the first states, and decides by them how features are whitened."""
+        observations = self._first_observations()
+        log_probs, features = self._score(observations)
+        self._whiten = whitening.fit(features[np.isfinite(log_probs)], self._num_features)
+        if not self._read_only:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            arrays = {name: np.ascontiguousarray(a) for name, a in self._whiten._asdict().items()}
+            about = {"model": self._scorer.model, "fingerprint": self._scorer.fingerprint}
+            write_atomically(
+                self._directory / _WHITENING, safetensors.numpy.save(arrays, metadata=about)
+            )
+        rows = self._whitened(observations, log_probs, features)
+        self._save(0, rows)
+        return _insert(tables.empty(observations[0], *rows.features.shape[1:]), rows)
 
-    def _read(self) -> tuple["_Rows", whitening.Whitening]:
-        try:
-            arrays = safetensors.numpy.load_file(self._path)
-        except safetensors.SafetensorError as error:
-            raise ValueError(
-                f"{self._path} is damaged ({error}); start the run again with --noresume"
-            ) from error
+    def _score(self, observations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """`log_probs` f32[M, A] and hidden states f32[M, A, D] of M states."""
+        texts = [prompts.plain(self._states.text_state(key)) for key in observations]
+        log_probs, features = self._scorer.score(texts)
+        missing = self._states.num_actions - log_probs.shape[1]
         return (
-            _Rows(*(arrays[name] for name in _Rows._fields)),
-            whitening.Whitening(*(arrays[name] for name in whitening.Whitening._fields)),
+            np.pad(log_probs, [(0, 0), (0, missing)], constant_values=-np.inf),
+            np.pad(features, [(0, 0), (0, missing), (0, 0)]),
         )
 
-    def _save(self, rows: "_Rows", whiten: whitening.Whitening) -> None:
+    def _whitened(
+        self, observations: np.ndarray, log_probs: np.ndarray, features: np.ndarray
+    ) -> "_Rows":
+        """Rows with whitened features, still zero where no action is."""
+        if self._whiten is None:
+            self._whiten = self._read_whitening()
+        is_action = np.isfinite(log_probs)[..., None]
+        return _Rows(observations, log_probs, np.where(is_action, self._whiten(features), 0.0))
+
+    def _rows_file(self, first: int) -> pathlib.Path:
+        return self._directory / f"rows-{first:09d}.safetensors"
+
+    def _save(self, first: int, rows: "_Rows") -> None:
+        """Appends rows; those from there on belong to a future that did not come."""
         if self._read_only:
             return
-        arrays = rows._asdict() | whiten._asdict()
-        contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-        write_atomically(self._path, safetensors.numpy.save(contiguous))
+        # The last first, so that what a kill leaves has no gap.
+        for path in sorted(self._directory.glob("rows-*.safetensors"), reverse=True):
+            if path > self._rows_file(first):
+                path.unlink()
+        arrays = {name: np.ascontiguousarray(array) for name, array in rows._asdict().items()}
+        write_atomically(self._rows_file(first), safetensors.numpy.save(arrays))
+
+    def _saved_rows(self, first: int) -> "_Rows | None":
+        path = self._rows_file(first)
+        if not path.exists():
+            return None
+        arrays = self._read(path)
+        return _Rows(*(arrays[name] for name in _Rows._fields))
+
+    def _read_rows(self, size: int | None) -> "list[_Rows]":
+        """The rows that were saved, up to `size`."""
+        chunks, total = [], 0
+        while size is None or total < size:
+            rows = self._saved_rows(total)
+            if rows is None:
+                break
+            chunks.append(rows)
+            total += len(rows.observations)
+        if size is not None and total < size:
+            raise ValueError(
+                f"{self._directory} has {total} rows where {size} are needed; "
+                "they are not those of this run. Start again with another --workdir"
+            )
+        excess = total - size if size is not None else 0
+        chunks[-1] = _Rows(*(leaf[: len(leaf) - excess] for leaf in chunks[-1]))
+        return chunks
+
+    def _read_whitening(self) -> whitening.Whitening:
+        path = self._directory / _WHITENING
+        arrays = self._read(path)
+        with safetensors.safe_open(path, framework="numpy") as file:
+            theirs = (file.metadata() or {}).get("fingerprint")
+        try:
+            ours = self._scorer.fingerprint
+        except models.CheckpointError:
+            ours = theirs  # Rows stand on their own; only new ones need the model, and say so.
+        if ours != theirs:
+            raise ValueError(
+                f"the states in {self._directory} were scored by another version of the language "
+                f"model {self._scorer.model} (fingerprint {theirs}, now {ours}); bring that one "
+                "back, or start again with another --workdir or --noresume"
+            )
+        return whitening.Whitening(*(arrays[name] for name in whitening.Whitening._fields))
+
+    def _read(self, path: pathlib.Path) -> dict[str, np.ndarray]:
+        try:
+            return safetensors.numpy.load_file(path)
+        except (OSError, safetensors.SafetensorError) as error:
+            raise ValueError(
+                f"{path} is damaged ({error}); start the run again with --noresume"
+            ) from error
 
 
 class _Rows(NamedTuple):
-    """The rows of a table on the host; the names are those in the file."""
+    """Rows of a table on the host; the names are those in the files."""
 
     observations: np.ndarray
     log_probs: np.ndarray
     features: np.ndarray
-
-
-def _whitened(
-    whiten: whitening.Whitening,
-    observations: np.ndarray,
-    log_probs: np.ndarray,
-    features: np.ndarray,
-) -> _Rows:
-    """Rows with whitened features, still zero where no action is."""
-    is_action = np.isfinite(log_probs)[..., None]
-    return _Rows(observations, log_probs, np.where(is_action, whiten(features), 0.0))
 
 
 def _insert(table: PriorTable, rows: _Rows) -> PriorTable:
@@ -222,11 +268,4 @@ def first_observations(env: TextEnvironment, env_params: Any) -> np.ndarray:
 
     keys = jax.random.split(jax.random.key(0), _EXPLORED_EPISODES)
     observations = np.asarray(jax.jit(jax.vmap(play))(keys))
-    return without_duplicates(observations.reshape(-1, *observations.shape[2:]))
-
-
-def without_duplicates(observations: np.ndarray) -> np.ndarray:
-    """The distinct observations, in the order of their first appearance."""
-    flat = np.asarray(observations).reshape(len(observations), -1)
-    _, first = np.unique(flat, axis=0, return_index=True)
-    return observations[np.sort(first)]
+    return tables.without_duplicates(observations.reshape(-1, *observations.shape[2:]))

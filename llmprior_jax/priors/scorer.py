@@ -1,0 +1,191 @@
+"""Asking a language model, each thing once: what the store knows is read, the rest is scored.
+
+The model is loaded only when there is something to ask, so a run whose prompts are all in the store
+never loads it. Prompts are asked in batches that are made up before the store is looked into: what
+is computed then has the same bits with a store as without.
+"""
+
+import functools
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import tqdm
+from absl import logging
+
+from llmprior_jax import models
+from llmprior_jax.priors.prompts import Prompt
+from llmprior_jax.priors.scoring import TextScores, check_options, normalize, score_texts
+from llmprior_jax.priors.store import PriorStore, StoredScores, StoreError
+
+_PROMPTS_PER_BATCH = 32
+
+
+class Queries(NamedTuple):
+    """How much a language model was asked; a query is one prompt with the actions asked about.
+
+    Attributes:
+      made: queries that the model answered.
+      saved: queries that the store answered.
+      not_kept: queries made whose answers the store could not take.
+      seconds: what the queries made took, the store's part included.
+    """
+
+    made: int = 0
+    saved: int = 0
+    not_kept: int = 0
+    seconds: float = 0.0
+
+    @property
+    def per_second(self) -> float:
+        """Queries made per second."""
+        return self.made / self.seconds if self.seconds else 0.0
+
+
+class Scorer:
+    """One language model with its way of normalising, and the store of what it said."""
+
+    def __init__(
+        self,
+        model: str,
+        normalization: str = "sum",
+        temperature: float = 1.0,
+        store: PriorStore | None = None,
+    ):
+        """Nothing is loaded or scored yet.
+
+        Args:
+          model: the language model, as `llmprior_jax.models.load` takes it.
+          normalization: see `llmprior_jax.priors.score`.
+          temperature: see `llmprior_jax.priors.score`.
+          store: where answers are kept, the scorer's to close; None keeps none. When it takes no
+            more (a full disk, no permission), a warning says so, and scoring goes on.
+
+        Raises:
+          ValueError: an unknown normalization, or a temperature that is not positive.
+        """
+        check_options(normalization, temperature)
+        self.model = model
+        self.queries = Queries()
+        self._normalization = normalization
+        self._temperature = temperature
+        self._store = store
+        self._keeps = store is not None
+
+    @functools.cached_property
+    def language_model(self) -> models.LanguageModel:
+        """The language model, loaded when it is first needed."""
+        return models.load(self.model)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """What identifies the model's numbers; the model is not loaded for it."""
+        if "language_model" in self.__dict__:
+            return self.language_model.fingerprint
+        return models.fingerprint(self.model)
+
+    def score(self, prompts: Sequence[Prompt]) -> tuple[np.ndarray, np.ndarray]:
+        """The prior of each prompt's actions, as `llmprior_jax.priors.score` gives it.
+
+        Args:
+          prompts: B prompts, A actions at most; those that come twice are asked once.
+
+        Returns:
+          `log_probs` f32[B, A] and `features` f32[B, A, D], on the host.
+
+        Raises:
+          TypeError, ValueError: see `llmprior_jax.priors.score`; or the store is damaged.
+        """
+        wanted: dict[str, dict[str, None]] = {}
+        for prompt in prompts:
+            wanted.setdefault(prompt.text, {}).update(dict.fromkeys(prompt.actions))
+        answers: dict[str, StoredScores] = {}
+        texts = list(wanted)
+        before = self.queries
+        with tqdm.tqdm(total=len(texts), desc="prior", unit="state", disable=None) as bar:
+            for start in range(0, len(texts), _PROMPTS_PER_BATCH):
+                batch = texts[start : start + _PROMPTS_PER_BATCH]
+                answers |= self._answer({text: tuple(wanted[text]) for text in batch})
+                bar.update(len(batch))
+        found = self.queries.saved - before.saved
+        self._keep(lambda store: store.count(*self._name, found, len(texts) - found), 0)
+        return self._priors(prompts, answers)
+
+    def close(self) -> None:
+        """Closes the store."""
+        if self._store is not None:
+            self._store.close()
+
+    @property
+    def _name(self) -> tuple[str, str]:
+        return self.fingerprint, self.model
+
+    def _answer(self, wanted: dict[str, tuple[str, ...]]) -> dict[str, StoredScores]:
+        """Answers one batch of queries, from the store as far as it goes."""
+        start = time.perf_counter()
+        known: dict[str, StoredScores] = {}
+        if self._store is not None:
+            held = self._store.get_scores(self.fingerprint, list(wanted))
+            known = {
+                text: answer
+                for text, answer in zip(wanted, held, strict=True)
+                if answer is not None
+            }
+        missing = {
+            text: tuple(a for a in actions if text not in known or a not in known[text].actions)
+            for text, actions in wanted.items()
+        }
+        missing = {text: actions for text, actions in missing.items() if actions}
+        if missing:
+            scores = score_texts(self.language_model, list(missing), list(missing.values()))
+            new = {
+                text: StoredScores(actions, *(leaf[b, : len(actions)] for leaf in scores))
+                for b, (text, actions) in enumerate(missing.items())
+            }
+            self._keep(lambda store: store.put_scores(*self._name, new), len(new))
+            known |= {
+                text: known[text].merge(answer) if text in known else answer
+                for text, answer in new.items()
+            }
+        made, saved, not_kept, seconds = self.queries
+        if missing:
+            seconds += time.perf_counter() - start
+        self.queries = Queries(
+            made + len(missing), saved + len(wanted) - len(missing), not_kept, seconds
+        )
+        return known
+
+    def _keep(self, write: Callable[[PriorStore], None], answers: int) -> None:
+        """Writes to the store, if there is one and it takes anything."""
+        if self._store is None:
+            return
+        if self._keeps:
+            try:
+                write(self._store)
+                return
+            except StoreError as error:
+                self._keeps = False
+                logging.warning("what the language model says is not kept any more: %s", error)
+        self.queries = self.queries._replace(not_kept=self.queries.not_kept + answers)
+
+    def _priors(
+        self, prompts: Sequence[Prompt], answers: dict[str, StoredScores]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The answers in the order of the prompts and of their actions, normalised."""
+        B, A = len(prompts), max((len(prompt.actions) for prompt in prompts), default=0)
+        D = max((answer.features.shape[1] for answer in answers.values()), default=0)
+        scores = TextScores(
+            log_probs=np.full((B, A), -np.inf, np.float32),
+            num_tokens=np.zeros((B, A), np.int32),
+            features=np.zeros((B, A, D), np.float32),
+        )
+        for b, prompt in enumerate(prompts):
+            answer = answers[prompt.text]
+            place = {action: a for a, action in enumerate(answer.actions)}
+            rows = [place[action] for action in prompt.actions]
+            for leaf, values in zip(scores, answer[1:], strict=True):
+                leaf[b, : len(rows)] = values[rows]
+        actions = [prompt.actions for prompt in prompts]
+        log_probs = normalize(scores, actions, self._normalization, self._temperature)
+        return log_probs, scores.features

@@ -1,0 +1,437 @@
+"""What language models were asked and said, on disk, shared by all runs of a machine.
+
+A frozen model says the same of the same text, so it is asked once. The store is one SQLite file in
+WAL mode: any number of processes read it while one writes, writers take turns, a commit is whole or
+not there, and a process killed at any moment loses no more than it had not committed.
+
+An entry is one prompt with the actions that it has been scored with, under the model's fingerprint
+(its weights, config, tokenizer and dtype). What is kept of an action is what depends on nothing
+else: the summed log-probability of its tokens, their number, and the hidden state, as they left the
+model, to the last bit. Normalisation, temperature and whitening are applied to what is read, so a
+change of them needs no query; the template is in the prompt's text, so a change of it finds nothing
+old. A prompt that comes back with other actions is asked about those alone that are new.
+
+Which bits of a score come first? A pass over several prompts rounds differently from a pass over
+others (`scoring`: within 1e-5). The store keeps what was computed first, and never changes it. A
+run that meets an empty store, or one that it filled itself, ends with the very bits of a run
+without a store.
+
+Nothing in a file is trusted: arrays are plain little-endian bytes whose sizes are checked.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import pathlib
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+_SCHEMA = 1
+_APPLICATION = 0x4C4D5052  # "LMPR", which `file` and SQLite's own header know the file by.
+# Raised when this package comes to compute other numbers from the same weights.
+_SCORING_VERSION = 1
+_SECONDS_TO_WAIT = 60
+_KEYS_PER_QUERY = 500
+_ANOTHER = "use another store (--config.prior.store=PATH, or = for none)"
+_SCORE_COLUMNS = "actions, log_probs, num_tokens, features"
+_DTYPES = ("<f4", "<i4", "<f4")
+_TABLES = f"""
+CREATE TABLE models (
+  id INTEGER PRIMARY KEY,
+  fingerprint TEXT NOT NULL UNIQUE,
+  name TEXT NOT NULL,
+  found INTEGER NOT NULL DEFAULT 0,
+  not_found INTEGER NOT NULL DEFAULT 0
+);
+CREATE TABLE scores (
+  id INTEGER PRIMARY KEY,
+  model INTEGER NOT NULL REFERENCES models,
+  key BLOB NOT NULL UNIQUE,
+  prompt TEXT NOT NULL,
+  actions TEXT NOT NULL,
+  log_probs BLOB NOT NULL,
+  num_tokens BLOB NOT NULL,
+  features BLOB NOT NULL
+);
+CREATE TABLE proposals (
+  id INTEGER PRIMARY KEY,
+  model INTEGER NOT NULL REFERENCES models,
+  key BLOB NOT NULL UNIQUE,
+  prompt TEXT NOT NULL,
+  settings TEXT NOT NULL,
+  answer TEXT NOT NULL
+);
+CREATE INDEX scores_of_model ON scores (model);
+CREATE INDEX proposals_of_model ON proposals (model);
+PRAGMA application_id = {_APPLICATION};
+PRAGMA user_version = {_SCHEMA};
+"""
+
+
+class StoreError(ValueError):
+    """The store cannot be used; the message says why and what to do."""
+
+
+class StoredScores(NamedTuple):
+    """What a model said of some actions after one prompt.
+
+    Attributes:
+      actions: A texts, each once.
+      log_probs: f32[A], summed over each action's tokens.
+      num_tokens: i32[A].
+      features: f32[A, D], the hidden state at each action's last token.
+    """
+
+    actions: tuple[str, ...]
+    log_probs: np.ndarray
+    num_tokens: np.ndarray
+    features: np.ndarray
+
+    def merge(self, new: "StoredScores") -> "StoredScores":
+        """These scores, followed by those of `new` whose actions are not among them."""
+        held = set(self.actions)
+        fresh = [a for a, action in enumerate(new.actions) if action not in held]
+        return StoredScores(
+            self.actions + tuple(new.actions[a] for a in fresh),
+            *(
+                np.concatenate([old, more[fresh]])
+                for old, more in zip(self[1:], new[1:], strict=True)
+            ),
+        )
+
+
+class ModelUsage(NamedTuple):
+    """What the store holds of one model, and how often it was of use.
+
+    Attributes:
+      fingerprint: the model's fingerprint.
+      name: by what name it was loaded first.
+      prompts: prompts with scores.
+      actions: actions scored, over all prompts.
+      proposals: sampled answers.
+      bytes: size of what is kept, without what SQLite adds.
+      found: prompts that were asked for and were there.
+      not_found: prompts that were asked for and were not there.
+    """
+
+    fingerprint: str
+    name: str
+    prompts: int
+    actions: int
+    proposals: int
+    bytes: int
+    found: int
+    not_found: int
+
+
+class PriorStore:
+    """One store, open; use as a context manager, from one thread."""
+
+    def __init__(self, path: str | os.PathLike[str]):
+        """Opens the store at `path`, or makes it there; `~` is the home directory.
+
+        A file that may not be written is opened for reading (`read_only`).
+
+        Raises:
+          StoreError: the file is no store, damaged, or of a newer version of this package, or
+            neither can be made nor read.
+        """
+        self.path = pathlib.Path(path).expanduser()
+        self.read_only = False
+        with self._explained("be opened"):
+            self._connection = self._open()
+
+    def __enter__(self) -> "PriorStore":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the file; what was put is there already."""
+        self._connection.close()
+
+    def get_scores(self, fingerprint: str, prompts: Sequence[str]) -> list[StoredScores | None]:
+        """What is known of each prompt's actions; None where nothing is.
+
+        Raises:
+          StoreError: the file is damaged.
+        """
+        keys = [_key(fingerprint, prompt) for prompt in prompts]
+        with self._explained("be read"):
+            rows = self._select("scores", _SCORE_COLUMNS, keys)
+            return [self._unpack(rows[key]) if key in rows else None for key in keys]
+
+    def put_scores(self, fingerprint: str, name: str, scores: Mapping[str, StoredScores]) -> None:
+        """Keeps scores, all in one commit. What is known of an action already stays as it is.
+
+        Args:
+          fingerprint: the model's fingerprint.
+          name: the model's name, for people.
+          scores: for each prompt what the model said of its actions.
+
+        Raises:
+          StoreError: the file cannot be written: it is read-only, locked for long, damaged, or the
+            disk is full. Nothing of this call is kept, and all that was kept before is.
+        """
+        keys = {prompt: _key(fingerprint, prompt) for prompt in scores}
+        with self._writing() as connection:
+            model = self._model(fingerprint, name)
+            rows = self._select("scores", _SCORE_COLUMNS, list(keys.values()))
+            for prompt, key in keys.items():
+                new = scores[prompt]
+                if key in rows:
+                    new = self._unpack(rows[key]).merge(new)
+                connection.execute(
+                    f"INSERT INTO scores (model, key, prompt, {_SCORE_COLUMNS}) "
+                    "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET "
+                    "actions = excluded.actions, log_probs = excluded.log_probs, "
+                    "num_tokens = excluded.num_tokens, features = excluded.features",
+                    (model, key, prompt, *_pack(new)),
+                )
+
+    def get_proposals(
+        self, fingerprint: str, prompts: Sequence[str], settings: Mapping[str, Any]
+    ) -> list[Any]:
+        """Answers sampled before; None where there are none.
+
+        Args:
+          fingerprint: the model's fingerprint.
+          prompts: B texts.
+          settings: all that the answers depend on beside the model and the prompt: seed, number,
+            temperature, longest length. JSON.
+
+        Raises:
+          StoreError: the file is damaged.
+        """
+        written = _json(settings)
+        keys = [_key(fingerprint, prompt, written) for prompt in prompts]
+        with self._explained("be read"):
+            rows = self._select("proposals", "answer", keys)
+            return [json.loads(rows[key][0]) if key in rows else None for key in keys]
+
+    def put_proposals(
+        self,
+        fingerprint: str,
+        name: str,
+        settings: Mapping[str, Any],
+        answers: Mapping[str, Any],
+    ) -> None:
+        """Keeps sampled answers, all in one commit; those that are there already stay.
+
+        Args:
+          fingerprint: the model's fingerprint.
+          name: the model's name, for people.
+          settings: see `get_proposals`.
+          answers: for each prompt what was sampled; JSON.
+
+        Raises:
+          StoreError: see `put_scores`.
+        """
+        written = _json(settings)
+        with self._writing() as connection:
+            model = self._model(fingerprint, name)
+            connection.executemany(
+                "INSERT INTO proposals (model, key, prompt, settings, answer) "
+                "VALUES (?, ?, ?, ?, ?) ON CONFLICT (key) DO NOTHING",
+                (
+                    (model, _key(fingerprint, prompt, written), prompt, written, _json(answer))
+                    for prompt, answer in answers.items()
+                ),
+            )
+
+    def count(self, fingerprint: str, name: str, found: int, not_found: int) -> None:
+        """Adds to the numbers of prompts that were there when asked for, and that were not.
+
+        Raises:
+          StoreError: see `put_scores`.
+        """
+        with self._writing() as connection:
+            connection.execute(
+                "UPDATE models SET found = found + ?, not_found = not_found + ? WHERE id = ?",
+                (found, not_found, self._model(fingerprint, name)),
+            )
+
+    def usage(self) -> list[ModelUsage]:
+        """What the store holds, by model, in the order in which they came."""
+        with self._explained("be read"):
+            rows = self._connection.execute(
+                """
+                SELECT fingerprint, name,
+                  (SELECT COUNT(*) FROM scores WHERE model = models.id),
+                  (SELECT COALESCE(SUM(LENGTH(log_probs)), 0) / 4 FROM scores
+                   WHERE model = models.id),
+                  (SELECT COUNT(*) FROM proposals WHERE model = models.id),
+                  (SELECT COALESCE(SUM(LENGTH(prompt) + LENGTH(actions) + LENGTH(log_probs)
+                   + LENGTH(num_tokens) + LENGTH(features)), 0) FROM scores
+                   WHERE model = models.id)
+                  + (SELECT COALESCE(SUM(LENGTH(prompt) + LENGTH(settings) + LENGTH(answer)), 0)
+                   FROM proposals WHERE model = models.id),
+                  found, not_found
+                FROM models ORDER BY id
+                """
+            ).fetchall()
+        return [ModelUsage(*row) for row in rows]
+
+    def remove(self, fingerprint: str) -> None:
+        """Removes all that one model said, and gives the space back to the disk.
+
+        Raises:
+          StoreError: see `put_scores`.
+        """
+        with self._writing() as connection:
+            of_model = "(SELECT id FROM models WHERE fingerprint = ?)"
+            for table in ("scores", "proposals"):
+                connection.execute(f"DELETE FROM {table} WHERE model = {of_model}", [fingerprint])
+            connection.execute("DELETE FROM models WHERE fingerprint = ?", [fingerprint])
+        with self._explained("be made smaller"):
+            # As a script: `execute` takes one step of a statement without columns, a single page.
+            self._connection.executescript(
+                "PRAGMA incremental_vacuum; PRAGMA wal_checkpoint(TRUNCATE);"
+            )
+
+    def _open(self) -> sqlite3.Connection:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(
+                f"{self.path}: its directory cannot be made ({error}); {_ANOTHER}"
+            ) from error
+        # A file that others may write to, though not we, has to be opened so.
+        self.read_only = self.path.exists() and not os.access(self.path, os.W_OK)
+        mode = "ro" if self.read_only else "rwc"
+        connection = sqlite3.connect(
+            f"{self.path.absolute().as_uri()}?mode={mode}",
+            uri=True,
+            timeout=_SECONDS_TO_WAIT,
+            isolation_level=None,
+        )
+        try:
+            self._check(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _check(self, connection: sqlite3.Connection) -> None:
+        """Makes the tables in a new file; refuses what this version cannot read."""
+        if _pragma(connection, "user_version") == 0 and not self.read_only:
+            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+            connection.execute("PRAGMA journal_mode = WAL").fetchall()
+            connection.execute("BEGIN IMMEDIATE")
+            # Another process may have been first.
+            if _pragma(connection, "user_version") == 0:
+                if connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0]:
+                    raise StoreError(f"{self.path} is another program's database; {_ANOTHER}")
+                for statement in _TABLES.split(";"):
+                    connection.execute(statement)
+            connection.execute("COMMIT")
+        if _pragma(connection, "application_id") != _APPLICATION:
+            raise StoreError(f"{self.path} is another program's database; {_ANOTHER}")
+        version = _pragma(connection, "user_version")
+        if version > _SCHEMA:
+            raise StoreError(
+                f"{self.path} was made by a newer version of llmprior_jax (schema {version}, this "
+                f"version reads {_SCHEMA}); update llmprior_jax, or {_ANOTHER}"
+            )
+        # With WAL this loses nothing when a process is killed, and the last commits, whole ones,
+        # when the machine is.
+        connection.execute("PRAGMA synchronous = NORMAL")
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        """One commit: all of it or nothing."""
+        with self._explained("be written"):
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._connection
+                self._connection.execute("COMMIT")
+            finally:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+
+    @contextlib.contextmanager
+    def _explained(self, what: str) -> Iterator[None]:
+        """Turns SQLite's errors into ours."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            reason = str(error)
+            if "full" in reason:
+                advice = "make room on its disk (`python -m launch.prior show` lists what it holds)"
+            elif "readonly" in reason or "unable to open" in reason:
+                advice = "see to its permissions, and its directory's"
+            elif "locked" in reason:
+                advice = f"another process has kept it locked for {_SECONDS_TO_WAIT} s; end that"
+            else:
+                advice = "it is damaged, or no store: move it away"
+            raise StoreError(
+                f"{self.path} cannot {what} ({reason}): {advice}, or {_ANOTHER}"
+            ) from error
+
+    def _model(self, fingerprint: str, name: str) -> int:
+        """The number of a model, which gets one when it is new (within a commit)."""
+        self._connection.execute(
+            "INSERT INTO models (fingerprint, name) VALUES (?, ?) ON CONFLICT DO NOTHING",
+            (fingerprint, name),
+        )
+        found = self._connection.execute(
+            "SELECT id FROM models WHERE fingerprint = ?", [fingerprint]
+        )
+        return found.fetchone()[0]
+
+    def _select(self, table: str, columns: str, keys: Sequence[bytes]) -> dict[bytes, tuple]:
+        rows = {}
+        for start in range(0, len(keys), _KEYS_PER_QUERY):
+            some = keys[start : start + _KEYS_PER_QUERY]
+            places = ", ".join("?" * len(some))
+            query = f"SELECT key, {columns} FROM {table} WHERE key IN ({places})"
+            rows |= {row[0]: row[1:] for row in self._connection.execute(query, some)}
+        return rows
+
+    def _unpack(self, row: tuple) -> StoredScores:
+        """Checks and reads one row's columns."""
+        try:
+            actions = tuple(json.loads(row[0]))
+            log_probs, num_tokens, features = (
+                np.frombuffer(column, dtype) for column, dtype in zip(row[1:], _DTYPES, strict=True)
+            )
+            if not all(isinstance(action, str) for action in actions):
+                raise ValueError("an action is no text")
+            if not len(log_probs) == len(num_tokens) == len(set(actions)) == len(actions):
+                raise ValueError(f"{len(actions)} actions have {len(log_probs)} log-probabilities")
+            return StoredScores(actions, log_probs, num_tokens, features.reshape(len(actions), -1))
+        except (TypeError, ValueError) as error:
+            raise StoreError(
+                f"{self.path} is damaged: {error}; move it away, or {_ANOTHER}"
+            ) from error
+
+
+def _pack(scores: StoredScores) -> tuple[str, bytes, bytes, bytes]:
+    arrays = (
+        np.ascontiguousarray(array, dtype).tobytes()
+        for array, dtype in zip(scores[1:], _DTYPES, strict=True)
+    )
+    log_probs, num_tokens, features = arrays
+    return _json(scores.actions), log_probs, num_tokens, features
+
+
+def _key(*texts: str) -> bytes:
+    """SHA-256 of some texts, each with its length, so that no two lists run together."""
+    digest = hashlib.sha256(f"scoring {_SCORING_VERSION}".encode())
+    for text in texts:
+        encoded = text.encode("utf-8", "surrogatepass")
+        digest.update(len(encoded).to_bytes(8, "little") + encoded)
+    return digest.digest()
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, allow_nan=False)
+
+
+def _pragma(connection: sqlite3.Connection, name: str) -> int:
+    return connection.execute(f"PRAGMA {name}").fetchone()[0]

@@ -1,0 +1,321 @@
+"""The store of what language models said: exact, shared, hard to break."""
+
+import os
+import pathlib
+import signal
+import sqlite3
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmprior_jax.priors import PriorStore, Prompt, Scorer, StoredScores, StoreError, TextScores
+from llmprior_jax.priors import scorer as scorers
+
+D = 3
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def answers(prompt: str, actions, offset: float = 0.0) -> StoredScores:
+    """Scores that tell prompt and action, and the time of asking."""
+    seeds = [abs(hash((prompt, action))) % 2**32 for action in actions]
+    draws = np.array([np.random.default_rng(seed).normal(size=D + 1) for seed in seeds])
+    draws = draws.reshape(len(actions), D + 1).astype(np.float32) + np.float32(offset)
+    tokens = np.array([1 + len(action) for action in actions], np.int32)
+    return StoredScores(tuple(actions), draws[:, 0], tokens, draws[:, 1:])
+
+
+def assert_same_bits(left: StoredScores, right: StoredScores) -> None:
+    assert left.actions == right.actions
+    for a, b in zip(left[1:], right[1:], strict=True):
+        assert (a.dtype, a.shape, a.tobytes()) == (b.dtype, b.shape, b.tobytes())
+
+
+@pytest.fixture
+def store(tmp_path):
+    with PriorStore(tmp_path / "priors.sqlite") as store:
+        yield store
+
+
+floats = st.floats(width=32, allow_nan=False)
+
+
+@settings(max_examples=30, deadline=None)
+@given(data=st.data())
+def test_values_read_back_have_the_bits_of_those_computed(tmp_path_factory, data):
+    actions = data.draw(
+        st.lists(st.text(st.characters(exclude_categories=["Cs"])), min_size=1, unique=True)
+    )
+    n = len(actions)
+    values = data.draw(st.lists(floats, min_size=n * (D + 1), max_size=n * (D + 1)))
+    array = np.array(values, np.float32).reshape(n, D + 1)
+    said = StoredScores(tuple(actions), array[:, 0], np.arange(n, dtype=np.int32), array[:, 1:])
+    path = tmp_path_factory.mktemp("store") / "priors.sqlite"
+    with PriorStore(path) as store:
+        store.put_scores("f", "model", {"prompt": said})
+    with PriorStore(path) as store:
+        (found,) = store.get_scores("f", ["prompt"])
+    assert found is not None
+    assert_same_bits(found, said)
+
+
+def test_another_model_or_another_prompt_finds_nothing(store):
+    store.put_scores("f", "model", {"prompt": answers("prompt", ["a"])})
+    assert store.get_scores("g", ["prompt"]) == [None]
+    assert store.get_scores("f", ["prompt ", "Prompt"]) == [None, None]
+    # Texts do not run together into the same key.
+    assert store.get_scores("fp", ["rompt"]) == [None]
+
+
+def test_a_prompt_gains_actions_and_what_was_said_first_stays(store):
+    store.put_scores("f", "model", {"prompt": answers("prompt", ["a", "b"])})
+    store.put_scores("f", "model", {"prompt": answers("prompt", ["c", "b", "d"], offset=1.0)})
+    (found,) = store.get_scores("f", ["prompt"])
+    expected = answers("prompt", ["a", "b"])
+    later = answers("prompt", ["c", "d"], offset=1.0)
+    assert_same_bits(
+        found,
+        StoredScores(
+            ("a", "b", "c", "d"),
+            *(np.concatenate(pair) for pair in zip(expected[1:], later[1:], strict=True)),
+        ),
+    )
+
+
+def test_proposals_are_found_by_prompt_and_settings(store):
+    said = ["I would\ngo left", {"tokens": [1, 2]}]
+    store.put_proposals("f", "model", {"seed": 0, "k": 2}, {"prompt": said})
+    store.put_proposals("f", "model", {"k": 2, "seed": 0}, {"prompt": "something else"})
+    assert store.get_proposals("f", ["prompt", "other"], {"k": 2, "seed": 0}) == [said, None]
+    assert store.get_proposals("f", ["prompt"], {"k": 2, "seed": 1}) == [None]
+
+
+def test_usage_counts_what_is_held_and_removal_gives_the_space_back(store):
+    for fingerprint in ("f", "g"):
+        scores = {f"{n}": answers(f"{n}", ["a", "b"]) for n in range(2000)}
+        store.put_scores(fingerprint, "model", scores)
+    store.put_proposals("g", "model", {}, {"prompt": "answer"})
+    store.count("f", "model", found=3, not_found=4)
+    first, second = store.usage()
+    assert (first.fingerprint, first.name, first.prompts, first.actions) == (
+        "f",
+        "model",
+        2000,
+        4000,
+    )
+    assert (first.found, first.not_found, first.proposals) == (3, 4, 0)
+    assert (second.found, second.not_found, second.proposals) == (0, 0, 1)
+    # Log-probability, number of tokens and features of two actions, and the texts.
+    assert first.bytes > 2000 * 2 * (4 + 4 + 4 * D)
+    store._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    size = store.path.stat().st_size
+    store.remove("f")
+    assert [usage.fingerprint for usage in store.usage()] == ["g"]
+    assert store.path.stat().st_size < 0.7 * size
+
+
+# Other processes.
+
+_WRITER = """
+import sys
+import numpy as np
+from llmprior_jax.priors import PriorStore, StoredScores
+
+def said(number):
+    array = np.full((2, 4), number, np.float32)
+    return StoredScores(("a", "b"), array[:, 0], np.array([1, 2], np.int32), array[:, 1:])
+
+path, first, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+with PriorStore(path) as store:
+    for number in range(first, first + count):
+        store.put_scores("f", "model", {f"{number} {i}": said(number) for i in range(5)})
+        print(number, flush=True)
+"""
+
+
+def start_writer(path: pathlib.Path, first: int, count: int) -> subprocess.Popen:
+    command = [sys.executable, "-c", textwrap.dedent(_WRITER), str(path), str(first), str(count)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+
+
+def test_a_killed_writer_loses_no_commit_and_other_writers_lose_nothing(tmp_path):
+    path = tmp_path / "priors.sqlite"
+    # Two make the file at once and write to it together; one never comes to its end.
+    doomed, other = start_writer(path, 0, 10**6), start_writer(path, 10**7, 100)
+    assert doomed.stdout is not None
+    committed = [int(doomed.stdout.readline()) for _ in range(50)]
+    doomed.send_signal(signal.SIGKILL)
+    committed += [int(line) for line in doomed.communicate()[0].splitlines()]
+    other.communicate()
+    assert other.returncode == 0
+    with PriorStore(path) as store:
+        assert store._connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        for number in [*committed, *range(10**7, 10**7 + 100)]:
+            for found in store.get_scores("f", [f"{number} {i}" for i in range(5)]):
+                assert found is not None, f"commit {number} is lost"
+                assert (found.features == number).all()
+        # One commit may have been made that was not told any more; it is whole.
+        assert store.usage()[0].prompts % 5 == 0
+
+
+# What can be wrong with the file.
+
+
+def test_a_store_of_a_newer_version_is_refused(tmp_path):
+    path = tmp_path / "priors.sqlite"
+    PriorStore(path).close()
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    with pytest.raises(StoreError, match=r"newer version .*schema 99.*update llmprior_jax"):
+        PriorStore(path)
+
+
+@pytest.mark.parametrize("content", [b"no database" * 1000, b""])
+def test_a_file_that_is_no_store_is_refused_and_left_alone(tmp_path, content):
+    path = tmp_path / "notes.txt"
+    path.write_bytes(content)
+    if content:
+        with pytest.raises(StoreError, match="damaged, or no store"):
+            PriorStore(path)
+        assert path.read_bytes() == content
+    else:  # SQLite takes an empty file for an empty database, and so do we.
+        PriorStore(path).close()
+
+
+def test_another_programs_database_is_refused(tmp_path):
+    path = tmp_path / "other.sqlite"
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE mine (x)")
+    with pytest.raises(StoreError, match="another program's database"):
+        PriorStore(path)
+
+
+def test_columns_that_do_not_match_are_refused(store):
+    store.put_scores("f", "model", {"prompt": answers("prompt", ["a", "b"])})
+    store._connection.execute("UPDATE scores SET log_probs = x'00000000'")
+    with pytest.raises(StoreError, match="2 actions have 1 log-probabilities; move it away"):
+        store.get_scores("f", ["prompt"])
+
+
+def test_a_locked_store_says_so(store, monkeypatch):
+    with PriorStore(store.path) as other:
+        other._connection.execute("PRAGMA busy_timeout = 10")
+        store._connection.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StoreError, match=r"locked\): another process"):
+            other.put_scores("f", "model", {"prompt": answers("prompt", ["a"])})
+        # Reading goes on meanwhile.
+        assert other.get_scores("f", ["prompt"]) == [None]
+        store._connection.execute("ROLLBACK")
+
+
+# Asking through the store.
+
+
+class Asked:
+    """Stands in for `score_texts`, and counts."""
+
+    def __init__(self, monkeypatch):
+        self.pairs: list[tuple[str, str]] = []
+        monkeypatch.setattr(scorers, "score_texts", self.score_texts)
+        monkeypatch.setattr(scorers.models, "load", lambda name: None)
+        monkeypatch.setattr(scorers.models, "fingerprint", lambda name: f"fingerprint of {name}")
+
+    def score_texts(self, lm, prompts, actions):
+        A = max(map(len, actions))
+        scores = TextScores(
+            np.full((len(prompts), A), -np.inf, np.float32),
+            np.zeros((len(prompts), A), np.int32),
+            np.zeros((len(prompts), A, D), np.float32),
+        )
+        for b, (prompt, group) in enumerate(zip(prompts, actions, strict=True)):
+            self.pairs += [(prompt, action) for action in group]
+            for leaf, values in zip(scores, answers(prompt, group)[1:], strict=True):
+                leaf[b, : len(group)] = values
+        return scores
+
+
+PROMPTS = [Prompt("one", ("a", "b")), Prompt("two", ("b",)), Prompt("one", ("b", "c", "b"))]
+
+
+def test_each_pair_of_prompt_and_action_is_asked_once(store, monkeypatch):
+    asked = Asked(monkeypatch)
+    scorer = Scorer("model", store=store)
+    log_probs, features = scorer.score(PROMPTS)
+    assert sorted(asked.pairs) == [("one", "a"), ("one", "b"), ("one", "c"), ("two", "b")]
+    assert (scorer.queries.made, scorer.queries.saved) == (2, 0)
+    for b, prompt in enumerate(PROMPTS):
+        said = answers(prompt.text, prompt.actions)
+        n = len(prompt.actions)
+        np.testing.assert_array_equal(features[b, :n], said.features)
+        probs = np.exp(said.log_probs.astype(np.float64))
+        np.testing.assert_allclose(np.exp(log_probs[b, :n]), probs / probs.sum(), rtol=1e-6)
+        assert (log_probs[b, n:] == -np.inf).all()
+        assert (features[b, n:] == 0).all()
+    again = Scorer("model", store=store)
+    for left, right in zip(again.score(PROMPTS), (log_probs, features), strict=True):
+        np.testing.assert_array_equal(left, right)
+    assert len(asked.pairs) == 4
+    assert (again.queries.made, again.queries.saved) == (0, 2)
+    Scorer("model", store=store).score([Prompt("two", ("a", "b"))])
+    assert asked.pairs[4:] == [("two", "a")]
+    assert (store.usage()[0].found, store.usage()[0].not_found) == (2, 3)
+
+
+def test_another_normalisation_asks_nothing_and_another_model_asks_everything(store, monkeypatch):
+    asked = Asked(monkeypatch)
+    Scorer("model", store=store).score(PROMPTS)
+    count = len(asked.pairs)
+    log_probs, _ = Scorer("model", "token", 0.5, store).score(PROMPTS)
+    assert len(asked.pairs) == count
+    said = answers("one", ("a", "b"))
+    weights = np.exp(said.log_probs.astype(np.float64) / said.num_tokens / 0.5)
+    np.testing.assert_allclose(np.exp(log_probs[0, :2]), weights / weights.sum(), rtol=1e-6)
+    Scorer("other model", store=store).score(PROMPTS)
+    assert len(asked.pairs) == 2 * count
+
+
+def refuse_writing(store: PriorStore, reason: str) -> None:
+    if reason == "full":
+        pages = store._connection.execute("PRAGMA page_count").fetchone()[0]
+        store._connection.execute(f"PRAGMA max_page_count = {pages}")
+    else:
+        store._connection.execute("PRAGMA query_only = ON")
+
+
+@pytest.mark.parametrize(
+    ("reason", "advice"),
+    [("full", "make room on its disk"), ("readonly", "see to its permissions")],
+)
+def test_a_store_that_takes_no_more_stops_nothing(store, monkeypatch, caplog, reason, advice):
+    asked = Asked(monkeypatch)
+    without, _ = Scorer("model").score(PROMPTS)
+    Scorer("model", store=store).score(PROMPTS[:1])
+    refuse_writing(store, reason)
+    scorer = Scorer("model", store=store)
+    many = [Prompt(f"{n}", tuple(f"{a}" * 50 for a in range(50))) for n in range(20)]
+    with caplog.at_level("WARNING"):
+        log_probs, _ = scorer.score(PROMPTS)
+        scorer.score(many)
+        scorer.score(many)
+    np.testing.assert_array_equal(log_probs, without)
+    assert caplog.text.count("is not kept any more") == 1
+    assert advice in caplog.text
+    assert scorer.queries.not_kept >= 20
+    assert ("one", "a") not in asked.pairs[5:], "what the store holds is still read from it"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_file_without_write_permission_is_read(tmp_path):
+    path = tmp_path / "priors.sqlite"
+    with PriorStore(path) as store:
+        store.put_scores("f", "model", {"prompt": answers("prompt", ["a"])})
+    path.chmod(0o444)
+    with PriorStore(path) as store:
+        assert store.read_only
+        assert store.get_scores("f", ["prompt"])[0] is not None
+        with pytest.raises(StoreError, match="see to its permissions"):
+            store.put_scores("f", "model", {"other": answers("other", ["a"])})
