@@ -6,6 +6,7 @@ from llmprior_jax.priors.generation import Completion, Sampling, generate, promp
 from llmprior_jax.priors.inspection import Inspection, Token, inspect
 from llmprior_jax.priors.prompts import Prompt
 from llmprior_jax.priors.proposals import Proposals, estimate, project, propose
+from llmprior_jax.priors.proposer import Proposer
 from llmprior_jax.priors.scorer import Queries, Scorer
 from llmprior_jax.priors.scoring import (
     TextScores,
@@ -24,6 +25,7 @@ __all__ = [
     "PriorStore",
     "Prompt",
     "Proposals",
+    "Proposer",
     "Queries",
     "Sampling",
     "Scorer",

@@ -13,7 +13,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -29,6 +29,7 @@ from llmprior_jax.priors.generation import (
 from llmprior_jax.priors.prompts import Prompt
 
 EXACT, MENTION, OVERLAP, NO_MATCH = "exact", "mention", "overlap", "no_match"
+_RULES: tuple[str, ...] = (EXACT, MENTION, OVERLAP, NO_MATCH)
 NO_MATCH_POLICIES = ("drop", "uniform")
 
 # Below this F1 two texts share too few words to mean the same.
@@ -53,6 +54,12 @@ class Proposals(NamedTuple):
     counts: tuple[int, ...]
     thoughts: tuple[tuple[str, ...], ...]
     num_unfinished: int
+
+    @classmethod
+    def from_json(cls, fields: Sequence[Any]) -> "Proposals":
+        """Reads back what `json.dumps` wrote; JSON has lists where these are tuples."""
+        answers, counts, thoughts, num_unfinished = fields
+        return cls(tuple(answers), tuple(counts), tuple(map(tuple, thoughts)), num_unfinished)
 
 
 class Projection(NamedTuple):
@@ -226,7 +233,7 @@ def estimate(
             "there are no actions to estimate a prior over; a state needs at least one"
         )
     counts = np.zeros(len(actions), np.int32)
-    num_by_rule = dict.fromkeys((EXACT, MENTION, OVERLAP, NO_MATCH), 0)
+    num_by_rule = dict.fromkeys(_RULES, 0)
     for answer, count in zip(proposals.answers, proposals.counts, strict=True):
         projection = project(answer, actions)
         num_by_rule[projection.rule] += count

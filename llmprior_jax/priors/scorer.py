@@ -10,12 +10,15 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import jax
 import numpy as np
 import tqdm
 from absl import logging
 
 from llmprior_jax import models
+from llmprior_jax.priors.generation import Sampling
 from llmprior_jax.priors.prompts import Prompt
+from llmprior_jax.priors.proposals import Proposals, propose
 from llmprior_jax.priors.scoring import TextScores, check_options, normalize, score_texts
 from llmprior_jax.priors.store import PriorStore, StoredScores, StoreError
 
@@ -112,6 +115,37 @@ class Scorer:
         self._keep(lambda store: store.count(*self._name, found, len(texts) - found), 0)
         return self._priors(prompts, answers)
 
+    def propose(
+        self, prompts: Sequence[Prompt], seed: int, k: int, sampling: Sampling
+    ) -> list[Proposals]:
+        """What the model would do, sampled; see `llmprior_jax.priors.propose`.
+
+        Args:
+          prompts: B prompts; those that come twice are asked once.
+          seed: of the samples.
+          k: samples for each prompt.
+          sampling: how they are drawn.
+
+        Raises:
+          TypeError, ValueError: see `llmprior_jax.priors.propose`; or the store is damaged.
+        """
+        # An answer depends on all of these, and never on the actions that are listed.
+        asked = list(dict.fromkeys((prompt.text, prompt.after_thought) for prompt in prompts))
+        answers: dict[tuple[str, str | None], Proposals] = {}
+        with tqdm.tqdm(total=len(asked), desc="proposals", unit="state", disable=None) as bar:
+            for start in range(0, len(asked), _PROMPTS_PER_BATCH):
+                batch = asked[start : start + _PROMPTS_PER_BATCH]
+                for after_thought in dict.fromkeys(after for _, after in batch):
+                    texts = [text for text, after in batch if after == after_thought]
+                    found = self._propose(texts, after_thought, seed, k, sampling)
+                    answers |= {(text, after_thought): found[text] for text in texts}
+                bar.update(len(batch))
+        return [answers[prompt.text, prompt.after_thought] for prompt in prompts]
+
+    def metrics(self) -> dict[str, float]:
+        """Numbers about the answers so far, for a run's metrics; none about scores."""
+        return {}
+
     def close(self) -> None:
         """Closes the store."""
         if self._store is not None:
@@ -153,6 +187,43 @@ class Scorer:
             seconds += time.perf_counter() - start
         self.queries = Queries(
             made + len(missing), saved + len(wanted) - len(missing), not_kept, seconds
+        )
+        return known
+
+    def _propose(
+        self,
+        texts: list[str],
+        after_thought: str | None,
+        seed: int,
+        k: int,
+        sampling: Sampling,
+    ) -> dict[str, Proposals]:
+        """Samples for one batch of texts, from the store as far as it goes."""
+        start = time.perf_counter()
+        settings = sampling._asdict() | {"seed": seed, "k": k, "after_thought": after_thought}
+        known: dict[str, Proposals] = {}
+        if self._store is not None:
+            held = self._store.get_proposals(self.fingerprint, texts, settings)
+            known = {
+                text: Proposals.from_json(answer)
+                for text, answer in zip(texts, held, strict=True)
+                if answer is not None
+            }
+        missing = [text for text in texts if text not in known]
+        seconds = 0.0
+        if missing:
+            asked = [Prompt(text, (), after_thought) for text in missing]
+            key = jax.random.key(seed)
+            new = dict(
+                zip(missing, propose(self.language_model, asked, key, k, sampling), strict=True)
+            )
+            self._keep(lambda store: store.put_proposals(*self._name, settings, new), len(new))
+            known |= new
+            seconds = time.perf_counter() - start
+        self.queries = self.queries._replace(
+            made=self.queries.made + len(missing),
+            saved=self.queries.saved + len(texts) - len(missing),
+            seconds=self.queries.seconds + seconds,
         )
         return known
 

@@ -47,12 +47,26 @@ def default_config() -> Config:
             # log-probabilities of an action's tokens become its score (`priors.score`); and how
             # many whitened features of its hidden states Q sees (`priors.whitening`). What the
             # model says is kept in `store` (`priors.store`), for all runs; "" keeps nothing.
+            # `prompt` is what it is asked (`priors.prompts`). `method` is "score", the probability
+            # of each action's text, or "propose", the share of `k` sampled answers that mean the
+            # action (`priors.estimate`); each of these is a query, of k answers. A pseudo-count of
+            # 0 makes actions that were not proposed impossible.
             "prior": {
                 "model": "tiny",
                 "normalization": "sum",
                 "temperature": 1.0,
                 "num_features": 64,
                 "store": _default_store(),
+                "prompt": "plain",
+                "method": "score",
+                "propose": {
+                    "k": 16,
+                    "temperature": 1.0,
+                    "top_p": 1.0,
+                    "max_new_tokens": 24,
+                    "no_match": "drop",
+                    "pseudo_count": 0.1,
+                },
             },
             # The agent (`agents.dqn_prior`); agents that do not learn have no parameters.
             "agent": {

@@ -16,7 +16,17 @@ import numpy as np
 import tqdm
 
 from llmprior_jax import agents, envs
-from llmprior_jax.priors import PriorStore, Queries, Scorer, check_options
+from llmprior_jax.priors import (
+    PriorStore,
+    Proposer,
+    Queries,
+    Sampling,
+    Scorer,
+    check_options,
+    prompts,
+)
+from llmprior_jax.priors.generation import check_sampling
+from llmprior_jax.priors.proposals import check_estimate
 from llmprior_jax.training import policy, provenance
 from llmprior_jax.training import summary as summaries
 from llmprior_jax.training.checkpoints import Checkpoints
@@ -36,9 +46,11 @@ from llmprior_jax.training.online import OnlineRun
 from llmprior_jax.training.policy import PolicyRun
 from llmprior_jax.training.runs import Run
 from llmprior_jax.training.scoring import TableFiller, first_observations
+from llmprior_jax.types import TextState
 
 _PRIOR_TABLE = "prior_table"
 _QUERIES = "prior_queries.jsonl"
+_METHODS = ("score", "propose")
 SUMMARY_FILE = "summary.json"
 _CURVES = "learning_curves.png"
 
@@ -89,7 +101,7 @@ def run(
     try:
         for name in config.agents:
             run = make_run(name, config, env, env_params, filler)
-            _train(name, run, config.checkpoint, workdir / name, should_stop)
+            _train(name, run, filler, config.checkpoint, workdir / name, should_stop)
             records[name] = read_metrics(workdir / name)
     finally:
         _report(filler.queries, workdir)
@@ -158,6 +170,7 @@ def check_config(config: Config) -> None:
             "config.loop.num_envs and config.loop.batch_size transitions"
         )
     check_options(config.prior.normalization, config.prior.temperature)
+    _check_proposing(config.prior)
     if config.eval_every % config.loop.num_envs:
         raise ValueError(
             f"config.eval_every is {config.eval_every}, which {config.loop.num_envs} environments "
@@ -197,6 +210,23 @@ def make_run(name: str, config: Config, env, env_params, filler: TableFiller) ->
     return OnlineRun(agent, config, env, env_params, filler)
 
 
+def _check_proposing(prior: Config) -> None:
+    if prior.method not in _METHODS:
+        raise ValueError(
+            f"config.prior.method is {prior.method!r}; there are {' and '.join(_METHODS)}"
+        )
+    builder = prompts.make(prior.prompt)
+    thinks = builder(TextState("", "")).after_thought is not None
+    if thinks and prior.method == "score":
+        raise ValueError(
+            f"config.prior.prompt is {prior.prompt!r}, which samples a thought before the action; "
+            "set config.prior.method to 'propose'"
+        )
+    propose = prior.propose
+    check_sampling(propose.k, Sampling(propose.max_new_tokens, propose.temperature, propose.top_p))
+    check_estimate(propose.no_match, propose.pseudo_count)
+
+
 def make_agent(name: str, config: Config) -> agents.Agent:
     """The agent `name` with the parameters of `config.agent`."""
     parameters = config.agent.to_dict()
@@ -217,6 +247,7 @@ def make_filler(
         config.prior.num_features,
         workdir / _PRIOR_TABLE,
         read_only,
+        prompts.make(config.prior.prompt),
     )
 
 
@@ -226,11 +257,20 @@ def make_scorer(config: Config) -> Scorer:
     Raises:
       StoreError: the store cannot be used.
     """
-    return Scorer(
-        config.prior.model,
-        config.prior.normalization,
-        config.prior.temperature,
-        PriorStore(config.prior.store) if config.prior.store else None,
+    prior = config.prior
+    store = PriorStore(prior.store) if prior.store else None
+    if prior.method == "score":
+        return Scorer(prior.model, prior.normalization, prior.temperature, store)
+    propose = prior.propose
+    sampling = Sampling(propose.max_new_tokens, propose.temperature, propose.top_p)
+    return Proposer(
+        prior.model,
+        propose.k,
+        sampling,
+        propose.no_match,
+        propose.pseudo_count,
+        config.seed,
+        store,
     )
 
 
@@ -262,6 +302,7 @@ def _report(queries: Queries, workdir: pathlib.Path) -> None:
 def _train(
     name: str,
     run: Run,
+    filler: TableFiller,
     checkpoint: Config,
     directory: pathlib.Path,
     should_stop: Callable[[], bool],
@@ -289,7 +330,7 @@ def _train(
                 checkpoints.wait()
             while run.steps < run.num_steps:
                 before = run.steps
-                values = run.train() | run.evaluate()
+                values = run.train() | run.evaluate() | filler.metrics()
                 metrics.write(run.segments, run.steps, **values)
                 done, stop = run.steps >= run.num_steps, should_stop()
                 if run.segments % checkpoint.every == 0 or done or stop:

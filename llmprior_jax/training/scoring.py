@@ -54,6 +54,7 @@ class TableFiller:
         num_features: int,
         directory: str | pathlib.Path,
         read_only: bool = False,
+        build_prompt: prompts.Builder = prompts.plain,
     ):
         """Nothing is loaded or scored yet.
 
@@ -65,6 +66,7 @@ class TableFiller:
           num_features: K, whitened features kept per action (`priors.whitening`).
           directory: holds the rows; made when the first are added.
           read_only: leave the directory as it is, and keep new rows in memory only.
+          build_prompt: what the language model is asked about a state.
         """
         self._states = states
         self._first_observations = first_observations
@@ -72,6 +74,7 @@ class TableFiller:
         self._num_features = num_features
         self._directory = pathlib.Path(directory)
         self._read_only = read_only
+        self._build_prompt = build_prompt
         self._whiten: whitening.Whitening | None = None
 
     @property
@@ -83,6 +86,10 @@ class TableFiller:
     def queries(self) -> Queries:
         """What was asked so far."""
         return self._scorer.queries
+
+    def metrics(self) -> dict[str, float]:
+        """Numbers about the language model's answers so far, for a run's metrics."""
+        return self._scorer.metrics()
 
     def load_model(self) -> None:
         """Loads the language model now, to see whether it can be."""
@@ -145,7 +152,7 @@ class TableFiller:
 
     def _score(self, observations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """`log_probs` f32[M, A] and hidden states f32[M, A, D] of M states."""
-        texts = [prompts.plain(self._states.text_state(key)) for key in observations]
+        texts = [self._build_prompt(self._states.text_state(key)) for key in observations]
         log_probs, features = self._scorer.score(texts)
         missing = self._states.num_actions - log_probs.shape[1]
         return (

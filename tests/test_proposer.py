@@ -1,0 +1,135 @@
+"""A prior by proposals: the same numbers as its parts give, kept in the store, used in a run."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from llmprior_jax import training
+from llmprior_jax.priors import (
+    PriorStore,
+    Prompt,
+    Proposals,
+    Proposer,
+    Sampling,
+    Scorer,
+    estimate,
+    propose,
+    scorer,
+)
+from llmprior_jax.training.metrics import read_metrics
+
+SAMPLING = Sampling(max_new_tokens=8)
+ACTIONS = (" pick up the bowl", " pick up the tomato", " chop", " wait")
+PROMPTS = [
+    Prompt("Task: make a salad\nNow: You see a tomato.\nNext:", ACTIONS),
+    Prompt("Task: wash up\nNow: You see a sink.\nNext:", ACTIONS[:2]),
+]
+THINKING = Prompt("Task: make a salad\nNow: You see a tomato.\nSeen:", ACTIONS, "\nNext:")
+
+
+def make(k=8, store=None, **kwargs) -> Proposer:
+    return Proposer("tiny", k, SAMPLING, seed=3, store=store, **kwargs)
+
+
+@pytest.fixture(scope="module")
+def scored():
+    """Proposer, log-probs and features of the two prompts."""
+    proposer = make(no_match="uniform", pseudo_count=0.5)
+    return proposer, *proposer.score(PROMPTS)
+
+
+def test_the_prior_is_the_estimate_and_the_features_are_those_of_scoring(scored):
+    proposer, log_probs, features = scored
+    proposals = propose(proposer.language_model, PROMPTS, jax.random.key(3), 8, SAMPLING)
+    outcomes = [
+        estimate(proposed, prompt.actions, "uniform", 0.5)
+        for proposed, prompt in zip(proposals, PROMPTS, strict=True)
+    ]
+    for b, outcome in enumerate(outcomes):
+        n = len(PROMPTS[b].actions)
+        np.testing.assert_array_equal(log_probs[b, :n], outcome.log_probs)
+        assert np.all(np.isneginf(log_probs[b, n:]))
+    np.testing.assert_array_equal(features, Scorer("tiny").score(PROMPTS)[1])
+    rates = proposer.metrics()
+    assert rates["no_match_rate"] == sum(o.num_by_rule["no_match"] for o in outcomes) / 16
+    assert rates["unfinished_rate"] == sum(p.num_unfinished for p in proposals) / 16
+    assert 0 < rates["no_match_rate"] < 1
+
+
+def test_after_thoughts_features_are_their_mean():
+    proposer = make(k=4)
+    _, features = proposer.score([THINKING])
+    (proposed,) = proposer.propose([THINKING], 3, 4, SAMPLING)
+    thoughts = [thought for each in proposed.thoughts for thought in each]
+    assert len(thoughts) == 4
+    _, each = Scorer("tiny").score([THINKING.with_thought(thought) for thought in thoughts])
+    np.testing.assert_allclose(features[0], each.mean(0), atol=1e-5)
+
+
+def test_what_the_store_holds_is_not_asked_again(scored, tmp_path, monkeypatch):
+    with PriorStore(tmp_path / "store") as store:
+        kept = make(store=store, no_match="uniform", pseudo_count=0.5)
+        first = kept.score([*PROMPTS, THINKING])
+    with PriorStore(tmp_path / "store") as store:
+        again = make(store=store, no_match="uniform", pseudo_count=0.5)
+        monkeypatch.setattr(scorer.models, "load", lambda model: pytest.fail("loaded the model"))
+        for a, b in zip(first, again.score([*PROMPTS, THINKING]), strict=True):
+            np.testing.assert_array_equal(a, b)
+        assert again.queries.made == 0
+        assert again.queries.saved == kept.queries.made
+        with pytest.raises(pytest.fail.Exception, match="loaded the model"):
+            make(store=store, k=9).score(PROMPTS)  # Other answers than those that are kept.
+    np.testing.assert_array_equal(first[0][:2], scored[1])
+
+
+def test_proposals_are_read_back_from_json():
+    proposals = Proposals(("chop", ""), (2, 1), (("a", "b"), ("c",)), 1)
+    assert Proposals.from_json(json.loads(json.dumps(proposals))) == proposals
+
+
+def small_config(tmp_path, **changes):
+    config = training.default_config()
+    small = {
+        "env": "FrozenLake-4x4",
+        "num_seeds": 2,
+        "num_steps": 320,
+        "eval_every": 160,
+        "eval_episodes": 16,
+        "prior.store": str(tmp_path / "store"),
+        "prior.method": "propose",
+        "prior.propose.k": 4,
+        "prior.propose.max_new_tokens": 6,
+    }
+    config.update_from_flattened_dict(small | changes)
+    return config
+
+
+def test_a_run_learns_with_what_the_model_proposes(tmp_path):
+    training.run(small_config(tmp_path), tmp_path / "run")
+    records = read_metrics(tmp_path / "run" / "dqn_prior")
+    assert [record["step"] for record in records] == [0, 160, 320]
+    assert all(0 <= record["no_match_rate"] <= 1 for record in records[1:])
+    run = training.restore(tmp_path / "run", "dqn_prior", eval_episodes=16)
+    decision = next(run.play(0, jax.random.key(0)))
+    # Of four samples m named an action; and there is a tenth of one for each of four actions.
+    counts = [decision.prior * (m + 0.4) - 0.1 for m in range(5)]
+    assert any(np.allclose(each, np.round(each), atol=1e-4) for each in counts)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"prior.method": "guess"}, r"prior.method is 'guess'; there are score and propose"),
+        ({"prior.prompt": "plane"}, "no prompt 'plane'; did you mean 'plain'"),
+        ({"prior.prompt": "think_first", "prior.method": "score"}, "prior.method to 'propose'"),
+        ({"prior.propose.k": 0}, "num_samples is 0"),
+        ({"prior.propose.top_p": 2.0}, "top_p is 2.0"),
+        ({"prior.propose.no_match": "last"}, "no_match is 'last'"),
+    ],
+)
+def test_a_configuration_that_cannot_propose_is_refused(tmp_path, changes, said):
+    with pytest.raises(ValueError, match=said):
+        training.run(small_config(tmp_path, **changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
