@@ -2,8 +2,10 @@
 
 import pytest
 from gymnax.environments import environment
+from lock_env import Lock
 
 from llmprior_jax import envs
+from llmprior_jax.envs import registry
 
 
 @pytest.mark.parametrize("name", envs.NAMES)
@@ -42,3 +44,14 @@ def test_an_unknown_setting_is_answered_with_the_nearest():
 def test_a_setting_where_there_are_none_is_refused():
     with pytest.raises(TypeError, match="no setting 'recipe'"):
         envs.make("Overcooked-TomatoSalad", recipe="soup")
+
+
+def test_an_environment_of_ones_own_is_made_by_the_name_it_was_given(monkeypatch):
+    monkeypatch.setattr(registry, "_ENVIRONMENTS", dict(registry._ENVIRONMENTS))
+    envs.register("Lock", Lock)
+    envs.register("Lock", Lock)  # A notebook's cell is run again.
+    env, params = envs.make("Lock")
+    assert isinstance(env, Lock)
+    assert params == env.default_params
+    with pytest.raises(ValueError, match="'Lock' already"):
+        envs.register("Lock", lambda: Lock())

@@ -7,7 +7,7 @@ print(env.text_state(observation))
 
 from llmprior_jax.envs.base import Scene, TextEnvironment, Thing
 from llmprior_jax.envs.history import HistoryWrapper, with_history
-from llmprior_jax.envs.registry import NAMES, make
+from llmprior_jax.envs.registry import NAMES, make, register
 
 __all__ = [
     "NAMES",
@@ -16,5 +16,6 @@ __all__ = [
     "TextEnvironment",
     "Thing",
     "make",
+    "register",
     "with_history",
 ]

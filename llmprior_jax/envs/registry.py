@@ -22,11 +22,26 @@ NAMES = tuple(name for name in _ENVIRONMENTS if name != "ALFWorld")
 """The environments that a name is enough for; ALFWorld takes its games from files."""
 
 
+def register(name: str, factory: Callable[..., TextEnvironment]) -> None:
+    """Gives an environment of your own a name, for `make` and for the configurations of runs.
+
+    Args:
+      name: the name, which no environment has yet.
+      factory: makes the environment, with its settings as keyword arguments; mostly its class.
+
+    Raises:
+      ValueError: another environment has that name.
+    """
+    if _ENVIRONMENTS.get(name, factory) is not factory:
+        raise ValueError(f"There is an environment {name!r} already; choose another name.")
+    _ENVIRONMENTS[name] = factory
+
+
 def make(name: str, **kwargs) -> tuple[TextEnvironment, object]:
     """Makes an environment and its default parameters, as `gymnax.make` does.
 
     Args:
-      name: one of `NAMES`, or "ALFWorld".
+      name: one of `NAMES`, "ALFWorld", or a name given by `register`.
       **kwargs: settings of the environment, e.g. `is_slippery=False` for the frozen lakes and
         `games=[path, ...]` for ALFWorld. Time limits and rewards are fields of the parameters:
         change them with `params.replace(...)`.
