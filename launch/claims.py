@@ -1,0 +1,98 @@
+"""What a method saves: how much less of something it needs to be as good as its baseline gets.
+
+A claim such as "90% fewer samples" is a ratio of two points on two curves. Here both are read off
+curves of interquartile means over seeds, and the interval is a stratified bootstrap: the seeds of
+each point of each curve are drawn anew (Agarwal et al., NeurIPS 2021, arXiv 2108.13264).
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import scipy.stats
+
+_RESAMPLES = 2_000
+_TAIL = 0.025  # on either side of a 95% interval
+
+
+class Saving(NamedTuple):
+    """How much less a method needs than its baseline.
+
+    Attributes:
+      level: the success to reach, the best that the baseline's curve shows.
+      baseline: what the baseline needs for it.
+      method: what the method needs for it; infinite if its curve never gets there.
+      saved: 1 - method / baseline; minus infinity if the method never gets there.
+      low: lower end of the 95% interval of `saved`.
+      high: upper end.
+    """
+
+    level: float
+    baseline: float
+    method: float
+    saved: float
+    low: float
+    high: float
+
+
+def needed(amounts: np.ndarray, success: np.ndarray, level: float) -> float:
+    """The least amount at which a curve has reached `level`.
+
+    Args:
+      amounts: f[M], increasing: transitions, environment steps, ...
+      success: f[M], success at each.
+      level: what to reach.
+
+    Returns:
+      The amount, interpolated (on the scale of logarithms if all amounts are positive) where the
+      curve passes the level between two of its points; infinite if it never reaches it.
+    """
+    reached = np.flatnonzero(success >= level)
+    if not len(reached):
+        return np.inf
+    last = reached[0]
+    if last == 0:
+        return float(amounts[0])
+    share = (level - success[last - 1]) / (success[last] - success[last - 1])
+    between = amounts[last - 1 : last + 1].astype(float)
+    if between[0] > 0:
+        return float(between[0] * (between[1] / between[0]) ** share)
+    return float(between[0] + share * (between[1] - between[0]))
+
+
+def saving(amounts: np.ndarray, baseline: np.ndarray, method: np.ndarray, seed: int = 0) -> Saving:
+    """How much less a method needs to reach the best success of its baseline.
+
+    Args:
+      amounts: f[M], increasing.
+      baseline: f[M, S], success of each seed of the baseline at each amount.
+      method: f[M, S'], likewise of the method.
+      seed: of the bootstrap.
+
+    Raises:
+      ValueError: the baseline never succeeds, so there is nothing to reach.
+    """
+    if not _middle(baseline).max() > 0:
+        raise ValueError("the baseline never succeeds, so there is no success of its to reach")
+    point = _compare(amounts, _middle(baseline), _middle(method))
+    random = np.random.default_rng(seed)
+
+    def middle(success: np.ndarray) -> np.ndarray:
+        """The curve of seeds drawn anew at each point."""
+        draw = random.integers(success.shape[1], size=success.shape)
+        return _middle(np.take_along_axis(success, draw, axis=1))
+
+    drawn = [_compare(amounts, middle(baseline), middle(method)) for _ in range(_RESAMPLES)]
+    # With infinite entries a quantile must be one of the entries, not something between two.
+    saved = np.array([1 - ours / theirs for _, theirs, ours in drawn])
+    low, high = np.quantile(saved, [_TAIL, 1 - _TAIL], method="inverted_cdf")
+    level, theirs, ours = point
+    return Saving(level, theirs, ours, 1 - ours / theirs, float(low), float(high))
+
+
+def _compare(amounts, baseline, method) -> tuple[float, float, float]:
+    level = float(baseline.max())
+    return level, needed(amounts, baseline, level), needed(amounts, method, level)
+
+
+def _middle(success: np.ndarray) -> np.ndarray:
+    return scipy.stats.trim_mean(success, 0.25, axis=1)
