@@ -21,7 +21,14 @@ from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import WordLevel
 
 from llmprior_jax import models
-from llmprior_jax.models import CheckpointError, Decoder, DecoderConfig, checkpoint, language_model
+from llmprior_jax.models import (
+    CheckpointError,
+    Decoder,
+    DecoderConfig,
+    RotaryConfig,
+    checkpoint,
+    language_model,
+)
 
 V, L = 96, 14
 SHAPE = {
@@ -63,6 +70,15 @@ VARIANTS = {
     "mistral": ("Mistral", {"sliding_window": 4}),
     "mistral_no_window": ("Mistral", {"sliding_window": None}),
     "qwen3": ("Qwen3", {"head_dim": 16, "attention_bias": True, "tie_word_embeddings": True}),
+    "qwen3_window": (
+        "Qwen3",
+        {
+            "head_dim": 16,
+            "use_sliding_window": True,
+            "sliding_window": 4,
+            "layer_types": ["sliding_attention", "full_attention"],
+        },
+    ),
     "gemma2": (
         "Gemma2",
         {
@@ -96,11 +112,15 @@ def torch_model(variant: str) -> torch.nn.Module:
     config = getattr(transformers, f"{family}Config")(**SHAPE | changes)
     name = "Gemma3ForCausalLM" if family == "Gemma3Text" else f"{family}ForCausalLM"
     model = getattr(transformers, name)._from_config(config, attn_implementation="eager")
+    randomize(model)
+    return model.eval()
+
+
+def randomize(model: torch.nn.Module) -> None:
     generator = torch.Generator().manual_seed(0)
     for parameter in model.parameters():
         noise = torch.randn(parameter.shape, generator=generator)
         parameter.data.copy_(0.2 * noise + (1.0 if parameter.ndim == 1 else 0.0))
-    return model.eval()
 
 
 def write_tokenizer(directory: Path) -> None:
@@ -262,9 +282,97 @@ def test_fields_left_out_take_the_defaults_of_transformers():
     assert (config.num_key_value_heads, config.head_dim, config.rms_norm_eps) == (4, 8, 1e-6)
 
 
+def test_a_config_of_the_first_llama_is_read():
+    fields = {
+        "model_type": "llama",
+        "hidden_act": "silu",
+        "hidden_size": 4096,
+        "intermediate_size": 11008,
+        "max_sequence_length": 2048,
+        "num_attention_heads": 32,
+        "num_hidden_layers": 32,
+        "pad_token_id": -1,
+        "rms_norm_eps": 1e-6,
+        "vocab_size": 32000,
+    }
+    config = DecoderConfig.from_hf(fields)
+    assert (config.max_position_embeddings, config.num_key_value_heads) == (2048, 32)
+    assert (config.rope, config.tie_word_embeddings) == (RotaryConfig(), False)
+
+
+def test_a_sparse_config_of_a_gemma3_that_reads_images_is_read():
+    text = {
+        "model_type": "gemma3_text",
+        "hidden_size": 2560,
+        "intermediate_size": 10240,
+        "num_hidden_layers": 34,
+        "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
+        "sliding_window": 1024,
+    }
+    config = DecoderConfig.from_hf({"model_type": "gemma3", "text_config": text})
+    expected = transformers.Gemma3TextConfig(**text)
+    for name in ("vocab_size", "num_attention_heads", "num_key_value_heads", "head_dim"):
+        assert getattr(config, name) == getattr(expected, name), name
+    assert list(config.layer_types or ()) == expected.layer_types
+    assert (config.rope.factor, config.sliding_window) == (8.0, 1024)
+
+
+@pytest.fixture(scope="module")
+def gemma3_with_images(tmp_path_factory):
+    """A Gemma 3 that reads images too: its directory and its model."""
+    directory = tmp_path_factory.mktemp("gemma3_with_images")
+    vision = {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "image_size": 8,
+        "patch_size": 4,
+    }
+    config = transformers.Gemma3Config(
+        text_config=SHAPE | VARIANTS["gemma3"][1], vision_config=vision, mm_tokens_per_image=4
+    )
+    model = transformers.Gemma3ForConditionalGeneration._from_config(
+        config, attn_implementation="eager"
+    ).eval()
+    randomize(model)
+    model.save_pretrained(directory)
+    write_tokenizer(directory)
+    return directory, model
+
+
+def test_the_text_model_of_a_gemma3_that_reads_images_agrees(gemma3_with_images):
+    directory, model = gemma3_with_images
+    lm = models.load(directory)
+    np.testing.assert_allclose(log_probs(lm), reference_log_probs(model), atol=1e-4, rtol=0)
+
+
+def test_both_places_of_that_text_model_are_read(gemma3_with_images, tmp_path):
+    directory = tmp_path / "copy"
+    shutil.copytree(gemma3_with_images[0], directory)
+    tensors = load_file(directory / checkpoint.WEIGHTS)
+    places = ("language_model.model.", "model.language_model.")
+    before, after = places if any(n.startswith(places[0]) for n in tensors) else places[::-1]
+    renamed = {
+        after + name.removeprefix(before) if name.startswith(before) else name: tensor
+        for name, tensor in tensors.items()
+    }
+    assert renamed.keys() != tensors.keys()
+    save_file(renamed, directory / checkpoint.WEIGHTS)
+    expected = models.load(gemma3_with_images[0]).params
+    jax.tree.map(np.testing.assert_array_equal, models.load(directory).params, expected)
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
+        ({"model_type": "qwen3_moe"}, ["model_type is 'qwen3_moe'"]),
+        ({"num_local_experts": 8}, ["num_local_experts is 8"]),
+        ({"rope_scaling": {"rope_type": "dynamic"}}, ["rope_scaling.rope_type is 'dynamic'"]),
+        (
+            {"model_type": "gemma3", "text_config": {"hidden_size": 0, "num_experts": 8}},
+            ["text_config.hidden_size is 0", "text_config.num_experts is 8"],
+        ),
         ({"model_type": "gpt2"}, ["model_type is 'gpt2'", "'llama', 'qwen2'"]),
         ({"model_type": None}, ["model_type is missing"]),
         ({"hidden_act": "relu"}, ["hidden_act is 'relu'", "'silu'"]),

@@ -152,10 +152,14 @@ class DecoderConfig:
             the message names each such field, its value, and what is supported.
         """
         reader = Reader(fields)
-        read_family = _FAMILIES.get(reader.choice("model_type", FAMILIES))
-        if read_family is None:  # What its other fields mean is anybody's guess.
+        family = reader.choice("model_type", FAMILIES)
+        if not family:  # What its other fields mean is anybody's guess.
             raise CheckpointError(where, reader.problems)
-        known = read_family(reader, _common_fields(reader))
+        if family == "gemma3":  # It reads images too; its text model has a config of its own.
+            reader.must_be_unquantised()
+            reader = reader.table("text_config").with_defaults(_GEMMA3_TEXT)
+            reader.must_be("model_type", "gemma3_text")
+        known = _FAMILIES[family](reader, _common_fields(reader, _CONTEXTS[family]))
         if reader.problems:
             raise CheckpointError(where, reader.problems)
         try:
@@ -176,6 +180,10 @@ class Reader:
         self.nulls = {name for name, value in fields.items() if value is None}
         self.prefix = prefix
         self.problems: list[str] = [] if problems is None else problems
+
+    def with_defaults(self, defaults: Mapping[str, Any]) -> "Reader":
+        """The same where a field is given, and `defaults` where it is not."""
+        return Reader({**defaults, **self.fields}, self.prefix, self.problems)
 
     def report(self, name: str, problem: str) -> None:
         given = f"is {self.fields[name]!r}" if name in self.fields else "is missing"
@@ -239,8 +247,10 @@ class Reader:
         return Reader(value, f"{self.prefix}{name}.", self.problems)
 
 
-def _common_fields(reader: Reader) -> dict[str, Any]:
+def _common_fields(reader: Reader, context: int) -> dict[str, Any]:
     reader.must_be_unquantised()
+    for experts in ("num_experts", "num_local_experts"):
+        reader.must_be(experts, None)
     reader.must_be("use_bidirectional_attention", False)
     heads = reader.integer("num_attention_heads")
     hidden_size = reader.integer("hidden_size")
@@ -252,7 +262,7 @@ def _common_fields(reader: Reader) -> dict[str, Any]:
         "num_attention_heads": heads,
         "num_key_value_heads": reader.integer("num_key_value_heads", heads),
         "head_dim": reader.integer("head_dim", max(hidden_size // heads, 1)),
-        "max_position_embeddings": reader.integer("max_position_embeddings"),
+        "max_position_embeddings": reader.integer("max_position_embeddings", context),
         "rms_norm_eps": reader.number("rms_norm_eps", 1e-6),
     }
 
@@ -416,5 +426,26 @@ _FAMILIES = {
     "mistral": _mistral,
     "gemma2": _gemma2,
     "gemma3_text": _gemma3,
+    "gemma3": _gemma3,
+}
+# The context of a file that does not say, such as Llama 1's.
+_CONTEXTS = {
+    "llama": 2048,
+    "qwen2": 32_768,
+    "qwen3": 32_768,
+    "mistral": 131_072,
+    "gemma2": 8192,
+    "gemma3_text": 131_072,
+    "gemma3": 131_072,
+}
+# What `text_config` of Gemma 3's larger files may leave out.
+_GEMMA3_TEXT = {
+    "model_type": "gemma3_text",
+    "vocab_size": 262_208,
+    "hidden_size": 2304,
+    "intermediate_size": 9216,
+    "num_hidden_layers": 26,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
 }
 FAMILIES = tuple(_FAMILIES)

@@ -45,6 +45,21 @@ class ModelConfig(Protocol):
 class LanguageModel:
     """A decoder, or an encoder and a decoder, with parameters and tokenizer.
 
+    A model of your own, or one of another library, takes part as a `LanguageModel` made by hand:
+    `LanguageModel(config, *nnx.split(module), tokenizer, fingerprint)`. Its `module` is a Flax NNX
+    module of two functions:
+
+      module(tokens i32[B, L], positions i32[B, L], mask bool[B, L, L]) -> hidden [B, L, D]
+      module.logits(hidden [..., D]) -> f32[..., V]
+
+    `positions` says where each token stands in its own text, and `mask[b, i, j]` whether token i
+    may attend to token j. Both hold several texts in one row, so the module must go by them and may
+    not assume that the tokens of a row follow one another. A module that gives logits at once can
+    return them as its hidden states and have the identity as `logits`, with `hidden_size` V, at the
+    price of an array [B, L, V]. `Decoder` documents both functions; sampling also needs its
+    `extend`. A config must have what `ModelConfig` has. The fingerprint must differ wherever the
+    numbers may.
+
     A pure function takes `params` as an argument and puts the model together inside:
     `nnx.merge(lm.graphdef, params)(tokens, positions, mask)`.
 
@@ -69,8 +84,8 @@ def load(path_or_hub_id: str | Path, dtype: Any = jnp.float32) -> LanguageModel:
     """Loads a language model from an unmodified Hugging Face checkpoint.
 
     Families, by the `model_type` of `config.json`: Qwen1.5, 2 and 2.5 ("qwen2"), Qwen3 ("qwen3"),
-    Llama ("llama"), Mistral ("mistral"), Gemma 2 ("gemma2"), the text models of Gemma 3
-    ("gemma3_text"), and the encoder-decoders T5 and Flan-T5 ("t5").
+    Llama ("llama"), Mistral ("mistral"), Gemma 2 ("gemma2"), Gemma 3 ("gemma3_text", and "gemma3",
+    whose part for images is left out), and the encoder-decoders T5 and Flan-T5 ("t5").
 
     Args:
       path_or_hub_id: a directory with `config.json`, `model.safetensors` (or shards and their
