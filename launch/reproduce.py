@@ -61,7 +61,11 @@ def main(argv: Sequence[str]) -> None:
     sections, lines = [], []
     for name, experiment in chosen.items():
         curves = {
-            run.label: _read(workdir / name / run.label, run.config) for run in experiment.runs
+            run.label: {
+                agent: read_metrics(workdir / name / run.label / agent)
+                for agent in run.config.agents
+            }
+            for run in experiment.runs
         }
         lines += list(_raw(name, experiment, curves))
         sections.append(_section(name, experiment, curves, out))
