@@ -203,7 +203,7 @@ def _ablations(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
     return {
         "ablation-candidates": vary(
             "Candidates",
-            "The paper draws k candidates from the prior. How good is it beside the exact posterior?",
+            "The paper draws k candidates from the prior. How good is that beside all actions?",
             "agent__num_candidates",
             (0, 1, 5, 10, 15),
             lambda k: f"k = {k}" if k else "exact",

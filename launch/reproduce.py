@@ -31,6 +31,7 @@ from launch.experiments import Experiment
 from llmprior_jax import training
 from llmprior_jax.training import provenance, summary
 from llmprior_jax.training.files import write_atomically
+from llmprior_jax.training.metrics import read_metrics
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the runs.", required=True)
 _OUT = flags.DEFINE_string("out", None, "Directory of the report.", required=True)
