@@ -124,13 +124,13 @@ def think_first(state: TextState) -> Prompt:
     return Prompt(f"{_situation(state)}Thought:", _actions(state), after_thought="\nNext:")
 
 
+FEW_SHOT = "few_shot"
 _BUILDERS: dict[str, Builder] = {"plain": plain, "think_first": think_first}
-_FEW_SHOT = "few_shot"
 
 
 def names() -> tuple[str, ...]:
     """The names that `make` knows."""
-    return (*_BUILDERS, _FEW_SHOT)
+    return (*_BUILDERS, FEW_SHOT)
 
 
 def register(name: str, builder: Builder) -> None:
@@ -139,7 +139,7 @@ def register(name: str, builder: Builder) -> None:
     Raises:
       ValueError: another builder has that name.
     """
-    if name == _FEW_SHOT or _BUILDERS.get(name, builder) is not builder:
+    if name == FEW_SHOT or _BUILDERS.get(name, builder) is not builder:
         raise ValueError(f"there is a prompt {name!r} already; register yours under another name")
     _BUILDERS[name] = builder
 
@@ -154,7 +154,7 @@ def make(name: str, examples: Sequence[Example] = ()) -> Builder:
     Raises:
       ValueError: there is no such builder, or it lacks examples, or cannot use them.
     """
-    if name == _FEW_SHOT:
+    if name == FEW_SHOT:
         if not examples:
             raise ValueError(
                 "prompt 'few_shot' has no examples to show; give it some, or use plain"

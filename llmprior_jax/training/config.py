@@ -58,6 +58,9 @@ def default_config() -> Config:
                 "num_features": 64,
                 "store": _default_store(),
                 "prompt": "plain",
+                # What the prompt "few_shot" shows: so many successful episodes of an agent of
+                # another run, by its work directory. They are copied into this run's.
+                "examples": {"workdir": "", "agent": "dqn_prior", "count": 1},
                 "method": "score",
                 "propose": {
                     "k": 16,

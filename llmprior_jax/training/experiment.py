@@ -9,9 +9,10 @@ import functools
 import json
 import pathlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 import tqdm
 
@@ -26,8 +27,9 @@ from llmprior_jax.priors import (
     prompts,
 )
 from llmprior_jax.priors.generation import check_sampling
+from llmprior_jax.priors.prompts import Example
 from llmprior_jax.priors.proposals import check_estimate
-from llmprior_jax.training import policy, provenance
+from llmprior_jax.training import examples, policy, provenance
 from llmprior_jax.training import summary as summaries
 from llmprior_jax.training.checkpoints import Checkpoints
 from llmprior_jax.training.config import (
@@ -86,7 +88,8 @@ def run(
     workdir = pathlib.Path(workdir)
     check_config(config)
     env, env_params = make_environment(config)
-    filler = make_filler(config, env, env_params, workdir)
+    shown = make_examples(config, workdir if resume else None)
+    filler = make_filler(config, env, env_params, workdir, shown=shown)
     # All that can be wrong with what was given shows before anything is written or removed.
     if resume:
         check_workdir(workdir, config)
@@ -95,6 +98,8 @@ def run(
     if not resume:
         _clear(workdir)
     claim_workdir(workdir, config)
+    if shown:
+        examples.write(workdir, shown)
     provenance.record(workdir)
 
     records = {}
@@ -170,7 +175,7 @@ def check_config(config: Config) -> None:
             "config.loop.num_envs and config.loop.batch_size transitions"
         )
     check_options(config.prior.normalization, config.prior.temperature)
-    _check_proposing(config.prior)
+    _check_asking(config.prior)
     if config.eval_every % config.loop.num_envs:
         raise ValueError(
             f"config.eval_every is {config.eval_every}, which {config.loop.num_envs} environments "
@@ -210,12 +215,20 @@ def make_run(name: str, config: Config, env, env_params, filler: TableFiller) ->
     return OnlineRun(agent, config, env, env_params, filler)
 
 
-def _check_proposing(prior: Config) -> None:
+def _check_asking(prior: Config) -> None:
     if prior.method not in _METHODS:
         raise ValueError(
             f"config.prior.method is {prior.method!r}; there are {' and '.join(_METHODS)}"
         )
-    builder = prompts.make(prior.prompt)
+    if prior.prompt == prompts.FEW_SHOT:
+        if not prior.examples.workdir or prior.examples.count < 1:
+            raise ValueError(
+                "config.prior.prompt is 'few_shot', which shows successful episodes; name a run to "
+                "take them from (config.prior.examples.workdir) and how many (count)"
+            )
+        builder = functools.partial(prompts.few_shot, examples=())
+    else:
+        builder = prompts.make(prior.prompt)
     thinks = builder(TextState("", "")).after_thought is not None
     if thinks and prior.method == "score":
         raise ValueError(
@@ -235,9 +248,19 @@ def make_agent(name: str, config: Config) -> agents.Agent:
 
 
 def make_filler(
-    config: Config, env, env_params, workdir: pathlib.Path, read_only: bool = False
+    config: Config,
+    env,
+    env_params,
+    workdir: pathlib.Path,
+    read_only: bool = False,
+    shown: Sequence[Example] | None = None,
 ) -> TableFiller:
-    """The source of priors of a run; a reader's leaves the run's rows as they are."""
+    """The source of priors of a run; a reader's leaves the run's rows as they are.
+
+    The examples that prompts show are those of the directory, unless they are given.
+    """
+    if shown is None:
+        shown = make_examples(config, workdir)
     return TableFiller(
         env,
         env.first_observations
@@ -247,8 +270,25 @@ def make_filler(
         config.prior.num_features,
         workdir / _PRIOR_TABLE,
         read_only,
-        prompts.make(config.prior.prompt),
+        prompts.make(config.prior.prompt, shown),
     )
+
+
+def make_examples(config: Config, workdir: pathlib.Path | None) -> list[Example]:
+    """The episodes that a run's prompts show: those in its directory, or else new ones.
+
+    Raises:
+      FileNotFoundError, ValueError, RestoreError: the agent that is to show how cannot be restored.
+      ValueError: it does not succeed often enough.
+    """
+    if config.prior.prompt != prompts.FEW_SHOT:
+        return []
+    kept = None if workdir is None else examples.read(workdir)
+    if kept is not None:
+        return kept
+    source = config.prior.examples
+    run = restore(source.workdir, source.agent, eval_episodes=1)
+    return examples.collect(run, source.count, jax.random.key(config.seed))
 
 
 def make_scorer(config: Config) -> Scorer:
@@ -283,7 +323,7 @@ def _clear(workdir: pathlib.Path) -> None:
     for name in config.agents:
         shutil.rmtree(workdir / name, ignore_errors=True)
     shutil.rmtree(workdir / _PRIOR_TABLE, ignore_errors=True)
-    for name in (_QUERIES, SUMMARY_FILE, _CURVES, provenance.FILE, CONFIG_FILE):
+    for name in (_QUERIES, SUMMARY_FILE, _CURVES, provenance.FILE, examples.FILE, CONFIG_FILE):
         (workdir / name).unlink(missing_ok=True)
 
 

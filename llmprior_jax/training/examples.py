@@ -1,0 +1,85 @@
+"""Episodes to show a language model: those in which an agent of ours succeeded.
+
+The examples of a run are collected once, before anything is scored, and kept in its work directory:
+another example makes another prompt, and another prompt another prior.
+"""
+
+import json
+import pathlib
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+import jax
+
+from llmprior_jax.priors.prompts import Example
+from llmprior_jax.training.files import write_atomically
+from llmprior_jax.training.runs import Decision
+
+FILE = "examples.json"
+
+_ATTEMPTS_PER_EXAMPLE = 20
+
+
+class Player(Protocol):
+    """What collecting needs of a `Run`."""
+
+    @property
+    def state(self) -> Any:
+        """A pytree of arrays with a leading axis of seeds."""
+        ...
+
+    def play(self, seed: int, key: jax.Array) -> Iterable[Decision]:
+        """Plays one episode with the agent of one seed."""
+        ...
+
+
+def collect(run: Player, count: int, key: jax.Array) -> list[Example]:
+    """Plays episodes, with the agents of all seeds in turn, until enough of them succeed.
+
+    Args:
+      run: a trained agent.
+      count: examples wanted; no two are the same.
+      key: randomness of environment and agent.
+
+    Raises:
+      ValueError: the agent succeeds too rarely, or always in the same way.
+    """
+    num_seeds = len(jax.tree.leaves(run.state)[0])
+    examples: dict[Example, None] = {}
+    attempts = _ATTEMPTS_PER_EXAMPLE * count
+    for attempt in range(attempts):
+        decisions = list(run.play(attempt % num_seeds, jax.random.fold_in(key, attempt)))
+        if decisions[-1].success:
+            steps = tuple((d.text.observation, d.text.actions[d.action]) for d in decisions)
+            examples[Example(decisions[0].text.task, steps)] = None
+        if len(examples) == count:
+            return list(examples)
+    raise ValueError(
+        f"of {attempts} episodes of the agent, {len(examples)} are different successes, and "
+        f"config.prior.examples.count is {count}; ask for fewer, or of a better agent"
+    )
+
+
+def read(workdir: pathlib.Path) -> list[Example] | None:
+    """The examples that a work directory keeps, None if it has none.
+
+    Raises:
+      ValueError: the file is damaged.
+    """
+    path = workdir / FILE
+    if not path.exists():
+        return None
+    try:
+        return [
+            Example(task, tuple((observation, action) for observation, action in steps))
+            for task, steps in json.loads(path.read_text())
+        ]
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"{path} is damaged ({error}); start the run again with --noresume"
+        ) from error
+
+
+def write(workdir: pathlib.Path, examples: list[Example]) -> None:
+    """Keeps examples in a work directory."""
+    write_atomically(workdir / FILE, json.dumps(examples, indent=1) + "\n")

@@ -1,0 +1,98 @@
+"""Examples for prompts: collected from successes only, kept, shown in a run's prompts."""
+
+import jax
+import numpy as np
+import pytest
+from test_proposer import small_config
+
+from llmprior_jax import training
+from llmprior_jax.priors import Scorer
+from llmprior_jax.priors.prompts import Example
+from llmprior_jax.training import examples, experiment
+from llmprior_jax.training.runs import Decision
+from llmprior_jax.types import TextState
+
+KEY = jax.random.key(0)
+
+
+class Played:
+    """A run of two seeds whose episodes are told beforehand: (actions, success) of each."""
+
+    state = np.zeros((2, 3))
+
+    def __init__(self, *episodes):
+        self.episodes = list(episodes)
+        self.seeds = []
+
+    def play(self, seed, key):
+        self.seeds.append(seed)
+        actions, success = self.episodes[len(self.seeds) - 1]
+        for i, action in enumerate(actions):
+            text = TextState("cross", f"Place {i}.", (), ("left", "right"))
+            ends = success and i == len(actions) - 1
+            none = np.zeros(2)
+            yield Decision(text, none, none, none, action, 0.0, ends, False)
+
+
+LEFT = Example("cross", (("Place 0.", "left"),))
+LEFT_RIGHT = Example("cross", (("Place 0.", "left"), ("Place 1.", "right")))
+
+
+def test_successes_are_collected_each_once_from_all_seeds():
+    run = Played(([1], False), ([0], True), ([0], True), ([0, 1], True), ([1], True))
+    assert examples.collect(run, 2, KEY) == [LEFT, LEFT_RIGHT]
+    assert run.seeds == [0, 1, 0, 1]
+
+
+def test_an_agent_that_succeeds_too_rarely_is_no_example():
+    run = Played(*[([0], True)] * 40)
+    with pytest.raises(ValueError, match="of 40 episodes of the agent, 1 are different successes"):
+        examples.collect(run, 2, KEY)
+
+
+def test_examples_are_read_as_they_were_written(tmp_path):
+    assert examples.read(tmp_path) is None
+    examples.write(tmp_path, [LEFT, LEFT_RIGHT])
+    assert examples.read(tmp_path) == [LEFT, LEFT_RIGHT]
+    (tmp_path / examples.FILE).write_text("[[1]]")
+    with pytest.raises(ValueError, match=r"examples\.json is damaged"):
+        examples.read(tmp_path)
+
+
+@pytest.fixture
+def config(tmp_path):
+    few_shot = {"prior.prompt": "few_shot", "prior.method": "score", "agents": ("prior",)}
+    return small_config(tmp_path, **few_shot, **{"prior.examples.workdir": "elsewhere"})
+
+
+def test_the_prompts_of_a_run_show_its_examples(config, tmp_path, monkeypatch):
+    restored, asked = [], []
+
+    def restore(workdir, name, eval_episodes):
+        restored.append((workdir, name))
+        return Played(([0, 1], True))
+
+    def score(self, prompts, score=Scorer.score):
+        asked.extend(prompt.text for prompt in prompts)
+        return score(self, prompts)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(experiment, "restore", restore)
+        patch.setattr(Scorer, "score", score)
+        training.run(config, tmp_path / "run")
+        assert restored == [("elsewhere", "dqn_prior")]
+        training.run(config, tmp_path / "run")
+        assert len(restored) == 1  # The directory keeps them.
+    shown = "Task: cross\nNow: Place 0.\nNext: left\nNow: Place 1.\nNext: right\n\nTask: "
+    assert asked
+    assert all(text.startswith(shown) for text in asked)
+    training.restore(tmp_path / "run", "prior", eval_episodes=16)
+
+
+def test_examples_without_a_source_are_refused(config, tmp_path):
+    config.prior.examples.workdir = ""
+    with pytest.raises(ValueError, match=r"name a run .*prior\.examples\.workdir"):
+        training.run(config, tmp_path / "run")
+    config.prior.examples.workdir = str(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match="holds no run"):
+        training.run(config, tmp_path / "run")
