@@ -54,7 +54,7 @@ class PolicyRun:
         env_params: Any,
         filler: TableFiller,
     ):
-        """Loads the policy's model, and with the first state asks whether it fits the prior.
+        """Loads the policy's model; nothing is read yet.
 
         Args:
           name: of the agent, as `agents.make_policy` takes it.
@@ -65,11 +65,12 @@ class PolicyRun:
           filler: the source of priors.
 
         Raises:
-          ValueError: the configuration is invalid, or policy and prior have different actions.
+          ValueError: the configuration is invalid.
         """
         check_config(config)
         model = make_model(config, env)
         agent = make_policy_agent(name, model, config)
+        self._model = model
         self._reading = Reading(model, env)
         self._filler = filler
         self.env, self.env_params = env, env_params
@@ -84,7 +85,6 @@ class PolicyRun:
         S = config.num_seeds
         streams = jax.vmap(functools.partial(jax.random.split, num=3))(seed_keys(config))
         train_keys, self._eval_keys, self._fresh_keys = streams.T
-        self._frozen = model.frozen
         self._training = _compiled(make_roller(env, env_params, agent, steps), S)
         self._evaluating = _compiled(make_roller(env, env_params, agent, time_limit, True), S)
         self._episodes = over_seeds(rollouts.episodes, (0,), S)
@@ -121,7 +121,7 @@ class PolicyRun:
         for _ in range(self._updates):
             progress = self._roll(self._training, self.state.envs)
             states = States(self._reading.rows(self.table), self.table.prior.log_probs)
-            self.state, metrics = self._learn(self.state, progress, self._frozen, states)
+            self.state, metrics = self._learn(self.state, progress, self._model.frozen, states)
             history.append(jax.device_get(metrics))
         self.segments += 1
         return {name: np.mean([of[name] for of in history], axis=0) for name in history[0]}
@@ -151,6 +151,7 @@ class PolicyRun:
         self.state = state
         self.segments = meta["segments"]
         self.table = self._filler.load(meta["table_size"])
+        self._reading = Reading(self._model, self.env)
 
     def play(self, seed: int, key: jax.Array) -> Iterator[Decision]:
         """Plays one episode with the policy of one seed, a decision at a time (host side).
@@ -168,7 +169,7 @@ class PolicyRun:
             self.table = self._filler.extend(self.table, np.asarray(observation)[None])
             row = tables.find(self.table, observation)
             rows = jax.tree.map(operator.itemgetter(row[None]), self._reading.rows(self.table))
-            log_probs, _ = self._policy(agent_state, self._frozen, rows)
+            log_probs, _ = self._policy(agent_state, self._model.frozen, rows)
             action = jax.random.categorical(act_key, log_probs[0])
             text = self.env.text_state(np.asarray(observation))
             observation, env_state, reward, terminated, truncated, info = self.env.step(
@@ -192,7 +193,7 @@ class PolicyRun:
         while True:
             rows = self._reading.rows(self.table)
             progress, missing = roller.advance(
-                progress, self.state.agent, self._frozen, rows, self.table
+                progress, self.state.agent, self._model.frozen, rows, self.table
             )
             if not self._fill(missing):
                 return progress
