@@ -22,9 +22,17 @@ ACTIONS = [
 NUM_ACTIONS = 5
 
 
+TEXTS = [*PROMPTS, *(text for texts in ACTIONS for text in texts)]
+
+
 @pytest.fixture(scope="module")
 def lm():
-    return small_lm([*PROMPTS, *(text for texts in ACTIONS for text in texts)])
+    return small_lm(TEXTS)
+
+
+@pytest.fixture(scope="module")
+def encoder_decoder():
+    return small_lm(TEXTS, encoder_decoder=True)
 
 
 def policy_of(lm, prompts=PROMPTS, actions=ACTIONS, params=None, **kwargs):
@@ -43,7 +51,9 @@ def kernel(lm):
 
 @pytest.mark.parametrize("normalization", ["sum", "token", "word"])
 @pytest.mark.parametrize("lora_rank", [0, 2])
-def test_before_learning_the_policy_is_the_prior(lm, normalization, lora_rank):
+@pytest.mark.parametrize("model", ["lm", "encoder_decoder"])
+def test_before_learning_the_policy_is_the_prior(model, normalization, lora_rank, request):
+    lm = request.getfixturevalue(model)
     prior = score(lm, PROMPTS, ACTIONS, normalization, 0.7)
     log_probs, _, _ = policy_of(
         lm, normalization=normalization, temperature=0.7, lora_rank=lora_rank
@@ -60,13 +70,15 @@ def test_the_hidden_state_is_that_of_the_end_of_the_prompt(lm):
     np.testing.assert_allclose(hidden, ends, atol=1e-5)
 
 
-def test_states_read_together_and_with_padding_have_the_same_policy(lm):
-    together, hidden, model = policy_of(lm)
+@pytest.mark.parametrize("model", ["lm", "encoder_decoder"])
+def test_states_read_together_and_with_padding_have_the_same_policy(model, request):
+    lm = request.getfixturevalue(model)
+    together, hidden, reader = policy_of(lm)
     rows = policy.concatenate(
-        [model.read(PROMPTS[i : i + 1], ACTIONS[i : i + 1]) for i in range(3)]
+        [reader.read(PROMPTS[i : i + 1], ACTIONS[i : i + 1]) for i in range(3)]
     )
     rows = policy.with_capacity(rows, 4)
-    log_probs, padded_hidden = model.apply(lm.params, (), rows)
+    log_probs, padded_hidden = reader.apply(lm.params, (), rows)
     np.testing.assert_allclose(log_probs[:3], together, atol=1e-5)
     np.testing.assert_allclose(padded_hidden[:3], hidden, atol=1e-5)
     assert np.isfinite(padded_hidden).all()
@@ -141,6 +153,21 @@ def test_a_model_with_factors_is_the_model_with_their_product(lm):
     np.testing.assert_allclose(adapted, full, atol=1e-5)
     unchanged, _, _ = policy_of(lm)
     assert np.abs(adapted - unchanged)[0, 0] > 0.01
+
+
+def test_every_factor_learns(lm):
+    """The first factors have no gradient as long as the second ones are zero."""
+    model = policy.language_policy(lm, NUM_ACTIONS, lora_rank=2)
+    rows = model.read(PROMPTS, ACTIONS)
+
+    def likelihood(params):
+        return model.apply(params, model.frozen, rows)[0][:2, 1].sum()
+
+    params = model.init(jax.random.key(0))
+    params = jax.tree.map(jnp.add, params, jax.grad(likelihood)(params))
+    for path, pair in jax.grad(likelihood)(params).items():
+        assert np.any(np.asarray(pair.a)), path
+        assert np.any(np.asarray(pair.b)), path
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ _LOGITS_AT_ONCE = 1 << 24
 
 
 class Rows(NamedTuple):
-    """States as a decoder reads them, a row of L tokens for each of M states.
+    """States as a language model reads them, a row of L tokens for each of M states.
 
     A row is a trie of the state's texts (`packing`). Zeros are padding in every field.
 
@@ -41,6 +41,9 @@ class Rows(NamedTuple):
       divisor: f32[M, A], what the log-probability of an action's text is divided by
         (`normalization`); 0 where no action is.
       last: i32[M], the last token of the prompt, as far as all actions share it.
+      prompt: i32[M, S], what an encoder reads before; S is 0 for a decoder, whose texts begin with
+        the prompt.
+      prompt_length: i32[M], how many of those tokens are text.
     """
 
     tokens: np.ndarray | jax.Array
@@ -51,6 +54,8 @@ class Rows(NamedTuple):
     action_queries: np.ndarray | jax.Array
     divisor: np.ndarray | jax.Array
     last: np.ndarray | jax.Array
+    prompt: np.ndarray | jax.Array
+    prompt_length: np.ndarray | jax.Array
 
 
 class LanguagePolicy(NamedTuple):
@@ -82,10 +87,11 @@ def language_policy(
     temperature: float = 1.0,
     lora_rank: int = 0,
 ) -> LanguagePolicy:
-    """Makes a policy of a decoder.
+    """Makes a policy of a language model, a decoder or an encoder-decoder (T5, Flan-T5).
 
-    The hidden state for a value head is the one at the prompt's last token: it has read the whole
-    state, and no action yet.
+    The hidden state for a value head is the one from which the action's first token is predicted:
+    it has read the whole state, and no action yet. In a decoder that is the prompt's last token, in
+    an encoder-decoder the start token of the answer.
 
     Args:
       lm: the language model.
@@ -140,6 +146,7 @@ def _read(
     """Tokenises states and lays each out in a row of its own."""
     states = scoring.tokenize(lm, prompts, actions)
     packed = packing.alone(states)
+    read_before = [() if state.prompt is None else state.prompt for state in states]
     M, L = len(states), packed[0].tokens.shape[1]
     num_queries = max(int(row.num_queries) for row in packed)
     longest = max(
@@ -156,8 +163,11 @@ def _read(
         action_queries=np.zeros((M, num_actions, longest), np.int32),
         divisor=np.zeros((M, num_actions), np.float32),
         last=np.array([min(state.first) - 1 for state in states], np.int32),
+        prompt=np.zeros((M, max(map(len, read_before))), np.int32),
+        prompt_length=np.array([len(prompt) for prompt in read_before], np.int32),
     )
     for m, (state, row) in enumerate(zip(states, packed, strict=True)):
+        rows.prompt[m, : len(read_before[m])] = read_before[m]
         # Tokens beyond the texts see nothing and are seen by nothing: zeros, as all padding.
         used = row.ends[0, 0]
         rows.ends[m, :used] = row.ends[0, :used]
@@ -191,23 +201,29 @@ def _pad(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
 def _apply(
     graphdef: nnx.GraphDef, params: Any, rows: Rows, temperature: float
 ) -> tuple[jax.Array, jax.Array]:
-    """log pi(a|s) f32[B, A] of B rows, and the hidden states f32[B, D] at the prompts' ends."""
-    decoder = nnx.merge(graphdef, params)
+    """log pi(a|s) f32[B, A] of B rows, and the hidden states f32[B, D] before the actions."""
+    model = nnx.merge(graphdef, params)
     B, L = rows.tokens.shape
     i, j = jnp.arange(L)[:, None], jnp.arange(L)
     mask = (j <= i) & (i < rows.ends[:, None, :])
-    hidden = decoder(rows.tokens, rows.positions, mask)
+    S = rows.prompt.shape[1]
+    if S == 0:
+        hidden = model(rows.tokens, rows.positions, mask)
+    else:
+        is_text = jnp.arange(S) < rows.prompt_length[:, None]
+        encoded = model.encode(rows.prompt, is_text)
+        hidden = model.decode(rows.tokens, rows.positions, mask, encoded, is_text)
 
     @jax.checkpoint
     def scores(of_state: tuple) -> jax.Array:
         """Summed log-probability of each action's tokens, f32[A], of one state."""
         hidden, queries, tokens, query = of_state
-        logits = decoder.logits(hidden[queries]).astype(jnp.float32)
+        logits = model.logits(hidden[queries]).astype(jnp.float32)
         own = jnp.maximum(query - 1, 0)
         log_probs = logits[own, tokens] - jax.nn.logsumexp(logits, axis=-1)[own]
         return jnp.sum(jnp.where(query > 0, log_probs, 0.0), axis=-1)
 
-    logits_per_state = rows.queries.shape[1] * decoder.config.vocab_size
+    logits_per_state = rows.queries.shape[1] * model.config.vocab_size
     summed = jax.lax.map(
         scores,
         (hidden, rows.queries, rows.action_tokens, rows.action_queries),
