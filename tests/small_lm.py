@@ -12,7 +12,6 @@ from llmprior_jax.models import (
     LanguageModel,
 )
 
-
 # Far from uniform predictions, so that a token in the wrong place shows.
 INIT = nnx.initializers.normal(0.3)
 
