@@ -41,4 +41,4 @@ def small_lm(texts: list[str], encoder_decoder: bool = False) -> LanguageModel:
         model = Decoder(config, rngs=nnx.Rngs(0), init=INIT)
     graphdef, params = nnx.split(model)
     fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="?")
-    return LanguageModel(config, graphdef, params, fast, fingerprint="small")
+    return LanguageModel(config, graphdef, params, fast, fingerprint=f"small {hash(tuple(texts))}")

@@ -71,7 +71,8 @@ class PolicyRun:
         model = make_model(config, env)
         agent = make_policy_agent(name, model, config)
         self._model = model
-        self._reading = Reading(model, env)
+        self._build_prompt = prompts.make(config.prior.prompt)
+        self._reading = Reading(model, env, self._build_prompt)
         self._filler = filler
         self.env, self.env_params = env, env_params
         self._num_steps = config.num_steps
@@ -151,7 +152,7 @@ class PolicyRun:
         self.state = state
         self.segments = meta["segments"]
         self.table = self._filler.load(meta["table_size"])
-        self._reading = Reading(self._model, self.env)
+        self._reading = Reading(self._model, self.env, self._build_prompt)
 
     def play(self, seed: int, key: jax.Array) -> Iterator[Decision]:
         """Plays one episode with the policy of one seed, a decision at a time (host side).
@@ -211,9 +212,10 @@ class PolicyRun:
 class Reading:
     """What the policy reads of each state of a table, tokenised once."""
 
-    def __init__(self, model: LanguagePolicy, env: TextEnvironment):
+    def __init__(self, model: LanguagePolicy, env: TextEnvironment, build_prompt: prompts.Builder):
         self._model = model
         self._env = env
+        self._build_prompt = build_prompt
         self._host: Any = None
         self._size = 0
         self._device: Any = None
@@ -231,7 +233,7 @@ class Reading:
         if size > self._size:
             observations = np.asarray(table.observations[self._size : size])
             texts = [self._env.text_state(observation) for observation in observations]
-            asked = [prompts.plain(text) for text in texts]
+            asked = [self._build_prompt(text) for text in texts]
             check_actions(texts, np.asarray(table.prior.log_probs[self._size : size]))
             new = self._model.read(
                 [prompt.text for prompt in asked], [prompt.actions for prompt in asked]
@@ -252,15 +254,17 @@ def check_actions(states: list[TextState], prior_log_probs: np.ndarray) -> None:
       prior_log_probs: f32[M, A], the prior over them.
 
     Raises:
-      ValueError: a state has another number of actions than its prior.
+      ValueError: a state has another number of actions than its prior gives a probability to.
     """
     for state, log_probs in zip(states, prior_log_probs, strict=True):
         num_actions = int(np.isfinite(log_probs).sum())
         if len(state.actions) != num_actions or not np.isfinite(log_probs[:num_actions]).all():
             raise ValueError(
-                f"the policy has {len(state.actions)} actions ({', '.join(state.actions)}) and the "
-                f"prior {num_actions} in the state {state.observation!r}; the priors in this work "
-                "directory belong to another environment: use another --workdir, or --noresume"
+                f"the policy has {len(state.actions)} actions ({', '.join(state.actions)}) in the "
+                f"state {state.observation!r}, and the prior gives a probability to {num_actions}: "
+                "no policy is near such a prior. If the prior is estimated from proposals, give "
+                "every action some (config.prior.propose.pseudo_count); otherwise the priors in "
+                "the work directory are those of another environment: use another --workdir"
             )
 
 
