@@ -107,6 +107,17 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits(finished, 
     assert read_metrics(workdir / "dqn_prior") == read_metrics(finished / "dqn_prior")
 
 
+def test_a_run_ends_with_the_same_bits_with_and_without_a_store(finished, tmp_path):
+    queries = {}
+    # The store that `finished` has filled, and none.
+    for name, changes in (("with", {}), ("without", {"prior.store": ""})):
+        training.run(small_config(**changes), tmp_path / name)
+        assert_same_bits(final_state(tmp_path / name), final_state(finished))
+        queries[name] = json.loads((tmp_path / name / "prior_queries.jsonl").read_text())
+    assert (queries["with"]["made"], queries["with"]["saved"]) == (0, 13)
+    assert (queries["without"]["made"], queries["without"]["saved"]) == (13, 0)
+
+
 def reached(workdir: pathlib.Path, moment: str | int) -> bool:
     """Whether a pattern of files exists, or as many metrics records as the number says."""
     if isinstance(moment, str):

@@ -1,5 +1,6 @@
 """The store of what language models said: exact, shared, hard to break."""
 
+import json
 import os
 import pathlib
 import signal
@@ -9,12 +10,14 @@ import sys
 import textwrap
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmprior_jax.priors import PriorStore, Prompt, Scorer, StoredScores, StoreError, TextScores
 from llmprior_jax.priors import scorer as scorers
+from llmprior_jax.priors.parquet import export_parquet, import_parquet
 
 D = 3
 ROOT = pathlib.Path(__file__).parent.parent
@@ -319,3 +322,58 @@ def test_a_file_without_write_permission_is_read(tmp_path):
         assert store.get_scores("f", ["prompt"])[0] is not None
         with pytest.raises(StoreError, match="see to its permissions"):
             store.put_scores("f", "model", {"other": answers("other", ["a"])})
+
+
+# Moving it.
+
+
+def test_what_is_exported_is_imported_bit_for_bit_and_changes_nothing_known(store, tmp_path):
+    odd = np.array([[-0.0, np.inf, 1e-45, 0.1]], np.float32)
+    said = StoredScores(("a",), odd[:, 0], np.array([7], np.int32), odd[:, 1:])
+    store.put_scores("f", "model", {"prompt": said, "other": answers("other", ["a", "b"])})
+    store.put_scores("g", "model", {"prompt": answers("g", ["c"])})
+    store.put_proposals("f", "model", {"k": 1}, {"prompt": ["answer"]})
+    path = tmp_path / "priors.parquet"
+    assert export_parquet(store, path) == 4
+    with PriorStore(tmp_path / "second.sqlite") as second:
+        first = answers("other", ["b"], offset=1.0)
+        second.put_scores("f", "model", {"other": first})
+        assert import_parquet(second, path) == 4
+        prompt, other = second.get_scores("f", ["prompt", "other"])
+        assert prompt is not None
+        assert other is not None
+        assert_same_bits(prompt, said)
+        assert_same_bits(other, first.merge(answers("other", ["a"])))
+        assert second.get_scores("g", ["prompt"])[0] is not None
+        assert second.get_proposals("f", ["prompt"], {"k": 1}) == [["answer"]]
+
+
+def test_a_file_that_is_no_export_is_refused(store, tmp_path):
+    path = tmp_path / "priors.parquet"
+    path.write_bytes(b"nothing of the kind")
+    with pytest.raises(StoreError, match="cannot be read as Parquet"):
+        import_parquet(store, path)
+    pyarrow.parquet.write_table(pyarrow.table({"x": [1]}), path)
+    with pytest.raises(StoreError, match="other columns"):
+        import_parquet(store, path)
+
+
+def launch(*arguments: str) -> str:
+    command = [sys.executable, "-m", "launch.prior", *arguments]
+    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache")}
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_the_command_fills_a_store_and_shows_what_is_in_it(tmp_path):
+    path = tmp_path / "priors.sqlite"
+    store = f"--store={path}"
+    fill = ("fill", "--config=quickstart", "--config.env=FrozenLake-4x4", store)
+    # Holes look alike, as texts.
+    assert "16 states of FrozenLake-4x4: 13 queries made" in launch(*fill)
+    shown = json.loads(launch("show", store, "--json").splitlines()[-1])
+    (tiny,) = shown["models"]
+    assert (tiny["name"], tiny["prompts"], tiny["actions"]) == ("tiny", 13, 52)
+    # What 128 hidden units take, and little more.
+    assert 13 * 4 * 128 * 4 < tiny["bytes"] < 1.3 * 13 * 4 * 128 * 4

@@ -256,6 +256,15 @@ class PriorStore:
                 (found, not_found, self._model(fingerprint, name)),
             )
 
+    def all_scores(self) -> Iterator[tuple[str, str, str, StoredScores]]:
+        """All scores, as `(fingerprint, name of the model, prompt, scores)`."""
+        for fingerprint, name, prompt, *columns in self._all("scores", _SCORE_COLUMNS):
+            yield fingerprint, name, prompt, self._unpack(tuple(columns))
+
+    def all_proposals(self) -> Iterator[tuple[str, str, str, str, str]]:
+        """All answers, as `(fingerprint, name of the model, prompt, settings, answer)`, in JSON."""
+        yield from self._all("proposals", "settings, answer")
+
     def usage(self) -> list[ModelUsage]:
         """What the store holds, by model, in the order in which they came."""
         with self._explained("be read"):
@@ -392,6 +401,13 @@ class PriorStore:
             query = f"SELECT key, {columns} FROM {table} WHERE key IN ({places})"
             rows |= {row[0]: row[1:] for row in self._connection.execute(query, some)}
         return rows
+
+    def _all(self, table: str, columns: str) -> Iterator[Any]:
+        with self._explained("be read"):
+            yield from self._connection.execute(
+                f"SELECT fingerprint, name, prompt, {columns} FROM {table} "
+                f"JOIN models ON models.id = {table}.model ORDER BY {table}.id"
+            )
 
     def _unpack(self, row: tuple) -> StoredScores:
         """Checks and reads one row's columns."""

@@ -1,0 +1,166 @@
+"""The store of what language models said: fills it, shows it, moves it, makes it smaller.
+
+    python -m launch.prior fill --config=quickstart
+    python -m launch.prior show
+    python -m launch.prior export --file=priors.parquet
+    python -m launch.prior import --file=priors.parquet
+    python -m launch.prior remove --model=tiny
+
+`fill` scores the states that a run of the configuration begins with, so that runs find them there.
+`show` lists the models with what is held of each, its size, and how often what was asked for was
+there. `export` and `import` need `pip install 'llmprior-jax[parquet]'`; an import adds what is not
+there yet. `remove` takes away all that former versions of a model said (other weights, another
+tokenizer or dtype under the same name), or with --fingerprint all that one version said. Old
+templates leave prompts behind that nothing asks for; remove their model's and fill again.
+
+The store is the one of --store, or else of the configuration, or else the user's own.
+"""
+
+import difflib
+import json
+import pathlib
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+
+import rich
+import rich.table
+from absl import flags
+from ml_collections import config_flags
+
+from launch import app
+from llmprior_jax import models, training
+from llmprior_jax.priors import PriorStore
+from llmprior_jax.priors.parquet import export_parquet, import_parquet
+from llmprior_jax.training import experiment
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "What to fill the store for: a file with `get_config()`."
+)
+_STORE = flags.DEFINE_string("store", None, "The store's file.")
+_FILE = flags.DEFINE_string("file", None, "Parquet file to write or read.")
+_MODEL = flags.DEFINE_string("model", None, "Model whose former versions to remove.")
+_FINGERPRINT = flags.DEFINE_string("fingerprint", None, "Version to remove: how it begins.")
+_JSON = flags.DEFINE_bool("json", False, "Print the result as JSON, too, on the last line.")
+
+
+def fill() -> None:
+    config = _CONFIG.value
+    if config is None:
+        raise ValueError("fill needs --config, e.g. --config=quickstart")
+    config.prior.store = _path()
+    experiment.check_config(config)
+    env, env_params = experiment.make_environment(config)
+    # Filled as a run does it, in the same batches, so that a run finds the very same bits.
+    with tempfile.TemporaryDirectory() as directory:
+        filler = experiment.make_filler(
+            config, env, env_params, pathlib.Path(directory), read_only=True
+        )
+        table = filler.load()
+        queries = filler.queries
+        filler.close()
+    print(
+        f"{int(table.size):,} states of {config.env}: {queries.made:,} queries made "
+        f"({queries.per_second:,.0f}/s), {queries.saved:,} in the store already"
+    )
+
+
+def show() -> None:
+    with PriorStore(_path()) as store:
+        usage = store.usage()
+        size = store.path.stat().st_size
+    table = rich.table.Table(title=f"{store.path}, {size / 1e6:,.1f} MB")
+    columns = (
+        "model",
+        "fingerprint",
+        "prompts",
+        "actions",
+        "proposals",
+        "MB",
+        "asked for",
+        "found",
+    )
+    for column in columns:
+        table.add_column(column, justify="left" if column in columns[:2] else "right")
+    for row in usage:
+        asked = row.found + row.not_found
+        table.add_row(
+            row.name,
+            row.fingerprint[:12],
+            *(f"{count:,}" for count in (row.prompts, row.actions, row.proposals)),
+            f"{row.bytes / 1e6:,.1f}",
+            f"{asked:,}",
+            f"{row.found / asked:.0%}" if asked else "-",
+        )
+    rich.print(table)
+    if _JSON.value:
+        rows = [row._asdict() for row in usage]
+        print(json.dumps({"store": str(store.path), "bytes": size, "models": rows}))
+
+
+def export() -> None:
+    with PriorStore(_path()) as store:
+        print(f"{export_parquet(store, _file()):,} rows written to {_file()}")
+
+
+def import_() -> None:
+    with PriorStore(_path()) as store:
+        print(f"{import_parquet(store, _file()):,} rows read from {_file()}")
+
+
+def remove() -> None:
+    if (_MODEL.value is None) == (_FINGERPRINT.value is None):
+        raise ValueError("remove needs --model or --fingerprint; `show` lists both")
+    with PriorStore(_path()) as store:
+        usage = store.usage()
+        if _MODEL.value is not None:
+            present = models.fingerprint(_MODEL.value)
+            gone = [u for u in usage if u.name == _MODEL.value and u.fingerprint != present]
+        else:
+            gone = [u for u in usage if u.fingerprint.startswith(_FINGERPRINT.value or "")]
+            if len(gone) != 1:
+                raise ValueError(
+                    f"{len(gone)} fingerprints begin with {_FINGERPRINT.value!r}; `show` lists them"
+                )
+        for row in gone:
+            store.remove(row.fingerprint)
+    prompts, size = sum(row.prompts for row in gone), sum(row.bytes for row in gone) / 1e6
+    print(f"{len(gone)} versions removed, with {prompts:,} prompts, {size:,.1f} MB")
+
+
+_COMMANDS: dict[str, Callable[[], None]] = {
+    "fill": fill,
+    "show": show,
+    "export": export,
+    "import": import_,
+    "remove": remove,
+}
+
+
+def _path() -> str:
+    path = _STORE.value or (_CONFIG.value or training.default_config()).prior.store
+    if not path:
+        raise ValueError("the configuration has no store; name one by --store")
+    return path
+
+
+def _file() -> str:
+    if _FILE.value is None:
+        raise ValueError("say which file: --file=priors.parquet")
+    return _FILE.value
+
+
+def main(argv: Sequence[str]) -> None:
+    if len(argv) != 2:
+        raise ValueError(f"say what to do: {', '.join(_COMMANDS)}")
+    if argv[1] not in _COMMANDS:
+        (nearest,) = difflib.get_close_matches(argv[1], _COMMANDS, n=1, cutoff=0)
+        raise ValueError(f"there is no command {argv[1]!r}; did you mean {nearest!r}?")
+    try:
+        _COMMANDS[argv[1]]()
+    except ImportError as error:  # pyarrow is an extra
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    app.run(main, max_arguments=1)

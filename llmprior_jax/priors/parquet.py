@@ -1,0 +1,133 @@
+"""What a store holds as a Parquet file: to move it, to publish it, to read it with other tools.
+
+One row is one prompt with what a model said of its actions, or one sampled answer; columns that the
+other kind of row has are null. Floats keep their bits. Needs `pip install 'llmprior-jax[parquet]'`.
+"""
+
+import itertools
+import json
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from llmprior_jax.priors.store import PriorStore, StoredScores, StoreError
+
+_ROWS_AT_ONCE = 1024
+_SCORES, _PROPOSAL = "scores", "proposal"
+
+
+def export_parquet(store: PriorStore, path: str | os.PathLike[str]) -> int:
+    """Writes all that a store holds to a file, and returns the number of rows.
+
+    Columns: `kind` ("scores" or "proposal"), `fingerprint`, `model`, `prompt`; of scores `actions`,
+    `log_probs` (summed over tokens), `num_tokens`, and `features`, one action's after the other's;
+    of proposals `settings` and `answer`, as JSON.
+
+    Raises:
+      ImportError: pyarrow is not installed.
+      StoreError: the store is damaged.
+      OSError: the file cannot be written.
+    """
+    pyarrow, parquet, schema = _pyarrow()
+    count = 0
+    temporary = f"{os.fspath(path)}.partial"
+    with parquet.ParquetWriter(temporary, schema, compression="zstd") as writer:
+        rows = _rows(store)
+        while batch := list(itertools.islice(rows, _ROWS_AT_ONCE)):
+            writer.write_batch(pyarrow.RecordBatch.from_pylist(batch, schema=schema))
+            count += len(batch)
+    os.replace(temporary, path)
+    return count
+
+
+def import_parquet(store: PriorStore, path: str | os.PathLike[str]) -> int:
+    """Adds what `export_parquet` wrote; what the store knows already stays. Returns the rows read.
+
+    Raises:
+      ImportError: pyarrow is not installed.
+      FileNotFoundError: there is no such file.
+      StoreError: the file is not one of `export_parquet`, or the store cannot be written.
+    """
+    _, parquet, schema = _pyarrow()
+    try:
+        with parquet.ParquetFile(path) as file:
+            if not file.schema_arrow.equals(schema):
+                raise StoreError(f"{path} has other columns than an exported store")
+            return sum(
+                _add(store, batch.to_pylist(), path)
+                for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE)
+            )
+    except (FileNotFoundError, StoreError):
+        raise
+    except (OSError, TypeError, ValueError) as error:
+        raise StoreError(f"{path} cannot be read as Parquet: {error}") from error
+
+
+def _pyarrow() -> tuple[Any, Any, Any]:
+    """The library, its part that reads and writes, and the columns."""
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise ImportError(
+            "Parquet files need pyarrow: pip install 'llmprior-jax[parquet]'"
+        ) from error
+    text, floats = pyarrow.string(), pyarrow.list_(pyarrow.float32())
+    columns = {
+        "kind": text,
+        "fingerprint": text,
+        "model": text,
+        "prompt": text,
+        "actions": pyarrow.list_(text),
+        "log_probs": floats,
+        "num_tokens": pyarrow.list_(pyarrow.int32()),
+        "features": floats,
+        "settings": text,
+        "answer": text,
+    }
+    return pyarrow, parquet, pyarrow.schema(list(columns.items()))
+
+
+def _rows(store: PriorStore) -> Iterator[dict[str, Any]]:
+    for fingerprint, model, prompt, scores in store.all_scores():
+        about = {"fingerprint": fingerprint, "model": model, "prompt": prompt}
+        said = {
+            "actions": scores.actions,
+            "log_probs": scores.log_probs,
+            "num_tokens": scores.num_tokens,
+            "features": scores.features.ravel(),
+        }
+        yield {"kind": _SCORES, **about, **said}
+    for fingerprint, model, prompt, settings, answer in store.all_proposals():
+        about = {"fingerprint": fingerprint, "model": model, "prompt": prompt}
+        yield {"kind": _PROPOSAL, **about, "settings": settings, "answer": answer}
+
+
+def _add(store: PriorStore, rows: list[dict[str, Any]], path: str | os.PathLike[str]) -> int:
+    scores: dict[tuple[str, str], dict[str, StoredScores]] = {}
+    for row in rows:
+        model = row["fingerprint"], row["model"]
+        if row["kind"] == _PROPOSAL:
+            settings, answer = json.loads(row["settings"]), json.loads(row["answer"])
+            store.put_proposals(*model, settings, {row["prompt"]: answer})
+            continue
+        n = len(row["actions"])
+        log_probs, num_tokens, features = (
+            np.array(row[name], dtype)
+            for name, dtype in (
+                ("log_probs", np.float32),
+                ("num_tokens", np.int32),
+                ("features", np.float32),
+            )
+        )
+        if not n or not len(log_probs) == len(num_tokens) == n or len(features) % n:
+            raise StoreError(
+                f"{path}: the columns of prompt {row['prompt'][:60]!r} do not match one another"
+            )
+        said = StoredScores(tuple(row["actions"]), log_probs, num_tokens, features.reshape(n, -1))
+        scores.setdefault(model, {})[row["prompt"]] = said
+    for model, of_model in scores.items():
+        store.put_scores(*model, of_model)
+    return len(rows)
