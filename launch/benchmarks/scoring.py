@@ -244,7 +244,14 @@ def measure() -> report.Result:
     return report.Result([row for rows in cases_rows for row in rows], summary)
 
 
-def _measure_case(config, prompt_tokens, num_actions, repeats, here, there) -> list[dict[str, Any]]:
+def _measure_case(
+    config: DecoderConfig,
+    prompt_tokens: int,
+    num_actions: int,
+    repeats: int,
+    here: _Process,
+    there: _Process | None,
+) -> list[dict[str, Any]]:
     """One row for each way of scoring one workload; the first is ours."""
     apart = workload(prompt_tokens, num_actions, common_head=False)
     headed = workload(prompt_tokens, num_actions, common_head=True)
@@ -270,9 +277,12 @@ def _measure_case(config, prompt_tokens, num_actions, repeats, here, there) -> l
     medians = {way: statistics.median(taken) for way, taken in seconds.items()}
 
     def row(way: str) -> dict[str, Any]:
-        is_ours = way in ours
-        side, process = (scoring_here, here) if is_ours else (scoring_torch, there)
-        flops = needed_flops(config, ours[way]) / len(ours[way]) if is_ours else math.nan
+        flops = memory = math.nan
+        if way in ours:
+            flops = needed_flops(config, ours[way]) / len(ours[way])
+            memory = here(scoring_here.peak_memory)
+        elif there is not None:
+            memory = there(scoring_torch.peak_memory)
         return {
             "prompt_tokens": round(statistics.mean(len(state.prompt_ids) for state in apart)),
             "actions": num_actions,
@@ -280,7 +290,7 @@ def _measure_case(config, prompt_tokens, num_actions, repeats, here, there) -> l
             "states_per_s": _rounded(1 / medians[way], 3),
             "ours_is_faster": _rounded(medians[way] / medians["ours"], 2),
             "of_matmul_rate": _rounded(flops / medians[way] / max(rates), 3),
-            "memory_over_weights": _rounded(process(side.peak_memory), 3),
+            "memory_over_weights": _rounded(memory, 3),
             "compile_s": _rounded(compiling.get(way, math.nan), 1),
         }
 

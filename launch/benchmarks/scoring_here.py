@@ -71,7 +71,8 @@ def compile_seconds(texts: Sequence[tuple[str, list[str]]]) -> float:
 
 def matmul_rate() -> float:
     """Floating-point operations per second of the fastest plain product of matrices."""
-    config, dtype = _model.config, _model.params["embed"][...].dtype
+    config, (weight, *_) = _model.config, jax.tree.leaves(_model.params)
+    dtype = weight.dtype
     wide = config.intermediate_size
     rates = []
     for rows, inner, outer in (
