@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import math
 import re
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +24,7 @@ from hypothesis import strategies as st
 
 from llmprior_jax import types
 from llmprior_jax.models import Decoder, load
-from llmprior_jax.priors import packing, score, score_actions
+from llmprior_jax.priors import heads, packing, score, score_actions
 from llmprior_jax.priors.scoring import score_packed
 
 TEXTS = [
@@ -264,6 +265,66 @@ def test_a_score_does_not_depend_on_the_rest_of_the_batch(lm, alone, data):
     alone.check(score_in_a_crowd(lm, order, groups), order, groups)
 
 
+# The head that prompts have in common.
+
+HEAD = "Seen: a plate\n" + "Next: go to the sink and go to the stove and pick up the plate\n" * 4
+HEADED = [HEAD + prompt for prompt in ("Task: wash up\nNext:", "Now: go", "Next:")]
+
+
+@pytest.mark.parametrize("head", [None, HEAD, HEAD[:9]], ids=["found", "given", "within a word"])
+def test_a_head_read_apart_changes_no_score(lm, alone, head):
+    lm = dataclasses.replace(lm)  # Nothing is kept with it yet.
+    alone.check(score(lm, HEADED, ACTIONS[:3], head=head), HEADED, ACTIONS[:3])
+    (tokens,) = (np.frombuffer(name, np.int32) for name in lm.kept["heads"])
+    assert tokens.tolist() == alone.tokens(HEADED[0])[: len(tokens)]
+    if head is None:
+        assert 64 <= len(tokens) <= len(alone.tokens(HEAD))
+    else:
+        # The last token of a head that ends within a word is another one in the prompts.
+        assert len(tokens) == len(alone.tokens(head)) - (head == HEAD[:9])
+
+
+def test_a_head_is_read_once_for_all_calls(lm, monkeypatch):
+    lm = dataclasses.replace(lm)
+    monkeypatch.setattr(heads, "_read", mock.Mock(wraps=heads._read))
+    first = score(lm, HEADED, ACTIONS[:3], head=HEAD)
+    second = score(lm, HEADED, ACTIONS[:3], head=HEAD)
+    assert heads._read.call_count == 1
+    np.testing.assert_array_equal(first.features, second.features)
+
+
+def test_only_the_last_heads_are_kept(lm):
+    lm = dataclasses.replace(lm)
+    for length in (4, 5, 4, 6, 7, 8, 4):
+        heads.read(lm, np.arange(length, dtype=np.int32))
+    assert [len(name) // 4 for name in lm.kept["heads"]] == [6, 7, 8, 4]
+
+
+def test_a_head_may_be_no_longer_than_what_comes_before_the_actions(lm, alone):
+    prompt = PROMPTS[0]
+    alone.check(score(lm, [prompt], ACTIONS[:1], head=prompt), [prompt], ACTIONS[:1])
+
+
+def test_windows_and_soft_caps_reach_over_the_head(plain_tokenizer, tmp_path):
+    model, lm = _pair(
+        "Gemma2",
+        plain_tokenizer,
+        tmp_path,
+        head_dim=8,
+        sliding_window=16,
+        attn_logit_softcapping=5.0,
+        final_logit_softcapping=3.0,
+        attn_implementation="eager",
+    )
+    Alone(model, plain_tokenizer).check(score(lm, HEADED, ACTIONS[:3]), HEADED, ACTIONS[:3])
+    assert lm.kept["heads"]
+
+
+def test_a_prompt_without_the_head_is_named(lm):
+    with pytest.raises(ValueError, match="prompt 1 does not begin with the head"):
+        score_actions(lm, [HEADED[0], "Next:"], [[" go"]] * 2, head=HEAD)
+
+
 # Tokens across the boundary, and around the text.
 
 
@@ -383,7 +444,7 @@ def test_only_shapes_compile(lm):
 
 def test_logits_are_never_whole(lm):
     """No array of the computation has more rows of the vocabulary than one step projects."""
-    config = dataclasses.replace(lm.config, vocab_size=100_003)
+    config = dataclasses.replace(lm.config, vocab_size=200_003)
     graphdef, params = nnx.split(nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0))))
     tokens = np.zeros((4, 512), np.int32)
     flat, slots = np.zeros(4 * 512, np.int32), np.zeros(512, np.int32)
@@ -391,7 +452,7 @@ def test_logits_are_never_whole(lm):
     lowered = score_packed.lower(graphdef, params, packed).as_text()
     shapes = re.findall(r"tensor<(\d+(?:x\d+)*)xf32>", lowered)
     sizes = [math.prod(map(int, shape.split("x"))) for shape in shapes]
-    assert max(sizes) == 64 * config.vocab_size
+    assert max(sizes) == 32 * config.vocab_size
 
 
 class Bigram(nnx.Module):

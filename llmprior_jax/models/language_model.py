@@ -71,6 +71,8 @@ class LanguageModel:
       tokenizer: the checkpoint's own fast tokenizer.
       fingerprint: SHA-256 over the checkpoint's config, tokenizer and weight files and the dtype:
         two models with the same fingerprint give the same numbers.
+      kept: what was computed with these parameters and may be needed again, by name; a copy made by
+        `dataclasses.replace` begins without.
     """
 
     config: Any
@@ -78,6 +80,9 @@ class LanguageModel:
     params: nnx.State
     tokenizer: PreTrainedTokenizerFast
     fingerprint: str
+    kept: dict[str, Any] = dataclasses.field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
 
 def load(path_or_hub_id: str | Path, dtype: Any = jnp.float32) -> LanguageModel:

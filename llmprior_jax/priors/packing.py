@@ -175,7 +175,7 @@ def _fill_rows(states: Sequence[Sequences]) -> tuple[list[list[int]], int]:
     # Either rows that fit the longest state, or rows of a standard length for several states. Both
     # vary little within a run, whatever the size of a batch.
     needs = [max(size, _TOKENS_PER_SLOT * n) for size, n in zip(sizes, slots, strict=True)]
-    close = _bucket(max(needs), steps=4)
+    close = _bucket(max(needs), steps=8)
     standard = min(_bucket(sum(needs), steps=1), _ROW_TOKENS)
     length = min((close, max(close, standard)), key=cost)
     return fill(length), length

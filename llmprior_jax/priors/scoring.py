@@ -30,16 +30,17 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from llmprior_jax.models import EncoderDecoderConfig, LanguageModel
-from llmprior_jax.priors import packing, seq2seq
+from llmprior_jax.models import DecoderConfig, EncoderDecoderConfig, KVCache, LanguageModel
+from llmprior_jax.priors import heads, packing, seq2seq
 from llmprior_jax.priors.tokens import check_known, encode, leading_special_tokens
 from llmprior_jax.types import ActionPrior
 
 NORMALIZATIONS = ("sum", "token", "word")
 
 # Positions projected onto the vocabulary at once: enough to keep the matrix units busy, few enough
-# that logits stay small (64 positions of a vocabulary of 150,000 in f32 are 38 MB).
-_QUERIES_AT_ONCE = 64
+# that logits stay small (32 positions of a vocabulary of 150,000 in f32 are 19 MB) and that little
+# is computed beyond the last one.
+_QUERIES_AT_ONCE = 32
 
 
 def score_actions(
@@ -48,6 +49,7 @@ def score_actions(
     actions: Sequence[Sequence[str]],
     normalization: str = "sum",
     temperature: float = 1.0,
+    head: str | None = None,
 ) -> jax.Array:
     """The prior over each prompt's actions, `log p(a|s)`.
 
@@ -63,18 +65,22 @@ def score_actions(
         the number of tokens, "word" by the number of words (stretches without white space, at
         least one): the token and word normalisation of TWOSOME.
       temperature: scores are divided by it before they are normalised over the list.
+      head: what all these prompts begin with, and those of other calls too: instructions, examples.
+        The model reads it once and keeps its keys and values for as long as `lm` lives. None: a
+        long beginning that the prompts of this call have in common is found.
 
     Returns:
       f32[B, A], `log_softmax(score / temperature)` over each prompt's list; `-inf` after its end.
 
     Raises:
       TypeError: a prompt or an action is not a string, or a string stands where a list should.
-      ValueError: an empty list or action, lists that do not match the prompts, a text longer than
-        the model's context, an action without a token of its own or without a token before it, an
-        unknown normalization, a temperature that is not positive, or a model that gives NaN.
+      ValueError: an empty list or action, lists that do not match the prompts, a prompt that does
+        not begin with `head`, a text longer than the model's context, an action without a token of
+        its own or without a token before it, an unknown normalization, a temperature that is not
+        positive, or a model that gives NaN.
     """
     check_options(normalization, temperature)
-    scores = score_texts(lm, prompts, actions, with_features=False)
+    scores = score_texts(lm, prompts, actions, with_features=False, head=head)
     return jnp.asarray(normalize(scores, actions, normalization, temperature))
 
 
@@ -84,6 +90,7 @@ def score(
     actions: Sequence[Sequence[str]],
     normalization: str = "sum",
     temperature: float = 1.0,
+    head: str | None = None,
 ) -> ActionPrior:
     """`score_actions` together with what the model makes of each action, from the same pass.
 
@@ -93,6 +100,7 @@ def score(
       actions: for each prompt its admissible actions, A at most.
       normalization: see `score_actions`.
       temperature: see `score_actions`.
+      head: see `score_actions`.
 
     Returns:
       `log_probs` f32[B, A] as `score_actions` gives them, and `features` f32[B, A, D]: the final
@@ -102,7 +110,7 @@ def score(
       TypeError, ValueError: see `score_actions`.
     """
     check_options(normalization, temperature)
-    scores = score_texts(lm, prompts, actions)
+    scores = score_texts(lm, prompts, actions, head=head)
     log_probs = normalize(scores, actions, normalization, temperature)
     return ActionPrior(jnp.asarray(log_probs), jnp.asarray(scores.features))
 
@@ -128,6 +136,7 @@ def score_texts(
     prompts: Sequence[str],
     actions: Sequence[Sequence[str]],
     with_features: bool = True,
+    head: str | None = None,
 ) -> TextScores:
     """Scores each action by itself: what `normalize` makes a prior of, and what is worth keeping.
 
@@ -136,17 +145,20 @@ def score_texts(
       prompts: B texts.
       actions: for each prompt its admissible actions, A at most.
       with_features: whether hidden states are wanted, too.
+      head: see `score_actions`.
 
     Raises:
       TypeError, ValueError: see `score_actions`.
     """
-    _check(prompts, actions)
+    _check(prompts, actions, head)
     states = tokenize(lm, prompts, actions)
+    length = _head_length(lm, states, head)
+    cache = heads.read(lm, states[0].tokens[0][:length]) if length else None
 
     # Dispatch is asynchronous: while the device works on a pass, the host packs the next.
     places, results = [], []
-    for texts in packing.passes(states):
-        log_probs, features = score_packed(lm.graphdef, lm.params, texts.packed)
+    for texts in packing.passes(heads.without(states, length) if length else states):
+        log_probs, features = score_packed(lm.graphdef, lm.params, texts.packed, cache)
         places.append(texts.places)
         results.append((log_probs, features) if with_features else (log_probs,))
 
@@ -216,7 +228,7 @@ def check_options(normalization: str, temperature: float) -> None:
 
 @functools.partial(jax.jit, static_argnames="graphdef")
 def score_packed(
-    graphdef: nnx.GraphDef, params: Any, packed: packing.Packed
+    graphdef: nnx.GraphDef, params: Any, packed: packing.Packed, head: KVCache | None = None
 ) -> tuple[jax.Array, jax.Array]:
     """Scores packed texts in one forward pass. Pure, and differentiable in `params`.
 
@@ -225,6 +237,8 @@ def score_packed(
         texts with prompts of their own, of an `EncoderDecoder`.
       params: its parameters, as `nnx.split` gives them.
       packed: R rows of L tokens, with N slots for results.
+      head: one row of H slots that all the texts go on from, see `heads`; `packed` counts positions
+        from its end. Needs a module with the `extend` of a `Decoder`.
 
     Returns:
       f32[N], for each slot the summed log-probability of the tokens from `first` to `last`, and
@@ -234,14 +248,7 @@ def score_packed(
     R, L = packed.tokens.shape
     i, j = jnp.arange(L)[:, None], jnp.arange(L)
     mask = (j <= i) & (i < packed.ends[:, None, :])
-    prompts, lengths = packed.prompts, packed.prompt_lengths
-    if prompts is None or lengths is None:
-        hidden = model(packed.tokens, packed.positions, mask)
-    else:
-        is_text = jnp.arange(prompts.shape[1]) < lengths[:, None]
-        encoded = model.encode(prompts, is_text)
-        hidden = model.decode(packed.tokens, packed.positions, mask, encoded, is_text)
-    hidden = hidden.reshape(R * L, -1)
+    hidden = _read(model, packed, mask, head).reshape(R * L, -1)
     log_probs = _token_log_probs(model, hidden, packed).reshape(R, L)
 
     row = packed.last // L
@@ -249,6 +256,22 @@ def score_packed(
     counted &= packed.positions[row] >= packed.first[:, None]
     scores = jnp.sum(jnp.where(counted, log_probs[row], 0.0), axis=-1)
     return scores, hidden[packed.last].astype(jnp.float32)
+
+
+def _read(model, packed: packing.Packed, mask: jax.Array, head: KVCache | None) -> jax.Array:
+    """Hidden states [R, L, D] of all tokens, each of which sees what `mask` [R, L, L] says."""
+    prompts, lengths = packed.prompts, packed.prompt_lengths
+    if prompts is not None and lengths is not None:
+        is_text = jnp.arange(prompts.shape[1]) < lengths[:, None]
+        encoded = model.encode(prompts, is_text)
+        return model.decode(packed.tokens, packed.positions, mask, encoded, is_text)
+    if head is None:
+        return model(packed.tokens, packed.positions, mask)
+    (R, L), H = packed.tokens.shape, head.positions.shape[1]
+    rows = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (R, *leaf.shape[1:])), head)
+    mask = jnp.concatenate([jnp.ones((R, L, H), bool), mask], axis=-1)
+    hidden, _ = model.extend(packed.tokens, H + packed.positions, mask, rows.enlarged(H + L), H)
+    return hidden
 
 
 def _token_log_probs(model, hidden: jax.Array, packed: packing.Packed) -> jax.Array:
@@ -263,11 +286,11 @@ def _token_log_probs(model, hidden: jax.Array, packed: packing.Packed) -> jax.Ar
 
     def project(log_probs, start):
         chunk = jax.lax.dynamic_slice_in_dim(queries, start, _QUERIES_AT_ONCE)
-        logits = model.logits(hidden[chunk]).astype(jnp.float32)
-        normalizer = jax.nn.logsumexp(logits, axis=-1)
+        logits = model.logits(hidden[chunk]).astype(jnp.float32).T  # [V, queries]
+        normalizer = jax.nn.logsumexp(logits, axis=0)
         here = (query >= start) & (query < start + _QUERIES_AT_ONCE)
         own = jnp.where(here, query - start, 0)
-        return jnp.where(here, logits[own, tokens] - normalizer[own], log_probs)
+        return jnp.where(here, logits[tokens, own] - normalizer[own], log_probs)
 
     def step(log_probs, start):
         needed = start < packed.num_queries
@@ -329,7 +352,20 @@ def _check_tokens(text: np.ndarray, first: int, config, where: str) -> None:
     check_known(text, config.vocab_size, where)
 
 
-def _check(prompts, actions) -> None:
+def _head_length(lm, states: Sequence[packing.Sequences], head: str | None) -> int:
+    """How many tokens all texts begin with are read apart from them."""
+    if not states or not isinstance(lm.config, DecoderConfig):
+        return 0
+    if head is None:
+        return heads.find(states)
+    (tokens,) = encode(lm.tokenizer, [head])
+    tokens = np.asarray(leading_special_tokens(lm.tokenizer) + tokens, np.int32)
+    # The last token of the head may be another one in a text that goes on.
+    shared = min(packing.common_prefix(tokens, text) for state in states for text in state.tokens)
+    return heads.longest_possible(states, shared)
+
+
+def _check(prompts, actions, head: str | None) -> None:
     """Refuses malformed arguments, naming the first thing wrong."""
     if isinstance(prompts, str):
         raise TypeError("prompts must be a list of strings, not one string; put it in a list")
@@ -340,6 +376,10 @@ def _check(prompts, actions) -> None:
     for b, (prompt, group) in enumerate(zip(prompts, actions, strict=True)):
         if not isinstance(prompt, str):
             raise TypeError(f"prompt {b} must be a string, not {type(prompt).__name__}")
+        if head is not None and not prompt.startswith(head):
+            raise ValueError(
+                f"prompt {b} does not begin with the head: {prompt[: len(head)]!r} is not {head!r}"
+            )
         if isinstance(group, str):
             raise TypeError(f"actions of prompt {b} must be a list of strings, not one string")
         if len(group) == 0:
