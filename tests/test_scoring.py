@@ -427,7 +427,7 @@ def test_a_run_compiles_a_handful_of_shapes():
         )
 
     shapes = {
-        tuple(array.shape for array in texts.packed)
+        tuple(array.shape for array in jax.tree.leaves(texts.packed))
         for _ in range(30)
         for texts in packing.passes([state() for _ in range(rng.integers(1, 65))])
     }
