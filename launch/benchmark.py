@@ -3,7 +3,7 @@
     python -m launch.benchmark envs [--num_envs=4096] [--json]
     python -m launch.benchmark generation [--shape=Qwen2.5-0.5B] [--json]
     python -m launch.benchmark scoring [--shape=Qwen2.5-0.5B] [--json]
-    python -m launch.benchmark seeds [--json]
+    python -m launch.benchmark train [--json]
 
 What each measures and how is told in its module, `launch/benchmarks/`. With `--json` the last line
 printed is the result as one JSON object.
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from launch import app
-from launch.benchmarks import environments, generation, report, scoring, seeds
+from launch.benchmarks import environments, generation, learning, report, scoring
 
 _JSON = flags.DEFINE_bool("json", False, "Print the result as JSON, too, on the last line.")
 
@@ -23,7 +23,7 @@ _BENCHMARKS = {
     "envs": environments.measure,
     "generation": generation.measure,
     "scoring": scoring.measure,
-    "seeds": seeds.measure,
+    "train": learning.measure,
 }
 
 

@@ -7,7 +7,7 @@ from absl import flags
 from absl.testing import flagsaver
 
 from launch import benchmark
-from launch.benchmarks import environments
+from launch.benchmarks import environments, learning
 
 
 @pytest.fixture
@@ -41,5 +41,17 @@ def test_an_unknown_benchmark_is_answered_with_the_nearest():
 
 
 def test_a_missing_benchmark_is_answered_with_all():
-    with pytest.raises(ValueError, match="envs, scoring, seeds"):
+    with pytest.raises(ValueError, match="envs, scoring, train"):
         benchmark.main(["benchmark"])
+
+
+def test_training_is_measured_by_environments_and_by_seeds(monkeypatch):
+    for constant, value in {"_ITERATIONS": 2, "_REPEATS": 1, "_ENVS": (2,), "_SEEDS": (2,)}.items():
+        monkeypatch.setattr(learning, constant, value)
+    by_envs, by_seeds = learning.measure().rows
+    assert (by_envs["seeds"], by_envs["environments"]) == (1, 2)
+    assert (by_seeds["seeds"], by_seeds["environments"]) == (2, 8)
+    for row in (by_envs, by_seeds):
+        ratio = row["seeds"] * row["environments"] / row["seeds"]
+        assert row["steps_per_s"] == pytest.approx(ratio * row["updates_per_s"], rel=0.2)
+        assert row["times_first"] == 1

@@ -233,12 +233,12 @@ def measure() -> report.Result:
         "dtype": DTYPE.value,
         "weights_mb": round(weights / 1e6),
         "states_per_second": first["ours"]["states_per_s"],
-        "fraction_of_matmul_rate": first["ours"]["of_matmul_rate"],
-        "peak_memory_over_weights": first["ours"]["memory_over_weights"],
+        "fraction_of_matmul_rate": first["ours"]["of_matmul"],
+        "peak_memory_over_weights": first["ours"]["memory"],
     }
     if there is not None:
         summary |= {
-            f"ratio_vs_{way.replace(' ', '_')}": first[way]["ours_is_faster"]
+            f"ratio_vs_{way.replace(' ', '_')}": first[way]["ours_faster"]
             for way in scoring_torch.WAYS
         }
     return report.Result([row for rows in cases_rows for row in rows], summary)
@@ -284,13 +284,13 @@ def _measure_case(
         elif there is not None:
             memory = there(scoring_torch.peak_memory)
         return {
-            "prompt_tokens": round(statistics.mean(len(state.prompt_ids) for state in apart)),
+            "prompt": round(statistics.mean(len(state.prompt_ids) for state in apart)),
             "actions": num_actions,
             "way": way,
             "states_per_s": _rounded(1 / medians[way], 3),
-            "ours_is_faster": _rounded(medians[way] / medians["ours"], 2),
-            "of_matmul_rate": _rounded(flops / medians[way] / max(rates), 3),
-            "memory_over_weights": _rounded(memory, 3),
+            "ours_faster": _rounded(medians[way] / medians["ours"], 2),
+            "of_matmul": _rounded(flops / medians[way] / max(rates), 3),
+            "memory": _rounded(memory, 3),
             "compile_s": _rounded(compiling.get(way, math.nan), 1),
         }
 

@@ -1,0 +1,88 @@
+"""Training end to end: steps and updates per second, and how they grow.
+
+    python -m launch.benchmark train [--json]
+
+The training loop of the quickstart (acting, stepping, replay, learning) past its warm-up: with 64
+to 4,096 environments for one seed, and with 1 to 64 seeds of the default number of environments,
+trained as one vmapped axis. "times first" is the time of as many iterations as a multiple of that
+in the first line of its kind: below the growth in size, more is cheaper by the piece. A step of
+Overcooked is a macro-action. The prior is a table of random features: asking the language model is
+not part of the loop, see the benchmark "scoring" for that.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from launch.benchmarks import report
+from llmprior_jax import envs, training
+from llmprior_jax.priors import table as tables
+from llmprior_jax.training import Config
+from llmprior_jax.types import ActionPrior
+
+_ITERATIONS = 200  # of the loop per timed call
+_REPEATS = 3
+_ENVS = (64, 256, 1024, 4096)
+_SEEDS = (1, 4, 16, 64)
+
+
+def measure() -> report.Result:
+    """Trains every number of environments, and every number of seeds."""
+    few = training.default_config().loop.num_envs
+    rows = []
+    for sizes in ([(1, num_envs) for num_envs in _ENVS], [(seeds, few) for seeds in _SEEDS]):
+        seconds = [_seconds(num_seeds, num_envs) for num_seeds, num_envs in sizes]
+        rows += [
+            _row(num_seeds, num_envs, taken, taken / seconds[0])
+            for (num_seeds, num_envs), taken in zip(sizes, seconds, strict=True)
+        ]
+    return report.Result(rows)
+
+
+def _row(num_seeds: int, num_envs: int, seconds: float, ratio: float) -> dict[str, Any]:
+    return {
+        "seeds": num_seeds,
+        "environments": num_envs,
+        "steps_per_s": round(num_seeds * num_envs * _ITERATIONS / seconds),
+        "updates_per_s": round(num_seeds * _ITERATIONS / seconds),
+        "times_first": round(ratio, 2),
+    }
+
+
+def _seconds(num_seeds: int, num_envs: int) -> float:
+    """Time of some iterations, each with one update."""
+    config = training.default_config()
+    config.num_seeds, config.loop.num_envs = num_seeds, num_envs
+    # The replay takes in all environments' transitions of an iteration at once.
+    config.loop.replay_capacity = max(config.loop.replay_capacity, 2 * num_envs)
+    env, params = envs.make(config.env)
+    table = _table(env, config)
+    loop = training.make_loop(
+        env,
+        params,
+        training.make_agent("dqn_prior", config),
+        training.LoopConfig(**config.loop),
+        _ITERATIONS,
+        config.eval_episodes,
+    )
+    state = training.over_seeds(loop.init, (0, None), num_seeds)(training.seed_keys(config), table)
+    segment = training.over_seeds(loop.segment, (0, None, None), num_seeds)
+    # Past the warm-up, so that every iteration learns.
+    run = functools.partial(segment, state, table, jnp.int32(config.loop.warmup_steps))
+    jax.block_until_ready(run())
+    return report.median_seconds(run, _REPEATS)
+
+
+def _table(env: envs.TextEnvironment, config: Config) -> tables.PriorTable:
+    """All states, with features as large as the quickstart's; what is in them takes no time."""
+    observations = env.list_observations()
+    assert observations is not None
+    shape = (len(observations), env.num_actions)
+    prior = ActionPrior(
+        log_probs=jnp.full(shape, -jnp.log(env.num_actions)),
+        features=jax.random.normal(jax.random.key(0), (*shape, config.prior.num_features)),
+    )
+    empty = tables.empty(observations[0], env.num_actions, config.prior.num_features)
+    return tables.insert(empty, observations, prior)
