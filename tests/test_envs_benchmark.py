@@ -41,7 +41,7 @@ def test_an_unknown_benchmark_is_answered_with_the_nearest():
 
 
 def test_a_missing_benchmark_is_answered_with_all():
-    with pytest.raises(ValueError, match="envs, scoring, train"):
+    with pytest.raises(ValueError, match="envs, generation, scoring, train"):
         benchmark.main(["benchmark"])
 
 
