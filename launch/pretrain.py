@@ -36,14 +36,14 @@ from llmprior_jax.models import Decoder, DecoderConfig, checkpoint
 _OUT = flags.DEFINE_string("out", None, "Folder to write the checkpoint to.", required=True)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the corpus and of the initial parameters.")
 _DOCUMENTS = flags.DEFINE_integer(
-    "documents", 26_000, "Documents to train on, each once.", lower_bound=500
+    "documents", 32_000, "Documents to train on, each once.", lower_bound=500
 )
 _HELD_OUT = flags.DEFINE_integer("held_out", 1000, "Documents to measure the loss on.")
 
-VOCABULARY = 1280
+VOCABULARY = 1536
 CONTEXT = 1024  # the longest prompt that the model claims to read
-ROW = 256  # tokens per training row
-BATCH = 8  # rows per step
+ROW = 512  # tokens per training row
+BATCH = 4  # rows per step
 LEARNING_RATE = 4e-3
 EMBEDDING_DEVIATION = 0.2
 RESIDUAL_GAIN = 0.1

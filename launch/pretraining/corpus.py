@@ -12,16 +12,16 @@ from launch.pretraining import household, kitchen, walks
 from launch.pretraining.phrases import Document, pick
 
 MIXTURE = (
-    (kitchen.cooking, 0.45),
-    (kitchen.questions, 0.14),
-    (kitchen.shopping, 0.07),
-    (kitchen.recipe_text, 0.04),
-    (kitchen.advice, 0.03),
-    (household.errand, 0.12),
+    (kitchen.cooking, 0.35),
+    (kitchen.questions, 0.11),
+    (kitchen.shopping, 0.055),
+    (kitchen.recipe_text, 0.03),
+    (kitchen.advice, 0.025),
+    (household.errand, 0.31),
     (household.habits, 0.02),
-    (walks.walk, 0.08),
-    (walks.questions, 0.03),
-    (walks.advice, 0.02),
+    (walks.walk, 0.06),
+    (walks.questions, 0.025),
+    (walks.advice, 0.015),
 )
 
 

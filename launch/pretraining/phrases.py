@@ -115,3 +115,15 @@ def decisions(
         pieces.append(Piece(f"{newline}{now}{observation}\n{then}"))
         pieces.append(Piece(f" {action}{end}", decision=True))
     return Document(kind, task, tuple(pieces))
+
+
+def remembered(
+    rng: random.Random, task: str, steps: Sequence[tuple[str, str]], kind: str
+) -> Document:
+    """Lays out a task with (observation, action) steps, all but the last of which are over."""
+    pieces = [Piece(f"Task: {rng.choice((task, sentence(task)))}\n")]
+    for observation, action in steps[:-1]:
+        pieces += [Piece(f"Seen: {observation}\nDone:"), Piece(f" {action}\n", decision=True)]
+    observation, action = steps[-1]
+    pieces += [Piece(f"Now: {observation}\nNext:"), Piece(f" {action}", decision=True)]
+    return Document(kind, task, tuple(pieces))
