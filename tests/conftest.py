@@ -5,6 +5,7 @@ import pathlib
 import tempfile
 
 import jax
+import pytest
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -16,3 +17,14 @@ _CACHE = pathlib.Path(__file__).parent.parent / ".jax_cache"
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_compilation_cache_dir", str(_CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+@pytest.fixture(scope="session")
+def alfworld_data(tmp_path_factory) -> pathlib.Path:
+    """An ALFWorld data directory with two training games and an unseen one, of Pick."""
+    pytest.importorskip("alfworld")
+    from llmprior_jax.envs import alfworld_games
+
+    out = tmp_path_factory.mktemp("alfworld") / "data"
+    alfworld_games.make_games(out, tasks=["pick"], train=2, unseen=1)
+    return out

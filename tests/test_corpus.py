@@ -1,6 +1,7 @@
 """The generated corpus: the same from the same seed, sound, and free of what it is evaluated on."""
 
 import itertools
+import json
 import random
 import re
 import unicodedata
@@ -18,6 +19,7 @@ from launch.pretraining import corpus, household, kitchen, walks
 from launch.pretraining.phrases import Document, Piece
 from launch.pretraining.tokenizer import train_tokenizer
 from llmprior_jax import envs
+from llmprior_jax.envs.alfworld_games import TASK_TYPES, is_held_out
 from llmprior_jax.models import Decoder, DecoderConfig
 
 _SAMPLE = 6000
@@ -94,6 +96,59 @@ def test_no_evaluation_sentence_occurs(documents, evaluation_texts):
     assert len(sentences) > 30
     everything = "\n".join(document.text for document in documents).lower()
     assert [sentence for sentence in sentences if sentence in everything] == []
+
+
+def test_no_errand_is_about_a_pair_that_only_unseen_games_ask_for():
+    rng = random.Random(0)
+    pairs = {
+        (home.thing, home.target) for home in (household.sample_home(rng) for _ in range(5000))
+    }
+    assert len(pairs) > 200, "the sample should show many pairs"
+    assert [pair for pair in pairs if is_held_out(*pair)] == []
+
+
+def test_nothing_is_brought_where_only_unseen_games_want_it(documents):
+    words = r"(?:move|put|place|set) (?:the )?(\w+) \d+ (?:to|in|on) (?:the )?(\w+) \d+"
+    brought = {
+        pair
+        for document in documents
+        for piece in document.pieces
+        if document.kind == "household" and piece.decision
+        for pair in re.findall(words, piece.text)
+    }
+    assert len(brought) > 200, "the sample should show many things that are brought somewhere"
+    assert [pair for pair in brought if is_held_out(*pair)] == []
+
+
+def test_no_household_sentence_of_alfworld_occurs(documents, alfworld_data):
+    """Tasks as ALFWorld words them, and all that it tells in games that are played to their end."""
+    goal_library = pytest.importorskip("alfworld.gen.goal_library")
+    told, commands = set(), set()
+    for path in sorted(alfworld_data.rglob("game.tw-pddl")):
+        env, params = envs.make("ALFWorld", games=[path])
+        observation, state = env.reset(jax.random.key(0), params)
+        for command in json.loads(path.read_text())["walkthrough"]:
+            text = env.text_state(observation)
+            told |= {text.task, text.observation}
+            commands |= set(text.actions)
+            action = text.actions.index(command)
+            observation, state, *_ = env.step(jax.random.key(0), state, action, params)
+    sentences = {
+        re.sub(r"\d+", "#", sentence.strip().lower())
+        for text in told
+        for sentence in re.findall(r"[^.\n]+\.", text)
+    }
+    assert len(sentences) > 15
+    everything = "\n".join(d.text for d in documents if d.kind == "household").lower()
+    numberless = re.sub(r"\d+", "#", everything)
+    assert [sentence for sentence in sentences if sentence in numberless] == []
+    goals = [
+        template.format(obj=r"\w+", recep=r"\w+", toggle=r"\w+")
+        for task_type in TASK_TYPES.values()
+        for template in goal_library.gdict[task_type]["templates"]
+    ]
+    assert [goal for goal in goals if re.search(rf"\b{goal}\b", everything)] == []
+    assert any(command in everything for command in commands), "commands are anybody's words"
 
 
 @settings(max_examples=200, deadline=None)

@@ -63,6 +63,23 @@ def test_training_never_has_a_pair_of_an_unseen_game(chosen):
     assert not pairs["train"] & pairs["valid_unseen"]
 
 
+def test_a_pair_is_unseen_whatever_the_seed_and_the_counts(chosen):
+    """So that what is trained on before the games are made can leave it out."""
+    unseen = {
+        task.pair
+        for (split, _), tasks in chosen.items()
+        if split == "valid_unseen"
+        for task in tasks
+    }
+    assert all(games.is_held_out(*pair) for pair in unseen)
+    assert all(games.is_held_out(*(name.lower() for name in pair)) for pair in unseen)
+    for counts in ({"train": 9, "unseen": 2}, {"train": 2, "unseen": 9}):
+        other = games.choose_tasks(tuple(games.TASK_TYPES), seed=5, **counts)
+        for (split, _), tasks in other.items():
+            for task in tasks:
+                assert games.is_held_out(*task.pair) == (split == "valid_unseen")
+
+
 def test_unseen_games_play_in_alfreds_test_floor_plans(chosen):
     for (split, _), tasks in chosen.items():
         for task in tasks:

@@ -6,8 +6,8 @@ belongs, with a mistake now and then. Each step tells only what is new, as text 
 was seen and done before is written down with it.
 
 Rooms, furniture and things go by the names of the AI2-THOR simulator, whose rooms ALFWorld's games
-are played in. `alfworld_games.is_held_out` says which things those games ask to bring where only when
-they test for unseen tasks; no errand here is about such a pair.
+are played in. Of some pairs of a thing and a place, `alfworld_games.is_held_out` says that only
+games that test for unseen tasks ask for them; no errand here is about such a pair.
 """
 
 import dataclasses
@@ -79,7 +79,14 @@ _TREATED = {
     "cool": ("apple", "bowl", "bread", "cup", "egg", "lettuce", "mug", "pan", "plate", "pot",
              "potato", "tomato", "winebottle"),
 }  # fmt: skip
-_ERRANDS = (("move", 0.3), ("look", 0.3), ("clean", 0.1), ("heat", 0.1), ("cool", 0.1), ("two", 0.1))
+_ERRANDS = (
+    ("move", 0.3),
+    ("look", 0.3),
+    ("clean", 0.1),
+    ("heat", 0.1),
+    ("cool", 0.1),
+    ("two", 0.1),
+)
 _MISTAKES = 0.1
 
 Action = tuple[str, str]  # (verb, numbered thing or place), e.g. ("take", "mug 2")
@@ -134,7 +141,10 @@ class Home:
         """What to do next."""
         if self.hands and kind(self.hands) != self.thing:
             if not self.may_bring(self.hands, self.place):
-                return ("go", rng.choice([p for p in self.contents if self.may_bring(self.hands, p)]))
+                return (
+                    "go",
+                    rng.choice([p for p in self.contents if self.may_bring(self.hands, p)]),
+                )
             return ("put", self.hands) if self.place not in self.closed else ("open", self.place)
         if self.hands and self.errand == "look":
             lamp = self.first(self.target, self.here())
@@ -198,7 +208,9 @@ class Home:
             tries += 3 * [("put", self.hands)]
         if not self.hands:
             tries += [("take", thing) for thing in self.here() if self.may_bring(thing, self.place)]
-        tries += [("use", thing) for thing in self.here() if kind(thing) in _LAMPS and not self.hands]
+        tries += [
+            ("use", thing) for thing in self.here() if kind(thing) in _LAMPS and not self.hands
+        ]
         if kind(self.place) in _ROOMS["kitchen"][1]:
             tries.append(("close", self.place))
         return tries
@@ -352,14 +364,26 @@ class _Teller:
             )
         )
         self._taken = rng.choice(
-            ("you have the {} now.", "you hold {}.", "the {} is in your hand.", "you picked {} up.",
-             "you lift the {} off the {place}.", "you took {} from {place}.")  # fmt: skip
+            (
+                "you have the {} now.",
+                "you hold {}.",
+                "the {} is in your hand.",
+                "you picked {} up.",
+                "you lift the {} off the {place}.",
+                "you took {} from {place}.",
+            )
         )
         self._put = rng.choice(
-            ("the {} is {on} the {place} now.", "you let go of {}.", "{} lies {on} {place}.",
-             "you moved {} to the {place}.")  # fmt: skip
+            (
+                "the {} is {on} the {place} now.",
+                "you let go of {}.",
+                "{} lies {on} {place}.",
+                "you moved {} to the {place}.",
+            )
         )
-        self._treated = rng.choice(("the {} is {state} now.", "you made {} {state}.", "{}: {state}."))
+        self._treated = rng.choice(
+            ("the {} is {state} now.", "you made {} {state}.", "{}: {state}.")
+        )
         self._lit = rng.choice(("the {} is on.", "light falls from the {}.", "{} is lit."))
         self._shown = rng.choice((0.0, 0.0, 0.3))  # how often hands are told of without a reason
 
