@@ -217,6 +217,16 @@ def test_half_precision_is_close(write, qwen2, dtype):
     assert np.abs(wide - narrow).mean() < 0.1 * wide.std()
 
 
+@pytest.mark.parametrize(("backend", "dtype"), [("cpu", "float32"), ("gpu", "bfloat16")])
+def test_the_default_dtype_is_what_the_platform_is_made_for(write, monkeypatch, backend, dtype):
+    directory = write("qwen2")[0]
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    lm = models.load(directory)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(lm.params)} == {dtype}
+    assert lm.fingerprint == models.fingerprint(directory)
+    assert lm.fingerprint == models.fingerprint(directory, dtype)
+
+
 def test_bfloat16_files_are_read_exactly(tmp_path):
     torch_model("qwen2").to(torch.bfloat16).save_pretrained(tmp_path)
     write_tokenizer(tmp_path)

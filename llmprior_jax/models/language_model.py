@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 
@@ -85,7 +86,7 @@ class LanguageModel:
     )
 
 
-def load(path_or_hub_id: str | Path, dtype: Any = jnp.float32) -> LanguageModel:
+def load(path_or_hub_id: str | Path, dtype: Any = None) -> LanguageModel:
     """Loads a language model from an unmodified Hugging Face checkpoint.
 
     Families, by the `model_type` of `config.json`: Qwen1.5, 2 and 2.5 ("qwen2"), Qwen3 ("qwen3"),
@@ -96,7 +97,9 @@ def load(path_or_hub_id: str | Path, dtype: Any = jnp.float32) -> LanguageModel:
       path_or_hub_id: a directory with `config.json`, `model.safetensors` (or shards and their
         index) and `tokenizer.json`; or an id on the Hugging Face hub such as "Qwen/Qwen2.5-0.5B",
         whose files are downloaded once; or "tiny", the small model that comes with the package.
-      dtype: of parameters and activations: float32, bfloat16 or float16.
+      dtype: of parameters and activations: float32, bfloat16 or float16. None is float32 on a CPU,
+        and bfloat16 on accelerators, whose matrix units are made for it. Norms, softmax and
+        log-probabilities are float32 always.
 
     Returns:
       The model, its parameters on the default device.
@@ -106,6 +109,7 @@ def load(path_or_hub_id: str | Path, dtype: Any = jnp.float32) -> LanguageModel:
         not supported or damaged; the message lists all that is wrong.
       ValueError: `dtype` is not one of the three.
     """
+    dtype = _default_dtype() if dtype is None else dtype
     check_dtype(dtype)
     directory = find_directory(path_or_hub_id, checkpoint.FILES)
     config, graphdef, params = checkpoint.read(directory, dtype, architectures.LANGUAGE_MODELS)
@@ -118,13 +122,18 @@ def load(path_or_hub_id: str | Path, dtype: Any = jnp.float32) -> LanguageModel:
     )
 
 
-def fingerprint(path_or_hub_id: str | Path, dtype: Any = jnp.float32) -> str:
+def fingerprint(path_or_hub_id: str | Path, dtype: Any = None) -> str:
     """The `fingerprint` of the model that `load` would give, without loading it.
 
     Raises:
       CheckpointError: there is no such directory or hub id.
     """
+    dtype = _default_dtype() if dtype is None else dtype
     return checkpoint.fingerprint(find_directory(path_or_hub_id, checkpoint.FILES), dtype)
+
+
+def _default_dtype() -> Any:
+    return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
 
 
 def check_dtype(dtype: Any) -> None:

@@ -293,7 +293,7 @@ def check_config(config: Config) -> None:
 def make_model(config: Config, env: TextEnvironment) -> LanguagePolicy:
     """The language model that is the policy, as `config.policy` describes it."""
     return language_policy(
-        models.load(config.policy.model),
+        models.load(config.policy.model, jnp.float32),  # bfloat16 rounds small updates away.
         env.num_actions,
         config.prior.normalization,
         config.prior.temperature,
