@@ -11,12 +11,12 @@ from collections.abc import Callable, Sequence
 import jax
 from absl import app, flags, logging
 
-from llmprior_jax.training import InterruptedRunError, RestoreError
+from llmprior_jax.training import InterruptedRunError, OutOfMemoryError, RestoreError
 
 _CONFIGS = pathlib.Path(__file__).parent / "configs"
 _CONFIG_FLAG = re.compile(r"^--?config=(.*)$")
 # What is raised for a user's mistake; its message says what is wrong, where, and what to do.
-_MISTAKES = (ValueError, TypeError, FileNotFoundError, RestoreError)
+_MISTAKES = (ValueError, TypeError, FileNotFoundError, RestoreError, OutOfMemoryError)
 
 _INTERRUPTED = 128 + signal.SIGINT  # what shells report of a command ended by Ctrl-C
 

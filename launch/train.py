@@ -25,6 +25,7 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run's results.
 _PRIOR = flags.DEFINE_string(
     "prior", None, "Language model: tiny, a directory, or a hub id such as Qwen/Qwen2.5-0.5B."
 )
+_MESH = flags.DEFINE_string("mesh", None, "Devices, such as data:4,model:2 (config.mesh).")
 _RESUME = flags.DEFINE_bool(
     "resume", True, "Go on from what --workdir holds; --noresume removes that run and starts again."
 )
@@ -36,6 +37,8 @@ def main(argv: Sequence[str]) -> None:
     config = _CONFIG.value
     if _PRIOR.value is not None:
         config.prior.model = _PRIOR.value
+    if _MESH.value is not None:
+        config.mesh = _MESH.value
     with app.StopSignal() as should_stop:
         results = training.run(config, _WORKDIR.value, _RESUME.value, should_stop)
     rich.console.Console().print(summary.table(results, config.num_seeds))

@@ -6,6 +6,7 @@ from llmprior_jax.models.decoder import Decoder, KVCache
 from llmprior_jax.models.encoder import Encoder, EncoderConfig
 from llmprior_jax.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from llmprior_jax.models.language_model import LanguageModel, ModelConfig, fingerprint, load
+from llmprior_jax.models.partition import partition
 from llmprior_jax.models.text_encoder import TextEncoder, load_encoder
 
 __all__ = [
@@ -25,4 +26,5 @@ __all__ = [
     "load",
     "load_encoder",
     "lora",
+    "partition",
 ]

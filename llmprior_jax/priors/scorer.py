@@ -55,6 +55,7 @@ class Scorer:
         normalization: str = "sum",
         temperature: float = 1.0,
         store: PriorStore | None = None,
+        mesh: jax.sharding.Mesh | None = None,
     ):
         """Nothing is loaded or scored yet.
 
@@ -64,6 +65,7 @@ class Scorer:
           temperature: see `llmprior_jax.priors.score`.
           store: where answers are kept, the scorer's to close; None keeps none. When it takes no
             more (a full disk, no permission), a warning says so, and scoring goes on.
+          mesh: devices over whose axis "model" the weights are shared out (`models.partition`).
 
         Raises:
           ValueError: an unknown normalization, or a temperature that is not positive.
@@ -74,12 +76,18 @@ class Scorer:
         self._normalization = normalization
         self._temperature = temperature
         self._store = store
+        self._mesh = mesh
         self._keeps = store is not None
 
     @functools.cached_property
     def language_model(self) -> models.LanguageModel:
         """The language model, loaded when it is first needed."""
-        return models.load(self.model)
+        if self._mesh is None or self._mesh.shape["model"] == 1:
+            return models.load(self.model)
+        # Read where there is room for all of it.
+        with jax.default_device(jax.local_devices(backend="cpu")[0]):
+            lm = models.load(self.model)
+        return models.partition(lm, self._mesh)
 
     @functools.cached_property
     def fingerprint(self) -> str:

@@ -10,6 +10,7 @@ from llmprior_jax.training.experiment import (
     run,
 )
 from llmprior_jax.training.loop import Episodes, Loop, LoopConfig, LoopState, make_loop
+from llmprior_jax.training.mesh import OutOfMemoryError, make_mesh
 from llmprior_jax.training.online import OnlineRun
 from llmprior_jax.training.runs import Decision, Run, over_seeds, seed_keys
 
@@ -25,11 +26,13 @@ __all__ = [
     "LoopConfig",
     "LoopState",
     "OnlineRun",
+    "OutOfMemoryError",
     "RestoreError",
     "Run",
     "default_config",
     "make_agent",
     "make_loop",
+    "make_mesh",
     "over_seeds",
     "read_config",
     "restore",

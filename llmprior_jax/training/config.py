@@ -11,7 +11,7 @@ from llmprior_jax.training.files import write_atomically
 
 CONFIG_FILE = "config.json"
 # Fields that change where and how a run computes, and not what.
-_SAME_RESULTS = ("prior.store",)
+_SAME_RESULTS = ("mesh", "prior.store")
 
 Config: TypeAlias = Any
 """A `ml_collections.ConfigDict`, whose fields a type checker cannot know."""
@@ -112,6 +112,9 @@ def default_config() -> Config:
                 "batch_size": 32,
                 "updates_per_step": 1,
             },
+            # Devices, such as "data:4,model:2" (`training.mesh`): seeds are shared out over data,
+            # the language model's weights over model. Empty: as many as divide the seeds, on data.
+            "mesh": "",
             "seed": 0,
             "num_seeds": 8,
             # Environment steps of each seed, and how many lie between two evaluations.

@@ -43,6 +43,7 @@ from llmprior_jax.training.files import write_atomically
 from llmprior_jax.training.games import list_games
 from llmprior_jax.training.host import HostRun
 from llmprior_jax.training.host_games import HostGames, open_games
+from llmprior_jax.training.mesh import make_mesh
 from llmprior_jax.training.metrics import MetricsWriter, read_metrics
 from llmprior_jax.training.online import OnlineRun
 from llmprior_jax.training.policy import PolicyRun
@@ -176,6 +177,7 @@ def check_config(config: Config) -> None:
         )
     check_options(config.prior.normalization, config.prior.temperature)
     _check_asking(config.prior)
+    make_mesh(config.mesh, config.num_seeds)
     if config.eval_every % config.loop.num_envs:
         raise ValueError(
             f"config.eval_every is {config.eval_every}, which {config.loop.num_envs} environments "
@@ -300,7 +302,8 @@ def make_scorer(config: Config) -> Scorer:
     prior = config.prior
     store = PriorStore(prior.store) if prior.store else None
     if prior.method == "score":
-        return Scorer(prior.model, prior.normalization, prior.temperature, store)
+        mesh = make_mesh(config.mesh, config.num_seeds)
+        return Scorer(prior.model, prior.normalization, prior.temperature, store, mesh)
     propose = prior.propose
     sampling = Sampling(propose.max_new_tokens, propose.temperature, propose.top_p)
     return Proposer(

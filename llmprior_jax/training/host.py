@@ -110,8 +110,8 @@ class HostRun:
         self._num_episodes = config.eval_episodes
         self._entropy = config.seed
         loop = make_host_loop(agent, LoopConfig(**config.loop))
-        self._act = over_seeds(loop.act, (0, None, 0, 0, 0, 0), config.num_seeds)
-        self._learn = over_seeds(loop.learn, (0, None, 0, None), config.num_seeds)
+        self._act = over_seeds(loop.act, (0, None, 0, 0, 0, 0), config.num_seeds, mesh=config.mesh)
+        self._learn = over_seeds(loop.learn, (0, None, 0, None), config.num_seeds, mesh=config.mesh)
         # Learning, acting, evaluations, and evaluations afterwards draw from streams of their own.
         streams = jax.vmap(functools.partial(jax.random.split, num=4))(seed_keys(config))
         init_keys, self._act_keys, self._eval_keys, self._fresh_keys = streams.T
@@ -120,9 +120,9 @@ class HostRun:
         self.segments = 0
         self._met = 0
         self._keep(filler.load())
-        self.state: HostState = over_seeds(loop.init, (0, None), config.num_seeds)(
-            init_keys, self.table
-        )
+        self.state: HostState = over_seeds(
+            loop.init, (0, None), config.num_seeds, mesh=config.mesh
+        )(init_keys, self.table)
 
     @property
     def steps(self) -> int:

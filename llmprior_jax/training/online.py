@@ -44,14 +44,16 @@ class OnlineRun:
         streams = jax.vmap(functools.partial(jax.random.split, num=3))(seed_keys(config))
         train_keys, self._eval_keys, self._fresh_keys = streams.T
         self._num_iterations = config.eval_every // config.loop.num_envs
-        self._segment = over_seeds(loop.segment, (0, None, None), config.num_seeds)
-        self._evaluate = over_seeds(loop.evaluate, (0, 0, None), config.num_seeds)
+        self._segment = over_seeds(
+            loop.segment, (0, None, None), config.num_seeds, mesh=config.mesh
+        )
+        self._evaluate = over_seeds(loop.evaluate, (0, 0, None), config.num_seeds, mesh=config.mesh)
         self._committed = np.zeros(config.num_seeds, int)
         self.table = filler.load()
         self.segments = 0
-        self.state: LoopState = over_seeds(loop.init, (0, None), config.num_seeds)(
-            train_keys, self.table
-        )
+        self.state: LoopState = over_seeds(
+            loop.init, (0, None), config.num_seeds, mesh=config.mesh
+        )(train_keys, self.table)
 
     @property
     def steps(self) -> int:

@@ -13,6 +13,7 @@ import numpy as np
 
 from llmprior_jax.envs import Scene
 from llmprior_jax.training.config import Config
+from llmprior_jax.training.mesh import DATA, make_mesh
 from llmprior_jax.types import TextState
 
 
@@ -105,6 +106,7 @@ def over_seeds(
     in_axes: tuple[int | None, ...],
     num_seeds: int,
     one_by_one: bool = False,
+    mesh: str = "",
 ) -> Callable[..., Any]:
     """Maps a function of one seed over all seeds, and jits it.
 
@@ -114,19 +116,17 @@ def over_seeds(
     Args:
       function: takes and returns pytrees of arrays.
       in_axes: for each argument, 0 if it has a leading axis of seeds, None if all seeds share it.
-      num_seeds: S. As many devices take part as divide it.
+      num_seeds: S.
       one_by_one: a device takes its seeds one after the other, where a batch of them would need too
         much memory, or would compute both branches of every condition.
+      mesh: the devices, see `mesh.make_mesh`; as many as divide the seeds by default.
     """
     mapped = _one_by_one(function, in_axes) if one_by_one else jax.vmap(function, in_axes=in_axes)
-    num_devices = max(n for n in range(1, jax.device_count() + 1) if num_seeds % n == 0)
-    devices = jax.devices()[:num_devices]
-    mesh = jax.sharding.Mesh(np.array(devices), ("seed",))
-    by_seed, shared = jax.sharding.PartitionSpec("seed"), jax.sharding.PartitionSpec()
+    by_seed, shared = jax.sharding.PartitionSpec(DATA), jax.sharding.PartitionSpec()
     return jax.jit(
         jax.shard_map(
             mapped,
-            mesh=mesh,
+            mesh=make_mesh(mesh, num_seeds),
             in_specs=tuple(shared if axis is None else by_seed for axis in in_axes),
             out_specs=by_seed,
             check_vma=False,

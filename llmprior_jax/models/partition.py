@@ -1,0 +1,57 @@
+"""A language model's weights shared out over several devices, when one does not hold them.
+
+Tensor parallelism (Megatron-LM, Shoeybi et al., 2019, arXiv 1909.08053) as rules from a parameter's
+path to the axis that is cut: what widens a hidden state is cut by columns, what narrows it again by
+rows, so that between the two nothing is exchanged. The compiler inserts the exchanges that follow.
+"""
+
+import dataclasses
+import re
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from llmprior_jax.models.language_model import LanguageModel
+
+AXIS = "model"
+_RULES = (
+    (r"(q|k|v|gate|up)_proj.*kernel|lm_head.*kernel", PartitionSpec(None, AXIS)),
+    (r"(q|k|v|gate|up)_proj.*bias", PartitionSpec(AXIS)),
+    (r"(o|down)_proj.*kernel|embed", PartitionSpec(AXIS, None)),
+)
+
+
+def partition(lm: LanguageModel, mesh: Mesh) -> LanguageModel:
+    """The same model with its weights shared out over the axis "model" of a mesh.
+
+    Args:
+      lm: the language model.
+      mesh: devices, with an axis "model". A weight whose size the axis does not divide stays whole
+        on every device, as do the small ones.
+
+    Raises:
+      ValueError: the axis divides no weight.
+    """
+    size = mesh.shape[AXIS]
+    cut = 0
+
+    def place(path, leaf):
+        nonlocal cut
+        spec = _spec(jax.tree_util.keystr(path), leaf.shape, size)
+        cut += spec != PartitionSpec()
+        return jax.device_put(leaf, NamedSharding(mesh, spec))
+
+    params = jax.tree_util.tree_map_with_path(place, lm.params)
+    if not cut:
+        raise ValueError(
+            f"mesh model:{size} divides none of the language model's weights; its hidden size is "
+            f"{lm.config.hidden_size}, so use a divisor of that"
+        )
+    return dataclasses.replace(lm, params=params)
+
+
+def _spec(path: str, shape: tuple[int, ...], size: int) -> PartitionSpec:
+    for pattern, spec in _RULES:
+        if re.search(pattern, path) and len(spec) == len(shape):
+            return spec if shape[spec.index(AXIS)] % size == 0 else PartitionSpec()
+    return PartitionSpec()
