@@ -219,6 +219,41 @@ def test_what_cannot_be_played_is_refused(tmp_path, changes, message):
         make_run("random", tmp_path, **changes)
 
 
+def test_free_form_actions_are_learned_from_proposals(tmp_path):
+    colors = ("black", "green", "red", "white")
+    config = small_config(
+        **{
+            "games.train": (SILENT,),
+            "freeform.k": 8,
+            "freeform.source": "vocabulary",
+            "freeform.verbs": tuple(f"open the {color} door" for color in colors),
+            "engine.num_actions": 16,
+            "prior.num_features": 64,
+            "loop.updates_per_step": 2,
+            "num_steps": 900,
+            "eval_every": 300,
+        }
+    )
+    summary = training.run(config, tmp_path)
+    assert summary["random"]["success_rate"]["iqm"] < 0.1
+    assert summary["dqn"]["success_rate"]["iqm"] > 0.9
+    run = training.restore(tmp_path, "dqn", eval_episodes=1)
+    assert [decision.success for decision in run.play(0, jax.random.key(0))][-1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"freeform.k": 4, "freeform.source": "oracle"}, "'oracle'; use one of language_model"),
+        ({"freeform.k": -1}, "-1"),
+        ({"freeform.k": 4, "env": "FrozenLake-4x4", "games.train": ()}, "are listed"),
+    ],
+)
+def test_proposals_that_make_no_sense_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        experiment.check_config(small_config(**changes))
+
+
 def test_alfworld_and_textworld_play_in_one_batch(tmp_path):
     pytest.importorskip("alfworld")
     from llmprior_jax.envs import alfworld_games

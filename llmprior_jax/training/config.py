@@ -36,9 +36,24 @@ def default_config() -> Config:
             # (`games.list_games`).
             "games": {"train": (), "unseen": ()},
             # What is played on engines: the action slots of a state (more admissible commands are
-            # an error), the time limit in steps, and the seconds after which a process that does
-            # not answer is given up. There are `num_seeds * loop.num_envs` processes.
-            "engine": {"num_actions": 64, "max_steps": 50, "timeout": 300.0},
+            # an error), the time limit in steps, the seconds after which a process that does not
+            # answer is given up, and whether TextWorld is to describe the state (the room and what
+            # is carried) instead of answering the last command. There are
+            # `num_seeds * loop.num_envs` processes.
+            "engine": {"num_actions": 64, "max_steps": 50, "timeout": 300.0, "describe": False},
+            # Free-form actions on engines: k texts for a state at a time, proposed by the prior's
+            # language model or, as a baseline, put together from `verbs` and words of the
+            # observation; 0: the engine lists the actions. Then how the model's answers are drawn
+            # (`priors.Sampling`).
+            "freeform": {
+                "k": 0,
+                "source": "language_model",
+                "verbs": ("look", "go", "open", "close", "take", "drop", "put", "eat"),
+                "max_new_tokens": 16,
+                "temperature": 1.0,
+                "top_p": 1.0,
+                "stop": ("\n",),
+            },
             # Earlier (observation, action) pairs that an observation, and so the prompt, holds.
             "history": 0,
             # Agents to compare, by the names that `agents.make` takes; trained one after another.

@@ -31,6 +31,14 @@ from llmprior_jax.priors.prompts import Example
 from llmprior_jax.priors.proposals import check_estimate
 from llmprior_jax.training import examples, policy, provenance
 from llmprior_jax.training import summary as summaries
+from llmprior_jax.training.candidates import (
+    PROPOSERS,
+    Admissible,
+    Candidates,
+    Proposed,
+    from_language_model,
+    from_vocabulary,
+)
 from llmprior_jax.training.checkpoints import Checkpoints
 from llmprior_jax.training.config import (
     CONFIG_FILE,
@@ -157,7 +165,9 @@ def check_config(config: Config) -> None:
     }
     positive |= {f"loop.{name}": value for name, value in config.loop.items()}
     positive |= {f"checkpoint.{name}": value for name, value in config.checkpoint.items()}
-    positive |= {f"engine.{name}": value for name, value in config.engine.items()}
+    positive |= {
+        f"engine.{name}": config.engine[name] for name in ("num_actions", "max_steps", "timeout")
+    }
     positive |= {"prior.num_features": config.prior.num_features}
     positive |= {"agent.hidden_sizes": min(config.agent.hidden_sizes, default=1)}
     for name, value in positive.items():
@@ -178,6 +188,18 @@ def check_config(config: Config) -> None:
     check_options(config.prior.normalization, config.prior.temperature)
     _check_asking(config.prior)
     make_mesh(config.mesh, config.num_seeds)
+    if config.freeform.source not in PROPOSERS:
+        raise ValueError(
+            f"config.freeform.source is {config.freeform.source!r}; use one of "
+            f"{', '.join(PROPOSERS)}"
+        )
+    if config.freeform.k:
+        check_sampling(config.freeform.k, freeform_sampling(config))
+        if config.env != "engine":
+            raise ValueError(
+                f"config.freeform.k is {config.freeform.k}, but the actions of {config.env} are "
+                "listed; proposals are for config.env = 'engine'"
+            )
     if config.eval_every % config.loop.num_envs:
         raise ValueError(
             f"config.eval_every is {config.eval_every}, which {config.loop.num_envs} environments "
@@ -213,7 +235,7 @@ def make_run(name: str, config: Config, env, env_params, filler: TableFiller) ->
         return PolicyRun(name, config, env, env_params, filler)
     agent = make_agent(name, config)
     if isinstance(env, HostGames):
-        return HostRun(agent, config, env, filler)
+        return HostRun(agent, config, env, filler, make_candidates(config, filler))
     return OnlineRun(agent, config, env, env_params, filler)
 
 
@@ -249,6 +271,30 @@ def make_agent(name: str, config: Config) -> agents.Agent:
     return agents.make(name, **parameters)
 
 
+def make_candidates(config: Config, filler: TableFiller) -> Candidates:
+    """Where the actions of games on engines come from, as one run learns of them."""
+    options = config.freeform
+    if not options.k:
+        return Admissible()
+    if options.source == "vocabulary":
+        propose = from_vocabulary(options.verbs, options.k, config.seed)
+    else:
+        propose = from_language_model(
+            lambda: filler.language_model,
+            options.k,
+            freeform_sampling(config),
+            config.seed,
+            filler.build_prompt,
+        )
+    return Proposed(propose, config.engine.num_actions)
+
+
+def freeform_sampling(config: Config) -> Sampling:
+    """How the language model's proposals are drawn."""
+    options = config.freeform
+    return Sampling(options.max_new_tokens, options.temperature, options.top_p, tuple(options.stop))
+
+
 def make_filler(
     config: Config,
     env,
@@ -263,17 +309,22 @@ def make_filler(
     """
     if shown is None:
         shown = make_examples(config, workdir)
-    return TableFiller(
+
+    def first() -> np.ndarray:
+        if isinstance(env, HostGames):
+            return env.first_observations(make_candidates(config, filler))
+        return first_observations(env, env_params)
+
+    filler = TableFiller(
         env,
-        env.first_observations
-        if isinstance(env, HostGames)
-        else functools.partial(first_observations, env, env_params),
+        first,
         make_scorer(config),
         config.prior.num_features,
         workdir / _PRIOR_TABLE,
         read_only,
         prompts.make(config.prior.prompt, shown),
     )
+    return filler
 
 
 def make_examples(config: Config, workdir: pathlib.Path | None) -> list[Example]:

@@ -25,6 +25,7 @@ from llmprior_jax.agents import Agent, AgentState
 from llmprior_jax.envs.bridge import HostStep
 from llmprior_jax.priors import table as tables
 from llmprior_jax.priors.table import PriorTable
+from llmprior_jax.training.candidates import Candidates, Tried
 from llmprior_jax.training.config import Config
 from llmprior_jax.training.host_games import HostGames
 from llmprior_jax.training.loop import LoopConfig
@@ -92,7 +93,14 @@ def make_host_loop(agent: Agent, config: LoopConfig) -> HostLoop:
 class HostRun:
     """A `Run` that acts in games on the host: all seeds, and the table that they share."""
 
-    def __init__(self, agent: Agent, config: Config, games: HostGames, filler: TableFiller):
+    def __init__(
+        self,
+        agent: Agent,
+        config: Config,
+        games: HostGames,
+        filler: TableFiller,
+        candidates: Candidates,
+    ):
         """Loads the table, and starts the first games if there is none yet.
 
         Args:
@@ -100,9 +108,11 @@ class HostRun:
           config: see `default_config`.
           games: `config.num_seeds * config.loop.num_envs` environments.
           filler: scores the states of `games`.
+          candidates: where the actions of a state come from; none of another run's.
         """
         self.agent = agent
         self.games = games
+        self._candidates = candidates
         self._filler = filler
         self._num_steps = config.num_steps
         self._shape = config.num_seeds, config.loop.num_envs
@@ -156,6 +166,7 @@ class HostRun:
         asked, met = int(self.table.size), self._met
         restarts = np.zeros(self._shape[0])
         metrics = []
+        tried: list[list[tuple[TextState, str, float]]] = [[] for _ in range(np.prod(self._shape))]
         for step in self._play(schedule, self._keys(self._act_keys)):
             known = step.playing & ~step.seen.lost.reshape(self._shape)
             record = Record(
@@ -170,6 +181,7 @@ class HostRun:
                 self.state, self.table, record, jnp.asarray(self._iteration, jnp.int32)
             )
             metrics.append(values)
+            self._notice(step, tried)
             restarts += np.sum(step.playing & ~known, axis=1)
             self._committed += known.sum(axis=1)
             self._iteration += 1
@@ -230,6 +242,21 @@ class HostRun:
             "episode_length": length.mean(axis=1),
         }
 
+    def _notice(self, step: "_Step", tried: list[list[tuple[TextState, str, float]]]) -> None:
+        """Adds a step to what each environment has tried, and tells the candidates of episodes."""
+        action = step.action.ravel()
+        for index in np.flatnonzero(step.playing).tolist():
+            state = step.states[index]
+            tried[index].append(
+                (state, state.actions[action[index]], float(step.seen.reward[index]))
+            )
+            if step.seen.done[index]:
+                states, actions, rewards = zip(*tried[index], strict=True)
+                gained = np.cumsum(rewards[::-1])[::-1].tolist()
+                episode = [Tried(*each) for each in zip(states, actions, gained, strict=True)]
+                self._candidates.learn(index // self._shape[1], episode)
+                tried[index] = []
+
     def meta(self) -> dict[str, Any]:
         """What a checkpoint needs beside the arrays of `state`."""
         return {
@@ -237,6 +264,7 @@ class HostRun:
             "segments": self.segments,
             "iteration": self._iteration,
             "table_size": int(self.table.size),
+            "candidates": self._candidates.to_json(),
         }
 
     def restore(self, step: int, state: HostState, meta: dict[str, Any]) -> None:
@@ -246,6 +274,7 @@ class HostRun:
         self.segments = meta["segments"]
         self._iteration = meta["iteration"]
         self._committed = np.array(meta["committed"])
+        self._candidates.from_json(meta["candidates"])
         self._keep(self._filler.load(meta["table_size"]))
 
     def play(self, seed: int, key: jax.Array) -> Iterator[Decision]:
@@ -312,7 +341,7 @@ class HostRun:
             playing[indices] = True
 
         started = begin(range(size))
-        enter(started, *self._look_up([self.games.states[index] for index in started]))
+        enter(started, *self._look_up(started, [self.games.states[index] for index in started]))
         while playing.any():
             action = np.asarray(
                 self._act(
@@ -342,7 +371,9 @@ class HostRun:
             ended = np.flatnonzero(playing & seen.done).tolist()
             playing[ended] = False
             started = begin(ended)
-            offered, rows = self._look_up(reached + [self.games.states[index] for index in started])
+            offered, rows = self._look_up(
+                goes_on + started, reached + [self.games.states[index] for index in started]
+            )
             before.next_row.reshape(-1)[goes_on] = rows[: len(reached)]
             stays = [place for place, index in enumerate(goes_on) if playing[index]]
             enter(
@@ -353,9 +384,15 @@ class HostRun:
             enter(started, offered[len(reached) :], rows[len(reached) :])
             yield before
 
-    def _look_up(self, states: Sequence[TextState]) -> tuple[list[TextState], np.ndarray]:
-        """States with their actions, and their rows; the missing ones are scored in one batch."""
-        offered = self.games.offer(states)
+    def _look_up(
+        self, indices: Sequence[int], states: Sequence[TextState]
+    ) -> tuple[list[TextState], np.ndarray]:
+        """States of environments with their actions, and their rows.
+
+        Those that the table lacks are scored in one batch.
+        """
+        seeds = [index // self._shape[1] for index in indices]
+        offered = self.games.offer(self._candidates, seeds, states)
         observations = [self.games.observe(state) for state in offered]
         missing = [key for key in observations if key.tobytes() not in self._row_of]
         if missing:

@@ -7,34 +7,17 @@ environments in JAX. The texts themselves stay on the host.
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from llmprior_jax.envs.bridge import Bridge, GameError, HostStep, check_game
+from llmprior_jax.training.candidates import Candidates
 from llmprior_jax.training.config import Config
 from llmprior_jax.types import TextState
 
-Candidates = Callable[[Sequence[TextState]], Sequence[tuple[str, ...]]]
-"""Gives the actions to choose from in each of some states, whose `actions` the engine admits."""
-
 # Random play that shows how the features of states spread.
 _EXPLORED_EPISODES, _EXPLORED_STEPS = 16, 16
-
-
-def admissible(states: Sequence[TextState]) -> list[tuple[str, ...]]:
-    """The commands that the engine admits, in an order that does not depend on the engine.
-
-    Raises:
-      GameError: the engine lists none.
-    """
-    for state in states:
-        if not state.actions:
-            raise GameError(
-                f"the engine lists no admissible commands after {state.observation!r}, so there is "
-                "nothing to choose from"
-            )
-    return [tuple(sorted(set(state.actions))) for state in states]
 
 
 def open_games(config: Config, games: Sequence[str], unseen: Sequence[str]) -> "HostGames":
@@ -43,6 +26,7 @@ def open_games(config: Config, games: Sequence[str], unseen: Sequence[str]) -> "
         config.num_seeds * config.loop.num_envs,
         max_steps=config.engine.max_steps,
         timeout=config.engine.timeout,
+        describe=config.engine.describe,
     )
     return HostGames(bridge, games, unseen, config.engine.num_actions, config.history)
 
@@ -56,7 +40,7 @@ class HostGames:
       unseen: names of the games that agents are evaluated on only.
       num_actions: A, the most actions that a state may offer.
       states: B states, those that the environments are in; their actions are those that the engine
-        admits, of which `offer` makes what an agent chooses from.
+        lists, of which `offer` makes what an agent chooses from.
     """
 
     def __init__(
@@ -66,7 +50,6 @@ class HostGames:
         unseen: Sequence[str] = (),
         num_actions: int = 64,
         history: int = 0,
-        candidates: Candidates = admissible,
     ):
         """Nothing is started yet.
 
@@ -76,7 +59,6 @@ class HostGames:
           unseen: games to evaluate on only.
           num_actions: A.
           history: earlier (observation, action) pairs that the text of a state holds.
-          candidates: where the actions to choose from come from.
 
         Raises:
           GameError: there are no games, or one is not there or of no kind that engines play.
@@ -93,7 +75,6 @@ class HostGames:
         self.num_actions = num_actions
         self.states = [TextState("", "")] * bridge.num_environments
         self._history = history
-        self._candidates = candidates
         self._texts: dict[bytes, TextState] = {}
 
     def reset(self, games: Sequence[str | None], seeds: Sequence[int]) -> HostStep:
@@ -118,15 +99,22 @@ class HostGames:
                 self.states[index] = state._replace(history=recent)
         return seen
 
-    def offer(self, states: Sequence[TextState]) -> list[TextState]:
-        """The states with the actions that an agent chooses from.
+    def offer(
+        self, candidates: Candidates, seeds: Sequence[int], states: Sequence[TextState]
+    ) -> list[TextState]:
+        """The states with the actions that agents choose from.
+
+        Args:
+          candidates: where the actions come from.
+          seeds: for each state, whose it is.
+          states: the states.
 
         Raises:
-          GameError: there are more than `num_actions`, or none.
+          GameError: there are more actions than `num_actions`, or none.
         """
         offered = [
             state._replace(actions=actions)
-            for state, actions in zip(states, self._candidates(states), strict=True)
+            for state, actions in zip(states, candidates.offer(seeds, states), strict=True)
         ]
         for state in offered:
             if len(state.actions) > self.num_actions:
@@ -148,7 +136,7 @@ class HostGames:
         """The state that an observation stands for."""
         return self._texts[np.asarray(observation).tobytes()]
 
-    def first_observations(self) -> np.ndarray:
+    def first_observations(self, candidates: Candidates) -> np.ndarray:
         """Distinct observations [N, 8] that random play in the games to train on meets."""
         rng = np.random.default_rng(0)
         size = self.bridge.num_environments
@@ -160,7 +148,12 @@ class HostGames:
             )
             for _ in range(_EXPLORED_STEPS):
                 playing = np.flatnonzero(~seen.done)
-                offered = self.offer([self.states[index] for index in playing])
+                # As if each episode were another seed's, so that proposals are many, too.
+                offered = self.offer(
+                    candidates,
+                    [start + int(index) for index in playing],
+                    [self.states[index] for index in playing],
+                )
                 observations |= dict.fromkeys(self.observe(state).tobytes() for state in offered)
                 commands: list[str | None] = [None] * size
                 for index, state in zip(playing, offered, strict=True):

@@ -74,7 +74,7 @@ class TableFiller:
         self._num_features = num_features
         self._directory = pathlib.Path(directory)
         self._read_only = read_only
-        self._build_prompt = build_prompt
+        self.build_prompt = build_prompt
         self._whiten: whitening.Whitening | None = None
 
     @property
@@ -90,6 +90,11 @@ class TableFiller:
     def metrics(self) -> dict[str, float]:
         """Numbers about the language model's answers so far, for a run's metrics."""
         return self._scorer.metrics()
+
+    @property
+    def language_model(self) -> models.LanguageModel:
+        """The language model, loaded when it is first needed."""
+        return self._scorer.language_model
 
     def load_model(self) -> None:
         """Loads the language model now, to see whether it can be."""
@@ -152,7 +157,7 @@ class TableFiller:
 
     def _score(self, observations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """`log_probs` f32[M, A] and hidden states f32[M, A, D] of M states."""
-        texts = [self._build_prompt(self._states.text_state(key)) for key in observations]
+        texts = [self.build_prompt(self._states.text_state(key)) for key in observations]
         log_probs, features = self._scorer.score(texts)
         missing = self._states.num_actions - log_probs.shape[1]
         return (

@@ -108,6 +108,7 @@ class Bridge:
         max_steps: int | None = None,
         seed: int = 0,
         timeout: float = 300.0,
+        describe: bool = False,
     ):
         """Starts a process per environment.
 
@@ -116,6 +117,8 @@ class Bridge:
           max_steps: steps after which an episode is truncated.
           seed: seed of whatever chance the engines have.
           timeout: seconds after which a process that does not answer is given up.
+          describe: observe what TextWorld says of the state, the room and what is carried, instead
+            of its answer to the last command. Other engines have one text only.
         """
         if num_environments < 1:
             raise ValueError(f"A bridge of {num_environments} environments plays nothing.")
@@ -124,6 +127,7 @@ class Bridge:
         self._max_steps = max_steps
         self._seed = seed
         self._timeout = timeout
+        self._describe = describe
         self._workers = [_Worker() for _ in range(num_environments)]
         # The processes end with the bridge, whether or not anybody closes it.
         self.close = weakref.finalize(self, _end, self._workers)
@@ -162,7 +166,11 @@ class Bridge:
         for index, game in enumerate(games):
             if game is not None:
                 seed = self._next_seed(index) if seeds is None else int(seeds[index])
-                requests[index] = {"reset": check_game(os.fspath(game)), "seed": seed}
+                requests[index] = {
+                    "reset": check_game(os.fspath(game)),
+                    "seed": seed,
+                    "describe": self._describe,
+                }
         answers = self._ask(requests)
         for _ in range(_TRIES - 1):
             lost = {index: requests[index] for index in requests if answers[index] is None}

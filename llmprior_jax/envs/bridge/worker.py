@@ -4,9 +4,9 @@ Run as a script, by path, so that it loads the engine and nothing of ours: no JA
 reads requests on standard input and answers on what was standard output; whatever an engine
 prints goes to standard error instead. Nothing but JSON crosses the pipe in either direction.
 
-Requests are ``{"reset": game, "seed": n}`` and ``{"step": command}``. An answer holds the task,
-the observation, the admissible commands, the reward, and whether the game is won or over; or
-``{"error": text}`` when the engine refused.
+Requests are ``{"reset": game, "seed": n, "describe": flag}`` and ``{"step": command}``. An answer
+holds the task, the observation, the admissible commands, the reward, and whether the game is won or
+over; or ``{"error": text}`` when the engine refused.
 
 ALFWorld's engine spends most of its time translating the same problem and parsing the same
 grammar again, at every reset and every step. Both are pure functions of their text, so here
@@ -38,8 +38,8 @@ def _load(module: str) -> Any:
 class Engine(Protocol):
     """One game being played."""
 
-    def reset(self, seed: int) -> dict[str, Any]:
-        """Starts the game from the beginning."""
+    def reset(self, seed: int, describe: bool) -> dict[str, Any]:
+        """Starts the game from the beginning; `describe` asks for states instead of answers."""
         ...
 
     def step(self, command: str) -> dict[str, Any]:
@@ -90,8 +90,8 @@ class AlfworldEngine:
         self._environment.load(content)
         self._task = ""
 
-    def reset(self, seed: int) -> dict[str, Any]:
-        del seed  # the game has no chance in it
+    def reset(self, seed: int, describe: bool) -> dict[str, Any]:
+        del seed, describe  # the game has no chance in it, and its answers only
         state = self._environment.reset()
         _, mark, wish = state["feedback"].partition(_TASK_MARK)
         self._task = mark + wish
@@ -207,6 +207,7 @@ def evaluate(text: str, variables: dict[str, Any]) -> Any:
 
 
 # The title in block letters that opens a game, and the status line the interpreter appends.
+_TITLE = re.compile(r"-= .*? =-")
 _DECORATION = re.compile(r"\A(?:[\s_$\\|/>]*\n)+|\n*>[^\n]*\Z")
 
 
@@ -216,14 +217,22 @@ class TextworldEngine:
     def __init__(self, game: str):
         textworld = _load("textworld")
         request = textworld.EnvInfos(
-            won=True, lost=True, admissible_commands=True, objective=True, score=True
+            won=True,
+            lost=True,
+            admissible_commands=True,
+            objective=True,
+            score=True,
+            description=True,
+            inventory=True,
         )
         self._environment = textworld.start(game, request)
         self._score = 0.0
+        self._describe = False
 
-    def reset(self, seed: int) -> dict[str, Any]:
+    def reset(self, seed: int, describe: bool) -> dict[str, Any]:
         self._environment.seed(seed)
         self._score = 0.0
+        self._describe = describe
         return self._read(self._environment.reset(), False)
 
     def step(self, command: str) -> dict[str, Any]:
@@ -234,12 +243,17 @@ class TextworldEngine:
         gained, self._score = (state.score or 0.0) - self._score, state.score or 0.0
         return _answer(
             (state.objective or "").strip(),
-            _DECORATION.sub("", state.feedback).strip(),
+            self._seen(state),
             list(state.admissible_commands or ()),
             gained,
             won=state.won or False,
             terminated=done or state.won or state.lost or False,
         )
+
+    def _seen(self, state: Any) -> str:
+        if not self._describe:
+            return _DECORATION.sub("", state.feedback).strip()
+        return " ".join(f"{_TITLE.sub('', state.description)} {state.inventory}".split())
 
 
 # ---------------------------------------------------------------------------------------------
@@ -275,7 +289,8 @@ class GymnasiumEngine:
             raise ValueError(f"its actions are {actions}; only Text and Discrete can be said")
         self._task = ""
 
-    def reset(self, seed: int) -> dict[str, Any]:
+    def reset(self, seed: int, describe: bool) -> dict[str, Any]:
+        del describe  # it has one text only
         observation, info = self._environment.reset(seed=seed)
         self._task = str(info.get("task", ""))
         return self._read(observation, info)
@@ -346,7 +361,7 @@ def serve() -> None:
                     opened, engine = None, open_engine(request["reset"])
                     opened = game
                 assert engine is not None
-                answer = engine.reset(request["seed"])
+                answer = engine.reset(request["seed"], request["describe"])
         # The translator leaves by SystemExit when a problem is malformed.
         except (Exception, SystemExit) as error:
             opened, engine = None, None
