@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import rich.console
 import rich.table
 
 
@@ -50,7 +51,9 @@ def show(name: str, result: Result, as_json: bool) -> None:
         table.add_column(heading, justify="left" if is_text else "right", no_wrap=is_text)
     for row in result.rows:
         table.add_row(*map(_cell, row.values()))
-    rich.print(table)
+    console = rich.console.Console()
+    console.width = max(console.width, 100)  # Numbers cut short are worse than lines that wrap.
+    console.print(table)
     if as_json:
         print(
             json.dumps(

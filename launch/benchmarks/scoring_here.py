@@ -61,12 +61,12 @@ def generate_seconds(texts: Sequence[str], num_samples: int, new_tokens: int) ->
     return time.perf_counter() - start
 
 
-def compile_seconds(texts: Sequence[tuple[str, list[str]]]) -> float:
-    """Time of the first call, less that of the second."""
-    first = seconds(texts)
+def first_seconds(texts: Sequence[tuple[str, list[str]]]) -> float:
+    """`seconds`, with compiling; the peak of memory is counted from its end."""
+    taken = seconds(texts)
     if jax.default_backend() == "cpu":
         memory.reset_peak()
-    return max(0.0, first - seconds(texts))
+    return taken
 
 
 def matmul_rate() -> float:
@@ -93,7 +93,7 @@ def matmul_rate() -> float:
 
 
 def peak_memory() -> float:
-    """The most memory held since the last compilation, as a multiple of the weights."""
+    """The most memory held since `first_seconds`, as a multiple of the weights."""
     return (_held(peak=True) - _held_before) / _weights()
 
 
