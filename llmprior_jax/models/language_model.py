@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from llmprior_jax.models import architectures, checkpoint
-from llmprior_jax.models.config import CheckpointError
+from llmprior_jax.models.config import CheckpointError, DecoderConfig
 
 # Importing transformers takes seconds, and it imports torch where torch is installed. Only who
 # loads a model pays for that.
@@ -86,7 +86,9 @@ class LanguageModel:
     )
 
 
-def load(path_or_hub_id: str | Path, dtype: Any = None) -> LanguageModel:
+def load(
+    path_or_hub_id: str | Path, dtype: Any = None, quantize: str | None = None
+) -> LanguageModel:
     """Loads a language model from an unmodified Hugging Face checkpoint.
 
     Families, by the `model_type` of `config.json`: Qwen1.5, 2 and 2.5 ("qwen2"), Qwen3 ("qwen3"),
@@ -100,6 +102,9 @@ def load(path_or_hub_id: str | Path, dtype: Any = None) -> LanguageModel:
       dtype: of parameters and activations: float32, bfloat16 or float16. None is float32 on a CPU,
         and bfloat16 on accelerators, whose matrix units are made for it. Norms, softmax and
         log-probabilities are float32 always.
+      quantize: "int8" keeps the weight matrices of a decoder's blocks in 8 bits, for a model that
+        does not fit otherwise; `quantization` says what that does to log-probabilities. The host's
+        memory must hold the whole model for a while.
 
     Returns:
       The model, its parameters on the default device.
@@ -107,18 +112,31 @@ def load(path_or_hub_id: str | Path, dtype: Any = None) -> LanguageModel:
     Raises:
       CheckpointError: there is no such directory or hub id, or the checkpoint is not complete,
         not supported or damaged; the message lists all that is wrong.
-      ValueError: `dtype` is not one of the three.
+      ValueError: `dtype` is not one of the three, or the model cannot be quantised so.
     """
     dtype = _default_dtype() if dtype is None else dtype
     check_dtype(dtype)
+    if quantize not in (None, "int8"):
+        raise ValueError(f"quantize is {quantize!r}; supported are 'int8' and None")
     directory = find_directory(path_or_hub_id, checkpoint.FILES)
-    config, graphdef, params = checkpoint.read(directory, dtype, architectures.LANGUAGE_MODELS)
+    supported = architectures.LANGUAGE_MODELS
+    if quantize is None:
+        config, graphdef, params = checkpoint.read(directory, dtype, supported)
+    else:
+        from llmprior_jax.models import quantization
+
+        with jax.default_device(jax.local_devices(backend="cpu")[0]):
+            config, graphdef, params = checkpoint.read(directory, dtype, supported)
+            if not isinstance(config, DecoderConfig):
+                raise ValueError(f"{directory} is no decoder, and only decoders can be quantised")
+            graphdef, params = quantization.int8(graphdef, params)
+        params = jax.device_put(params, jax.local_devices()[0])
     return LanguageModel(
         config=config,
         graphdef=graphdef,
         params=params,
         tokenizer=read_tokenizer(directory, config),
-        fingerprint=checkpoint.fingerprint(directory, dtype),
+        fingerprint=checkpoint.fingerprint(directory, dtype, quantize or ""),
     )
 
 
