@@ -17,10 +17,11 @@ import tokenizers
 import torch
 import transformers
 from safetensors.numpy import load_file, save_file
+from small_lm import small_lm
 
 from llmprior_jax import models
 from llmprior_jax.models import CheckpointError, checkpoint, load_encoder
-from llmprior_jax.priors import encode_actions
+from llmprior_jax.priors import Prompt, Scorer, encode_actions
 
 TEXTS = [
     "make a tomato salad",
@@ -189,6 +190,20 @@ def test_features_are_vectors_of_prompt_and_action(plain):
     np.testing.assert_array_equal(features[0], expected[:2])
     np.testing.assert_array_equal(features[1, 0], expected[2])
     np.testing.assert_array_equal(features[1, 1], np.zeros(32))
+
+
+def test_a_scorer_takes_features_from_an_encoder(plain):
+    lm = small_lm([*TEXTS, *PAIRS])
+    prompts = [Prompt(TEXTS[0], (" go to the plate", " go")), Prompt(TEXTS[2], (" go",))]
+    own, other = Scorer("small"), Scorer("small", features=str(plain))
+    for scorer in (own, other):
+        scorer.language_model = lm  # Instead of loading one.
+    log_probs, features = other.score(prompts)
+    np.testing.assert_array_equal(log_probs, own.score(prompts)[0])
+    texts, actions = [p.text for p in prompts], [p.actions for p in prompts]
+    expected = encode_actions(load_encoder(plain), texts, actions)
+    np.testing.assert_array_equal(features, expected)
+    assert own.identity == own.fingerprint == other.fingerprint != other.identity
 
 
 # Checkpoints.

@@ -13,7 +13,7 @@ import numpy as np
 from llmprior_jax.priors.generation import Sampling, check_sampling
 from llmprior_jax.priors.prompts import Prompt
 from llmprior_jax.priors.proposals import NO_MATCH, check_estimate, estimate
-from llmprior_jax.priors.scorer import Scorer
+from llmprior_jax.priors.scorer import HIDDEN, Scorer
 from llmprior_jax.priors.store import PriorStore
 
 
@@ -29,6 +29,7 @@ class Proposer(Scorer):
         pseudo_count: float = 0.0,
         seed: int = 0,
         store: PriorStore | None = None,
+        features: str = HIDDEN,
     ):
         """Nothing is loaded or sampled yet.
 
@@ -40,11 +41,12 @@ class Proposer(Scorer):
           pseudo_count: added to the count of every action; see `estimate`.
           seed: of the samples.
           store: see `Scorer`.
+          features: see `Scorer`.
 
         Raises:
           ValueError: an argument is out of its range.
         """
-        super().__init__(model, store=store)
+        super().__init__(model, store=store, features=features)
         check_sampling(k, sampling)
         check_estimate(no_match, pseudo_count)
         self._k, self._sampling, self._seed = k, sampling, seed

@@ -16,12 +16,14 @@ import tqdm
 from absl import logging
 
 from llmprior_jax import models
+from llmprior_jax.priors.features import encode_actions
 from llmprior_jax.priors.generation import Sampling
 from llmprior_jax.priors.prompts import Prompt
 from llmprior_jax.priors.proposals import Proposals, propose
 from llmprior_jax.priors.scoring import TextScores, check_options, normalize, score_texts
 from llmprior_jax.priors.store import PriorStore, StoredScores, StoreError
 
+HIDDEN = "hidden"
 _PROMPTS_PER_BATCH = 32
 
 
@@ -56,6 +58,7 @@ class Scorer:
         temperature: float = 1.0,
         store: PriorStore | None = None,
         mesh: jax.sharding.Mesh | None = None,
+        features: str = HIDDEN,
     ):
         """Nothing is loaded or scored yet.
 
@@ -66,12 +69,15 @@ class Scorer:
           store: where answers are kept, the scorer's to close; None keeps none. When it takes no
             more (a full disk, no permission), a warning says so, and scoring goes on.
           mesh: devices over whose axis "model" the weights are shared out (`models.partition`).
+          features: "hidden", the language model's hidden states, or the text encoder that makes
+            features instead (`encode_actions`), as `llmprior_jax.models.load_encoder` takes it.
 
         Raises:
           ValueError: an unknown normalization, or a temperature that is not positive.
         """
         check_options(normalization, temperature)
         self.model = model
+        self.features = features
         self.queries = Queries()
         self._normalization = normalization
         self._temperature = temperature
@@ -88,6 +94,17 @@ class Scorer:
         with jax.default_device(jax.local_devices(backend="cpu")[0]):
             lm = models.load(self.model)
         return models.partition(lm, self._mesh)
+
+    @functools.cached_property
+    def text_encoder(self) -> models.TextEncoder | None:
+        """What makes features of texts, loaded when it is first needed; None if the model does."""
+        return None if self.features == HIDDEN else models.load_encoder(self.features)
+
+    @property
+    def identity(self) -> str:
+        """What identifies log-probs and features: the fingerprints of all that make them."""
+        encoder = self.text_encoder
+        return self.fingerprint if encoder is None else f"{self.fingerprint} {encoder.fingerprint}"
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -121,7 +138,12 @@ class Scorer:
                 bar.update(len(batch))
         found = self.queries.saved - before.saved
         self._keep(lambda store: store.count(*self._name, found, len(texts) - found), 0)
-        return self._priors(prompts, answers)
+        log_probs, features = self._priors(prompts, answers)
+        if self.text_encoder is not None:
+            actions = [prompt.actions for prompt in prompts]
+            texts = [prompt.text for prompt in prompts]
+            features = np.asarray(encode_actions(self.text_encoder, texts, actions))
+        return log_probs, features
 
     def propose(
         self, prompts: Sequence[Prompt], seed: int, k: int, sampling: Sampling

@@ -60,7 +60,8 @@ def default_config() -> Config:
             "agents": ("dqn_prior",),
             # The prior: the language model ("tiny", a directory or a hub id), and how the
             # log-probabilities of an action's tokens become its score (`priors.score`); and how
-            # many whitened features of its hidden states Q sees (`priors.whitening`). What the
+            # many whitened features Q sees (`priors.whitening`): those of the model's hidden states
+            # ("hidden") or of a text encoder (a BERT's or MiniLM's directory or hub id). What the
             # model says is kept in `store` (`priors.store`), for all runs; "" keeps nothing.
             # `prompt` is what it is asked (`priors.prompts`). `method` is "score", the probability
             # of each action's text, or "propose", the share of `k` sampled answers that mean the
@@ -70,6 +71,7 @@ def default_config() -> Config:
                 "model": "tiny",
                 "normalization": "sum",
                 "temperature": 1.0,
+                "features": "hidden",
                 "num_features": 64,
                 "store": _default_store(),
                 "prompt": "plain",

@@ -354,7 +354,9 @@ def make_scorer(config: Config) -> Scorer:
     store = PriorStore(prior.store) if prior.store else None
     if prior.method == "score":
         mesh = make_mesh(config.mesh, config.num_seeds)
-        return Scorer(prior.model, prior.normalization, prior.temperature, store, mesh)
+        return Scorer(
+            prior.model, prior.normalization, prior.temperature, store, mesh, prior.features
+        )
     propose = prior.propose
     sampling = Sampling(propose.max_new_tokens, propose.temperature, propose.top_p)
     return Proposer(
@@ -365,6 +367,7 @@ def make_scorer(config: Config) -> Scorer:
         propose.pseudo_count,
         config.seed,
         store,
+        prior.features,
     )
 
 

@@ -97,8 +97,8 @@ class TableFiller:
         return self._scorer.language_model
 
     def load_model(self) -> None:
-        """Loads the language model now, to see whether it can be."""
-        _ = self._scorer.language_model
+        """Loads the language model (and the text encoder) now, to see whether it can be."""
+        _ = self._scorer.language_model, self._scorer.text_encoder
 
     def close(self) -> None:
         """Closes the store; nothing can be scored any more."""
@@ -147,7 +147,7 @@ class TableFiller:
         if not self._read_only:
             self._directory.mkdir(parents=True, exist_ok=True)
             arrays = {name: np.ascontiguousarray(a) for name, a in self._whiten._asdict().items()}
-            about = {"model": self._scorer.model, "fingerprint": self._scorer.fingerprint}
+            about = {"model": self._scorer.model, "fingerprint": self._scorer.identity}
             write_atomically(
                 self._directory / _WHITENING, safetensors.numpy.save(arrays, metadata=about)
             )
@@ -219,7 +219,7 @@ class TableFiller:
         with safetensors.safe_open(path, framework="numpy") as file:
             theirs = (file.metadata() or {}).get("fingerprint")
         try:
-            ours = self._scorer.fingerprint
+            ours = self._scorer.identity
         except models.CheckpointError:
             ours = theirs  # Rows stand on their own; only new ones need the model, and say so.
         if ours != theirs:
