@@ -7,7 +7,7 @@ be faster where one language model already fills the device.
 
 import functools
 import operator
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -86,14 +86,17 @@ class PolicyRun:
         S = config.num_seeds
         streams = jax.vmap(functools.partial(jax.random.split, num=3))(seed_keys(config))
         train_keys, self._eval_keys, self._fresh_keys = streams.T
-        self._training = _compiled(make_roller(env, env_params, agent, steps), S)
-        self._evaluating = _compiled(make_roller(env, env_params, agent, time_limit, True), S)
-        self._episodes = over_seeds(rollouts.episodes, (0,), S)
-        self._reset = over_seeds(
-            lambda key: reset_envs(env, env_params, key, config.eval_episodes), (0,), S
+        all_seeds = functools.partial(over_seeds, num_seeds=S, mesh=config.mesh)
+        self._training = _compiled(make_roller(env, env_params, agent, steps), all_seeds)
+        self._evaluating = _compiled(
+            make_roller(env, env_params, agent, time_limit, True), all_seeds
         )
-        self._learn = over_seeds(
-            functools.partial(_learn, agent), (0, 0, None, None), S, one_by_one=True
+        self._episodes = all_seeds(rollouts.episodes, (0,))
+        self._reset = all_seeds(
+            lambda key: reset_envs(env, env_params, key, config.eval_episodes), (0,)
+        )
+        self._learn = all_seeds(
+            functools.partial(_learn, agent), (0, 0, None, None), one_by_one=True
         )
         self.segments = 0
         self.table = filler.load()
@@ -104,7 +107,7 @@ class PolicyRun:
                 key, agent.init(agent_key), reset_envs(env, env_params, envs_key, num_envs)
             )
 
-        self.state: PolicyState = over_seeds(init, (0,), S)(train_keys)
+        self.state: PolicyState = all_seeds(init, (0,))(train_keys)
 
     @property
     def steps(self) -> int:
@@ -309,10 +312,10 @@ def make_policy_agent(name: str, model: LanguagePolicy, config: Config) -> Polic
     return agents.make_policy(name, model, **parameters)
 
 
-def _compiled(roller: Roller, num_seeds: int) -> Roller:
+def _compiled(roller: Roller, all_seeds: Callable[..., Any]) -> Roller:
     return Roller(
-        start=over_seeds(roller.start, (0, None), num_seeds),
-        advance=over_seeds(roller.advance, (0, 0, None, None, None), num_seeds, one_by_one=True),
+        start=all_seeds(roller.start, (0, None)),
+        advance=all_seeds(roller.advance, (0, 0, None, None, None), one_by_one=True),
     )
 
 
