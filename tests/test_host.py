@@ -115,7 +115,7 @@ def make_run(name: str, workdir: pathlib.Path, **changes):
 @pytest.fixture
 def table_alone(finished, tmp_path) -> pathlib.Path:
     """A work directory in which all doors are scored and nothing is trained."""
-    shutil.copy(finished / "prior_table.safetensors", tmp_path)
+    shutil.copytree(finished / "prior_table", tmp_path / "prior_table")
     return tmp_path
 
 
