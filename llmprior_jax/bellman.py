@@ -162,13 +162,19 @@ def dqn_prior_loss(
 
 
 def cql_prior_penalty(
-    prior_log_probs: jax.Array, q_values: jax.Array, action: jax.Array | int
+    prior_log_probs: jax.Array,
+    q_values: jax.Array,
+    action: jax.Array | int,
+    temperature: jax.Array | float = 1.0,
 ) -> jax.Array:
     """The conservative penalty of CQL-Prior, `log sum_a p(a|s) exp Q(s,a) - Q(s,a_data)`.
 
     It pushes down what the prior would try and the data does not show, and pushes up what it does.
     With a uniform prior it is the penalty of CQL(H), less the constant log A. An action of the data
     outside the prior's support (say, the support is a set of candidates) is only pushed up.
+
+    With a temperature t it is `t log sum_a p(a|s) exp(Q(s,a)/t) - Q(s,a_data)`, whose gradient is
+    the posterior at t less the data: what is pushed down is what an agent that acts at t would do.
 
     See "Efficient Reinforcement Learning with Large Language Model Priors" by Yan et al.
     (https://arxiv.org/abs/2410.07927) and "Conservative Q-Learning for Offline Reinforcement
@@ -185,15 +191,19 @@ def cql_prior_penalty(
       prior_log_probs: float[A], log p(a|s), `-inf` where no action is.
       q_values: float[A], Q of the state, finite where an action is and at `action`.
       action: int[], the action of the data.
+      temperature: float[], t > 0, in units of the Q-values; 1 is the paper's.
 
     Returns:
       f32[], the penalty; 0 for a state without actions.
+
+    Raises:
+      ValueError: if `temperature` is a Python number that is not positive.
     """
     chex.assert_rank([prior_log_probs, q_values, action], [1, 1, 0])
     chex.assert_type([prior_log_probs, q_values, action], [float, float, int])
     chex.assert_equal_shape([prior_log_probs, q_values])
 
-    penalty = soft_value(prior_log_probs, q_values, 1.0) - q_values[action]
+    penalty = soft_value(prior_log_probs, q_values, temperature) - q_values[action]
     return jnp.where(jnp.any(prior_log_probs != -jnp.inf), penalty, 0.0)
 
 
@@ -209,6 +219,7 @@ def cql_prior_loss(
     beta: jax.Array | float,
     backup: Backup = "posterior",
     selector_q_values: jax.Array | None = None,
+    penalty_temperature: jax.Array | float = 1.0,
 ) -> jax.Array:
     """The loss of CQL-Prior for one transition: `dqn_prior_loss + beta * cql_prior_penalty`.
 
@@ -234,12 +245,14 @@ def cql_prior_loss(
       beta: float[], weight of the penalty, >= 0.
       backup: "posterior", "soft" or "max".
       selector_q_values: optional float[A], see `posterior_bellman_target`.
+      penalty_temperature: float[], see `cql_prior_penalty`.
 
     Returns:
       f32[], the loss.
 
     Raises:
-      ValueError: if `backup` is unknown, or `alpha` is a Python number that is not positive.
+      ValueError: if `backup` is unknown, or a temperature is a Python number that is not
+        positive.
     """
     td_loss = dqn_prior_loss(
         q_values,
@@ -252,4 +265,5 @@ def cql_prior_loss(
         backup,
         selector_q_values,
     )
-    return td_loss + beta * cql_prior_penalty(prior_log_probs, q_values, action)
+    penalty = cql_prior_penalty(prior_log_probs, q_values, action, penalty_temperature)
+    return td_loss + beta * penalty

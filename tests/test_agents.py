@@ -54,6 +54,58 @@ def test_before_learning_dqn_acts_uniformly_over_the_admissible_actions():
     np.testing.assert_allclose(np.exp(view.log_probs), [1 / 3, 1 / 3, 1 / 3, 0], atol=1e-6)
 
 
+def test_without_its_penalty_cql_prior_learns_what_dqn_prior_learns():
+    batch = bandit(jnp.array([0.1, 0.9, -0.5, 0.0]), jnp.array([0, 1, 2]))
+    with_penalty, without, dqn = (
+        agent.policy(learned(agent, batch, updates=50), STATE).q_values
+        for agent in (agents.cql_prior(beta=1.0), agents.cql_prior(beta=0.0), agents.dqn_prior())
+    )
+    np.testing.assert_allclose(without[:3], dqn[:3], atol=1e-5)
+    assert np.abs(with_penalty - without).max() > 0.1
+
+
+def test_the_penalty_alone_makes_the_policy_that_of_the_data():
+    # Rewards are 0 and beta is large: p(a) exp(Q(a)/alpha) becomes the frequencies 1/4, 1/4, 1/2.
+    batch = bandit(jnp.zeros(A), jnp.array([0, 1, 2, 2]))
+    agent = agents.cql_prior(beta=1000.0, alpha=0.3, learning_rate=1e-2)
+    view = agent.policy(learned(agent, batch, updates=1000), STATE)
+    np.testing.assert_allclose(np.exp(view.log_probs), [0.25, 0.25, 0.5, 0.0], atol=0.03)
+
+
+def test_in_states_without_data_cql_prior_knows_what_to_do_and_cql_does_not():
+    # One state has data. In 64 others, whose features say nothing, the prior is right at 0.9.
+    keys = jax.random.split(jax.random.key(2))
+    right = jax.random.randint(keys[0], (64,), 0, 3)
+    log_probs = jnp.where(jnp.arange(A) == right[:, None], jnp.log(0.9), jnp.log(0.05))
+    unseen = ActionPrior(log_probs.at[:, 3].set(-jnp.inf), jax.random.normal(keys[1], (64, A, D)))
+    batch = bandit(jnp.array([0.1, 0.9, -0.5, 0.0]), jnp.array([0, 1, 2]))
+
+    def probability_of_right(name):
+        agent = agents.make(name, alpha=0.3, beta=0.1, learning_rate=3e-3)
+        state = learned(agent, batch)
+        assert np.argmax(agent.policy(state, STATE).log_probs) == 1, "nothing was learned"
+        policies = jax.vmap(agent.policy, in_axes=(None, 0))(state, unseen).log_probs
+        return float(jnp.exp(jnp.take_along_axis(policies, right[:, None], axis=1)).mean())
+
+    assert probability_of_right("cql_prior") > 0.6
+    assert probability_of_right("cql") < 0.45
+
+
+@pytest.mark.parametrize("name", ["bc", "bc_prior"])
+def test_cloning_gives_the_frequencies_of_the_data_whatever_the_rewards(name):
+    batch = bandit(jnp.array([5.0, 0.0, -5.0, 0.0]), jnp.array([0, 1, 2, 2]))
+    agent = agents.make(name, learning_rate=1e-2)
+    view = agent.policy(learned(agent, batch), STATE)
+    np.testing.assert_allclose(np.exp(view.log_probs), [0.25, 0.25, 0.5, 0.0], atol=0.01)
+
+
+@pytest.mark.parametrize(("name", "expected"), [("bc", [1 / 3] * 3), ("bc_prior", [0.6, 0.3, 0.1])])
+def test_before_cloning_the_policy_is_the_prior(name, expected):
+    agent = agents.make(name)
+    view = agent.policy(agent.init(jax.random.key(0), STATE), STATE)
+    np.testing.assert_allclose(np.exp(view.log_probs), [*expected, 0.0], atol=1e-6)
+
+
 @pytest.mark.parametrize("name", ["dqn_prior", "dqn"])
 def test_q_of_a_one_step_problem_is_the_reward(name):
     rewards = jnp.array([0.1, 0.9, -0.5, 0.0])
@@ -91,7 +143,7 @@ def test_the_value_of_the_next_state_is_bootstrapped_unless_it_is_terminal():
     np.testing.assert_allclose(values[:3], 2.0, atol=0.05)
 
 
-@pytest.mark.parametrize("name", ["dqn_prior", "dqn", "prior", "random"])
+@pytest.mark.parametrize("name", ["dqn_prior", "dqn", "cql_prior", "bc", "prior", "random"])
 @pytest.mark.parametrize("num_candidates", [None, 2])
 def test_no_agent_takes_an_action_that_is_not_there(name, num_candidates):
     agent = agents.make(name, num_candidates=num_candidates)
@@ -132,6 +184,51 @@ def test_candidates_are_drawn_from_the_prior_and_then_weighed_by_q():
 def test_parameters_out_of_range_are_refused(argument, value, message):
     with pytest.raises(ValueError, match=message):
         agents.dqn_prior(**{argument: value})
+
+
+def test_cql_prior_refuses_a_negative_penalty():
+    with pytest.raises(ValueError, match="beta is -1; use a number >= 0"):
+        agents.cql_prior(beta=-1)
+
+
+def test_an_argument_that_no_agent_has_is_refused_and_others_are_ignored():
+    with pytest.raises(TypeError, match="no agent has an argument 'bta'; did you mean 'beta'"):
+        agents.make("prior", bta=1.0)
+    agents.make("dqn_prior", beta=1.0)
+
+
+def kl_after(alpha: float) -> float:
+    """KL(pi || p) of the softmax p(a) exp(q(a)/alpha), written out."""
+    p, q = np.array([0.6, 0.3, 0.1]), np.array([0.0, 0.5, 1.0])
+    policy = p * np.exp(q / alpha)
+    policy /= policy.sum()
+    return float(np.sum(policy * np.log(policy / p)))
+
+
+def test_an_adapted_temperature_finds_the_target_divergence():
+    adapted = agents.temperature.adapted(0.5, initial=5.0, learning_rate=0.02)
+    log_probs, q_values = LOG_PROBS[None], jnp.array([[0.0, 0.5, 1.0, 9.0]])
+
+    def step(state, _):
+        return adapted.update(state, log_probs, q_values, jnp.ones(1))[0], None
+
+    state, _ = jax.lax.scan(step, adapted.init(), length=2000)
+    assert abs(kl_after(float(adapted.value(state))) - 0.5) < 0.01
+
+
+def test_an_adapted_temperature_stops_at_its_minimum_where_q_is_flat():
+    adapted = agents.temperature.adapted(0.5, initial=0.1, minimum=0.05, learning_rate=0.1)
+    state = adapted.init()
+    for _ in range(20):
+        state, _ = adapted.update(state, LOG_PROBS[None], jnp.zeros((1, A)), jnp.ones(1))
+    assert abs(float(adapted.value(state)) - 0.05) < 1e-6
+
+
+def test_a_scheduled_temperature_counts_updates():
+    schedule = agents.temperature.scheduled(lambda count: 1.0 / (1 + count))
+    agent = agents.dqn_prior(alpha=schedule)
+    state = learned(agent, bandit(jnp.zeros(A), jnp.array([0, 1, 2])), updates=9)
+    assert abs(float(schedule.value(state.temperature)) - 0.1) < 1e-6
 
 
 def test_an_unknown_agent_is_refused_with_the_nearest_name():

@@ -404,3 +404,11 @@ def test_cql_loss_passes_the_selector_on():
         cql_prior_loss(PRIOR, *arguments, 0.0, backup="max", selector_q_values=Q_VALUES),
         dqn_prior_loss(*arguments, backup="max", selector_q_values=Q_VALUES),
     )
+
+
+def test_the_penalty_at_a_temperature_pushes_down_what_acts_at_it():
+    prior = jnp.log(jnp.array([0.5, 0.3, 0.2]))
+    q = jnp.array([0.1, 0.4, -0.2])
+    gradient = jax.grad(bellman.cql_prior_penalty, argnums=1)(prior, q, 1, 0.25)
+    policy = np.array([0.5, 0.3, 0.2]) * np.exp(np.array([0.1, 0.4, -0.2]) / 0.25)
+    np.testing.assert_allclose(gradient, policy / policy.sum() - np.array([0, 1, 0]), atol=1e-6)

@@ -1,9 +1,11 @@
-"""Agents: DQN-Prior, GFlan-Prior and their baselines, NamedTuples of pure functions over arrays."""
+"""Agents: DQN-Prior, CQL-Prior, GFlan-Prior and their baselines, as pure functions over arrays."""
 
 import difflib
-from collections.abc import Iterable
-from typing import Any
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Any, NoReturn
 
+from llmprior_jax.agents import temperature
 from llmprior_jax.agents.agent import (
     Agent,
     AgentState,
@@ -13,16 +15,24 @@ from llmprior_jax.agents.agent import (
     uniform,
     with_uniform_prior,
 )
-from llmprior_jax.agents.dqn_prior import DQNPriorState, dqn_prior
+from llmprior_jax.agents.behaviour_cloning import bc_prior
+from llmprior_jax.agents.cql_prior import cql_prior
+from llmprior_jax.agents.dqn_prior import dqn_prior
 from llmprior_jax.agents.gflan_prior import GFlanState, gflan_prior
 from llmprior_jax.agents.policy_agent import PolicyAgent, Rollout, States
+from llmprior_jax.agents.q_learning import QLearnerState, q_learner
 from llmprior_jax.priors.policy import LanguagePolicy
 
-_AGENTS = {
-    "dqn_prior": dqn_prior,
-    "dqn": lambda **kwargs: with_uniform_prior(dqn_prior(**kwargs)),
-    "prior": lambda **kwargs: prior_alone(),
-    "random": lambda **kwargs: with_uniform_prior(prior_alone()),
+# Each agent and its baseline, which is the same with a uniform prior.
+_AGENTS: dict[str, tuple[Callable[..., Agent], bool]] = {
+    "dqn_prior": (dqn_prior, False),
+    "dqn": (dqn_prior, True),
+    "cql_prior": (cql_prior, False),
+    "cql": (cql_prior, True),
+    "bc_prior": (bc_prior, False),
+    "bc": (bc_prior, True),
+    "prior": (prior_alone, False),
+    "random": (prior_alone, True),
 }
 _POLICY_AGENTS = {
     "gflan_prior": gflan_prior,
@@ -36,16 +46,26 @@ def make(name: str, **kwargs: Any) -> Agent:
     """Makes an agent by name.
 
     Args:
-      name: "dqn_prior", "dqn" (the same with a uniform prior), "prior" (samples from the prior) or
-        "random" (the same with a uniform prior).
-      **kwargs: arguments of `dqn_prior`; the agents that do not learn have none and ignore them,
-        so that one configuration serves an agent and its baselines.
+      name: "dqn_prior", "cql_prior" (offline), "bc_prior" (behaviour cloning), "prior" (samples
+        from the prior), or one of these with a uniform prior: "dqn", "cql", "bc", "random".
+      **kwargs: arguments of the function of that name in this package. What only other agents
+        take is ignored, so that one configuration serves an agent and its baselines.
 
     Raises:
       ValueError: the name is unknown; the message has the nearest valid one.
+      TypeError: no agent has such an argument.
     """
-    _check_name(name, _AGENTS)
-    return _AGENTS[name](**kwargs)
+    _check_agent(name, _AGENTS)
+    parameters = {
+        known: list(inspect.signature(make).parameters) for known, (make, _) in _AGENTS.items()
+    }
+    every = sorted(set().union(*parameters.values()))
+    for argument in kwargs:
+        if argument not in every:
+            _refuse("no agent has an argument", argument, every, TypeError)
+    factory, is_uniform = _AGENTS[name]
+    agent = factory(**{key: value for key, value in kwargs.items() if key in parameters[name]})
+    return with_uniform_prior(agent) if is_uniform else agent
 
 
 def make_policy(name: str, model: LanguagePolicy, **kwargs: Any) -> PolicyAgent:
@@ -59,35 +79,40 @@ def make_policy(name: str, model: LanguagePolicy, **kwargs: Any) -> PolicyAgent:
     Raises:
       ValueError: the name is unknown, or an argument out of its range.
     """
-    _check_name(name, _POLICY_AGENTS)
+    _check_agent(name, _POLICY_AGENTS)
     return _POLICY_AGENTS[name](model, **kwargs)
 
 
-def _check_name(name: str, names: Iterable[str]) -> None:
+def _check_agent(name: str, names: Iterable[str]) -> None:
     if name not in names:
-        known = [*_AGENTS, *_POLICY_AGENTS]
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0)
-        raise ValueError(
-            f"there is no agent {name!r}; did you mean {near[0]!r}? There are {', '.join(known)}"
-        )
+        _refuse("there is no agent", name, [*_AGENTS, *_POLICY_AGENTS], ValueError)
+
+
+def _refuse(what: str, name: str, known: list[str], error: type[Exception]) -> NoReturn:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0)
+    raise error(f"{what} {name!r}; did you mean {near[0]!r}? There are {', '.join(known)}")
 
 
 __all__ = [
     "POLICY_AGENTS",
     "Agent",
     "AgentState",
-    "DQNPriorState",
     "GFlanState",
     "Policy",
     "PolicyAgent",
+    "QLearnerState",
     "Rollout",
     "States",
     "Transitions",
+    "bc_prior",
+    "cql_prior",
     "dqn_prior",
     "gflan_prior",
     "make",
     "make_policy",
     "prior_alone",
+    "q_learner",
+    "temperature",
     "uniform",
     "with_uniform_prior",
 ]

@@ -88,9 +88,12 @@ def default_config() -> Config:
                     "pseudo_count": 0.1,
                 },
             },
-            # The agent (`agents.dqn_prior`); agents that do not learn have no parameters.
+            # The agent (`agents.dqn_prior`, `agents.cql_prior`); each takes what it knows of these.
             "agent": {
                 "alpha": 0.03,
+                # Weight and temperature of the CQL agents' penalty; 0 is the temperature alpha.
+                "beta": 1.0,
+                "penalty_temperature": 0.0,
                 "backup": "posterior",
                 "num_candidates": 0,
                 # Longer-sighted agents learn to spoil the dish and chop again: each chop is paid.
@@ -132,9 +135,14 @@ def default_config() -> Config:
             # Devices, such as "data:4,model:2" (`training.mesh`): seeds are shared out over data,
             # the language model's weights over model. Empty: as many as divide the seeds, on data.
             "mesh": "",
+            # Learning offline: the dataset (`training.datasets`; none is learning online), and how
+            # much of it each seed learns from, in transitions or episodes; 0 is all. Then a step is
+            # an update, of `loop.batch_size` transitions, and of `loop` only that is used.
+            "offline": {"dataset": "", "size": 0, "unit": "transition"},
             "seed": 0,
             "num_seeds": 8,
-            # Environment steps of each seed, and how many lie between two evaluations.
+            # Environment steps of each seed (offline: updates), and how many lie between two
+            # evaluations.
             "num_steps": 36_000,
             "eval_every": 1_000,
             "eval_episodes": 64,

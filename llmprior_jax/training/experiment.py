@@ -29,7 +29,7 @@ from llmprior_jax.priors import (
 from llmprior_jax.priors.generation import check_sampling
 from llmprior_jax.priors.prompts import Example
 from llmprior_jax.priors.proposals import check_estimate
-from llmprior_jax.training import examples, policy, provenance
+from llmprior_jax.training import datasets, examples, policy, provenance
 from llmprior_jax.training import summary as summaries
 from llmprior_jax.training.candidates import (
     PROPOSERS,
@@ -47,12 +47,14 @@ from llmprior_jax.training.config import (
     claim_workdir,
     read_config,
 )
+from llmprior_jax.training.datasets import Dataset
 from llmprior_jax.training.files import write_atomically
 from llmprior_jax.training.games import list_games
 from llmprior_jax.training.host import HostRun
 from llmprior_jax.training.host_games import HostGames, open_games
 from llmprior_jax.training.mesh import make_mesh
 from llmprior_jax.training.metrics import MetricsWriter, read_metrics
+from llmprior_jax.training.offline import OfflineRun
 from llmprior_jax.training.online import OnlineRun
 from llmprior_jax.training.policy import PolicyRun
 from llmprior_jax.training.runs import Run
@@ -97,6 +99,7 @@ def run(
     workdir = pathlib.Path(workdir)
     check_config(config)
     env, env_params = make_environment(config)
+    dataset = read_dataset(config)
     shown = make_examples(config, workdir if resume else None)
     filler = make_filler(config, env, env_params, workdir, shown=shown)
     # All that can be wrong with what was given shows before anything is written or removed.
@@ -114,7 +117,7 @@ def run(
     records = {}
     try:
         for name in config.agents:
-            run = make_run(name, config, env, env_params, filler)
+            run = make_run(name, config, env, env_params, filler, dataset)
             _train(name, run, filler, config.checkpoint, workdir / name, should_stop)
             records[name] = read_metrics(workdir / name)
     finally:
@@ -122,7 +125,8 @@ def run(
         filler.close()
     summary = {name: summaries.summarize(records[name]) for name in config.agents}
     write_atomically(workdir / SUMMARY_FILE, json.dumps(summary, indent=2) + "\n")
-    summaries.plot(records, workdir / _CURVES)
+    unit = "environment steps" if dataset is None else "updates"
+    summaries.plot(records, workdir / _CURVES, unit)
     return summary
 
 
@@ -146,7 +150,7 @@ def restore(workdir: str | pathlib.Path, name: str, eval_episodes: int) -> Run:
     config.eval_episodes = eval_episodes
     env, env_params = make_environment(config)
     filler = make_filler(config, env, env_params, workdir, read_only=True)
-    run = make_run(name, config, env, env_params, filler)
+    run = make_run(name, config, env, env_params, filler, read_dataset(config))
     directory = workdir / name / "checkpoints"
     if not directory.exists():
         raise FileNotFoundError(f"{workdir} has no checkpoint of {name} yet")
@@ -180,6 +184,7 @@ def check_config(config: Config) -> None:
             f"config.agent.num_candidates is {config.agent.num_candidates}; use a number >= 1, "
             "or 0 for the exact posterior"
         )
+    datasets.check_unit(config.offline.unit)
     if config.loop.replay_capacity < max(config.loop.num_envs, config.loop.batch_size):
         raise ValueError(
             f"config.loop.replay_capacity is {config.loop.replay_capacity}; it must hold at least "
@@ -200,13 +205,13 @@ def check_config(config: Config) -> None:
                 f"config.freeform.k is {config.freeform.k}, but the actions of {config.env} are "
                 "listed; proposals are for config.env = 'engine'"
             )
-    if config.eval_every % config.loop.num_envs:
+    if not config.offline.dataset and config.eval_every % config.loop.num_envs:
         raise ValueError(
             f"config.eval_every is {config.eval_every}, which {config.loop.num_envs} environments "
             f"(config.loop.num_envs) cannot divide among them; use a multiple"
         )
     # The learner's parameters are checked even where only agents without any run.
-    for name in ("dqn_prior", *config.agents):
+    for name in ("dqn_prior", "cql_prior", *config.agents):
         if name in agents.POLICY_AGENTS:
             policy.check_config(config)
         else:
@@ -224,19 +229,46 @@ def make_environment(config: Config) -> tuple[envs.TextEnvironment | HostGames, 
     return envs.with_history(env, config.history) if config.history else env, env_params
 
 
-def make_run(name: str, config: Config, env, env_params, filler: TableFiller) -> Run:
-    """What trains the agent `name`: on the host if engines play, otherwise in JAX."""
-    if name in agents.POLICY_AGENTS:
-        if isinstance(env, HostGames):
+def read_dataset(config: Config) -> Dataset | None:
+    """The dataset of a configuration, checked; None for learning online.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: the file breaks the format, or has fewer transitions than the subset needs.
+    """
+    if not config.offline.dataset:
+        return None
+    dataset = datasets.read(config.offline.dataset, config.history)
+    datasets.check_size(dataset, config.offline.size, config.offline.unit)
+    return dataset
+
+
+def make_run(
+    name: str,
+    config: Config,
+    env,
+    env_params,
+    filler: TableFiller,
+    dataset: Dataset | None = None,
+) -> Run:
+    """What trains the agent `name`: from a dataset, on the host if engines play, or in JAX."""
+    is_policy = name in agents.POLICY_AGENTS
+    if isinstance(env, HostGames):
+        if is_policy or dataset is not None:
             raise ValueError(
-                f"{name} is trained in environments in JAX, and {config.env} is played by engines "
-                "on the host; choose another environment or agent"
+                f"{config.env} is played by engines on the host, where agents learn Q online; "
+                f"{'a dataset is' if dataset is not None else f'{name} is'} for environments in JAX"
             )
+        agent = make_agent(name, config)
+        return HostRun(agent, config, env, filler, make_candidates(config, filler))
+    if is_policy and dataset is not None:
+        raise ValueError(f"{name} learns online only; leave config.offline.dataset out")
+    if is_policy:
         return PolicyRun(name, config, env, env_params, filler)
     agent = make_agent(name, config)
-    if isinstance(env, HostGames):
-        return HostRun(agent, config, env, filler, make_candidates(config, filler))
-    return OnlineRun(agent, config, env, env_params, filler)
+    if dataset is None or agent.update is None:
+        return OnlineRun(agent, config, env, env_params, filler)
+    return OfflineRun(agent, config, env, env_params, filler, dataset)
 
 
 def _check_asking(prior: Config) -> None:
@@ -267,7 +299,8 @@ def _check_asking(prior: Config) -> None:
 def make_agent(name: str, config: Config) -> agents.Agent:
     """The agent `name` with the parameters of `config.agent`."""
     parameters = config.agent.to_dict()
-    parameters["num_candidates"] = parameters["num_candidates"] or None
+    for optional in ("num_candidates", "penalty_temperature"):
+        parameters[optional] = parameters[optional] or None
     return agents.make(name, **parameters)
 
 

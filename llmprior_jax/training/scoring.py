@@ -7,7 +7,7 @@ said of each text is kept apart from runs (`priors.store`).
 """
 
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -139,6 +139,27 @@ class TableFiller:
             table = _insert(table, rows)
         return table
 
+    def score_states(self, states: Sequence[TextState]) -> ActionPrior:
+        """Priors [M] of states that need not be of the environment, scored as the table's are.
+
+        Features are whitened as those of the table, which must be there (`load`). Nothing is added
+        to it. A state without actions has a prior without actions.
+
+        Raises:
+          ValueError: a state has more actions than the environment has slots.
+        """
+        slots = self._states.num_actions
+        most = max(len(state.actions) for state in states)
+        if most > slots:
+            raise ValueError(f"a state has {most} actions; the environment has {slots} slots")
+        acting = [row for row, state in enumerate(states) if state.actions]
+        observations = np.array(acting)  # They only number the states here.
+        known = self._whitened(observations, *self._score_states([states[row] for row in acting]))
+        log_probs = np.full((len(states), slots), -np.inf, np.float32)
+        features = np.zeros((*log_probs.shape, known.features.shape[-1]), np.float32)
+        log_probs[acting], features[acting] = known.log_probs, known.features
+        return ActionPrior(jnp.asarray(log_probs), jnp.asarray(features))
+
     def _begin(self) -> PriorTable:
         """Scores the first states, and decides by them how features are whitened."""
         observations = self._first_observations()
@@ -156,8 +177,12 @@ class TableFiller:
         return _insert(tables.empty(observations[0], *rows.features.shape[1:]), rows)
 
     def _score(self, observations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """`log_probs` f32[M, A] and hidden states f32[M, A, D] of M observations."""
+        return self._score_states([self._states.text_state(key) for key in observations])
+
+    def _score_states(self, states: Sequence[TextState]) -> tuple[np.ndarray, np.ndarray]:
         """`log_probs` f32[M, A] and hidden states f32[M, A, D] of M states."""
-        texts = [self.build_prompt(self._states.text_state(key)) for key in observations]
+        texts = [self.build_prompt(state) for state in states]
         log_probs, features = self._scorer.score(texts)
         missing = self._states.num_actions - log_probs.shape[1]
         return (

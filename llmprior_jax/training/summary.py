@@ -94,8 +94,12 @@ def table(summary: Mapping[str, Mapping[str, Any]], num_seeds: int) -> rich.tabl
     return result
 
 
-def plot(records_by_agent: Mapping[str, Sequence[Mapping[str, Any]]], path: pathlib.Path) -> None:
-    """Draws success rate and return against environment steps, with 95% intervals over seeds.
+def plot(
+    records_by_agent: Mapping[str, Sequence[Mapping[str, Any]]],
+    path: pathlib.Path,
+    unit: str = "environment steps",
+) -> None:
+    """Draws success rate and return against steps, with 95% intervals over seeds.
 
     Agents that do not learn are horizontal lines.
     """
@@ -115,7 +119,7 @@ def plot(records_by_agent: Mapping[str, Sequence[Mapping[str, Any]]], path: path
             low, high = np.array([interval(value) for value in values]).T
             axes.plot(steps, means, color=f"C{color}", label=name)
             axes.fill_between(steps, low, high, color=f"C{color}", alpha=0.2, linewidth=0)
-        axes.set(xlabel="environment steps", ylabel=f"{label}, interquartile mean of seeds")
+        axes.set(xlabel=unit, ylabel=f"{label}, interquartile mean of seeds")
         axes.grid(alpha=0.3)
         axes.legend()
     figure.savefig(path, dpi=150)

@@ -1,0 +1,126 @@
+"""Collects a dataset of episodes to learn from offline.
+
+    python -m launch.collect --env=Overcooked-TomatoLettuceSalad \\
+        --behaviour=expert@0.2:0.75,random:0.25 --transitions=32000 --success_share=0.75 \\
+        --out=data/salad.parquet
+
+A mixture names behaviours, each with its share of the episodes; NAME@E takes a random action with
+probability E. Behaviours are
+
+- `expert`, the surest and quickest way to success (for environments with few states);
+- `random`, uniform over the admissible actions;
+- `prior`, the language model of --prior on its own;
+- `WORKDIR/AGENT`, a trained agent of a run, such as `runs/quickstart/dqn_prior`.
+
+With --success_share, episodes are kept so that this share of them is successful. The format of the
+file is described in `llmprior_jax/training/datasets.py`.
+"""
+
+import pathlib
+import tempfile
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from absl import flags
+
+from launch import app
+from llmprior_jax import agents, envs, training
+from llmprior_jax.training import collecting, datasets, experiment
+
+_ENV = flags.DEFINE_string("env", None, "Environment to collect from.", required=True)
+_GAMES = flags.DEFINE_list("games", [], "Games of an environment that takes them from files.")
+_HISTORY = flags.DEFINE_integer("history", 0, "Pairs that an observation holds.", lower_bound=0)
+_BEHAVIOUR = flags.DEFINE_string("behaviour", "expert", "Mixture, NAME[@EPSILON]:SHARE,...")
+_EPISODES = flags.DEFINE_integer("episodes", None, "Episodes to collect.")
+_TRANSITIONS = flags.DEFINE_integer("transitions", None, "Transitions to collect, at least.")
+_SUCCESS_SHARE = flags.DEFINE_float("success_share", None, "Share of episodes that succeed.")
+_PRIOR = flags.DEFINE_string("prior", "tiny", "Language model of the behaviour `prior`.")
+_AGENT_SEED = flags.DEFINE_integer("agent_seed", 0, "Which seed's agent of a run.", lower_bound=0)
+_SEED = flags.DEFINE_integer("seed", 0, "Seed; the same one gives the same dataset.")
+_OUT = flags.DEFINE_string("out", None, "File to write, .parquet or .jsonl.", required=True)
+
+
+def main(argv: Sequence[str]) -> None:
+    del argv
+    datasets.check_path(_OUT.value)
+    config = training.default_config()
+    config.env, config.history = _ENV.value, _HISTORY.value
+    config.games.train, config.prior.model = tuple(_GAMES.value), _PRIOR.value
+    env, env_params = experiment.make_environment(config)
+    if not isinstance(env, envs.TextEnvironment):
+        raise ValueError(f"{config.env} is no environment in JAX, which collecting needs")
+    with tempfile.TemporaryDirectory() as scratch:
+
+        def behaviour(name: str) -> collecting.Behaviour:
+            if name == "random":
+                return collecting.random_behaviour()
+            if name == "expert":
+                return collecting.expert_behaviour(env, env_params)
+            if name == "prior":
+                filler = experiment.make_filler(config, env, env_params, pathlib.Path(scratch))
+                return collecting.agent_behaviour(agents.prior_alone(), (), filler)
+            workdir, slash, agent = name.rpartition("/")
+            if not slash:
+                raise ValueError(
+                    f"there is no behaviour {name!r}; use expert, random, prior, or WORKDIR/AGENT"
+                )
+            return _trained(workdir, agent, env.name)
+
+        mixture = [
+            collecting.Part(behaviour(name), share, epsilon)
+            for name, epsilon, share in parse_mixture(_BEHAVIOUR.value)
+        ]
+        dataset = collecting.collect(
+            env,
+            env_params,
+            mixture,
+            _EPISODES.value,
+            _TRANSITIONS.value,
+            _SUCCESS_SHARE.value,
+            _SEED.value,
+        )
+    datasets.write(_OUT.value, dataset)
+    returns = np.bincount(dataset.episode, dataset.reward)
+    print(
+        f"{_OUT.value}: {dataset.num_transitions:,} transitions between {len(dataset.states):,} "
+        f"distinct states, {dataset.num_episodes:,} episodes, {dataset.terminated.sum():,} of them "
+        f"terminated, mean return {returns.mean():.3f}"
+    )
+
+
+def parse_mixture(text: str) -> list[tuple[str, float, float]]:
+    """Reads NAME[@EPSILON][:SHARE],... as (name, epsilon, share); the share is 1 by default.
+
+    Raises:
+      ValueError: something is not a number.
+    """
+    parts = []
+    for part in text.split(","):
+        rest, _, share = part.partition(":")
+        name, _, epsilon = rest.partition("@")
+        try:
+            parts.append((name, float(epsilon or 0), float(share or 1)))
+        except ValueError:
+            raise ValueError(
+                f"{part!r} is no part of a mixture; write NAME:SHARE or NAME@EPSILON:SHARE, such "
+                "as expert@0.1:0.75"
+            ) from None
+    return parts
+
+
+def _trained(workdir: str, agent: str, env_name: str) -> collecting.Behaviour:
+    config = training.read_config(pathlib.Path(workdir))
+    if config.env != env_name:
+        raise ValueError(f"the agents of {workdir} act in {config.env}, not in {env_name}")
+    run = training.restore(workdir, agent, eval_episodes=1)
+    if not isinstance(run, training.ActingRun):
+        raise ValueError(f"{agent} of {workdir} does not act in an environment in JAX")
+    if _AGENT_SEED.value >= config.num_seeds:
+        raise ValueError(f"--agent_seed is {_AGENT_SEED.value}; {workdir} has {config.num_seeds}")
+    state = jax.tree.map(lambda leaf: leaf[_AGENT_SEED.value], run.state.agent)
+    return collecting.agent_behaviour(run.agent, state, run.filler)
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,111 @@
+"""CQL-Prior: conservative Q-learning from a fixed dataset, under a language model's prior.
+
+Yan et al., 2025 (arXiv 2410.07927), section 4.1, offline: the loss of DQN-Prior plus `beta (log
+sum_a p(a|s) exp Q(s,a) - Q(s,a_data))`. The penalty pushes down Q of what the prior would try and
+the data does not show, so that the posterior does not act on values that nobody has seen; what the
+prior rules out needs no data to be kept down. With a uniform prior this is CQL(H) of "Conservative
+Q-Learning for Offline Reinforcement Learning" (Kumar et al., 2020, arXiv 2006.04779).
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from llmprior_jax import bellman
+from llmprior_jax.agents import temperature
+from llmprior_jax.agents.agent import Agent, Metrics, Transitions
+from llmprior_jax.agents.q_learning import Values, check_backup, check_share, q_learner
+from llmprior_jax.agents.q_network import q_function
+
+
+def cql_prior(
+    *,
+    alpha: float | temperature.Temperature = 0.03,
+    beta: float = 1.0,
+    penalty_temperature: float | None = None,
+    backup: bellman.Backup = "posterior",
+    num_candidates: int | None = None,
+    discount: float = 0.95,
+    learning_rate: float = 1e-3,
+    target_rate: float = 0.01,
+    max_grad_norm: float = 10.0,
+    hidden_sizes: Sequence[int] = (64, 64),
+) -> Agent:
+    """CQL-Prior as pure functions.
+
+    Args:
+      alpha: temperature of the posterior, see `dqn_prior`.
+      beta: weight of the penalty, >= 0; 0 is DQN-Prior.
+      penalty_temperature: t of the penalty (`bellman.cql_prior_penalty`). None is alpha, so that
+        the policy that is pushed down is the one that acts; the paper has 1. With a strong prior
+        and a small alpha the two differ much: Q then makes up for the prior at t, and overrules it
+        at alpha.
+      backup: value of the next state, see `dqn_prior`.
+      num_candidates: K candidates for acting and backing up, see `dqn_prior`; the penalty is over
+        all actions.
+      discount: g, per decision.
+      learning_rate: of Adam.
+      target_rate: share of the online parameters mixed into the target parameters per update.
+      max_grad_norm: gradients are clipped to this global norm.
+      hidden_sizes: of the Q head.
+
+    Returns:
+      An `Agent`; its metrics are `loss`, `q`, the mean value of the actions in the batch, and
+      `penalty`.
+
+    Raises:
+      ValueError: a parameter is out of its range.
+    """
+    check_backup(backup)
+    check_share("discount", discount)
+    if not beta >= 0:
+        raise ValueError(f"beta is {beta}; use a number >= 0")
+    if penalty_temperature is not None and not penalty_temperature > 0:
+        raise ValueError(f"penalty_temperature is {penalty_temperature}; use a number > 0, or None")
+    q = q_function(hidden_sizes)
+
+    def loss(values: Values, batch: Transitions) -> tuple[jax.Array, Metrics]:
+        tau = values.alpha if penalty_temperature is None else penalty_temperature
+        q_values = q.apply(values.params, batch.prior.features)
+        next_target_q = q.apply(values.target_params, batch.next_prior.features)
+        losses = jax.vmap(
+            lambda log_probs, q, action, reward, terminated, target_q, next_log_probs, selector_q: (
+                bellman.cql_prior_loss(
+                    log_probs,
+                    q,
+                    action,
+                    reward,
+                    discount * (1.0 - terminated),
+                    target_q,
+                    next_log_probs,
+                    values.alpha,
+                    beta,
+                    backup,
+                    selector_q,
+                    tau,
+                )
+            )
+        )(
+            batch.prior.log_probs,
+            q_values,
+            batch.action,
+            batch.reward,
+            batch.terminated,
+            next_target_q,
+            values.next_log_probs,
+            values.next_q,
+        )
+        penalty = jax.vmap(bellman.cql_prior_penalty)(batch.prior.log_probs, q_values, batch.action)
+        taken = jnp.take_along_axis(q_values, batch.action[:, None], axis=1)[:, 0]
+        return losses, {"q": taken, "penalty": penalty}
+
+    return q_learner(
+        q,
+        loss,
+        temperature.as_temperature(alpha),
+        num_candidates=num_candidates,
+        learning_rate=learning_rate,
+        target_rate=target_rate,
+        max_grad_norm=max_grad_norm,
+    )

@@ -1,0 +1,154 @@
+"""What all agents that learn Q share; each of them adds its loss.
+
+Direct posterior sampling (Yan et al., 2025, arXiv 2410.07927, section 4.1): act by sampling
+`p(a|s) exp(Q(s,a)/alpha)`, or one of K candidates drawn from p, weighed by `exp(Q(s,a)/alpha)`.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from llmprior_jax import bellman, posterior
+from llmprior_jax.agents.agent import Agent, Metrics, Policy, Transitions
+from llmprior_jax.agents.q_network import QFunction
+from llmprior_jax.agents.temperature import Temperature
+from llmprior_jax.types import ActionPrior
+
+
+class QLearnerState(NamedTuple):
+    """Parameters of Q and of the slowly following target Q, the optimiser's state, and alpha's."""
+
+    params: optax.Params
+    target_params: optax.Params
+    optimizer: optax.OptState
+    temperature: optax.Params
+
+
+class Values(NamedTuple):
+    """What a loss is made of, beside the transitions.
+
+    Attributes:
+      params: of Q; the loss is differentiated by them.
+      target_params: of the target Q.
+      next_log_probs: f32[B, A], the distribution over the next actions that Q corrects: the prior,
+        or the candidates drawn from it.
+      next_q: f32[B, A], Q of the next states; no gradient flows through it.
+      alpha: f32[], the temperature.
+    """
+
+    params: optax.Params
+    target_params: optax.Params
+    next_log_probs: jax.Array
+    next_q: jax.Array
+    alpha: jax.Array
+
+
+Loss = Callable[[Values, Transitions], tuple[jax.Array, Metrics]]
+"""`(values, transitions) -> (f32[B], metrics f32[B])`, the losses of a batch."""
+
+
+def q_learner(
+    q: QFunction,
+    loss: Loss,
+    temperature: Temperature,
+    *,
+    num_candidates: int | None,
+    learning_rate: float,
+    target_rate: float,
+    max_grad_norm: float,
+) -> Agent:
+    """An agent that acts by the posterior of the prior and Q, and learns Q by a loss.
+
+    Args:
+      q: the Q head.
+      loss: see `Loss`; entries of weight 0 do not count.
+      temperature: alpha of the posterior.
+      num_candidates: K, act on and back up over K candidates drawn from the prior, as the paper
+        does; None uses the exact posterior over all actions.
+      learning_rate: of Adam.
+      target_rate: share of the online parameters mixed into the target parameters per update.
+      max_grad_norm: gradients are clipped to this global norm.
+
+    Returns:
+      An `Agent`; its metrics are `loss`, those of the loss, and those of the temperature. Its
+      `policy` is the exact posterior, whatever `num_candidates`.
+
+    Raises:
+      ValueError: a parameter is out of its range.
+    """
+    if not learning_rate > 0:
+        raise ValueError(f"learning_rate is {learning_rate}; use a number > 0")
+    check_share("target_rate", target_rate)
+    if num_candidates is not None and num_candidates < 1:
+        raise ValueError(f"num_candidates is {num_candidates}; use a number >= 1, or None")
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(max_grad_norm), optax.adam(learning_rate, eps=1e-5)
+    )
+
+    def init(key: jax.Array, prior: ActionPrior) -> QLearnerState:
+        params = q.init(key, prior.features.shape[-1])
+        return QLearnerState(params, params, optimizer.init(params), temperature.init())
+
+    def policy(state: QLearnerState, prior: ActionPrior) -> Policy:
+        values = q.apply(state.params, prior.features)
+        alpha = temperature.value(state.temperature)
+        return Policy(posterior.posterior_log_probs(prior.log_probs, values, alpha), values)
+
+    def propose(key: jax.Array, log_probs: jax.Array) -> jax.Array:
+        """The distribution [A] to correct by Q: the prior, or K candidates drawn from it."""
+        if num_candidates is None:
+            return log_probs
+        candidates = posterior.sample_candidates(key, log_probs, num_candidates)
+        return posterior.empirical_log_probs(candidates, log_probs.shape[-1])
+
+    def act(state: QLearnerState, key: jax.Array, prior: ActionPrior) -> jax.Array:
+        propose_key, sample_key = jax.random.split(key)
+        proposal = propose(propose_key, prior.log_probs)
+        values = q.apply(state.params, prior.features)
+        alpha = temperature.value(state.temperature)
+        return posterior.sample_posterior(sample_key, proposal, values, alpha)
+
+    def update(
+        state: QLearnerState, key: jax.Array, batch: Transitions
+    ) -> tuple[QLearnerState, Metrics]:
+        next_proposal = jax.vmap(propose)(
+            jax.random.split(key, batch.action.shape[0]), batch.next_prior.log_probs
+        )
+        next_q = q.apply(state.params, batch.next_prior.features)
+        alpha = temperature.value(state.temperature)
+        weight = batch.weight / jnp.maximum(jnp.sum(batch.weight), 1.0)
+
+        def mean_loss(params: optax.Params) -> tuple[jax.Array, Metrics]:
+            losses, metrics = loss(
+                Values(params, state.target_params, next_proposal, next_q, alpha), batch
+            )
+            means = {name: jnp.sum(weight * values) for name, values in metrics.items()}
+            mean = jnp.sum(weight * losses)
+            return mean, {"loss": mean, **means}
+
+        gradients, metrics = jax.grad(mean_loss, has_aux=True)(state.params)
+        updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
+        params = optax.apply_updates(state.params, updates)
+        target_params = optax.incremental_update(params, state.target_params, target_rate)
+        temperature_state, temperature_metrics = temperature.update(
+            state.temperature, batch.next_prior.log_probs, next_q, weight
+        )
+        state = QLearnerState(params, target_params, optimizer_state, temperature_state)
+        return state, metrics | temperature_metrics
+
+    return Agent(init, policy, act, update)
+
+
+def check_backup(backup: str) -> None:
+    """Raises a ValueError unless `backup` is one that `posterior_bellman_target` knows."""
+    if backup not in get_args(bellman.Backup):
+        raise ValueError(f"backup is {backup!r}; use one of {', '.join(get_args(bellman.Backup))}")
+
+
+def check_share(name: str, value: float) -> None:
+    """Raises a ValueError unless `value` is a number from 0 to 1."""
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} is {value}; use a number from 0 to 1")

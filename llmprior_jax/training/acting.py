@@ -1,0 +1,129 @@
+"""What runs share whose agents act in an environment in JAX: priors, evaluation, one episode."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from llmprior_jax.agents import Agent
+from llmprior_jax.envs import TextEnvironment
+from llmprior_jax.priors import table as tables
+from llmprior_jax.training.config import Config
+from llmprior_jax.training.loop import Loop, LoopConfig, Missing, make_loop
+from llmprior_jax.training.runs import Decision, over_seeds
+from llmprior_jax.training.scoring import TableFiller
+
+
+class ActingRun:
+    """The part of a `Run` that is the same however its agent learns; a base class.
+
+    Attributes:
+      agent: the agent.
+      env: the environment.
+      env_params: its parameters.
+      loop: training online and evaluation of one seed.
+      filler: the source of priors.
+      table: priors of the states met so far, which all seeds share.
+      segments: segments trained so far.
+      state: what training needs to continue; `state.agent` is the agent's state, with a leading
+        axis of seeds. Subclasses set it.
+    """
+
+    state: Any
+
+    def __init__(
+        self,
+        agent: Agent,
+        config: Config,
+        env: TextEnvironment,
+        env_params: Any,
+        filler: TableFiller,
+        eval_keys: jax.Array,
+        fresh_keys: jax.Array,
+    ):
+        """Loads the table; `eval_keys` and `fresh_keys` [S] are for evaluation and nothing else."""
+        self.agent = agent
+        self.env, self.env_params = env, env_params
+        self.loop: Loop = make_loop(
+            env,
+            env_params,
+            agent,
+            LoopConfig(**config.loop),
+            config.eval_every // config.loop.num_envs,
+            config.eval_episodes,
+        )
+        self.table = filler.load()
+        self.segments = 0
+        self.filler = filler
+        self._num_steps = config.num_steps
+        self._eval_keys, self._fresh_keys = eval_keys, fresh_keys
+        self._evaluate = over_seeds(
+            self.loop.evaluate, (0, 0, None), config.num_seeds, mesh=config.mesh
+        )
+
+    @property
+    def num_steps(self) -> int:
+        """Steps after which training is finished; 0 for agents that do not learn."""
+        return 0 if self.agent.update is None else self._num_steps
+
+    def evaluate(self, fresh: bool = False) -> dict[str, np.ndarray]:
+        """Success rate, return and length of episodes of all seeds [S].
+
+        Args:
+          fresh: take other episodes than those by which training was watched.
+        """
+        keys = self._fresh_keys if fresh else self._eval_keys
+        keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, self.segments)
+        episodes, missing = self._evaluate(self.state.agent, keys, self.table)
+        while self._fill(missing):
+            episodes, missing = self._evaluate(self.state.agent, keys, self.table)
+        return {
+            "success_rate": np.mean(episodes.success, axis=1),
+            "return": np.mean(episodes.returns, axis=1),
+            "episode_length": np.mean(episodes.length, axis=1),
+        }
+
+    def play(self, seed: int, key: jax.Array) -> Iterator[Decision]:
+        """Plays one episode with the agent of one seed, a decision at a time (host side).
+
+        Args:
+          seed: index of the seed, `0 .. num_seeds - 1`.
+          key: randomness of the environment and of the agent.
+        """
+        state = jax.tree.map(lambda leaf: leaf[seed], jax.device_get(self.state.agent))
+        policy, act, step = jax.jit(self.agent.policy), jax.jit(self.agent.act), self.env.step
+        key, reset_key = jax.random.split(key)
+        observation, env_state = self.env.reset(reset_key, self.env_params)
+        done = False
+        while not done:
+            key, act_key, step_key = jax.random.split(key, 3)
+            self.table = self.filler.extend(self.table, np.asarray(observation)[None])
+            prior = tables.lookup(self.table, tables.find(self.table, observation))
+            action = act(state, act_key, prior)
+            text = self.env.text_state(np.asarray(observation))
+            scene = self.env.scene(env_state)
+            view = policy(state, prior)
+            observation, env_state, reward, terminated, truncated, info = step(
+                step_key, env_state, action, self.env_params
+            )
+            done = bool(terminated | truncated)
+            yield Decision(
+                text=text,
+                prior=np.exp(prior.log_probs),
+                q_values=np.asarray(view.q_values),
+                posterior=np.exp(view.log_probs),
+                action=int(action),
+                reward=float(reward),
+                success=bool(info["success"]),
+                truncated=bool(truncated),
+                scene=scene,
+            )
+
+    def _fill(self, missing: Missing) -> bool:
+        """Scores the states that were missing; says whether there were any."""
+        is_missing = np.asarray(missing.is_missing)
+        if not is_missing.any():
+            return False
+        self.table = self.filler.extend(self.table, np.asarray(missing.observation)[is_missing])
+        return True

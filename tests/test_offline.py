@@ -1,0 +1,113 @@
+"""Learning offline: values make up for bad data, and a run is what its subset and seed say."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+from lock_env import Lock, lock_table, prior_of
+
+from llmprior_jax import training
+from llmprior_jax.training import collecting, datasets, offline
+from llmprior_jax.training.collecting import Part
+from llmprior_jax.types import ActionPrior
+
+LOCK = Lock()
+SEEDS = 4
+
+
+class Filler:
+    """A prior of the lock, without a language model."""
+
+    def __init__(self, confidence: float):
+        self._confidence = confidence
+
+    def load(self, size=None):
+        return lock_table(self._confidence)
+
+    def extend(self, table, observations):
+        return table
+
+    def score_states(self, states) -> ActionPrior:
+        wheels = np.array([int(state.observation.split("wheel ")[1][0]) for state in states])
+        return prior_of(wheels, self._confidence)
+
+
+@pytest.fixture(scope="module")
+def expert():
+    return collecting.expert_behaviour(LOCK, LOCK.default_params)
+
+
+@functools.cache
+def collected(expert, epsilon: float) -> datasets.Dataset:
+    mixture = [Part(expert, 1.0, epsilon)]
+    return collecting.collect(LOCK, LOCK.default_params, mixture, num_transitions=2_000)
+
+
+def make_run(name: str, dataset, confidence: float = 0.9, **changes) -> offline.OfflineRun:
+    config = training.default_config()
+    config.update_from_flattened_dict(
+        {
+            "num_seeds": SEEDS,
+            "num_steps": 2_000,
+            "eval_every": 1_000,
+            "agent.learning_rate": 3e-3,
+            "agent.alpha": 0.1,
+            "agent.beta": 0.03,
+        }
+        | changes
+    )
+    agent = training.make_agent(name, config)
+    return offline.OfflineRun(agent, config, LOCK, LOCK.default_params, Filler(confidence), dataset)
+
+
+def success(run: offline.OfflineRun) -> np.ndarray:
+    while run.steps < run.num_steps:
+        run.train()
+    return run.evaluate()["success_rate"]
+
+
+def test_from_bad_data_cql_opens_the_lock_and_cloning_does_not(expert):
+    # Of the actions at each wheel 58% are right, so cloning opens it in 1% of episodes.
+    dataset = collected(expert, 0.5)
+    assert (success(make_run("cql", dataset)) > 0.8).all()
+    assert (success(make_run("bc", dataset)) < 0.1).all()
+
+
+def test_seeds_learn_from_subsets_of_their_own_which_are_nested(expert):
+    dataset = collected(expert, 0.5)
+    small, large = (make_run("bc", dataset, **{"offline.size": size}).state for size in (50, 100))
+    assert small.count.tolist() == [50] * SEEDS
+    np.testing.assert_array_equal(small.order, large.order)
+    assert len({tuple(order[:50]) for order in np.asarray(small.order).tolist()}) == SEEDS
+
+
+def test_nothing_beyond_the_subset_is_learned_from(expert):
+    dataset = collected(expert, 0.5)
+    run = make_run("cql_prior", dataset, **{"offline.size": 10, "num_seeds": 1})
+    outside = np.asarray(run.state.order[0])[10:]
+    spoiled = dataset._replace(
+        reward=np.where(np.isin(np.arange(2000), outside), 99.0, dataset.reward)
+    )
+    other = make_run("cql_prior", spoiled, **{"offline.size": 10, "num_seeds": 1})
+    run.train(), other.train()
+    for left, right in zip(
+        jax.tree.leaves(run.state.agent), jax.tree.leaves(other.state.agent), strict=True
+    ):
+        np.testing.assert_array_equal(left, right)
+
+
+def test_a_run_goes_on_from_a_checkpoint_with_the_same_bits(expert):
+    dataset = collected(expert, 0.5)
+    straight, first, second = (make_run("cql_prior", dataset) for _ in range(3))
+    straight.train(), straight.train()
+    first.train()
+    second.restore(first.segments, first.state, first.meta())
+    second.train()
+    assert second.steps == straight.steps == 2_000
+    for left, right in zip(
+        jax.tree.leaves(second.state), jax.tree.leaves(straight.state), strict=True
+    ):
+        if jax.dtypes.issubdtype(left.dtype, jax.dtypes.prng_key):
+            left, right = jax.random.key_data(left), jax.random.key_data(right)
+        np.testing.assert_array_equal(left, right)
