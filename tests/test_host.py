@@ -219,15 +219,28 @@ def test_what_cannot_be_played_is_refused(tmp_path, changes, message):
         make_run("random", tmp_path, **changes)
 
 
-def test_free_form_actions_are_learned_from_proposals(tmp_path):
-    colors = ("black", "green", "red", "white")
+def test_free_form_actions_are_learned_from_proposals(tmp_path, monkeypatch):
+    colors = ("black", "green", "red", "white", "blue", "pink", "brown", "gray")
+
+    def three_doors(verbs, k, seed):
+        """A proposer that thinks of three doors at a time."""
+
+        def propose(states, of_seed, number):
+            rng = np.random.default_rng([seed, of_seed, number])
+            return [
+                [f"open the {color} door" for color in rng.choice(colors, 3, replace=False)]
+                for _ in states
+            ]
+
+        return propose
+
+    monkeypatch.setattr(experiment, "from_vocabulary", three_doors)
     config = small_config(
         **{
             "games.train": (SILENT,),
-            "freeform.k": 8,
+            "freeform.k": 3,
             "freeform.source": "vocabulary",
-            "freeform.verbs": tuple(f"open the {color} door" for color in colors),
-            "engine.num_actions": 16,
+            "engine.num_actions": 8,
             "prior.num_features": 64,
             "loop.updates_per_step": 2,
             "num_steps": 900,
