@@ -87,7 +87,7 @@ def test_nothing_beyond_the_subset_is_learned_from(expert):
     run = make_run("cql_prior", dataset, **{"offline.size": 10, "num_seeds": 1})
     outside = np.asarray(run.state.order[0])[10:]
     spoiled = dataset._replace(
-        reward=np.where(np.isin(np.arange(2000), outside), 99.0, dataset.reward)
+        reward=np.where(np.isin(np.arange(dataset.num_transitions), outside), 99.0, dataset.reward)
     )
     other = make_run("cql_prior", spoiled, **{"offline.size": 10, "num_seeds": 1})
     run.train(), other.train()
