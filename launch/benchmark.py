@@ -1,6 +1,6 @@
 """Measures how fast the parts of the library are on this machine.
 
-    python -m launch.benchmark envs [--num_envs=4096] [--json]
+    python -m launch.benchmark envs [--num_envs=4096] [--games=DIR] [--json]
     python -m launch.benchmark generation [--shape=Qwen2.5-0.5B] [--json]
     python -m launch.benchmark scoring [--shape=Qwen2.5-0.5B] [--json]
     python -m launch.benchmark train [--json]

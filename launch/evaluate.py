@@ -4,6 +4,8 @@
 
 Prints success rate and return over fresh episodes of every seed. With --show_episode it plays one
 more episode and prints it as text: for each state the prior, Q and the posterior of each action.
+With --replay_on_engine it plays the evaluation's episodes of ALFWorld again on ALFWorld's own
+engine, and prints how many were won there and whatever was told differently.
 """
 
 from collections.abc import Sequence
@@ -17,15 +19,21 @@ from absl import flags
 
 from launch import app
 from llmprior_jax import training
+from llmprior_jax.envs import alfworld_replay
 from llmprior_jax.training import summary
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.", required=True)
 _AGENT = flags.DEFINE_string("agent", "dqn_prior", "Which of the run's agents.")
 _EPISODES = flags.DEFINE_integer("episodes", 256, "Episodes per seed.", lower_bound=1)
 _SHOW = flags.DEFINE_bool("show_episode", False, "Also print one episode as text.")
+_REPLAY = flags.DEFINE_bool(
+    "replay_on_engine", False, "Also play the episodes again on ALFWorld's own engine."
+)
 _SEED = flags.DEFINE_integer(
     "seed", 0, "Which seed's agent plays the printed episode.", lower_bound=0
 )
+
+_MOST_MISMATCHES = 5
 
 
 def main(argv: Sequence[str]) -> None:
@@ -44,8 +52,32 @@ def main(argv: Sequence[str]) -> None:
         low, high = summary.interval(values)
         mean = summary.interquartile_mean(values)
         console.print(f"  {name}: {mean:.3f} \\[{low:.3f}, {high:.3f}]", highlight=False)
+    if _REPLAY.value:
+        _replay_on_engine(run, console)
     if _SHOW.value:
         _show_episode(run, console)
+
+
+def _replay_on_engine(run: training.Run, console: rich.console.Console) -> None:
+    if not isinstance(run, training.OnlineRun):
+        raise ValueError("--replay_on_engine is for runs in JAX; this one was on an engine anyway")
+    for name, episodes in run.evaluated.items():
+        assert episodes.start is not None
+        assert episodes.actions is not None
+        # The seeds' episodes, one after another.
+        start, actions, success = (
+            np.asarray(leaf).reshape(-1, *leaf.shape[2:])
+            for leaf in (episodes.start, episodes.actions, episodes.success)
+        )
+        again = alfworld_replay.replay(run.env, run.env_params, start, actions)
+        console.print(
+            f"  {name}replay on the engine: {len(success)} episodes, {again.steps:,} steps; "
+            f"{success.sum()} won in JAX, {again.won.sum()} in the engine; "
+            f"mismatches: {len(again.mismatches)}",
+            highlight=False,
+        )
+        for mismatch in again.mismatches[:_MOST_MISMATCHES]:
+            console.print(rich.markup.escape(f"    {mismatch}"), highlight=False)
 
 
 def _show_episode(run: training.Run, console: rich.console.Console) -> None:

@@ -15,6 +15,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(environments.envs, "NAMES", ("FrozenLake-4x4",))
     for constant in ("_SCAN_STEPS", "_LOOP_STEPS", "_REPEATS"):
         monkeypatch.setattr(environments, constant, 2)
+    monkeypatch.setattr(environments, "_ENGINE_SECONDS", 0.1)
     was_parsed = flags.FLAGS.is_parsed()
     with flagsaver.flagsaver():
         flags.FLAGS.mark_as_parsed()
@@ -26,13 +27,18 @@ def quick(monkeypatch):
 
 
 @pytest.mark.usefixtures("quick")
-def test_the_last_line_is_the_result_as_json(capsys):
+def test_the_last_line_is_the_result_as_json(capsys, alfworld_data):
+    flags.FLAGS["games"].value = [str(alfworld_data / "json_2.1.1" / "train")]
     benchmark.main(["benchmark", "envs"])
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
-    (row,) = result["rows"]
-    assert row["environment"] == "FrozenLake-4x4"
-    assert row["batched_steps_per_s"] > 0
-    assert row["looped_steps_per_s"] > 0
+    lake, alfworld = result["rows"]
+    assert lake["environment"] == "FrozenLake-4x4"
+    assert lake["engine_steps_per_s"] is None
+    assert alfworld["environment"] == "ALFWorld"
+    assert alfworld["engine_steps_per_s"] > 0
+    for row in (lake, alfworld):
+        assert row["batched_steps_per_s"] > 0
+        assert row["looped_steps_per_s"] > 0
 
 
 def test_an_unknown_benchmark_is_answered_with_the_nearest():

@@ -198,7 +198,10 @@ class UnlistedLock(Lock):
         return None
 
 
-def test_states_that_cannot_be_listed_are_scored_as_they_are_met(tmp_path, monkeypatch):
+@pytest.mark.parametrize("segment_steps", [0, 16])
+def test_states_that_cannot_be_listed_are_scored_as_they_are_met(
+    segment_steps, tmp_path, monkeypatch
+):
     env = UnlistedLock()
     asked = []
 
@@ -220,6 +223,7 @@ def test_states_that_cannot_be_listed_are_scored_as_they_are_met(tmp_path, monke
             "prior.num_features": 32,
             "prior.store": str(tmp_path / "priors.sqlite"),
             "agent.learning_rate": 3e-3,
+            "segment_steps": segment_steps,
         }
     )
     summary = training.run(config, tmp_path / "run")

@@ -73,3 +73,26 @@ def test_names_and_examples_that_do_not_fit_are_refused():
         prompts.make("few_shot")
     with pytest.raises(ValueError, match="'think_first' takes no examples"):
         prompts.make("think_first", [prompts.Example("wait", ())])
+
+
+def _count_words(text: str) -> int:
+    return len(text.split())
+
+
+_HISTORY = (("One.", "go on"), ("Two.", "go on"), ("Three.", "go on"))
+_STATE = TextState("walk", "Four.", _HISTORY, ("stop", "go on and on"))
+
+
+def test_a_prompt_that_fits_keeps_its_history():
+    assert prompts.fit(_STATE, 1000, _count_words) == (prompts.plain(_STATE), 0)
+
+
+def test_a_long_prompt_loses_its_oldest_history_first_and_no_more_than_it_must():
+    without_first = prompts.plain(_STATE._replace(history=_HISTORY[1:]))
+    longest = _count_words(without_first.text) + _count_words("go on and on")
+    assert prompts.fit(_STATE, longest, _count_words) == (without_first, 1)
+    assert prompts.fit(_STATE, longest - 1, _count_words)[1] == 2
+
+
+def test_a_state_too_long_without_history_is_left_for_scoring_to_refuse():
+    assert prompts.fit(_STATE, 1, _count_words) == (prompts.plain(_STATE._replace(history=())), 3)

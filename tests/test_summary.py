@@ -52,6 +52,21 @@ def test_a_summary_has_the_last_evaluation_and_says_never_where_it_was_never():
     json.dumps(result, allow_nan=False)
 
 
+def test_unseen_games_are_told_of_where_they_were_played():
+    records = [
+        {"step": 0, "success_rate": [1.0], "return": [1.0], "unseen_success_rate": [0.25]},
+    ]
+    played = summary.summarize(records)
+    assert played["unseen_success_rate"]["iqm"] == 0.25
+    headings = [column.header for column in summary.table({"a": played}, 1).columns]
+    assert "success rate, unseen" in headings
+    del records[0]["unseen_success_rate"]
+    not_played = summary.summarize(records)
+    assert "unseen_success_rate" not in not_played
+    headings = [column.header for column in summary.table({"a": not_played}, 1).columns]
+    assert "success rate, unseen" not in headings
+
+
 def test_metrics_are_read_back_and_nan_is_null(tmp_path):
     with MetricsWriter(tmp_path, resume_segment=-1, resume_step=-1) as metrics:
         metrics.write(1, 5, loss=float("inf"), success_rate=np.array([0.5, np.nan]))
@@ -118,6 +133,8 @@ def test_a_field_that_does_not_exist_is_refused_with_the_nearest_name():
     [
         ("num_seeds", 0, r"config\.num_seeds is 0"),
         ("eval_every", 1001, r"config\.eval_every is 1001"),
+        ("segment_steps", 9, r"config\.segment_steps is 9"),
+        ("segment_steps", -8, r"config\.segment_steps is -8"),
         ("agents", ("dqn", "dqn"), "each once"),
         ("agents", ("dqm",), "did you mean 'dqn'"),
         ("env", "Overcooked-TomatoSalat", "Overcooked-TomatoSalad"),

@@ -1,8 +1,18 @@
 """Steps per second of each environment under random actions.
 
 For a batch of environments in one jitted scan, and for one environment stepped from a Python loop,
-as gym environments are. A step of Overcooked is a macro-action.
+as gym environments are. A step of Overcooked is a macro-action. ALFWorld is played in the games of
+`--games`, or in 28 games that are made for it first, and beside it stands its own engine: steps per
+second of a process on each core, playing random commands in the same games.
 """
+
+import importlib.util
+import os
+import pathlib
+import random
+import sys
+import tempfile
+import time
 
 import jax
 import jax.numpy as jnp
@@ -10,30 +20,71 @@ from absl import flags
 
 from launch.benchmarks import report
 from llmprior_jax import envs
+from llmprior_jax.envs import alfworld_games
+from llmprior_jax.envs.bridge import Bridge
+from llmprior_jax.training.games import list_games
 
 _NUM_ENVS = flags.DEFINE_integer("num_envs", 4096, "Environments in a batch.", lower_bound=1)
+_GAMES = flags.DEFINE_list(
+    "games", [], "ALFWorld games, or directories of them such as DATA/json_2.1.1/train."
+)
 
 _SCAN_STEPS = 128  # steps of the whole batch per timed call
 _LOOP_STEPS = 500  # steps per timed call of the Python loop
 _REPEATS = 5
+_MADE_GAMES = 14  # of each of two tasks
+_ENGINE_SECONDS = 10.0
 
 
 def measure() -> report.Result:
     """Returns for each environment the steps per second, batched and one at a time."""
-    rows = []
-    for name in envs.NAMES:
-        env, params = envs.make(name)
-        batched = _batched_steps_per_second(env, params, _NUM_ENVS.value)
-        looped = _looped_steps_per_second(env, params)
-        rows.append(
-            {
-                "environment": name,
-                "batched_steps_per_s": round(batched),
-                "looped_steps_per_s": round(looped),
-                "ratio": round(batched / looped, 1),
-            }
+    rows = [_row(name, *envs.make(name)) for name in envs.NAMES]
+    if importlib.util.find_spec("alfworld"):
+        rows.append(_alfworld_row())
+    else:
+        print(
+            "ALFWorld is left out; it needs pip install 'llmprior-jax[alfworld]'.", file=sys.stderr
         )
     return report.Result(rows)
+
+
+def _alfworld_row() -> dict:
+    with tempfile.TemporaryDirectory() as folder:
+        games = list_games(_GAMES.value) or _make_games(pathlib.Path(folder))
+        row = _row("ALFWorld", *envs.make("ALFWorld", games=games))
+        return row | {"engine_steps_per_s": _engine(games)}
+
+
+def _row(name: str, env: envs.TextEnvironment, params) -> dict:
+    batched = _batched_steps_per_second(env, params, _NUM_ENVS.value)
+    looped = _looped_steps_per_second(env, params)
+    return {
+        "environment": name,
+        "batched_steps_per_s": round(batched),
+        "looped_steps_per_s": round(looped),
+        "ratio": round(batched / looped, 1),
+        "engine_steps_per_s": None,
+    }
+
+
+def _make_games(folder: pathlib.Path) -> list[str]:
+    made = alfworld_games.make_games(folder / "games", ("pick", "examine"), _MADE_GAMES, unseen=0)
+    return [str(path) for path in made["train"]]
+
+
+def _engine(games: list[str]) -> float:
+    """Steps per second of ALFWorld's own engine, of all processes together."""
+    number = os.cpu_count() or 1
+    chance = random.Random(0)
+    with Bridge(number, max_steps=50) as bridge:
+        seen = bridge.reset([chance.choice(games) for _ in range(number)])
+        steps, start = 0, time.perf_counter()
+        while (seconds := time.perf_counter() - start) < _ENGINE_SECONDS:
+            seen = bridge.step([chance.choice(commands) for commands in seen.commands])
+            steps += number
+            if seen.done.any():
+                seen = bridge.reset([chance.choice(games) if over else None for over in seen.done])
+    return round(steps / seconds, 1)
 
 
 def _batched_steps_per_second(env: envs.TextEnvironment, params, num_envs: int) -> float:

@@ -153,13 +153,7 @@ class HistoryWrapper(TextEnvironment[HistoryState, environment.EnvParams]):
 
     def text_state(self, observation: np.ndarray | jax.Array) -> TextState:
         """Puts an observation and its history into words; see `TextEnvironment.text_state`."""
-        array = np.asarray(observation)
-        size = (self._length + 1) * self._size + self._length
-        if array.shape != (size,) or array.dtype != np.int32:
-            raise ValueError(
-                f"{self.name} with a history of {self._length} observes i32[{size}]; got "
-                f"{array.dtype}{list(array.shape)}."
-            )
+        array = self._checked(observation)
         observations = array[: -self._length].reshape(-1, *self._shape)
         history = []
         for past, action in zip(observations, array[-self._length :].tolist(), strict=False):
@@ -167,6 +161,25 @@ class HistoryWrapper(TextEnvironment[HistoryState, environment.EnvParams]):
                 text = self.env.text_state(past)
                 history.append((text.observation, text.actions[min(action, len(text.actions) - 1)]))
         return self.env.text_state(observations[-1])._replace(history=tuple(history))
+
+    def present(self, observation: np.ndarray | jax.Array) -> np.ndarray:
+        """The environment's own last observation, without what was before (host side).
+
+        Raises:
+          ValueError: if `observation` is not one of this environment.
+        """
+        array = self._checked(observation)
+        return array[: -self._length].reshape(-1, *self._shape)[-1]
+
+    def _checked(self, observation: np.ndarray | jax.Array) -> np.ndarray:
+        array = np.asarray(observation)
+        size = (self._length + 1) * self._size + self._length
+        if array.shape != (size,) or array.dtype != np.int32:
+            raise ValueError(
+                f"{self.name} with a history of {self._length} observes i32[{size}]; got "
+                f"{array.dtype}{list(array.shape)}."
+            )
+        return array
 
 
 def with_history(env: TextEnvironment, length: int) -> HistoryWrapper:

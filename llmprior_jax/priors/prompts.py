@@ -179,3 +179,33 @@ def _situation(state: TextState) -> str:
 
 def _actions(state: TextState) -> tuple[str, ...]:
     return tuple(f" {action}" for action in state.actions)
+
+
+def fit(
+    state: TextState, context: int, count_tokens: Callable[[str], int], build: Builder = plain
+) -> tuple[Prompt, int]:
+    """Builds a prompt that fits a context, without the oldest of the history if need be.
+
+    Args:
+      state: the state.
+      context: the most tokens that a prompt may have together with an action.
+      count_tokens: how many tokens a text has.
+      build: what builds a prompt.
+
+    Returns:
+      The prompt, and how many (observation, action) pairs it leaves out. A state that is too long
+      without any history keeps its prompt; scoring it is an error that says so.
+    """
+    prompt, left_out = build(state), 0
+    while left_out < len(state.history) and not _fits(prompt, context, count_tokens):
+        left_out += 1
+        prompt = build(state._replace(history=state.history[left_out:]))
+    return prompt, left_out
+
+
+def _fits(prompt: Prompt, context: int, count_tokens: Callable[[str], int]) -> bool:
+    room = context - count_tokens(prompt.text)
+    # No token is less than a byte, so mostly the actions need not be tokenised.
+    if room >= max((len(action.encode()) for action in prompt.actions), default=0):
+        return True
+    return all(count_tokens(prompt.text + action) <= context for action in prompt.actions)

@@ -10,7 +10,7 @@ from llmprior_jax.agents import Agent
 from llmprior_jax.envs import TextEnvironment
 from llmprior_jax.priors import table as tables
 from llmprior_jax.training.config import Config
-from llmprior_jax.training.loop import Loop, LoopConfig, Missing, make_loop
+from llmprior_jax.training.loop import Episodes, Loop, LoopConfig, Missing, make_loop
 from llmprior_jax.training.runs import Decision, over_seeds
 from llmprior_jax.training.scoring import TableFiller
 
@@ -26,6 +26,8 @@ class ActingRun:
       filler: the source of priors.
       table: priors of the states met so far, which all seeds share.
       segments: segments trained so far.
+      evaluated: the episodes [S, E, ...] of the last evaluation, those in unseen games under
+        "unseen_" and the others under "".
       state: what training needs to continue; `state.agent` is the agent's state, with a leading
         axis of seeds. Subclasses set it.
     """
@@ -41,26 +43,44 @@ class ActingRun:
         filler: TableFiller,
         eval_keys: jax.Array,
         fresh_keys: jax.Array,
+        unseen_params: Any,
     ):
-        """Loads the table; `eval_keys` and `fresh_keys` [S] are for evaluation and nothing else."""
+        """Loads the table.
+
+        Args:
+          agent: what learns.
+          config: see `default_config`.
+          env: the environment.
+          env_params: its parameters.
+          filler: gives the priors of its states.
+          eval_keys: [S], for evaluation and nothing else.
+          fresh_keys: [S], for other episodes than those by which training was watched.
+          unseen_params: parameters under which the agent is also evaluated and never trained, or
+            None.
+        """
         self.agent = agent
         self.env, self.env_params = env, env_params
-        self.loop: Loop = make_loop(
-            env,
-            env_params,
-            agent,
-            LoopConfig(**config.loop),
-            config.eval_every // config.loop.num_envs,
-            config.eval_episodes,
-        )
+        self._num_iterations = (config.segment_steps or config.eval_every) // config.loop.num_envs
+        self._has_history = config.history > 0
+
+        def loop_under(params: Any) -> Loop:
+            sizes = LoopConfig(**config.loop)
+            return make_loop(env, params, agent, sizes, self._num_iterations, config.eval_episodes)
+
+        self.loop = loop_under(env_params)
+        evaluations = {"": self.loop.evaluate}
+        if unseen_params is not None:
+            evaluations["unseen_"] = loop_under(unseen_params).evaluate
         self.table = filler.load()
         self.segments = 0
         self.filler = filler
         self._num_steps = config.num_steps
         self._eval_keys, self._fresh_keys = eval_keys, fresh_keys
-        self._evaluate = over_seeds(
-            self.loop.evaluate, (0, 0, None), config.num_seeds, mesh=config.mesh
-        )
+        self._evaluate = {
+            name: over_seeds(evaluate, (0, 0, None), config.num_seeds, mesh=config.mesh)
+            for name, evaluate in evaluations.items()
+        }
+        self.evaluated: dict[str, Episodes] = {}
 
     @property
     def num_steps(self) -> int:
@@ -68,21 +88,30 @@ class ActingRun:
         return 0 if self.agent.update is None else self._num_steps
 
     def evaluate(self, fresh: bool = False) -> dict[str, np.ndarray]:
-        """Success rate, return and length of episodes of all seeds [S].
+        """Success rate, return and length of episodes of all seeds [S], in unseen games, too.
+
+        With a history, also how many prompts have so far been scored without the oldest part of it,
+        which was too long for the language model's context.
 
         Args:
           fresh: take other episodes than those by which training was watched.
         """
         keys = self._fresh_keys if fresh else self._eval_keys
         keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, self.segments)
-        episodes, missing = self._evaluate(self.state.agent, keys, self.table)
-        while self._fill(missing):
-            episodes, missing = self._evaluate(self.state.agent, keys, self.table)
-        return {
-            "success_rate": np.mean(episodes.success, axis=1),
-            "return": np.mean(episodes.returns, axis=1),
-            "episode_length": np.mean(episodes.length, axis=1),
-        }
+        results = {}
+        for name, evaluate in self._evaluate.items():
+            episodes, missing = evaluate(self.state.agent, keys, self.table)
+            while self._fill(missing):
+                episodes, missing = evaluate(self.state.agent, keys, self.table)
+            self.evaluated[name] = jax.device_get(episodes)
+            results |= {
+                f"{name}success_rate": np.mean(episodes.success, axis=1),
+                f"{name}return": np.mean(episodes.returns, axis=1),
+                f"{name}episode_length": np.mean(episodes.length, axis=1),
+            }
+        if self._has_history:
+            results["prompts_cut"] = np.full(len(keys), self.filler.prompts_cut)
+        return results
 
     def play(self, seed: int, key: jax.Array) -> Iterator[Decision]:
         """Plays one episode with the agent of one seed, a decision at a time (host side).

@@ -145,6 +145,10 @@ def default_config() -> Config:
             # evaluations.
             "num_steps": 36_000,
             "eval_every": 1_000,
+            # Environment steps of one jitted segment, after which the host scores the states that
+            # were missing; 0: all until the next evaluation. Where almost every step leads to a new
+            # state, as with a history, a short segment wastes less on waiting.
+            "segment_steps": 0,
             "eval_episodes": 64,
             # Evaluations between two checkpoints, and how many checkpoints stay.
             "checkpoint": {"every": 6, "keep": 2},

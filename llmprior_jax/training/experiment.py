@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import tqdm
 
@@ -205,11 +206,17 @@ def check_config(config: Config) -> None:
                 f"config.freeform.k is {config.freeform.k}, but the actions of {config.env} are "
                 "listed; proposals are for config.env = 'engine'"
             )
-    if not config.offline.dataset and config.eval_every % config.loop.num_envs:
+    if config.segment_steps < 0:
         raise ValueError(
-            f"config.eval_every is {config.eval_every}, which {config.loop.num_envs} environments "
-            f"(config.loop.num_envs) cannot divide among them; use a multiple"
+            f"config.segment_steps is {config.segment_steps}; use a number >= 1, or 0 for all "
+            "steps between two evaluations"
         )
+    for name in ("eval_every", "segment_steps"):
+        if not config.offline.dataset and config[name] % config.loop.num_envs:
+            raise ValueError(
+                f"config.{name} is {config[name]}, which {config.loop.num_envs} environments "
+                "(config.loop.num_envs) cannot divide among them; use a multiple"
+            )
     # The learner's parameters are checked even where only agents without any run.
     for name in ("dqn_prior", "cql_prior", *config.agents):
         if name in agents.POLICY_AGENTS:
@@ -221,11 +228,21 @@ def check_config(config: Config) -> None:
 
 
 def make_environment(config: Config) -> tuple[envs.TextEnvironment | HostGames, Any]:
-    """The environment that agents are trained in, and its parameters (None for engines)."""
-    games = list_games(config.games.train)
+    """The environment that agents are trained in, and its parameters (None for engines).
+
+    Raises:
+      ValueError: there are no such games, or unseen ones only.
+    """
+    games, unseen = list_games(config.games.train), list_games(config.games.unseen)
+    if unseen and not games:
+        raise ValueError("config.games.unseen has games, and config.games.train has none to learn")
     if config.env == "engine":
-        return open_games(config, games, list_games(config.games.unseen)), None
-    env, env_params = envs.make(config.env, **({"games": games} if games else {}))
+        return open_games(config, games, unseen), None
+    every = list_games((*games, *unseen))
+    env_params: Any
+    env, env_params = envs.make(config.env, **({"games": every} if every else {}))
+    if unseen:
+        env_params = env_params.replace(games=jnp.arange(len(games)))
     return envs.with_history(env, config.history) if config.history else env, env_params
 
 
@@ -241,6 +258,12 @@ def read_dataset(config: Config) -> Dataset | None:
     dataset = datasets.read(config.offline.dataset, config.history)
     datasets.check_size(dataset, config.offline.size, config.offline.unit)
     return dataset
+
+
+def unseen_params(config: Config, env_params: Any) -> Any:
+    """The parameters under which an environment plays unseen games, which come after the others."""
+    number = len(list_games(config.games.unseen))
+    return env_params.replace(games=len(env_params.games) + jnp.arange(number)) if number else None
 
 
 def make_run(
@@ -266,9 +289,10 @@ def make_run(
     if is_policy:
         return PolicyRun(name, config, env, env_params, filler)
     agent = make_agent(name, config)
+    unseen = unseen_params(config, env_params)
     if dataset is None or agent.update is None:
-        return OnlineRun(agent, config, env, env_params, filler)
-    return OfflineRun(agent, config, env, env_params, filler, dataset)
+        return OnlineRun(agent, config, env, env_params, filler, unseen)
+    return OfflineRun(agent, config, env, env_params, filler, dataset, unseen)
 
 
 def _check_asking(prior: Config) -> None:

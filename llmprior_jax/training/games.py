@@ -26,10 +26,10 @@ def list_games(entries: Iterable[str]) -> list[str]:
     games = []
     for entry in entries:
         path = pathlib.Path(entry)
-        if not path.is_dir():
-            games.append(entry)
-        elif path.parent.name == "json_2.1.1":
+        if path.parent.name == "json_2.1.1":
             games.extend(find_games(path.parent.parent, path.name))
+        elif not path.is_dir():
+            games.append(entry)
         elif files := sorted(file for file in path.iterdir() if file.suffix in _TEXTWORLD):
             games.extend(map(str, files))
         else:

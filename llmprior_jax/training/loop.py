@@ -72,11 +72,21 @@ class Missing(NamedTuple):
 
 
 class Episodes(NamedTuple):
-    """Evaluated episodes: `success` bool[E], `returns` f32[E] (undiscounted), `length` i32[E]."""
+    """E evaluated episodes of at most T steps.
+
+    Attributes:
+      success: bool[E].
+      returns: f32[E], undiscounted.
+      length: i32[E].
+      start: [E, *O], their first observations; None where that was not recorded.
+      actions: i32[E, T], what was done, -1 after the end; None where that was not recorded.
+    """
 
     success: jax.Array
     returns: jax.Array
     length: jax.Array
+    start: jax.Array | None = None
+    actions: jax.Array | None = None
 
 
 class Loop(NamedTuple):
@@ -193,11 +203,21 @@ def make_loop(
                 success=episodes.success | (running & step.success),
                 returns=episodes.returns + running * step.reward,
                 length=episodes.length + running,
+                start=episodes.start,
+                actions=episodes.actions.at[jnp.arange(num_eval_episodes), episodes.length].set(
+                    jnp.where(running, actions, -1), mode="drop"
+                ),
             )
             running = running & ~step.done & ~missing.is_missing
             return envs, key, running, episodes, missing
 
-        episodes = Episodes(zeros.astype(bool), zeros, zeros.astype(jnp.int32))
+        episodes = Episodes(
+            success=zeros.astype(bool),
+            returns=zeros,
+            length=zeros.astype(jnp.int32),
+            start=envs.observation,
+            actions=jnp.full((num_eval_episodes, env_params.max_steps_in_episode), -1, jnp.int32),
+        )
         missing = Missing(envs.observation, zeros.astype(bool))
         carry = (envs, act_key, jnp.ones(num_eval_episodes, bool), episodes, missing)
         _, _, _, episodes, missing = jax.lax.while_loop(

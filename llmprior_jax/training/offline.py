@@ -70,10 +70,13 @@ class OfflineRun(ActingRun):
         env_params: Any,
         filler: TableFiller,
         dataset: Dataset,
+        unseen_params: Any = None,
     ):
         streams = jax.vmap(functools.partial(jax.random.split, num=4))(seed_keys(config))
         train_keys, eval_keys, fresh_keys, init_keys = streams.T
-        super().__init__(agent, config, env, env_params, filler, eval_keys, fresh_keys)
+        super().__init__(
+            agent, config, env, env_params, filler, eval_keys, fresh_keys, unseen_params
+        )
         self._experience = Experience(
             prior=filler.score_states(dataset.states),
             **{

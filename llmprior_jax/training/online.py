@@ -26,12 +26,16 @@ class OnlineRun(ActingRun):
         env: TextEnvironment,
         env_params: Any,
         filler: TableFiller,
+        unseen_params: Any = None,
     ):
         # Training, its evaluations, and evaluations afterwards draw from streams of their own.
         streams = jax.vmap(functools.partial(jax.random.split, num=3))(seed_keys(config))
         train_keys, eval_keys, fresh_keys = streams.T
-        super().__init__(agent, config, env, env_params, filler, eval_keys, fresh_keys)
-        self._num_iterations = config.eval_every // config.loop.num_envs
+        super().__init__(
+            agent, config, env, env_params, filler, eval_keys, fresh_keys, unseen_params
+        )
+        self._eval_every = config.eval_every
+        self._iteration = 0
         self._segment = over_seeds(
             self.loop.segment, (0, None, None), config.num_seeds, mesh=config.mesh
         )
@@ -46,20 +50,34 @@ class OnlineRun(ActingRun):
         return int(self._committed.min())
 
     def train(self) -> dict[str, np.ndarray]:
-        """One segment of all seeds; returns their metrics [S]."""
-        iteration = jnp.asarray(self.segments * self._num_iterations, jnp.int32)
-        self.state, metrics, missing = self._segment(self.state, self.table, iteration)
-        metrics = jax.device_get(metrics)
-        self._committed = self._committed + metrics.pop("committed")
+        """Trains all seeds until each has taken the steps that lie between two evaluations.
+
+        Returns:
+          Their metrics [S], means over the jitted segments that it took.
+        """
+        enough = self.steps + self._eval_every
+        collected = []
+        while self.steps < enough:
+            iteration = jnp.asarray(self._iteration, jnp.int32)
+            self.state, metrics, missing = self._segment(self.state, self.table, iteration)
+            metrics = jax.device_get(metrics)
+            self._committed = self._committed + metrics.pop("committed")
+            self._iteration += self._num_iterations
+            self._fill(missing)
+            collected.append(metrics)
         self.segments += 1
-        self._fill(missing)
-        return metrics
+        # Before an agent learns, its losses are NaN.
+        return jax.tree.map(
+            lambda *values: np.asarray(jnp.nanmean(jnp.stack(values), axis=0)), *collected
+        )
 
     def meta(self) -> dict[str, Any]:
         """What a checkpoint needs beside the arrays of `state`."""
         return {
             "committed": self._committed.tolist(),
             "segments": self.segments,
+            "iteration": self._iteration,
+            "prompts_cut": self.filler.prompts_cut,
             "table_size": int(self.table.size),
         }
 
@@ -67,6 +85,7 @@ class OnlineRun(ActingRun):
         """Goes back to a checkpoint; the table too, since a fuller one would stall less."""
         del step
         self.state = state
-        self.segments = meta["segments"]
+        self.segments, self._iteration = meta["segments"], meta["iteration"]
         self._committed = np.array(meta["committed"])
         self.table = self.filler.load(meta["table_size"])
+        self.filler.prompts_cut = meta["prompts_cut"]

@@ -44,7 +44,12 @@ class States(Protocol):
 
 
 class TableFiller:
-    """Scores states of one environment with one language model, and keeps them in a directory."""
+    """Scores states of one environment with one language model, and keeps them in a directory.
+
+    Attributes:
+      prompts_cut: how many states were scored without the oldest of their history, which the
+        model's context had no room for.
+    """
 
     def __init__(
         self,
@@ -68,6 +73,7 @@ class TableFiller:
           read_only: leave the directory as it is, and keep new rows in memory only.
           build_prompt: what the language model is asked about a state.
         """
+        self.prompts_cut = 0
         self._states = states
         self._first_observations = first_observations
         self._scorer = scorer
@@ -182,13 +188,26 @@ class TableFiller:
 
     def _score_states(self, states: Sequence[TextState]) -> tuple[np.ndarray, np.ndarray]:
         """`log_probs` f32[M, A] and hidden states f32[M, A, D] of M states."""
-        texts = [self.build_prompt(state) for state in states]
+        texts = [self._prompt(state) for state in states]
         log_probs, features = self._scorer.score(texts)
         missing = self._states.num_actions - log_probs.shape[1]
         return (
             np.pad(log_probs, [(0, 0), (0, missing)], constant_values=-np.inf),
             np.pad(features, [(0, 0), (0, missing), (0, 0)]),
         )
+
+    def _prompt(self, state: TextState) -> prompts.Prompt:
+        if not state.history:
+            return self.build_prompt(state)
+        lm = self._scorer.language_model
+        prompt, left_out = prompts.fit(
+            state,
+            lm.config.max_position_embeddings,
+            lambda text: len(lm.tokenizer(text, verbose=False)["input_ids"]),
+            self.build_prompt,
+        )
+        self.prompts_cut += left_out > 0
+        return prompt
 
     def _whitened(
         self, observations: np.ndarray, log_probs: np.ndarray, features: np.ndarray

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 _CONFIDENCE = 0.95
 _RESAMPLES = 2_000
 SOLVED = 0.9
+_UNSEEN = "unseen_success_rate"
 
 
 def interquartile_mean(values: np.ndarray) -> float:
@@ -53,7 +54,8 @@ def summarize(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Statistics of one agent from its metrics records.
 
     Returns:
-      `success_rate` and `return` (of the last evaluation): `iqm`, `ci95` and `per_seed`;
+      `success_rate` and `return` (of the last evaluation), and `unseen_success_rate` where unseen
+      games were played: `iqm`, `ci95` and `per_seed`;
       `steps_to_90`: `median`, `quartiles` and `per_seed`, each None where not reached, and
       `reached`, the share of seeds that got there.
     """
@@ -63,8 +65,11 @@ def summarize(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     steps = steps_to(SOLVED, [record["step"] for record in evaluations], success)
     # The higher of two neighbours: where half of the seeds never get there, the median is never.
     quartiles = np.quantile(steps, [0.25, 0.5, 0.75], method="higher")
+    last = evaluations[-1]
+    unseen = {_UNSEEN: _over_seeds(np.array(last[_UNSEEN], float))} if _UNSEEN in last else {}
     return {
         "success_rate": _over_seeds(success[-1]),
+        **unseen,
         "return": _over_seeds(returns[-1]),
         "steps_to_90": {
             "median": _finite(quartiles[1]),
@@ -72,14 +77,17 @@ def summarize(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             "per_seed": [_finite(value) for value in steps],
             "reached": float(np.isfinite(steps).mean()),
         },
-        "environment_steps": evaluations[-1]["step"],
+        "environment_steps": last["step"],
     }
 
 
 def table(summary: Mapping[str, Mapping[str, Any]], num_seeds: int) -> rich.table.Table:
     """The summary as a table to print; brackets hold 95% intervals or quartiles over seeds."""
     result = rich.table.Table(title=f"{num_seeds} seeds, interquartile means [95% interval]")
-    for column in ("agent", "success rate", "return", "steps to 90% success", "seeds there"):
+    # Where unseen games were played, all agents played them.
+    unseen = ["success rate, unseen"] if any(_UNSEEN in row for row in summary.values()) else []
+    columns = ("agent", "success rate", *unseen, "return", "steps to 90% success", "seeds there")
+    for column in columns:
         result.add_column(column, justify="left" if column == "agent" else "right")
     for name, row in summary.items():
         steps = row["steps_to_90"]
@@ -87,6 +95,7 @@ def table(summary: Mapping[str, Mapping[str, Any]], num_seeds: int) -> rich.tabl
         result.add_row(
             name,
             _with_interval(row["success_rate"], "{:.2f}"),
+            *(_with_interval(row[_UNSEEN], "{:.2f}") for _ in unseen),
             _with_interval(row["return"], "{:.2f}"),
             f"{_count(steps['median'])} \\[{_count(low)}, {_count(high)}]",
             f"{steps['reached']:.0%}",
@@ -101,13 +110,19 @@ def plot(
 ) -> None:
     """Draws success rate and return against steps, with 95% intervals over seeds.
 
-    Agents that do not learn are horizontal lines.
+    Where unseen games were played, success in them has a panel of its own. Agents that do not learn
+    are horizontal lines.
     """
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    panels = {
+        "success_rate": "success rate",
+        _UNSEEN: "success rate in unseen games",
+        "return": "return",
+    }
+    if not any(_UNSEEN in record for records in records_by_agent.values() for record in records):
+        del panels[_UNSEEN]
+    figure = Figure(figsize=(5 * len(panels), 4), layout="constrained")
     FigureCanvasAgg(figure)
-    for axes, key, label in zip(
-        figure.subplots(1, 2), ("success_rate", "return"), ("success rate", "return"), strict=True
-    ):
+    for axes, (key, label) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
         for color, (name, records) in enumerate(records_by_agent.items()):
             evaluations = [record for record in records if key in record]
             steps = [record["step"] for record in evaluations]
