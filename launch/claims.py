@@ -21,7 +21,8 @@ class Saving(NamedTuple):
       level: the success to reach, the best that the baseline's curve shows.
       baseline: what the baseline needs for it.
       method: what the method needs for it; infinite if its curve never gets there.
-      saved: 1 - method / baseline; minus infinity if the method never gets there.
+      saved: 1 - method / baseline; minus infinity if the method never gets there. Of a baseline
+        that needs nothing, nothing can be saved.
       low: lower end of the 95% interval of `saved`.
       high: upper end.
     """
@@ -83,10 +84,16 @@ def saving(amounts: np.ndarray, baseline: np.ndarray, method: np.ndarray, seed: 
 
     drawn = [_compare(amounts, middle(baseline), middle(method)) for _ in range(_RESAMPLES)]
     # With infinite entries a quantile must be one of the entries, not something between two.
-    saved = np.array([1 - ours / theirs for _, theirs, ours in drawn])
+    saved = np.array([_saved(theirs, ours) for _, theirs, ours in drawn])
     low, high = np.quantile(saved, [_TAIL, 1 - _TAIL], method="inverted_cdf")
     level, theirs, ours = point
-    return Saving(level, theirs, ours, 1 - ours / theirs, float(low), float(high))
+    return Saving(level, theirs, ours, _saved(theirs, ours), float(low), float(high))
+
+
+def _saved(baseline: float, method: float) -> float:
+    if baseline == 0:
+        return 0.0 if method == 0 else -np.inf
+    return 1 - method / baseline
 
 
 def _compare(amounts, baseline, method) -> tuple[float, float, float]:

@@ -43,6 +43,13 @@ def test_a_baseline_that_never_succeeds_is_refused():
         claims.saving(AMOUNTS, np.zeros((3, 4)), np.ones((3, 4)))
 
 
+def test_nothing_is_saved_of_a_baseline_whose_seeds_drawn_anew_never_succeed():
+    rare = np.array([[0.0, 0.0, 0.0, 0.0], [0.2, 0.1, 0.05, 0.0], [0.2, 0.1, 0.05, 0.0]])
+    saving = claims.saving(np.array([0, 1_000, 2_000]), rare, rare)
+    assert saving.saved == 0
+    assert saving.low <= 0
+
+
 @settings(max_examples=5, deadline=None)
 @given(st.integers(0, 1_000))
 def test_the_interval_holds_the_saving_of_noisy_seeds_and_a_method_saves_nothing_on_itself(seed):
