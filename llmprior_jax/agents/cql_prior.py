@@ -96,7 +96,9 @@ def cql_prior(
             values.next_log_probs,
             values.next_q,
         )
-        penalty = jax.vmap(bellman.cql_prior_penalty)(batch.prior.log_probs, q_values, batch.action)
+        penalty = jax.vmap(bellman.cql_prior_penalty, in_axes=(0, 0, 0, None))(
+            batch.prior.log_probs, q_values, batch.action, tau
+        )
         taken = jnp.take_along_axis(q_values, batch.action[:, None], axis=1)[:, 0]
         return losses, {"q": taken, "penalty": penalty}
 
