@@ -60,6 +60,13 @@ def test_a_file_is_read_as_transitions_between_distinct_states(tmp_path, suffix)
     assert dataset.episode.tolist() == [0, 0, 1]
 
 
+def test_only_a_line_feed_ends_a_line_of_jsonl(tmp_path):
+    content = [row("hall\u2028wide", "kitchen", 4, truncated=True)]
+    text = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in content)
+    (tmp_path / "data.jsonl").write_text(text, encoding="utf-8")
+    assert datasets.read(tmp_path / "data.jsonl").states[0].observation == "hall\u2028wide"
+
+
 @pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])
 def test_what_is_written_is_read_again(tmp_path, suffix):
     dataset = datasets.read(write(tmp_path / "data.jsonl", rows()))

@@ -275,15 +275,19 @@ def _read_parquet(path: pathlib.Path) -> list[dict[str, Any]]:
 
 def _read_jsonl(path: pathlib.Path) -> list[dict[str, Any]]:
     rows = []
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, row {number}: no JSON object: {error}") from error
-        missing = [name for name in SCHEMA.names if not isinstance(row, dict) or name not in row]
-        if missing:
-            raise ValueError(f"{path}, row {number}: there is no field {', '.join(missing)}")
-        rows.append(row)
+    # Lines as a file has them: str.splitlines would also break texts at, say, U+2028.
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{path}, row {number}: no JSON object: {error}") from error
+            missing = [
+                name for name in SCHEMA.names if not isinstance(row, dict) or name not in row
+            ]
+            if missing:
+                raise ValueError(f"{path}, row {number}: there is no field {', '.join(missing)}")
+            rows.append(row)
     return rows
 
 
