@@ -71,8 +71,7 @@ class PolicyRun:
         model = make_model(config, env)
         agent = make_policy_agent(name, model, config)
         self._model = model
-        self._build_prompt = prompts.make(config.prior.prompt)
-        self._reading = Reading(model, env, self._build_prompt)
+        self._reading = Reading(model, env, filler.build_prompt)
         self._filler = filler
         self.env, self.env_params = env, env_params
         self._num_steps = config.num_steps
@@ -155,7 +154,7 @@ class PolicyRun:
         self.state = state
         self.segments = meta["segments"]
         self.table = self._filler.load(meta["table_size"])
-        self._reading = Reading(self._model, self.env, self._build_prompt)
+        self._reading = Reading(self._model, self.env, self._filler.build_prompt)
 
     def play(self, seed: int, key: jax.Array) -> Iterator[Decision]:
         """Plays one episode with the policy of one seed, a decision at a time (host side).
