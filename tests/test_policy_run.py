@@ -248,6 +248,17 @@ def test_with_low_rank_adaptation_a_checkpoint_has_the_factors_alone(corridor, t
         assert leaf[0].size < 128, f"a leaf of shape {leaf.shape[1:]} is no factor of rank 2"
 
 
+def test_unseen_games_are_judged_apart(corridor, tmp_path):
+    config = corridor_config(**{"agents": ("gflan",), "num_seeds": 1, "eval_episodes": 4})
+    params = corridor.default_params
+    filler = experiment.make_filler(config, corridor, params, tmp_path)
+    unseen = params.replace(max_steps_in_episode=1)
+    run = policy.PolicyRun("gflan", config, corridor, params, filler, unseen)
+    results = run.evaluate()
+    assert results["unseen_episode_length"] == 1 < results["episode_length"]
+    assert results["unseen_success_rate"] == 0
+
+
 def test_an_episode_is_played_by_the_policy(finished):
     run = training.restore(finished, "gflan_prior", eval_episodes=8)
     decisions = list(run.play(0, jax.random.key(0)))

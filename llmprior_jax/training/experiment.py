@@ -286,10 +286,10 @@ def make_run(
         return HostRun(agent, config, env, filler, make_candidates(config, filler))
     if is_policy and dataset is not None:
         raise ValueError(f"{name} learns online only; leave config.offline.dataset out")
-    if is_policy:
-        return PolicyRun(name, config, env, env_params, filler)
-    agent = make_agent(name, config)
     unseen = unseen_params(config, env_params)
+    if is_policy:
+        return PolicyRun(name, config, env, env_params, filler, unseen)
+    agent = make_agent(name, config)
     if dataset is None or agent.update is None:
         return OnlineRun(agent, config, env, env_params, filler, unseen)
     return OfflineRun(agent, config, env, env_params, filler, dataset, unseen)

@@ -53,6 +53,7 @@ class PolicyRun:
         env: TextEnvironment,
         env_params: Any,
         filler: TableFiller,
+        unseen_params: Any = None,
     ):
         """Loads the policy's model; nothing is read yet.
 
@@ -63,6 +64,8 @@ class PolicyRun:
           env: the environment.
           env_params: its parameters.
           filler: the source of priors.
+          unseen_params: parameters under which the agent is also evaluated and never trained, or
+            None.
 
         Raises:
           ValueError: the configuration is invalid.
@@ -78,22 +81,26 @@ class PolicyRun:
         num_envs, steps = config.policy.num_envs, config.policy.rollout_steps
         self._updates = config.eval_every // (num_envs * steps)
         self._steps_per_update = num_envs * steps
-        self._eval_episodes = config.eval_episodes
         self._policy = jax.jit(agent.policy)
-        time_limit = int(env_params.max_steps_in_episode)
 
         S = config.num_seeds
         streams = jax.vmap(functools.partial(jax.random.split, num=3))(seed_keys(config))
         train_keys, self._eval_keys, self._fresh_keys = streams.T
         all_seeds = functools.partial(over_seeds, num_seeds=S, mesh=config.mesh)
         self._training = _compiled(make_roller(env, env_params, agent, steps), all_seeds)
-        self._evaluating = _compiled(
-            make_roller(env, env_params, agent, time_limit, True), all_seeds
-        )
+        evaluations = {"": env_params}
+        if unseen_params is not None:
+            evaluations["unseen_"] = unseen_params
+
+        def evaluation(params: Any) -> tuple[Callable[..., EnvsState], Roller]:
+            """What begins and what rolls out whole episodes."""
+            time_limit = int(params.max_steps_in_episode)
+            reset = functools.partial(reset_envs, env, params, num_envs=config.eval_episodes)
+            roller = make_roller(env, params, agent, time_limit, True)
+            return all_seeds(reset, (0,)), _compiled(roller, all_seeds)
+
+        self._evaluating = {name: evaluation(params) for name, params in evaluations.items()}
         self._episodes = all_seeds(rollouts.episodes, (0,))
-        self._reset = all_seeds(
-            lambda key: reset_envs(env, env_params, key, config.eval_episodes), (0,)
-        )
         self._learn = all_seeds(
             functools.partial(_learn, agent), (0, 0, None, None), one_by_one=True
         )
@@ -130,19 +137,22 @@ class PolicyRun:
         return {name: np.mean([of[name] for of in history], axis=0) for name in history[0]}
 
     def evaluate(self, fresh: bool = False) -> dict[str, np.ndarray]:
-        """Success rate, return and length of episodes of all seeds [S].
+        """Success rate, return and length of episodes of all seeds [S], in unseen games, too.
 
         Args:
           fresh: take other episodes than those by which training was watched.
         """
         keys = self._fresh_keys if fresh else self._eval_keys
         keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, self.segments)
-        episodes = self._episodes(self._roll(self._evaluating, self._reset(keys)))
-        return {
-            "success_rate": np.mean(episodes.success, axis=1),
-            "return": np.mean(episodes.returns, axis=1),
-            "episode_length": np.mean(episodes.length, axis=1),
-        }
+        results = {}
+        for name, (reset, roller) in self._evaluating.items():
+            episodes = self._episodes(self._roll(roller, reset(keys)))
+            results |= {
+                f"{name}success_rate": np.mean(episodes.success, axis=1),
+                f"{name}return": np.mean(episodes.returns, axis=1),
+                f"{name}episode_length": np.mean(episodes.length, axis=1),
+            }
+        return results
 
     def meta(self) -> dict[str, Any]:
         """What a checkpoint needs beside the arrays of `state`."""
