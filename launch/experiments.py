@@ -41,7 +41,7 @@ FULL = Scale(
     num_seeds=16,
     num_policy_seeds=5,
     online_steps=36_000,
-    policy_steps=36_000,
+    policy_steps=8_000,
     offline_updates=20_000,
     dataset_sizes=(250, 500, 1_000, 2_000, 4_000, 8_000, 16_000, 32_000),
     games=(28, 26),
@@ -142,7 +142,7 @@ def _online(scale: Scale, inputs: Inputs) -> Iterator[tuple[str, Experiment]]:
             agents=("gflan", "gflan_prior"),
             num_seeds=scale.num_policy_seeds,
             num_steps=scale.policy_steps,
-            eval_every=max(1_000, scale.policy_steps // 12),
+            eval_every=1_000,
         )
         runs.append(Run("policy", policies))
         question = "How many environment steps does a prior save an agent that learns online?"
@@ -177,6 +177,7 @@ def _offline(scale: Scale, inputs: Inputs) -> Experiment:
             agents=("bc", "cql", "cql_prior"),
             offline__dataset=inputs.dataset,
             offline__size=size,
+            agent__beta=0.03,
             num_steps=scale.offline_updates,
             eval_every=scale.offline_updates,
             eval_episodes=128,
@@ -220,6 +221,7 @@ def _ablations(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
             "agent__backup",
             ("posterior", "soft", "max"),
         ),
+        "ablation-bad-prior": _bad_prior(scale),
         "ablation-normalization": vary(
             "Normalisation",
             "How should the log-probabilities of an action's tokens become its score?",
@@ -227,3 +229,27 @@ def _ablations(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
             ("sum", "token", "word"),
         ),
     }
+
+
+def _bad_prior(scale: Scale) -> Experiment:
+    """An adversarial prior, and what mixing it with the uniform one is worth."""
+
+    def run(label: str, agent: str, **fields) -> Run:
+        return Run(label, _config(scale, agents=(agent,), **fields))
+
+    return Experiment(
+        f"A bad prior: {SALAD}",
+        "The prior's probabilities are reversed. Mixed with the uniform prior, can it be overcome?",
+        (
+            run("DQN", "dqn"),
+            run("DQN-Prior", "dqn_prior"),
+            run("DQN-Prior, half uniform", "dqn_prior", prior__uniform_share=0.5),
+            run("reversed", "dqn_prior", prior__reversed=True),
+            run(
+                "reversed, half uniform",
+                "dqn_prior",
+                prior__reversed=True,
+                prior__uniform_share=0.5,
+            ),
+        ),
+    )

@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
-from llmprior_jax.agents import temperature
+from llmprior_jax.agents import robust, temperature
 from llmprior_jax.agents.agent import (
     Agent,
     AgentState,
@@ -13,6 +13,7 @@ from llmprior_jax.agents.agent import (
     Transitions,
     prior_alone,
     uniform,
+    with_prior,
     with_uniform_prior,
 )
 from llmprior_jax.agents.behaviour_cloning import bc_prior
@@ -112,7 +113,9 @@ __all__ = [
     "make_policy",
     "prior_alone",
     "q_learner",
+    "robust",
     "temperature",
     "uniform",
+    "with_prior",
     "with_uniform_prior",
 ]

@@ -79,26 +79,31 @@ def uniform(prior: ActionPrior) -> ActionPrior:
     return prior._replace(log_probs=log_probs)
 
 
-def with_uniform_prior(agent: Agent) -> Agent:
-    """The same agent, blind to what the language model prefers: DQN-Prior becomes DQN."""
+def with_prior(agent: Agent, transform: Callable[[ActionPrior], ActionPrior]) -> Agent:
+    """The same agent, with another prior in the language model's place.
+
+    Args:
+      agent: the agent.
+      transform: the prior that it sees instead, of one state or of a batch; see `robust`.
+    """
     update = agent.update
 
-    def uniform_update(state, key, transitions):
+    def transformed_update(state, key, transitions):
         assert update is not None
-        return update(
-            state,
-            key,
-            transitions._replace(
-                prior=uniform(transitions.prior), next_prior=uniform(transitions.next_prior)
-            ),
-        )
+        prior, next_prior = transform(transitions.prior), transform(transitions.next_prior)
+        return update(state, key, transitions._replace(prior=prior, next_prior=next_prior))
 
     return Agent(
-        init=lambda key, prior: agent.init(key, uniform(prior)),
-        policy=lambda state, prior: agent.policy(state, uniform(prior)),
-        act=lambda state, key, prior: agent.act(state, key, uniform(prior)),
-        update=None if update is None else uniform_update,
+        init=lambda key, prior: agent.init(key, transform(prior)),
+        policy=lambda state, prior: agent.policy(state, transform(prior)),
+        act=lambda state, key, prior: agent.act(state, key, transform(prior)),
+        update=None if update is None else transformed_update,
     )
+
+
+def with_uniform_prior(agent: Agent) -> Agent:
+    """The same agent, blind to what the language model prefers: DQN-Prior becomes DQN."""
+    return with_prior(agent, uniform)
 
 
 def prior_alone() -> Agent:

@@ -71,6 +71,10 @@ def default_config() -> Config:
                 "model": "tiny",
                 "normalization": "sum",
                 "temperature": 1.0,
+                # For agents that learn Q: mixed so much with the uniform prior, as a limit to how
+                # sure it may be; and reversed, as the worst prior there is (`agents.robust`).
+                "uniform_share": 0.0,
+                "reversed": False,
                 "features": "hidden",
                 "num_features": 64,
                 "store": _default_store(),

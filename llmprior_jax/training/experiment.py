@@ -321,11 +321,20 @@ def _check_asking(prior: Config) -> None:
 
 
 def make_agent(name: str, config: Config) -> agents.Agent:
-    """The agent `name` with the parameters of `config.agent`."""
+    """The agent `name` with the parameters of `config.agent`, and the prior of `config.prior`."""
     parameters = config.agent.to_dict()
     for optional in ("num_candidates", "penalty_temperature"):
         parameters[optional] = parameters[optional] or None
-    return agents.make(name, **parameters)
+    agent, share = agents.make(name, **parameters), config.prior.uniform_share
+    if not 0 <= share <= 1:
+        raise ValueError(f"config.prior.uniform_share is {share}; use a number from 0 to 1")
+    # What is put around an agent last is done to the prior first: reversed, then mixed.
+    if share:
+        mix = functools.partial(agents.robust.mixed_with_uniform, share=share)
+        agent = agents.with_prior(agent, mix)
+    return (
+        agents.with_prior(agent, agents.robust.reversed_order) if config.prior.reversed else agent
+    )
 
 
 def make_candidates(config: Config, filler: TableFiller) -> Candidates:
