@@ -113,6 +113,12 @@ def test_no_match_may_count_for_every_action():
     np.testing.assert_allclose(np.exp(result.log_probs), [0.08, 0.08, 0.08, 0.68, 0.08], rtol=1e-6)
 
 
+@pytest.mark.parametrize("no_match", ["drop", "uniform"])
+def test_where_all_samples_match_the_estimate_is_their_frequencies(no_match):
+    result = estimate(said(chop=3, wait=1), ["chop", "wait", "dance"], no_match)
+    np.testing.assert_allclose(np.exp(result.log_probs), [0.75, 0.25, 0.0], rtol=1e-6)
+
+
 def test_a_pseudo_count_keeps_all_actions_possible():
     result = estimate(said(chop=6, dance=4), KITCHEN, pseudo_count=0.8)
     np.testing.assert_allclose(np.exp(result.log_probs), [0.08, 0.08, 0.08, 0.68, 0.08], rtol=1e-6)

@@ -239,9 +239,10 @@ def estimate(
         num_by_rule[projection.rule] += count
         if projection.action >= 0:
             counts[projection.action] += count
-    weights = counts + float(pseudo_count)
-    if no_match == "uniform" or not weights.any():
-        weights = weights + max(num_by_rule[NO_MATCH], 1) / len(actions)
+    spread = num_by_rule[NO_MATCH] if no_match == "uniform" else 0
+    weights = counts + (pseudo_count + spread / len(actions))
+    if not weights.any():
+        weights = np.ones(len(actions))
     with np.errstate(divide="ignore"):
         log_probs = np.log(weights / weights.sum()).astype(np.float32)
     return Estimate(log_probs, counts, num_by_rule)
