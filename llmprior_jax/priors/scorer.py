@@ -200,7 +200,10 @@ class Scorer:
             text: tuple(a for a in actions if text not in known or a not in known[text].actions)
             for text, actions in wanted.items()
         }
-        missing = {text: actions for text, actions in missing.items() if actions}
+        # A prompt without any actions is asked about, too: that is an error which says so.
+        missing = {
+            text: actions for text, actions in missing.items() if actions or not wanted[text]
+        }
         if missing:
             scores = score_texts(self.language_model, list(missing), list(missing.values()))
             new = {
