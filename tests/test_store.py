@@ -1,5 +1,6 @@
 """The store of what language models said: exact, shared, hard to break."""
 
+import functools
 import json
 import os
 import pathlib
@@ -193,8 +194,27 @@ def test_another_programs_database_is_refused(tmp_path):
     path = tmp_path / "other.sqlite"
     with sqlite3.connect(path) as connection:
         connection.execute("CREATE TABLE mine (x)")
+    content = path.read_bytes()
     with pytest.raises(StoreError, match="another program's database"):
         PriorStore(path)
+    assert path.read_bytes() == content
+
+
+def test_a_new_store_that_sqlite_does_not_wait_for_is_tried_again(tmp_path, monkeypatch):
+    # As happens now and then to processes that make one store at the same moment.
+    refusals = [sqlite3.OperationalError("database is locked") for _ in range(2)]
+
+    class Refusing(sqlite3.Connection):
+        def execute(self, statement, *parameters):
+            if "journal_mode" in statement and refusals:
+                error = refusals.pop()
+                error.sqlite_errorcode = sqlite3.SQLITE_BUSY
+                raise error
+            return super().execute(statement, *parameters)
+
+    monkeypatch.setattr(sqlite3, "connect", functools.partial(sqlite3.connect, factory=Refusing))
+    PriorStore(tmp_path / "priors.sqlite").close()
+    assert not refusals
 
 
 def test_columns_that_do_not_match_are_refused(store):
@@ -266,6 +286,11 @@ def test_each_pair_of_prompt_and_action_is_asked_once(store, monkeypatch):
     Scorer("model", store=store).score([Prompt("two", ("a", "b"))])
     assert asked.pairs[4:] == [("two", "a")]
     assert (store.usage()[0].found, store.usage()[0].not_found) == (2, 3)
+
+
+def test_a_prompt_without_actions_is_refused():
+    with pytest.raises(ValueError, match="prompt 0 has no actions"):
+        Scorer("tiny").score([Prompt("Now:", ())])
 
 
 def test_another_normalisation_asks_nothing_and_another_model_asks_everything(store, monkeypatch):

@@ -25,6 +25,7 @@ import json
 import os
 import pathlib
 import sqlite3
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -328,17 +329,13 @@ class PriorStore:
 
     def _check(self, connection: sqlite3.Connection) -> None:
         """Makes the tables in a new file; refuses what this version cannot read."""
-        if _pragma(connection, "user_version") == 0 and not self.read_only:
-            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
-            connection.execute("PRAGMA journal_mode = WAL").fetchall()
-            connection.execute("BEGIN IMMEDIATE")
-            # Another process may have been first.
+        if not self.read_only:
+            # In this order: tables of a store that another process makes come with their version.
+            tables = connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0]
             if _pragma(connection, "user_version") == 0:
-                if connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0]:
+                if tables:
                     raise StoreError(f"{self.path} is another program's database; {_ANOTHER}")
-                for statement in _TABLES.split(";"):
-                    connection.execute(statement)
-            connection.execute("COMMIT")
+                self._make_tables(connection)
         if _pragma(connection, "application_id") != _APPLICATION:
             raise StoreError(f"{self.path} is another program's database; {_ANOTHER}")
         version = _pragma(connection, "user_version")
@@ -350,6 +347,16 @@ class PriorStore:
         # With WAL this loses nothing when a process is killed, and the last commits, whole ones,
         # when the machine is.
         connection.execute("PRAGMA synchronous = NORMAL")
+
+    def _make_tables(self, connection: sqlite3.Connection) -> None:
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        _switch_to_wal(connection)
+        connection.execute("BEGIN IMMEDIATE")
+        # Another process may have been first.
+        if _pragma(connection, "user_version") == 0:
+            for statement in _TABLES.split(";"):
+                connection.execute(statement)
+        connection.execute("COMMIT")
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
@@ -447,6 +454,20 @@ def _key(*texts: str) -> bytes:
 
 def _json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, allow_nan=False)
+
+
+def _switch_to_wal(connection: sqlite3.Connection) -> None:
+    # Of processes that do this at once, SQLite refuses some without waiting.
+    deadline = time.monotonic() + _SECONDS_TO_WAIT
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL").fetchall()
+            return
+        except sqlite3.OperationalError as error:
+            busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+            if not busy or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
 
 
 def _pragma(connection: sqlite3.Connection, name: str) -> int:
