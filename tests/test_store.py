@@ -57,7 +57,9 @@ def test_values_read_back_have_the_bits_of_those_computed(tmp_path_factory, data
     n = len(actions)
     values = data.draw(st.lists(floats, min_size=n * (D + 1), max_size=n * (D + 1)))
     array = np.array(values, np.float32).reshape(n, D + 1)
-    said = StoredScores(tuple(actions), array[:, 0], np.arange(n, dtype=np.int32), array[:, 1:])
+    said = StoredScores(
+        tuple(actions), array[:, 0], np.arange(1, n + 1, dtype=np.int32), array[:, 1:]
+    )
     path = tmp_path_factory.mktemp("store") / "priors.sqlite"
     with PriorStore(path) as store:
         store.put_scores("f", "model", {"prompt": said})
@@ -224,6 +226,13 @@ def test_columns_that_do_not_match_are_refused(store):
         store.get_scores("f", ["prompt"])
 
 
+def test_answers_that_are_no_json_are_refused(store):
+    store.put_proposals("f", "model", {"k": 1}, {"prompt": ["answer"]})
+    store._connection.execute("UPDATE proposals SET answer = '[cut'")
+    with pytest.raises(StoreError, match=r"damaged.*move it away"):
+        store.get_proposals("f", ["prompt"], {"k": 1})
+
+
 def test_a_locked_store_says_so(store, monkeypatch):
     with PriorStore(store.path) as other:
         other._connection.execute("PRAGMA busy_timeout = 10")
@@ -381,6 +390,29 @@ def test_a_file_that_is_no_export_is_refused(store, tmp_path):
     pyarrow.parquet.write_table(pyarrow.table({"x": [1]}), path)
     with pytest.raises(StoreError, match="other columns"):
         import_parquet(store, path)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "problem"),
+    [
+        ("actions", ["a", "a"], "2 actions have 2 log-probabilities"),
+        ("actions", ["a", None], "no texts"),
+        ("num_tokens", [1, 0], "an action has no token"),
+        ("log_probs", [-1.0, None], "NaN"),
+        ("prompt", None, "lacks"),
+    ],
+)
+def test_rows_that_no_model_said_are_not_imported(store, tmp_path, column, value, problem):
+    store.put_scores("f", "model", {"prompt": answers("prompt", ["a", "b"])})
+    path = tmp_path / "priors.parquet"
+    export_parquet(store, path)
+    table = pyarrow.parquet.read_table(path)
+    rows = [table.to_pylist()[0] | {column: value}]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, schema=table.schema), path)
+    with PriorStore(tmp_path / "second.sqlite") as second:
+        with pytest.raises(StoreError, match=problem):
+            import_parquet(second, path)
+        assert second.usage() == []
 
 
 def launch(*arguments: str) -> str:

@@ -108,6 +108,8 @@ def _rows(store: PriorStore) -> Iterator[dict[str, Any]]:
 def _add(store: PriorStore, rows: list[dict[str, Any]], path: str | os.PathLike[str]) -> int:
     scores: dict[tuple[str, str], dict[str, StoredScores]] = {}
     for row in rows:
+        if None in (row["kind"], row["fingerprint"], row["model"], row["prompt"]):
+            raise StoreError(f"{path}: a row lacks its kind, fingerprint, model or prompt")
         model = row["fingerprint"], row["model"]
         if row["kind"] == _PROPOSAL:
             settings, answer = json.loads(row["settings"]), json.loads(row["answer"])
@@ -122,11 +124,11 @@ def _add(store: PriorStore, rows: list[dict[str, Any]], path: str | os.PathLike[
                 ("features", np.float32),
             )
         )
-        if not n or not len(log_probs) == len(num_tokens) == n or len(features) % n:
-            raise StoreError(
-                f"{path}: the columns of prompt {row['prompt'][:60]!r} do not match one another"
-            )
         said = StoredScores(tuple(row["actions"]), log_probs, num_tokens, features.reshape(n, -1))
+        try:
+            said.check()
+        except ValueError as error:
+            raise StoreError(f"{path}: prompt {row['prompt'][:60]!r}: {error}") from error
         scores.setdefault(model, {})[row["prompt"]] = said
     for model, of_model in scores.items():
         store.put_scores(*model, of_model)

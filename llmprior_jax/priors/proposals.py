@@ -9,6 +9,7 @@ A projection is a stated rule and never a guess: an answer that names no action,
 well, is 'no match', which is an outcome of its own.
 """
 
+import itertools
 import re
 import unicodedata
 from collections import Counter
@@ -57,8 +58,18 @@ class Proposals(NamedTuple):
 
     @classmethod
     def from_json(cls, fields: Sequence[Any]) -> "Proposals":
-        """Reads back what `json.dumps` wrote; JSON has lists where these are tuples."""
+        """Reads back what `json.dumps` wrote; JSON has lists where these are tuples.
+
+        Raises:
+          TypeError, ValueError: it is something else.
+        """
         answers, counts, thoughts, num_unfinished = fields
+        if not len(answers) == len(counts) == len(thoughts):
+            raise ValueError(f"{len(answers)} answers have {len(counts)} counts")
+        if not all(isinstance(text, str) for text in [*answers, *itertools.chain(*thoughts)]):
+            raise ValueError("an answer or a thought is no text")
+        if not all(type(count) is int and count > 0 for count in counts):
+            raise ValueError(f"counts of answers are {counts!r}; each must be at least 1")
         return cls(tuple(answers), tuple(counts), tuple(map(tuple, thoughts)), num_unfinished)
 
 

@@ -92,6 +92,16 @@ class StoredScores(NamedTuple):
     num_tokens: np.ndarray
     features: np.ndarray
 
+    def check(self) -> None:
+        """Raises a ValueError if this cannot be what a model said: it may come from a file."""
+        A = len(self.actions)
+        if not A or not all(isinstance(action, str) for action in self.actions):
+            raise ValueError("actions are missing, or are no texts")
+        if not len(self.log_probs) == len(self.num_tokens) == len(set(self.actions)) == A:
+            raise ValueError(f"{A} actions have {len(self.log_probs)} log-probabilities")
+        if (self.num_tokens < 1).any() or np.isnan(self.log_probs).any():
+            raise ValueError("an action has no token, or NaN for a log-probability")
+
     def merge(self, new: "StoredScores") -> "StoredScores":
         """These scores, followed by those of `new` whose actions are not among them."""
         held = set(self.actions)
@@ -213,7 +223,10 @@ class PriorStore:
         keys = [_key(fingerprint, prompt, written) for prompt in prompts]
         with self._explained("be read"):
             rows = self._select("proposals", "answer", keys)
+        try:
             return [json.loads(rows[key][0]) if key in rows else None for key in keys]
+        except (TypeError, ValueError, RecursionError) as error:
+            raise self._damaged(error) from error
 
     def put_proposals(
         self,
@@ -423,15 +436,15 @@ class PriorStore:
             log_probs, num_tokens, features = (
                 np.frombuffer(column, dtype) for column, dtype in zip(row[1:], _DTYPES, strict=True)
             )
-            if not all(isinstance(action, str) for action in actions):
-                raise ValueError("an action is no text")
-            if not len(log_probs) == len(num_tokens) == len(set(actions)) == len(actions):
-                raise ValueError(f"{len(actions)} actions have {len(log_probs)} log-probabilities")
-            return StoredScores(actions, log_probs, num_tokens, features.reshape(len(actions), -1))
-        except (TypeError, ValueError) as error:
-            raise StoreError(
-                f"{self.path} is damaged: {error}; move it away, or {_ANOTHER}"
-            ) from error
+            features = features.reshape(max(1, len(actions)), -1)
+            scores = StoredScores(actions, log_probs, num_tokens, features)
+            scores.check()
+            return scores
+        except (TypeError, ValueError, RecursionError) as error:
+            raise self._damaged(error) from error
+
+    def _damaged(self, error: Exception) -> StoreError:
+        return StoreError(f"{self.path} is damaged: {error}; move it away, or {_ANOTHER}")
 
 
 def _pack(scores: StoredScores) -> tuple[str, bytes, bytes, bytes]:
