@@ -268,6 +268,10 @@ DAMAGES = {
         lambda d: write_json(d / "modules.json", [{"type": "Pooling", "path": "../1_Pooling"}]),
         ["path is '../1_Pooling', which is no folder beside it"],
     ),
+    "module that is no object": (
+        lambda d: write_json(d / "modules.json", ["models.Pooling"]),
+        ["module 0 is 'None'"],
+    ),
     "modules are no list": (
         lambda d: write_json(d / "modules.json", {}),
         ["modules.json holds something else than a JSON list"],
@@ -333,6 +337,13 @@ def test_a_text_that_is_too_long_is_refused_and_not_cut(sentence):
 def test_malformed_input_is_named(plain, texts, pairs, error, message):
     with pytest.raises(error, match=message):
         load_encoder(plain).encode(texts, pairs)
+
+
+def test_an_encoder_of_single_texts_refuses_pairs(plain):
+    encoder = load_encoder(plain)
+    single = dataclasses.replace(encoder.config, num_segments=1)
+    with pytest.raises(ValueError, match=r"not trained on pairs .*type_vocab_size.* is 1"):
+        dataclasses.replace(encoder, config=single).encode(["go"], ["go"])
 
 
 def test_a_tokenizer_of_another_model_is_refused(plain):

@@ -67,10 +67,15 @@ class TextEncoder:
 
         Raises:
           TypeError: `texts` or `pairs` is no list of strings.
-          ValueError: there are more of one than of the other, or a text is too long. Texts are
-            never cut.
+          ValueError: there are more of one than of the other, a text is too long (texts are never
+            cut), or the encoder knows no second text.
         """
         _check_texts(texts, pairs)
+        if pairs is not None and self.config.num_segments < 2:
+            raise ValueError(
+                "this encoder was not trained on pairs of texts (type_vocab_size in its config is "
+                f"{self.config.num_segments}); use another, or encode single texts"
+            )
         vectors = np.zeros((len(texts), self.config.hidden_size), np.float32)
         if not texts:
             return jnp.asarray(vectors)
@@ -201,7 +206,8 @@ def _read_modules(directory: Path) -> tuple[str, bool, int | None]:
     modules = checkpoint.read_json(directory / _MODULES, problems, list)
     pooling, unit_length = "mean", False
     for i, module in enumerate(modules or []):
-        kind = str(module.get("type") if isinstance(module, dict) else module).split(".")[-1]
+        module = module if isinstance(module, dict) else {}
+        kind = str(module.get("type")).split(".")[-1]
         if kind == "Pooling":
             pooling = _read_pooling(directory, module.get("path"), problems)
         elif kind == "Normalize":
