@@ -53,7 +53,7 @@ from llmprior_jax.training.files import write_atomically
 from llmprior_jax.training.games import list_games
 from llmprior_jax.training.host import HostRun
 from llmprior_jax.training.host_games import HostGames, open_games
-from llmprior_jax.training.mesh import make_mesh
+from llmprior_jax.training.mesh import explain_out_of_memory, make_mesh
 from llmprior_jax.training.metrics import MetricsWriter, read_metrics
 from llmprior_jax.training.offline import OfflineRun
 from llmprior_jax.training.online import OnlineRun
@@ -96,6 +96,7 @@ def run(
       ValueError: the configuration is invalid, or the directory belongs to another one.
       RestoreError: the directory has checkpoints, and none can be read.
       InterruptedRunError: `should_stop` said so.
+      OutOfMemoryError: a device had too little memory.
     """
     workdir = pathlib.Path(workdir)
     check_config(config)
@@ -117,10 +118,11 @@ def run(
 
     records = {}
     try:
-        for name in config.agents:
-            run = make_run(name, config, env, env_params, filler, dataset)
-            _train(name, run, filler, config.checkpoint, workdir / name, should_stop)
-            records[name] = read_metrics(workdir / name)
+        with explain_out_of_memory(config, workdir):
+            for name in config.agents:
+                run = make_run(name, config, env, env_params, filler, dataset)
+                _train(name, run, filler, config.checkpoint, workdir / name, should_stop)
+                records[name] = read_metrics(workdir / name)
     finally:
         _report(filler.queries, workdir)
         filler.close()
