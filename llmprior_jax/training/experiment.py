@@ -219,6 +219,15 @@ def check_config(config: Config) -> None:
                 f"config.{name} is {config[name]}, which {config.loop.num_envs} environments "
                 "(config.loop.num_envs) cannot divide among them; use a multiple"
             )
+    policies = [name for name in config.agents if name in agents.POLICY_AGENTS]
+    if config.env == "engine" and (policies or config.offline.dataset):
+        what = "a dataset is" if config.offline.dataset else f"{policies[0]} is"
+        raise ValueError(
+            f"{config.env} is played by engines on the host, where agents learn Q online; {what} "
+            "for environments in JAX"
+        )
+    if policies and config.offline.dataset:
+        raise ValueError(f"{policies[0]} learns online only; leave config.offline.dataset out")
     # The learner's parameters are checked even where only agents without any run.
     for name in ("dqn_prior", "cql_prior", *config.agents):
         if name in agents.POLICY_AGENTS:
@@ -277,19 +286,11 @@ def make_run(
     dataset: Dataset | None = None,
 ) -> Run:
     """What trains the agent `name`: from a dataset, on the host if engines play, or in JAX."""
-    is_policy = name in agents.POLICY_AGENTS
     if isinstance(env, HostGames):
-        if is_policy or dataset is not None:
-            raise ValueError(
-                f"{config.env} is played by engines on the host, where agents learn Q online; "
-                f"{'a dataset is' if dataset is not None else f'{name} is'} for environments in JAX"
-            )
         agent = make_agent(name, config)
         return HostRun(agent, config, env, filler, make_candidates(config, filler))
-    if is_policy and dataset is not None:
-        raise ValueError(f"{name} learns online only; leave config.offline.dataset out")
     unseen = unseen_params(config, env_params)
-    if is_policy:
+    if name in agents.POLICY_AGENTS:
         return PolicyRun(name, config, env, env_params, filler, unseen)
     agent = make_agent(name, config)
     if dataset is None or agent.update is None:
