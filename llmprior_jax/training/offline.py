@@ -117,7 +117,11 @@ class OfflineRun(ActingRun):
 
     def meta(self) -> dict[str, Any]:
         """What a checkpoint needs beside the arrays of `state`."""
-        return {"segments": self.segments, "table_size": int(self.table.size)}
+        return {
+            "segments": self.segments,
+            "prompts_cut": self.filler.prompts_cut,
+            "table_size": int(self.table.size),
+        }
 
     def restore(self, step: int, state: OfflineState, meta: dict[str, Any]) -> None:
         """Goes back to a checkpoint."""
@@ -125,6 +129,7 @@ class OfflineRun(ActingRun):
         self.state = state
         self.segments = meta["segments"]
         self.table = self.filler.load(meta["table_size"])
+        self.filler.prompts_cut = meta["prompts_cut"]
 
 
 def make_segment(
