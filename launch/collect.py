@@ -27,6 +27,7 @@ from absl import flags
 from launch import app
 from llmprior_jax import agents, envs, training
 from llmprior_jax.training import collecting, datasets, experiment
+from llmprior_jax.training.games import list_games
 
 _ENV = flags.DEFINE_string("env", None, "Environment to collect from.", required=True)
 _GAMES = flags.DEFINE_list("games", [], "Games of an environment that takes them from files.")
@@ -65,7 +66,7 @@ def main(argv: Sequence[str]) -> None:
                 raise ValueError(
                     f"there is no behaviour {name!r}; use expert, random, prior, or WORKDIR/AGENT"
                 )
-            return _trained(workdir, agent, env.name)
+            return _trained(workdir, agent, config)
 
         mixture = [
             collecting.Part(behaviour(name), share, epsilon)
@@ -109,10 +110,21 @@ def parse_mixture(text: str) -> list[tuple[str, float, float]]:
     return parts
 
 
-def _trained(workdir: str, agent: str, env_name: str) -> collecting.Behaviour:
+def _trained(workdir: str, agent: str, wanted: training.Config) -> collecting.Behaviour:
     config = training.read_config(pathlib.Path(workdir))
-    if config.env != env_name:
-        raise ValueError(f"the agents of {workdir} act in {config.env}, not in {env_name}")
+    if config.env != wanted.env:
+        raise ValueError(f"the agents of {workdir} act in {config.env}, not in {wanted.env}")
+    # Both say what an observation stands for; unseen games come after those of training.
+    if config.history != wanted.history:
+        raise ValueError(
+            f"the agents of {workdir} see a history of {config.history}, and --history is "
+            f"{wanted.history}; use the same"
+        )
+    if list_games(config.games.train) != list_games(wanted.games.train):
+        raise ValueError(
+            f"the agents of {workdir} were trained in other games than those of --games; use "
+            f"--games={','.join(config.games.train)}"
+        )
     run = training.restore(workdir, agent, eval_episodes=1)
     if not isinstance(run, training.ActingRun):
         raise ValueError(f"{agent} of {workdir} does not act in an environment in JAX")

@@ -59,8 +59,11 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _replay_on_engine(run: training.Run, console: rich.console.Console) -> None:
-    if not isinstance(run, training.OnlineRun):
-        raise ValueError("--replay_on_engine is for runs in JAX; this one was on an engine anyway")
+    if not isinstance(run, training.ActingRun):
+        raise ValueError(
+            f"--replay_on_engine is for agents that learn Q in an environment in JAX, and "
+            f"{_AGENT.value} is none"
+        )
     for name, episodes in run.evaluated.items():
         assert episodes.start is not None
         assert episodes.actions is not None
