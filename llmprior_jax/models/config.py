@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+_MOST_LAYERS = 10_000
 FULL, SLIDING = "full_attention", "sliding_attention"
 
 
@@ -254,11 +255,15 @@ def _common_fields(reader: Reader, context: int) -> dict[str, Any]:
     reader.must_be("use_bidirectional_attention", False)
     heads = reader.integer("num_attention_heads")
     hidden_size = reader.integer("hidden_size")
+    layers = reader.integer("num_hidden_layers")
+    if layers > _MOST_LAYERS:  # What is known of each layer is listed, so the list must be short.
+        reader.report("num_hidden_layers", f"it must be at most {_MOST_LAYERS}")
+        layers = 1
     return {
         "vocab_size": reader.integer("vocab_size"),
         "hidden_size": hidden_size,
         "intermediate_size": reader.integer("intermediate_size"),
-        "num_hidden_layers": reader.integer("num_hidden_layers"),
+        "num_hidden_layers": layers,
         "num_attention_heads": heads,
         "num_key_value_heads": reader.integer("num_key_value_heads", heads),
         "head_dim": reader.integer("head_dim", max(hidden_size // heads, 1)),
