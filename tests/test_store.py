@@ -345,6 +345,16 @@ def test_a_store_that_takes_no_more_stops_nothing(store, monkeypatch, caplog, re
     assert ("one", "a") not in asked.pairs[5:], "what the store holds is still read from it"
 
 
+def test_a_store_that_knows_all_and_may_only_be_read_warns_of_nothing(store, monkeypatch, caplog):
+    Asked(monkeypatch)
+    Scorer("model", store=store).score(PROMPTS)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with PriorStore(store.path) as known, caplog.at_level("WARNING"):
+        assert known.read_only
+        Scorer("model", store=known).score(PROMPTS)
+    assert caplog.text == ""
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_file_without_write_permission_is_read(tmp_path):
     path = tmp_path / "priors.sqlite"

@@ -137,7 +137,8 @@ class Scorer:
                 answers |= self._answer({text: tuple(wanted[text]) for text in batch})
                 bar.update(len(batch))
         found = self.queries.saved - before.saved
-        self._keep(lambda store: store.count(*self._name, found, len(texts) - found), 0)
+        if self._store is not None and not self._store.read_only:
+            self._keep(lambda store: store.count(*self._name, found, len(texts) - found), 0)
         log_probs, features = self._priors(prompts, answers)
         if self.text_encoder is not None:
             actions = [prompt.actions for prompt in prompts]
