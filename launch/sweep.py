@@ -13,6 +13,7 @@ import difflib
 import functools
 import itertools
 import json
+import operator
 import pathlib
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from ml_collections import config_flags
 from launch import app
 from llmprior_jax import training
 from llmprior_jax.training import summary
+from llmprior_jax.training.config import check_workdir
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "What to run: a file with `get_config()`."
@@ -99,6 +101,7 @@ def main(argv: Sequence[str]) -> None:
 def _train(directory: pathlib.Path, point: Mapping[str, str], should_stop: app.StopSignal) -> int:
     """Runs one combination to its end and returns the exit status; 0 if it had finished before."""
     if (directory / training.SUMMARY_FILE).exists():
+        _check_finished(directory, point)
         return 0
     if should_stop():
         return 1
@@ -113,6 +116,16 @@ def _train(directory: pathlib.Path, point: Mapping[str, str], should_stop: app.S
         if process.poll() is None:
             process.terminate()
         return process.wait()
+
+
+def _check_finished(directory: pathlib.Path, point: Mapping[str, str]) -> None:
+    """Raises a ConfigMismatchError if a finished run differs in more than what its name says."""
+    config = _CONFIG.value.copy_and_resolve_references()
+    theirs = training.read_config(directory)
+    config.update_from_flattened_dict(
+        {name: functools.reduce(operator.getitem, name.split("."), theirs) for name in point}
+    )
+    check_workdir(directory, config)
 
 
 @functools.cache

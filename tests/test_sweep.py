@@ -50,3 +50,5 @@ def test_a_sweep_tells_all_results_and_does_nothing_twice(tmp_path: pathlib.Path
     before = (tmp_path / "eval_episodes=8" / "log.txt").read_text()
     launch(*command)
     assert (tmp_path / "eval_episodes=8" / "log.txt").read_text() == before
+    other = launch(*command, "--config.seed=1")
+    assert "seed: 0 in the directory, 1 now" in other.stderr
