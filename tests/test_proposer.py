@@ -15,10 +15,12 @@ from llmprior_jax.priors import (
     Sampling,
     Scorer,
     estimate,
+    prompts,
     propose,
     scorer,
 )
 from llmprior_jax.training.metrics import read_metrics
+from llmprior_jax.types import TextState
 
 SAMPLING = Sampling(max_new_tokens=8)
 ACTIONS = (" pick up the bowl", " pick up the tomato", " chop", " wait")
@@ -56,6 +58,19 @@ def test_the_prior_is_the_estimate_and_the_features_are_those_of_scoring(scored)
     assert rates["no_match_rate"] == sum(o.num_by_rule["no_match"] for o in outcomes) / 16
     assert rates["unfinished_rate"] == sum(p.num_unfinished for p in proposals) / 16
     assert 0 < rates["no_match_rate"] < 1
+
+
+def test_a_prompt_that_fits_the_context_leaves_room_for_what_is_sampled():
+    proposer = make(k=1)
+    lm = proposer.language_model
+    past = tuple((f"You see thing {i}.", "go on") for i in range(120))
+    prompt, left_out = prompts.fit(
+        TextState("wash up", "You see a sink.", past, ("go on",)),
+        proposer.context,
+        lambda text: len(lm.tokenizer(text, verbose=False)["input_ids"]),
+    )
+    assert left_out > 0
+    assert np.isfinite(proposer.score([prompt])[0]).all()
 
 
 def test_after_thoughts_features_are_their_mean():

@@ -95,6 +95,11 @@ class Scorer:
             lm = models.load(self.model)
         return models.partition(lm, self._mesh)
 
+    @property
+    def context(self) -> int:
+        """The most tokens that a prompt may have together with an action."""
+        return self.language_model.config.max_position_embeddings
+
     @functools.cached_property
     def text_encoder(self) -> models.TextEncoder | None:
         """What makes features of texts, loaded when it is first needed; None if the model does."""

@@ -202,7 +202,7 @@ class TableFiller:
         lm = self._scorer.language_model
         prompt, left_out = prompts.fit(
             state,
-            lm.config.max_position_embeddings,
+            self._scorer.context,
             lambda text: len(lm.tokenizer(text, verbose=False)["input_ids"]),
             self.build_prompt,
         )
