@@ -19,6 +19,8 @@ SEEDS = 4
 class Filler:
     """A prior of the lock, without a language model."""
 
+    prompts_cut = 0
+
     def __init__(self, confidence: float):
         self._confidence = confidence
 
