@@ -23,7 +23,7 @@ class Asked:
         self.texts: list[str] = []
 
     @property
-    def fingerprint(self) -> str:
+    def identity(self) -> str:
         if self._fingerprint is None:
             raise models.CheckpointError("model", ["it is gone"])
         return self._fingerprint
