@@ -181,6 +181,13 @@ def test_successes_that_do_not_come_are_an_error():
             {"num_episodes": 1, "mixture": [Part(collecting.random_behaviour(), 1.0, -1.0)]},
             "epsilon is -1.0",
         ),
+        (
+            {
+                "num_episodes": 1,
+                "mixture": [Part(collecting.random_behaviour(), share) for share in (1.0, 0.001)],
+            },
+            "without an episode in a round of 64",
+        ),
     ],
 )
 def test_arguments_out_of_range_are_refused(arguments, message):

@@ -15,6 +15,7 @@ from llmprior_jax.priors import table as tables
 from llmprior_jax.priors.table import PriorTable
 from llmprior_jax.training import datasets, planning
 from llmprior_jax.training.datasets import Dataset
+from llmprior_jax.training.loop import Missing
 from llmprior_jax.training.scoring import TableFiller
 from llmprior_jax.types import ActionPrior, TextState
 
@@ -154,6 +155,11 @@ def _play(
     # Shares of every batch, as exact as whole episodes allow.
     ends = np.rint(np.cumsum(shares) / shares.sum() * _EPISODES_PER_ROUND).astype(int)
     which = np.searchsorted(ends, np.arange(_EPISODES_PER_ROUND), side="right")
+    if len(np.unique(which)) < len(mixture):
+        raise ValueError(
+            f"the shares {shares.tolist()} leave a behaviour without an episode in a round of "
+            f"{_EPISODES_PER_ROUND}; use larger ones, or leave it out"
+        )
     play = jax.jit(functools.partial(_play_batch, env, env_params, mixture))
     priors = [part.behaviour.filler and part.behaviour.filler.load() for part in mixture]
     for number in range(2**31):
@@ -175,11 +181,6 @@ def _play(
             yield jax.tree.map(lambda leaf, n=length, e=episode: leaf[:n, e], steps)
 
 
-class _Missing(NamedTuple):
-    observation: jax.Array
-    is_missing: jax.Array
-
-
 def _play_batch(
     env: TextEnvironment,
     env_params: Any,
@@ -187,7 +188,7 @@ def _play_batch(
     key: jax.Array,
     which: jax.Array,
     priors: Sequence[PriorTable | None],
-) -> tuple[_Steps, jax.Array, _Missing]:
+) -> tuple[_Steps, jax.Array, Missing]:
     """One episode in each of E environments, `which` i32[E] being their parts of the mixture.
 
     Returns:
@@ -216,7 +217,7 @@ def _play_batch(
             act_key, step_key = jax.random.split(key)
             action, is_missing = decide(act_key, state, observation)
             is_missing &= running & ~missing.is_missing
-            missing = _Missing(
+            missing = Missing(
                 jnp.where(is_missing, observation, missing.observation),
                 missing.is_missing | is_missing,
             )
@@ -237,7 +238,7 @@ def _play_batch(
 
         reset_key, play_key = jax.random.split(key)
         observation, state = env.reset(reset_key, env_params)
-        carry = (observation, state, jnp.bool_(True), _Missing(observation, jnp.bool_(False)))
+        carry = (observation, state, jnp.bool_(True), Missing(observation, jnp.bool_(False)))
         keys = jax.random.split(play_key, env_params.max_steps_in_episode)
         (_, _, _, missing), (steps, running) = jax.lax.scan(step, carry, keys)
         return steps, running, missing
