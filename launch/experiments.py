@@ -114,7 +114,7 @@ def make(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
     """All experiments by name, in the order in which they are run."""
     experiments = dict(_online(scale, inputs))
     experiments["offline-salad"] = _offline(scale, inputs)
-    experiments |= _ablations(scale, inputs)
+    experiments |= _ablations(scale)
     return experiments
 
 
@@ -193,9 +193,7 @@ def _offline(scale: Scale, inputs: Inputs) -> Experiment:
     )
 
 
-def _ablations(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
-    del inputs
-
+def _ablations(scale: Scale) -> dict[str, Experiment]:
     def vary(title: str, question: str, field: str, values, label: Callable = str) -> Experiment:
         configs = (_config(scale, agents=("dqn_prior",), **{field: value}) for value in values)
         runs = tuple(Run(label(v), config) for v, config in zip(values, configs, strict=True))

@@ -115,7 +115,7 @@ def _frame(number: int, decision: Decision) -> Image.Image:
         picture.imshow(draw_scene(decision.scene))
         picture.axis("off")
     order = np.argsort(-decision.posterior[: len(decision.text.actions)], kind="stable")
-    shown = sorted(order[:_MOST_BARS], key=list(order).index)
+    shown = order[:_MOST_BARS].tolist()
     if decision.action not in shown:
         shown[-1] = decision.action
     y = np.arange(len(shown))
