@@ -70,7 +70,7 @@ def main(argv: Sequence[str]) -> None:
 
         mixture = [
             collecting.Part(behaviour(name), share, epsilon)
-            for name, epsilon, share in parse_mixture(_BEHAVIOUR.value)
+            for name, epsilon, share in collecting.parse_mixture(_BEHAVIOUR.value)
         ]
         dataset = collecting.collect(
             env,
@@ -88,26 +88,6 @@ def main(argv: Sequence[str]) -> None:
         f"distinct states, {dataset.num_episodes:,} episodes, {dataset.terminated.sum():,} of them "
         f"terminated, mean return {returns.mean():.3f}"
     )
-
-
-def parse_mixture(text: str) -> list[tuple[str, float, float]]:
-    """Reads NAME[@EPSILON][:SHARE],... as (name, epsilon, share); the share is 1 by default.
-
-    Raises:
-      ValueError: something is not a number.
-    """
-    parts = []
-    for part in text.split(","):
-        rest, _, share = part.partition(":")
-        name, _, epsilon = rest.partition("@")
-        try:
-            parts.append((name, float(epsilon or 0), float(share or 1)))
-        except ValueError:
-            raise ValueError(
-                f"{part!r} is no part of a mixture; write NAME:SHARE or NAME@EPSILON:SHARE, such "
-                "as expert@0.1:0.75"
-            ) from None
-    return parts
 
 
 def _trained(workdir: str, agent: str, wanted: training.Config) -> collecting.Behaviour:

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from lock_env import LENGTH, RIGHT, Lock, lock_table, prior_of
 
-from launch.collect import parse_mixture
 from llmprior_jax import agents, envs
 from llmprior_jax.priors import table as tables
 from llmprior_jax.training import collecting, datasets, planning
@@ -197,10 +196,10 @@ def test_arguments_out_of_range_are_refused(arguments, message):
 
 
 def test_a_mixture_is_read_from_a_flag():
-    assert parse_mixture("expert@0.1:0.75,runs/salad/dqn_prior:0.25,random") == [
+    assert collecting.parse_mixture("expert@0.1:0.75,runs/salad/dqn_prior:0.25,random") == [
         ("expert", 0.1, 0.75),
         ("runs/salad/dqn_prior", 0.0, 0.25),
         ("random", 0.0, 1.0),
     ]
     with pytest.raises(ValueError, match="'expert:much' is no part of a mixture"):
-        parse_mixture("expert:much")
+        collecting.parse_mixture("expert:much")

@@ -18,7 +18,10 @@ CONFIGS = sorted(path for path in (ROOT / "launch" / "configs").glob("[!_]*.py")
 
 
 def launch(*arguments: str) -> subprocess.CompletedProcess:
-    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache")}
+    environment = os.environ | {
+        "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache"),
+        "COLUMNS": "200",
+    }
     return subprocess.run(
         [sys.executable, "-m", *arguments],
         cwd=ROOT,

@@ -21,7 +21,7 @@ from flax import nnx
 from jax.nn.initializers import Initializer
 
 from llmprior_jax.models.config import CheckpointError, Reader
-from llmprior_jax.models.layers import INIT, MLP, RMSNorm, attend, embed, linear
+from llmprior_jax.models.layers import INIT, MLP, RMSNorm, attend, embed, linear, project
 
 _FURTHEST = 1 << 16
 
@@ -334,13 +334,7 @@ class EncoderDecoder(nnx.Module):
             hidden = hidden * jnp.asarray(self.config.hidden_size**-0.5, hidden.dtype)
         tied = self.config.tie_word_embeddings
         weight = self.embed[...] if tied else self.lm_head.kernel[...]
-        return jnp.einsum(
-            "...d,vd->...v" if tied else "...d,dv->...v",
-            hidden,
-            weight,
-            precision=jax.lax.Precision.HIGHEST if weight.dtype == jnp.float32 else None,
-            preferred_element_type=jnp.float32,
-        )
+        return project(hidden, weight, tied)
 
 
 def _norm(config: EncoderDecoderConfig, dtype) -> RMSNorm:

@@ -125,3 +125,23 @@ def attend(
     weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
     out = jnp.einsum("bhij,bjhd->bihd", weights, v, precision=precision)
     return out.reshape(*out.shape[:2], -1)
+
+
+def project(hidden: jax.Array, weight: jax.Array, tied: bool) -> jax.Array:
+    """Hidden states [..., D] onto the vocabulary, f32[..., V].
+
+    Args:
+      hidden: what is projected.
+      weight: the embedding [V, D] if `tied`, a kernel [D, V] if not.
+      tied: which of the two it is.
+    """
+    # The vocabulary first: a CPU multiplies a tall matrix by a narrow one faster than the other way
+    # round (by a third at 32 positions of Qwen2.5's), for callers who reduce over it so.
+    logits = jax.lax.dot_general(
+        weight,
+        hidden.reshape(-1, hidden.shape[-1]),
+        (((1 if tied else 0,), (1,)), ((), ())),
+        precision=jax.lax.Precision.HIGHEST if weight.dtype == jnp.float32 else None,
+        preferred_element_type=jnp.float32,
+    )
+    return logits.T.reshape(*hidden.shape[:-1], -1)

@@ -296,3 +296,23 @@ def _to_dataset(env: TextEnvironment, episodes: Sequence[_Episode]) -> Dataset:
         next_row=rows[len(steps.action) :],
         episode=numbers,
     )
+
+
+def parse_mixture(text: str) -> list[tuple[str, float, float]]:
+    """Reads NAME[@EPSILON][:SHARE],... as (name, epsilon, share); the share is 1 by default.
+
+    Raises:
+      ValueError: something is not a number.
+    """
+    parts = []
+    for part in text.split(","):
+        rest, _, share = part.partition(":")
+        name, _, epsilon = rest.partition("@")
+        try:
+            parts.append((name, float(epsilon or 0), float(share or 1)))
+        except ValueError:
+            raise ValueError(
+                f"{part!r} is no part of a mixture; write NAME:SHARE or NAME@EPSILON:SHARE, such "
+                "as expert@0.1:0.75"
+            ) from None
+    return parts
