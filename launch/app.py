@@ -55,11 +55,15 @@ def find_config(value: str) -> str:
     Raises:
       FileNotFoundError: there is none; the message has the nearest name.
     """
-    path, colon, argument = value.partition(":")
-    packaged = _CONFIGS / f"{pathlib.Path(path).stem}.py"
-    for candidate in (pathlib.Path(path), packaged):
-        if candidate.is_file():
-            return f"{candidate}{colon}{argument}"
+    name, colon, argument = value.partition(":")
+    path = pathlib.Path(name)
+    packaged = _CONFIGS / f"{path.stem}.py"
+    # As it is printed in documentation, the path means the packaged file wherever one stands.
+    means_packaged = name == path.stem or path.parent == pathlib.Path("launch/configs")
+    if path.is_file():
+        return value
+    if means_packaged and packaged.is_file():
+        return f"{packaged}{colon}{argument}"
     names = sorted(file.stem for file in _CONFIGS.glob("[!_]*.py"))
     near = difflib.get_close_matches(packaged.stem, names, n=1, cutoff=0.0)[0]
     raise FileNotFoundError(

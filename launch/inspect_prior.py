@@ -24,6 +24,7 @@ from PIL import Image
 
 from launch import app, pictures
 from llmprior_jax import envs, models, priors, training
+from llmprior_jax.training.acting import ActingRun
 from llmprior_jax.training.calibration import Calibration, calibration
 from llmprior_jax.training.files import write_atomically
 from llmprior_jax.types import TextState
@@ -56,9 +57,13 @@ def main(argv: Sequence[str]) -> None:
     chart = ""
     if _WORKDIR.value is None:
         model, normalization, temperature = _PRIOR.value, _NORMALIZATION.value, 1.0
+        build_prompt = priors.prompts.plain
         states = _states_of_environment()
     else:
         run = training.restore(_WORKDIR.value, _AGENT.value, eval_episodes=1)
+        if not isinstance(run, ActingRun):
+            raise ValueError("only agents with a Q in JAX can be compared; leave --workdir out")
+        build_prompt = run.filler.build_prompt
         prior = training.read_config(pathlib.Path(_WORKDIR.value)).prior
         model, normalization, temperature = prior.model, prior.normalization, prior.temperature
         states = [decision.text for decision in run.play(0, jax.random.key(0))]
@@ -68,7 +73,7 @@ def main(argv: Sequence[str]) -> None:
         raise ValueError(f"no state's observation has the text {_MATCH.value!r}; change --match")
     lm = models.load(model)
     sections = [
-        _section(lm, state, normalization, temperature)
+        _section(lm, state, build_prompt(state), normalization, temperature)
         for state in tqdm.tqdm(states, desc="inspecting", unit="state", disable=None)
     ]
     title = f"The prior of {model}"
@@ -88,8 +93,9 @@ def _states_of_environment() -> list[TextState]:
     return texts[:: max(1, len(texts) // _STATES.value)]
 
 
-def _section(lm, state: TextState, normalization: str, temperature: float) -> str:
-    prompt = priors.prompts.plain(state)
+def _section(
+    lm, state: TextState, prompt: priors.Prompt, normalization: str, temperature: float
+) -> str:
     read = priors.inspect(lm, prompt.text, prompt.actions)
     log_probs = np.asarray(
         priors.score_actions(lm, [prompt.text], [prompt.actions], normalization, temperature)[0]
@@ -117,10 +123,8 @@ def _tokens(tokens: Sequence[priors.Token]) -> str:
     return f"{''.join(pieces)} <b>= {total:.2f}</b>"
 
 
-def _calibration(run: training.Run) -> Calibration:
+def _calibration(run: ActingRun) -> Calibration:
     """The prior against what the agent of seed 0 does, over all states that the run has met."""
-    if not isinstance(run, training.OnlineRun):
-        raise ValueError("only a run in environments in JAX can be compared; leave --workdir out")
     agent = jax.tree.map(lambda leaf: leaf[0], run.state.agent)
     prior = jax.tree.map(lambda leaf: leaf[: int(run.table.size)], run.table.prior)
     policy = jax.jit(jax.vmap(run.agent.policy, in_axes=(None, 0)))(agent, prior)

@@ -73,6 +73,8 @@ def test_a_config_that_is_nowhere_names_the_nearest(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match="did you mean 'quickstart'"):
         app.find_config("quickstrat")
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        app.find_config("mine/quickstart.py")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
