@@ -81,10 +81,15 @@ def summarize(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def table(summary: Mapping[str, Mapping[str, Any]], num_seeds: int) -> rich.table.Table:
-    """The summary as a table to print; brackets hold 95% intervals or quartiles over seeds."""
-    result = rich.table.Table(title=f"{num_seeds} seeds, interquartile means [95% interval]")
-    # Where unseen games were played, all agents played them.
+def table(summary: Mapping[str, Mapping[str, Any]], num_seeds: int | None) -> rich.table.Table:
+    """The summary as a table to print; brackets hold 95% intervals or quartiles over seeds.
+
+    Args:
+      summary: for each row what `summarize` gives.
+      num_seeds: for the title; None if the rows have different numbers.
+    """
+    seeds = "" if num_seeds is None else f"{num_seeds} seeds, "
+    result = rich.table.Table(title=f"{seeds}interquartile means [95% interval]")
     unseen = ["success rate, unseen"] if any(_UNSEEN in row for row in summary.values()) else []
     columns = ("agent", "success rate", *unseen, "return", "steps to 90% success", "seeds there")
     for column in columns:
@@ -95,7 +100,7 @@ def table(summary: Mapping[str, Mapping[str, Any]], num_seeds: int) -> rich.tabl
         result.add_row(
             name,
             _with_interval(row["success_rate"], "{:.2f}"),
-            *(_with_interval(row[_UNSEEN], "{:.2f}") for _ in unseen),
+            *(_with_interval(row[_UNSEEN], "{:.2f}") if _UNSEEN in row else "" for _ in unseen),
             _with_interval(row["return"], "{:.2f}"),
             f"{_count(steps['median'])} \\[{_count(low)}, {_count(high)}]",
             f"{steps['reached']:.0%}",
@@ -125,6 +130,8 @@ def plot(
     for axes, (key, label) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
         for color, (name, records) in enumerate(records_by_agent.items()):
             evaluations = [record for record in records if key in record]
+            if not evaluations:
+                continue  # The agent was not asked to play unseen games.
             steps = [record["step"] for record in evaluations]
             values = np.array([record[key] for record in evaluations], float)
             means = [interquartile_mean(value) for value in values]

@@ -1,0 +1,61 @@
+"""The public names: whoever adds, renames or removes one says so here."""
+
+import importlib
+import subprocess
+import sys
+
+import pytest
+
+NAMES = {
+    "llmprior_jax": """
+        ActionPrior TextState candidate_log_probs clipped_surrogate_loss cql_prior_loss
+        cql_prior_penalty dqn_prior_loss elbo elbo_policy_loss empirical_log_probs kl_to_prior
+        posterior_bellman_target posterior_log_probs sample_candidates sample_posterior
+        soft_value
+    """,
+    "llmprior_jax.agents": """
+        Agent AgentState GFlanState POLICY_AGENTS Policy PolicyAgent QLearnerState Rollout States
+        Transitions bc_prior cql_prior dqn_prior gflan_prior make make_policy prior_alone
+        q_learner robust temperature uniform with_prior with_uniform_prior
+    """,
+    "llmprior_jax.envs": """
+        HistoryWrapper NAMES Scene TextEnvironment Thing make register with_history
+    """,
+    "llmprior_jax.models": """
+        CheckpointError Decoder DecoderConfig Encoder EncoderConfig EncoderDecoder
+        EncoderDecoderConfig KVCache LanguageModel ModelConfig RotaryConfig TextEncoder
+        fingerprint load load_encoder lora partition
+    """,
+    "llmprior_jax.priors": """
+        Completion Inspection ModelUsage PriorStore Prompt Proposals Proposer Queries Sampling
+        Scorer StoreError StoredScores TextScores Token check_options encode_actions estimate
+        generate inspect normalize project prompt_keys prompts propose score score_actions
+        score_texts
+    """,
+    "llmprior_jax.training": """
+        ActingRun Checkpoints Config ConfigMismatchError Dataset Decision Episodes
+        InterruptedRunError Loop LoopConfig LoopState OfflineRun OnlineRun OutOfMemoryError
+        RestoreError Run SUMMARY_FILE default_config make_agent make_loop make_mesh over_seeds
+        read_config restore run seed_keys
+    """,
+}
+
+
+@pytest.mark.parametrize("package", NAMES)
+def test_the_public_names_are_these_and_exist(package):
+    module = importlib.import_module(package)
+    assert sorted(module.__all__) == NAMES[package].split()
+    for name in module.__all__:
+        assert hasattr(module, name)
+
+
+def test_the_equations_come_without_the_other_libraries_and_start_no_backend():
+    script = """
+import sys
+import jax
+import llmprior_jax
+heavy = {"transformers", "gymnax", "flax", "orbax", "torch"} & set(sys.modules)
+assert not heavy, heavy
+assert not jax._src.xla_bridge._backends, "a backend was started"
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
