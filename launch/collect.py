@@ -45,6 +45,7 @@ _OUT = flags.DEFINE_string("out", None, "File to write, .parquet or .jsonl.", re
 def main(argv: Sequence[str]) -> None:
     del argv
     datasets.check_path(_OUT.value)
+    pathlib.Path(_OUT.value).parent.mkdir(parents=True, exist_ok=True)
     config = training.default_config()
     config.env, config.history = _ENV.value, _HISTORY.value
     config.games.train, config.prior.model = tuple(_GAMES.value), _PRIOR.value

@@ -12,6 +12,7 @@ in `launch/experiments.py`.
 
 import datetime
 import difflib
+import importlib.util
 import json
 import pathlib
 import subprocess
@@ -89,9 +90,7 @@ def _inputs(workdir: pathlib.Path, scale: experiments.Scale) -> experiments.Inpu
             f"--seed={_DATASET_SEED}",
             f"--out={dataset}",
         )
-    try:
-        import alfworld  # noqa: F401
-    except ImportError:
+    if importlib.util.find_spec("alfworld") is None:
         return experiments.Inputs(str(dataset), None)
     games, (train, unseen) = workdir / "games", scale.games
     if not (games / "complete").exists():
