@@ -26,7 +26,7 @@ from absl import flags
 
 from launch import app
 from llmprior_jax import agents, envs, training
-from llmprior_jax.training import collecting, datasets, experiment
+from llmprior_jax.training import collecting, datasets, making
 from llmprior_jax.training.games import list_games
 
 _ENV = flags.DEFINE_string("env", None, "Environment to collect from.", required=True)
@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> None:
     config = training.default_config()
     config.env, config.history = _ENV.value, _HISTORY.value
     config.games.train, config.prior.model = tuple(_GAMES.value), _PRIOR.value
-    env, env_params = experiment.make_environment(config)
+    env, env_params = making.make_environment(config)
     if not isinstance(env, envs.TextEnvironment):
         raise ValueError(f"{config.env} is no environment in JAX, which collecting needs")
     with tempfile.TemporaryDirectory() as scratch:
@@ -60,7 +60,7 @@ def main(argv: Sequence[str]) -> None:
             if name == "expert":
                 return collecting.expert_behaviour(env, env_params)
             if name == "prior":
-                filler = experiment.make_filler(config, env, env_params, pathlib.Path(scratch))
+                filler = making.make_filler(config, env, env_params, pathlib.Path(scratch))
                 return collecting.agent_behaviour(agents.prior_alone(), (), filler)
             workdir, slash, agent = name.rpartition("/")
             if not slash:

@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> None:
     if _SEED.value >= num_seeds:
         raise ValueError(f"--seed is {_SEED.value}; the run has seeds 0 to {num_seeds - 1}")
     console.print(
-        f"{_AGENT.value} after {run.steps:,} environment steps, {_EPISODES.value} episodes of each "
+        f"{_AGENT.value} after {run.steps:,} {run.unit}, {_EPISODES.value} episodes of each "
         f"of {num_seeds} seeds, interquartile means \\[95% interval]"
     )
     for name, values in results.items():

@@ -32,7 +32,7 @@ from launch import app
 from llmprior_jax import models, training
 from llmprior_jax.priors import PriorStore
 from llmprior_jax.priors.parquet import export_parquet, import_parquet
-from llmprior_jax.training import experiment
+from llmprior_jax.training import checks, experiment, making
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "What to fill the store for: a file with `get_config()`."
@@ -49,12 +49,17 @@ def fill() -> None:
     if config is None:
         raise ValueError("fill needs --config, e.g. --config=quickstart")
     config.prior.store = _path()
-    experiment.check_config(config)
-    env, env_params = experiment.make_environment(config)
+    checks.check_config(config)
+    env, env_params = making.make_environment(config)
     # Filled as a run does it, in the same batches, so that a run finds the very same bits.
     with tempfile.TemporaryDirectory() as directory:
-        filler = experiment.make_filler(
-            config, env, env_params, pathlib.Path(directory), read_only=True
+        filler = making.make_filler(
+            config,
+            env,
+            env_params,
+            pathlib.Path(directory),
+            read_only=True,
+            shown=experiment.make_examples(config, None),
         )
         table = filler.load()
         queries = filler.queries

@@ -19,6 +19,7 @@ from llmprior_jax import training
 from llmprior_jax.training import summary
 from llmprior_jax.training.files import write_atomically
 from llmprior_jax.training.metrics import read_metrics
+from llmprior_jax.training.runs import step_unit
 
 _OUT = flags.DEFINE_string("out", None, "Directory of the report.", required=True)
 
@@ -26,21 +27,23 @@ _OUT = flags.DEFINE_string("out", None, "Directory of the report.", required=Tru
 def main(argv: Sequence[str]) -> None:
     if len(argv) < 2:
         raise ValueError("name one or more work directories")
-    records, seeds = {}, set()
+    records, units, seeds = {}, {}, set()
     for directory in map(pathlib.Path, argv[1:]):
         config = training.read_config(directory)
         seeds.add(config.num_seeds)
         for agent in config.agents:
             told = read_metrics(directory / agent)
             if told:
-                records[f"{directory.name} {agent}"] = told
+                name = f"{directory.name} {agent}"
+                records[name], units[name] = told, step_unit(config)
     if not records:
         raise ValueError(f"no agent of {', '.join(argv[1:])} has been evaluated yet")
-    results = {name: summary.summarize(told) for name, told in records.items()}
+    results = {name: summary.summarize(told, units[name]) for name, told in records.items()}
     out = pathlib.Path(_OUT.value)
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / "summary.json", json.dumps(results, indent=2) + "\n")
-    summary.plot(records, out / "learning_curves.png")
+    unit = " or ".join(sorted(set(units.values())))
+    summary.plot(records, out / "learning_curves.png", unit)
     rich.console.Console().print(summary.table(results, seeds.pop() if len(seeds) == 1 else None))
     print(f"learning_curves.png and summary.json are in {out}")
 

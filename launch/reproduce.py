@@ -33,6 +33,7 @@ from llmprior_jax import training
 from llmprior_jax.training import provenance, summary
 from llmprior_jax.training.files import write_atomically
 from llmprior_jax.training.metrics import read_metrics
+from llmprior_jax.training.runs import step_unit
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the runs.", required=True)
 _OUT = flags.DEFINE_string("out", None, "Directory of the report.", required=True)
@@ -207,7 +208,7 @@ def _table(experiment: Experiment, curves: Mapping[str, Curves]) -> str:
     rows = [columns, ["---"] * len(columns)]
     for run in experiment.runs:
         for agent, records in curves[run.label].items():
-            told = summary.summarize(records)
+            told = summary.summarize(records, step_unit(run.config))
             steps = told["steps_to_90"]["median"]
             rows.append(
                 [

@@ -9,7 +9,7 @@ import pytest
 from llmprior_jax import envs, training
 from llmprior_jax.envs import alfworld_replay
 from llmprior_jax.envs.bridge import GameError
-from llmprior_jax.training import experiment
+from llmprior_jax.training import making
 from llmprior_jax.training.metrics import read_metrics
 
 
@@ -55,8 +55,8 @@ def test_training_and_unseen_games_are_judged_apart(workdir):
 
 
 def test_an_agent_never_trains_in_unseen_games(config):
-    env, params = experiment.make_environment(config)
-    unseen = experiment.unseen_params(config, params)
+    env, params = making.make_environment(config)
+    unseen = making.unseen_params(config, params)
     train_names = {env.env.games[game] for game in params.games.tolist()}
     unseen_names = {env.env.games[game] for game in unseen.games.tolist()}
     assert all("/train/" in name for name in train_names)

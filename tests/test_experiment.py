@@ -16,7 +16,7 @@ from lock_env import LENGTH, Lock, prior_of
 
 from llmprior_jax import training
 from llmprior_jax.priors import TextScores, scorer
-from llmprior_jax.training import experiment
+from llmprior_jax.training import making
 from llmprior_jax.training.metrics import read_metrics
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -102,7 +102,7 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits(finished, 
     last = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True
     )
-    assert "resumes from environment step" in output + last.stdout + last.stderr
+    assert "resumes after" in output + last.stdout + last.stderr
     assert_same_bits(final_state(workdir), final_state(finished))
     assert read_metrics(workdir / "dqn_prior") == read_metrics(finished / "dqn_prior")
 
@@ -127,7 +127,9 @@ def reached(workdir: pathlib.Path, moment: str | int) -> bool:
 
 def test_a_run_asked_to_stop_goes_on_later_to_the_same_bits(finished, tmp_path):
     asked = iter([False, True])
-    with pytest.raises(training.InterruptedRunError, match="stopped at step 320 of 1,600"):
+    with pytest.raises(
+        training.InterruptedRunError, match="stopped after 320 of 1,600 environment steps"
+    ):
         training.run(small_config(), tmp_path, should_stop=lambda: next(asked))
     assert [record["segment"] for record in read_metrics(tmp_path / "dqn_prior")] == [0, 1, 2]
     training.run(small_config(), tmp_path)
@@ -214,7 +216,7 @@ def test_states_that_cannot_be_listed_are_scored_as_they_are_met(
     class Model:
         fingerprint = "a lock's"
 
-    monkeypatch.setattr(experiment.envs, "make", lambda name, **kwargs: (env, env.default_params))
+    monkeypatch.setattr(making.envs, "make", lambda name, **kwargs: (env, env.default_params))
     monkeypatch.setattr(scorer, "score_texts", score_texts)
     monkeypatch.setattr(scorer.models, "load", lambda name: Model)
     config = small_config(agents=("dqn_prior",), num_steps=8000, eval_every=800)

@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("gymnasium")
 
 from llmprior_jax import training
-from llmprior_jax.training import experiment, host_games
+from llmprior_jax.training import checks, experiment, host_games, making
 from llmprior_jax.training.metrics import read_metrics
 
 # Four rooms, each with four doors, of which one goes on: walking blindly, one in 256 gets through.
@@ -106,9 +106,9 @@ def finished(tmp_path_factory) -> pathlib.Path:
 def make_run(name: str, workdir: pathlib.Path, **changes):
     """The run of one agent that nothing has trained yet, with the table of `workdir`."""
     config = small_config(**changes)
-    games, _ = experiment.make_environment(config)
-    return experiment.make_run(
-        name, config, games, None, experiment.make_filler(config, games, None, workdir)
+    games, _ = making.make_environment(config)
+    return making.make_run(
+        name, config, games, None, making.make_filler(config, games, None, workdir / "prior_table")
     )
 
 
@@ -264,7 +264,7 @@ def test_free_form_actions_are_learned_from_proposals(tmp_path, monkeypatch):
 )
 def test_proposals_that_make_no_sense_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
-        experiment.check_config(small_config(**changes))
+        checks.check_config(small_config(**changes))
 
 
 def test_alfworld_and_textworld_play_in_one_batch(tmp_path):

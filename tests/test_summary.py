@@ -40,7 +40,7 @@ def test_a_summary_has_the_last_evaluation_and_says_never_where_it_was_never():
         {"step": 0, "success_rate": [0.0, 0.0, 0.0, 0.0], "return": [0, 0, 0, 0]},
         {"step": 10, "success_rate": [1.0, 0.95, 0.5, 0.0], "return": [1.0, 1.0, 0.5, 0.0]},
     ]
-    result = summary.summarize(records)
+    result = summary.summarize(records, "environment steps")
     assert result["success_rate"]["per_seed"] == [1.0, 0.95, 0.5, 0.0]
     assert result["success_rate"]["iqm"] == pytest.approx((0.95 + 0.5) / 2)
     assert result["steps_to_90"] == {
@@ -56,12 +56,12 @@ def test_unseen_games_are_told_of_where_they_were_played():
     records = [
         {"step": 0, "success_rate": [1.0], "return": [1.0], "unseen_success_rate": [0.25]},
     ]
-    played = summary.summarize(records)
+    played = summary.summarize(records, "environment steps")
     assert played["unseen_success_rate"]["iqm"] == 0.25
     headings = [column.header for column in summary.table({"a": played}, 1).columns]
     assert "success rate, unseen" in headings
     del records[0]["unseen_success_rate"]
-    not_played = summary.summarize(records)
+    not_played = summary.summarize(records, "environment steps")
     assert "unseen_success_rate" not in not_played
     headings = [column.header for column in summary.table({"a": not_played}, 1).columns]
     assert "success rate, unseen" not in headings

@@ -7,11 +7,11 @@ from llmprior_jax.training.datasets import Dataset
 from llmprior_jax.training.experiment import (
     SUMMARY_FILE,
     InterruptedRunError,
-    make_agent,
     restore,
     run,
 )
 from llmprior_jax.training.loop import Episodes, Loop, LoopConfig, LoopState, make_loop
+from llmprior_jax.training.making import make_agent
 from llmprior_jax.training.mesh import OutOfMemoryError, make_mesh
 from llmprior_jax.training.offline import OfflineRun
 from llmprior_jax.training.online import OnlineRun

@@ -11,7 +11,7 @@ from llmprior_jax.envs import TextEnvironment
 from llmprior_jax.priors import table as tables
 from llmprior_jax.training.config import Config
 from llmprior_jax.training.loop import Episodes, Loop, LoopConfig, Missing, make_loop
-from llmprior_jax.training.runs import Decision, over_seeds
+from llmprior_jax.training.runs import Decision, over_seeds, step_unit
 from llmprior_jax.training.scoring import TableFiller
 
 
@@ -26,6 +26,7 @@ class ActingRun:
       filler: the source of priors.
       table: priors of the states met so far, which all seeds share.
       segments: segments trained so far.
+      unit: what a step is.
       evaluated: the episodes [S, E, ...] of the last evaluation, those in unseen games under
         "unseen_" and the others under "".
       state: what training needs to continue; `state.agent` is the agent's state, with a leading
@@ -73,6 +74,7 @@ class ActingRun:
             evaluations["unseen_"] = loop_under(unseen_params).evaluate
         self.table = filler.load()
         self.segments = 0
+        self.unit = step_unit(config)
         self.filler = filler
         self._num_steps = config.num_steps
         self._eval_keys, self._fresh_keys = eval_keys, fresh_keys

@@ -30,7 +30,7 @@ from llmprior_jax.training.config import Config
 from llmprior_jax.training.host_games import HostGames
 from llmprior_jax.training.loop import LoopConfig
 from llmprior_jax.training.replay import Record, lookup_rows, make_replay
-from llmprior_jax.training.runs import Decision, over_seeds, seed_keys
+from llmprior_jax.training.runs import Decision, over_seeds, seed_keys, step_unit
 from llmprior_jax.training.scoring import TableFiller
 from llmprior_jax.types import TextState
 
@@ -128,6 +128,7 @@ class HostRun:
         self._committed = np.zeros(config.num_seeds, int)
         self._iteration = 0
         self.segments = 0
+        self.unit = step_unit(config)
         self._met = 0
         self._keep(filler.load())
         self.state: HostState = over_seeds(

@@ -44,7 +44,7 @@ class MetricsWriter:
 
         Args:
           segment: number of the record.
-          step: environment steps per seed so far.
+          step: steps per seed so far.
           **values: numbers, or arrays with one number per seed; TensorBoard gets their mean over
             seeds. A number that does not exist (yet) is NaN, and null in the file.
         """

@@ -30,7 +30,7 @@ from llmprior_jax.training import rollouts
 from llmprior_jax.training.config import Config
 from llmprior_jax.training.loop import EnvsState, Missing, reset_envs
 from llmprior_jax.training.rollouts import Progress, Roller, make_roller
-from llmprior_jax.training.runs import Decision, over_seeds, seed_keys
+from llmprior_jax.training.runs import Decision, over_seeds, seed_keys, step_unit
 from llmprior_jax.training.scoring import TableFiller
 from llmprior_jax.types import TextState
 
@@ -105,6 +105,7 @@ class PolicyRun:
             functools.partial(_learn, agent), (0, 0, None, None), one_by_one=True
         )
         self.segments = 0
+        self.unit = step_unit(config)
         self.table = filler.load()
 
         def init(key: jax.Array) -> PolicyState:

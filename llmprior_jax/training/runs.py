@@ -49,14 +49,16 @@ class Run(Protocol):
     Attributes:
       state: all that training needs to continue, a pytree of arrays with a leading axis of seeds.
       segments: segments trained so far.
+      unit: what a step is, "environment steps" or "updates".
     """
 
     state: Any
     segments: int
+    unit: str
 
     @property
     def steps(self) -> int:
-        """Steps of learning or of the environment that every seed has taken."""
+        """Steps, in `unit`, that every seed has taken."""
         ...
 
     @property
@@ -92,6 +94,11 @@ class Run(Protocol):
           key: randomness of the environment and of the agent.
         """
         ...
+
+
+def step_unit(config: Config) -> str:
+    """What the steps of a configuration's runs are: "environment steps" or "updates"."""
+    return "updates" if config.offline.dataset else "environment steps"
 
 
 def seed_keys(config: Config) -> jax.Array:

@@ -36,11 +36,11 @@ def interval(values: np.ndarray) -> tuple[float, float]:
 
 
 def steps_to(level: float, steps: Sequence[float], success: np.ndarray) -> np.ndarray:
-    """Environment steps after which each seed's success rate first reached `level`.
+    """Steps after which each seed's success rate first reached `level`.
 
     Args:
       level: success rate, 0 to 1.
-      steps: [E], environment steps at each evaluation.
+      steps: [E], steps at each evaluation.
       success: [E, S], success rate of each seed at each evaluation.
 
     Returns:
@@ -50,14 +50,18 @@ def steps_to(level: float, steps: Sequence[float], success: np.ndarray) -> np.nd
     return np.where(reached.any(axis=0), np.asarray(steps, float)[reached.argmax(axis=0)], np.inf)
 
 
-def summarize(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def summarize(records: Sequence[Mapping[str, Any]], unit: str) -> dict[str, Any]:
     """Statistics of one agent from its metrics records.
+
+    Args:
+      records: as `read_metrics` gives them.
+      unit: what their steps are (`Run.unit`).
 
     Returns:
       `success_rate` and `return` (of the last evaluation), and `unseen_success_rate` where unseen
       games were played: `iqm`, `ci95` and `per_seed`;
       `steps_to_90`: `median`, `quartiles` and `per_seed`, each None where not reached, and
-      `reached`, the share of seeds that got there.
+      `reached`, the share of seeds that got there; `steps`, those taken, and `unit`.
     """
     evaluations = [record for record in records if "success_rate" in record]
     success = np.array([record["success_rate"] for record in evaluations], float)
@@ -77,7 +81,8 @@ def summarize(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             "per_seed": [_finite(value) for value in steps],
             "reached": float(np.isfinite(steps).mean()),
         },
-        "environment_steps": last["step"],
+        "steps": last["step"],
+        "unit": unit,
     }
 
 
@@ -91,7 +96,8 @@ def table(summary: Mapping[str, Mapping[str, Any]], num_seeds: int | None) -> ri
     seeds = "" if num_seeds is None else f"{num_seeds} seeds, "
     result = rich.table.Table(title=f"{seeds}interquartile means [95% interval]")
     unseen = ["success rate, unseen"] if any(_UNSEEN in row for row in summary.values()) else []
-    columns = ("agent", "success rate", *unseen, "return", "steps to 90% success", "seeds there")
+    units = " or ".join(sorted({row["unit"] for row in summary.values()}))
+    columns = ("agent", "success rate", *unseen, "return", f"{units} to 90% success", "seeds there")
     for column in columns:
         result.add_column(column, justify="left" if column == "agent" else "right")
     for name, row in summary.items():
