@@ -234,7 +234,7 @@ def test_free_form_actions_are_learned_from_proposals(tmp_path, monkeypatch):
 
         return propose
 
-    monkeypatch.setattr(experiment, "from_vocabulary", three_doors)
+    monkeypatch.setattr(making, "from_vocabulary", three_doors)
     config = small_config(
         **{
             "games.train": (SILENT,),
