@@ -18,7 +18,7 @@ from flax import nnx
 from jax.nn.initializers import Initializer
 
 from llmprior_jax.models.config import FULL, SLIDING, DecoderConfig, RotaryConfig
-from llmprior_jax.models.layers import INIT, MLP, RMSNorm, embed, linear, project
+from llmprior_jax.models.layers import INIT, MLP, RMSNorm, attend, embed, linear, project, softcap
 
 
 class KVCache(NamedTuple):
@@ -81,11 +81,6 @@ def rotate(x: jax.Array, rotary: tuple) -> jax.Array:
     return rotated.astype(x.dtype)
 
 
-def softcap(x: jax.Array, cap: float | None) -> jax.Array:
-    """Squashes `x` smoothly into (-cap, cap); None leaves it as it is."""
-    return x if cap is None else cap * jnp.tanh(x / cap)
-
-
 def _norm(features: int, config: DecoderConfig, dtype) -> RMSNorm:
     return RMSNorm(features, config.rms_norm_eps, dtype, config.norm_offset)
 
@@ -111,7 +106,6 @@ class Attention(nnx.Module):
         """Returns what is attended to, and the keys and values that could be."""
         B, L, _ = x.shape
         config = self.config
-        groups = config.num_attention_heads // config.num_key_value_heads
         heads = (B, L, -1, config.head_dim)
         q = self.q_proj(x).reshape(heads)
         k = self.k_proj(x).reshape(heads)
@@ -123,19 +117,18 @@ class Attention(nnx.Module):
             k = jax.lax.dynamic_update_slice_in_dim(past.keys, k, past.start, axis=1)
             v = jax.lax.dynamic_update_slice_in_dim(past.values, v, past.start, axis=1)
 
-        q = q.reshape(B, L, config.num_key_value_heads, groups, config.head_dim)
-        precision = self.q_proj.precision
-        scores = jnp.einsum(
-            "bikgd,bjkd->bkgij", q, k, precision=precision, preferred_element_type=jnp.float32
+        # Slots after a token's own are hidden. Where they begin is known unless it is traced.
+        start = 0 if past is None else past.start
+        attended = attend(
+            q,
+            k,
+            v,
+            mask,
+            scale=(config.query_pre_attn_scalar or config.head_dim) ** -0.5,
+            cap=config.attn_logit_softcapping,
+            first=start if isinstance(start, int) else None,
         )
-        scores = scores * (config.query_pre_attn_scalar or config.head_dim) ** -0.5
-        scores = softcap(scores, config.attn_logit_softcapping)
-        # A finite floor: a padding token that may attend to nothing gets a meaningless average
-        # instead of NaN, in values and in gradients.
-        scores = jnp.where(mask[:, None, None], scores, jnp.finfo(jnp.float32).min)
-        weights = jax.nn.softmax(scores, axis=-1).astype(x.dtype)
-        out = jnp.einsum("bkgij,bjkd->bikgd", weights, v, precision=precision)
-        return self.o_proj(out.reshape(B, L, -1)), k, v
+        return self.o_proj(attended), k, v
 
 
 class Block(nnx.Module):

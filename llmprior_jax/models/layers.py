@@ -11,6 +11,10 @@ from jax.nn.initializers import Initializer
 # models must be equal, or each would be compiled anew.
 INIT = nnx.initializers.normal(0.02)
 
+# Queries whose scores are held at once where later keys are hidden: few enough that little is
+# computed for keys that are, enough to keep matrix units busy.
+_QUERIES_AT_ONCE = 256
+
 
 def _exact_gelu(x: jax.Array) -> jax.Array:
     return jax.nn.gelu(x, approximate=False)
@@ -101,30 +105,73 @@ def attend(
     mask: jax.Array,
     scale: float = 1.0,
     bias: jax.Array | None = None,
+    cap: float | None = None,
+    first: int | None = None,
 ) -> jax.Array:
-    """Multi-head attention under an arbitrary mask, with the softmax in f32.
+    """Grouped-query attention under an arbitrary mask, with the softmax in f32.
+
+    Ainslie et al., 2023, arXiv 2305.13245; with as many heads of keys as of queries it is that of
+    Vaswani et al., 2017, arXiv 1706.03762.
 
     Args:
       q: [B, L, H, d], queries.
-      k: [B, S, H, d], keys.
-      v: [B, S, H, d], values.
+      k: [B, S, K, d], keys; K divides H, and neighbouring heads of queries share one of keys.
+      v: [B, S, K, d], values.
       mask: bool, broadcast to [B, L, S]: whether query i may attend to key j. A query that may
         attend to nothing gets a meaningless average instead of NaN, in values and in gradients.
       scale: factor on the scores.
       bias: f32, broadcast to [B, H, L, S], is added to the scaled scores.
+      cap: scores are squashed smoothly into (-cap, cap); None leaves them.
+      first: says that the mask hides from query i all keys after `first + i`, so that most of them
+        need not be looked at; None says nothing.
 
     Returns:
       [B, L, H * d].
     """
+    (B, L, H, d), (S, K) = q.shape, k.shape[1:3]
     precision = jax.lax.Precision.HIGHEST if q.dtype == jnp.float32 else None
-    scores = jnp.einsum(
-        "bihd,bjhd->bhij", q, k, precision=precision, preferred_element_type=jnp.float32
-    )
-    scores = scores * scale + (0.0 if bias is None else bias)
-    scores = jnp.where(mask[:, None], scores, jnp.finfo(jnp.float32).min)
-    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-    out = jnp.einsum("bhij,bjhd->bihd", weights, v, precision=precision)
-    return out.reshape(*out.shape[:2], -1)
+    mask = jnp.broadcast_to(mask, (B, L, S))
+    bias = None if bias is None else jnp.broadcast_to(bias, (B, H, L, S))
+    # Heads first, then a head's queries times its keys: no product needs to be transposed.
+    q = q.reshape(B, L, K, H // K, d).transpose(0, 2, 3, 1, 4)
+    k, v = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
+
+    def block(begin: int, end: int) -> jax.Array:
+        """What the queries from `begin` to `end` attend to, [B, K, H / K, end - begin, d]."""
+        seen = S if first is None else min(S, first + end)
+        here = q[:, :, :, begin:end].reshape(B, K, -1, d)
+        keys, values = k[:, :, :seen], v[:, :, :seen]
+        scores = jnp.einsum(
+            "bknd,bksd->bkns", here, keys, precision=precision, preferred_element_type=jnp.float32
+        )
+        scores = softcap(scores * scale, cap).reshape(B, K, H // K, end - begin, seen)
+        if bias is not None:
+            scores += bias[:, :, begin:end, :seen].reshape(scores.shape)
+        # A finite floor, so that there is no NaN where all is hidden.
+        hidden = ~mask[:, None, None, begin:end, :seen]
+        scores = jnp.where(hidden, jnp.finfo(jnp.float32).min, scores)
+        weights = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True))
+        # Dividing what is attended to, instead of every weight, is a pass less over the weights.
+        total = jnp.sum(weights, axis=-1, keepdims=True)
+        weights = weights.reshape(B, K, -1, seen).astype(values.dtype)
+        out = jnp.einsum(
+            "bkns,bksd->bknd",
+            weights,
+            values,
+            precision=precision,
+            preferred_element_type=jnp.float32,
+        )
+        return out.reshape(B, K, H // K, end - begin, d) / total
+
+    step = L if first is None else _QUERIES_AT_ONCE
+    out = [block(begin, min(begin + step, L)) for begin in range(0, L, step)]
+    attended = jnp.concatenate(out, axis=3).astype(v.dtype)
+    return attended.transpose(0, 3, 1, 2, 4).reshape(B, L, H * d)
+
+
+def softcap(x: jax.Array, cap: float | None) -> jax.Array:
+    """Squashes `x` smoothly into (-cap, cap); None leaves it as it is."""
+    return x if cap is None else cap * jnp.tanh(x / cap)
 
 
 def project(hidden: jax.Array, weight: jax.Array, tied: bool) -> jax.Array:

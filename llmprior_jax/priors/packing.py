@@ -115,9 +115,15 @@ def passes(states: Sequence[Sequences]) -> Iterator[Pass]:
     if states[0].prompt is not None:
         yield from _passes_with_prompts(states, [state.prompt for state in states])
         return
-    rows, length = _fill_rows(states)
-    for begin, end in itertools.pairwise(_cuts(len(rows), length)):
-        yield _pack(states, rows[begin:end], length)
+    # Sorted, states with a common beginning are neighbours and meet in a row.
+    short: list[int] = []
+    long: list[int] = []  # Apart, so that one long state does not make every row long.
+    for b in sorted(range(len(states)), key=lambda b: _sort_key(states[b].tokens[0])):
+        (short if _tokens_needed(states[b]) <= _ROW_TOKENS else long).append(b)
+    for order in filter(None, (short, long)):
+        rows, length = _fill_rows(states, order)
+        for begin, end in itertools.pairwise(_cuts(len(rows), length)):
+            yield _pack(states, rows[begin:end], length)
 
 
 def alone(states: Sequence[Sequences]) -> list[Packed]:
@@ -146,11 +152,9 @@ def _cuts(rows: int, length: int) -> list[int]:
     return [*range(0, rows - rows % several, several), *range(rows - rows % several, rows + 1)]
 
 
-def _fill_rows(states: Sequence[Sequences]) -> tuple[list[list[int]], int]:
-    """Puts the indices of states into rows, and says how many tokens, L, every row has."""
-    # Sorted, states with a common beginning are neighbours and meet in a row. What the first texts
-    # of two neighbours share is the least that their tries share.
-    order = sorted(range(len(states)), key=lambda b: _sort_key(states[b].tokens[0]))
+def _fill_rows(states: Sequence[Sequences], order: Sequence[int]) -> tuple[list[list[int]], int]:
+    """Puts indices of states into rows, in their order, and says how many tokens every row has."""
+    # What the first texts of two neighbours share is the least that their tries share.
     firsts = [states[b].tokens[0] for b in order]
     shared = [0, *itertools.starmap(common_prefix, itertools.pairwise(firsts))]
     sizes = [_trie_size(states[b].tokens) for b in order]
