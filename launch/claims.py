@@ -14,6 +14,18 @@ _RESAMPLES = 2_000
 _TAIL = 0.025  # on either side of a 95% interval
 
 
+class Curve(NamedTuple):
+    """Success against the amount of what is scarce.
+
+    Attributes:
+      amounts: f[M], increasing: transitions, environment steps, ...
+      success: f[M, S], of each of S seeds at each amount.
+    """
+
+    amounts: np.ndarray
+    success: np.ndarray
+
+
 class Saving(NamedTuple):
     """How much less a method needs than its baseline.
 
@@ -60,33 +72,37 @@ def needed(amounts: np.ndarray, success: np.ndarray, level: float) -> float:
     return float(between[0] + share * (between[1] - between[0]))
 
 
-def saving(amounts: np.ndarray, baseline: np.ndarray, method: np.ndarray, seed: int = 0) -> Saving:
+def saving(baseline: Curve, method: Curve, seed: int = 0) -> Saving:
     """How much less a method needs to reach the best success of its baseline.
 
     Args:
-      amounts: f[M], increasing.
-      baseline: f[M, S], success of each seed of the baseline at each amount.
-      method: f[M, S'], likewise of the method.
+      baseline: its curve.
+      method: likewise, at amounts of its own.
       seed: of the bootstrap.
 
     Raises:
       ValueError: the baseline never succeeds, so there is nothing to reach.
     """
-    if not _middle(baseline).max() > 0:
+    if not _middle(baseline.success).max() > 0:
         raise ValueError("the baseline never succeeds, so there is no success of its to reach")
-    point = _compare(amounts, _middle(baseline), _middle(method))
     random = np.random.default_rng(seed)
 
-    def middle(success: np.ndarray) -> np.ndarray:
-        """The curve of seeds drawn anew at each point."""
-        draw = random.integers(success.shape[1], size=success.shape)
-        return _middle(np.take_along_axis(success, draw, axis=1))
+    def compare(of_baseline: np.ndarray, of_method: np.ndarray) -> tuple[float, float, float]:
+        """The best success of the baseline, and what both need for it."""
+        level = float(of_baseline.max())
+        theirs = needed(baseline.amounts, of_baseline, level)
+        return level, theirs, needed(method.amounts, of_method, level)
 
-    drawn = [_compare(amounts, middle(baseline), middle(method)) for _ in range(_RESAMPLES)]
+    def drawn(success: np.ndarray) -> np.ndarray:
+        """Curves [R, M] of seeds drawn anew at each point."""
+        draws = random.integers(success.shape[1], size=(_RESAMPLES, *success.shape))
+        return _middle(np.take_along_axis(success[None], draws, axis=2))
+
+    level, theirs, ours = compare(_middle(baseline.success), _middle(method.success))
+    resampled = zip(drawn(baseline.success), drawn(method.success), strict=True)
+    saved = np.array([_saved(*compare(*pair)[1:]) for pair in resampled])
     # With infinite entries a quantile must be one of the entries, not something between two.
-    saved = np.array([_saved(theirs, ours) for _, theirs, ours in drawn])
     low, high = np.quantile(saved, [_TAIL, 1 - _TAIL], method="inverted_cdf")
-    level, theirs, ours = point
     return Saving(level, theirs, ours, _saved(theirs, ours), float(low), float(high))
 
 
@@ -96,10 +112,6 @@ def _saved(baseline: float, method: float) -> float:
     return 1 - method / baseline
 
 
-def _compare(amounts, baseline, method) -> tuple[float, float, float]:
-    level = float(baseline.max())
-    return level, needed(amounts, baseline, level), needed(amounts, method, level)
-
-
 def _middle(success: np.ndarray) -> np.ndarray:
-    return scipy.stats.trim_mean(success, 0.25, axis=1)
+    """Interquartile means over the last axis."""
+    return scipy.stats.trim_mean(success, 0.25, axis=-1)

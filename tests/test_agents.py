@@ -231,6 +231,30 @@ def test_a_scheduled_temperature_counts_updates():
     assert abs(float(schedule.value(state.temperature)) - 0.1) < 1e-6
 
 
+def test_a_few_numbers_describe_a_temperature():
+    state = agents.temperature.choose(0.1, initial=0.5, num_updates=4)
+    assert float(state.value(jnp.int32(1))) == pytest.approx(0.4)
+    assert float(state.value(jnp.int32(9))) == pytest.approx(0.1)
+    adapted = agents.temperature.choose(0.1, target_kl=0.5)
+    assert float(adapted.value(adapted.init())) == pytest.approx(0.1)
+    _, metrics = adapted.update(adapted.init(), LOG_PROBS[None], jnp.zeros((1, A)), jnp.ones(1))
+    assert float(metrics["alpha"]) < 0.1  # Q is flat, so only a smaller alpha leads away.
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ({"initial": 1.0}, "over 0 updates needs both"),
+        ({"num_updates": 5}, "from 0.0 over 5 updates needs both"),
+        ({"initial": 1.0, "num_updates": 5, "target_kl": 0.1}, "set one of them to 0"),
+        ({"target_kl": -0.1}, "target_kl is -0.1; use a number > 0"),
+    ],
+)
+def test_temperatures_that_contradict_themselves_are_refused(numbers, message):
+    with pytest.raises(ValueError, match=message):
+        agents.temperature.choose(0.1, **numbers)
+
+
 def test_an_unknown_agent_is_refused_with_the_nearest_name():
     with pytest.raises(ValueError, match="did you mean 'dqn_prior'"):
         agents.make("dqn_pior")

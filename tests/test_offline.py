@@ -113,3 +113,13 @@ def test_a_run_goes_on_from_a_checkpoint_with_the_same_bits(expert):
         if jax.dtypes.issubdtype(left.dtype, jax.dtypes.prng_key):
             left, right = jax.random.key_data(left), jax.random.key_data(right)
         np.testing.assert_array_equal(left, right)
+
+
+def test_a_dataset_that_changed_between_stop_and_resume_is_refused(expert):
+    dataset = collected(expert, 0.5)
+    first = make_run("bc", dataset)
+    reward = dataset.reward.copy()
+    reward[-1] += 1.0
+    second = make_run("bc", dataset._replace(reward=reward))
+    with pytest.raises(ValueError, match="transitions have changed since"):
+        second.restore(first.segments, first.state, first.meta())

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from llmprior_jax import bellman
 from llmprior_jax.agents import temperature
 from llmprior_jax.agents.agent import Agent, Metrics, Transitions
-from llmprior_jax.agents.q_learning import Values, check_backup, check_share, q_learner
+from llmprior_jax.agents.q_learning import Values, check_target, q_learner
 from llmprior_jax.agents.q_network import q_function
 
 
@@ -57,8 +57,7 @@ def cql_prior(
     Raises:
       ValueError: a parameter is out of its range.
     """
-    check_backup(backup)
-    check_share("discount", discount)
+    check_target(backup, discount)
     if not beta >= 0:
         raise ValueError(f"beta is {beta}; use a number >= 0")
     if penalty_temperature is not None and not penalty_temperature > 0:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from llmprior_jax import bellman
 from llmprior_jax.agents import temperature
 from llmprior_jax.agents.agent import Agent, Metrics, Transitions
-from llmprior_jax.agents.q_learning import Values, check_backup, check_share, q_learner
+from llmprior_jax.agents.q_learning import Values, check_target, q_learner
 from llmprior_jax.agents.q_network import q_function
 
 
@@ -50,8 +50,7 @@ def dqn_prior(
     Raises:
       ValueError: a parameter is out of its range.
     """
-    check_backup(backup)
-    check_share("discount", discount)
+    check_target(backup, discount)
     q = q_function(hidden_sizes)
 
     def loss(values: Values, batch: Transitions) -> tuple[jax.Array, Metrics]:

@@ -81,7 +81,7 @@ def q_learner(
     """
     if not learning_rate > 0:
         raise ValueError(f"learning_rate is {learning_rate}; use a number > 0")
-    check_share("target_rate", target_rate)
+    _check_share("target_rate", target_rate)
     if num_candidates is not None and num_candidates < 1:
         raise ValueError(f"num_candidates is {num_candidates}; use a number >= 1, or None")
     optimizer = optax.chain(
@@ -142,13 +142,14 @@ def q_learner(
     return Agent(init, policy, act, update)
 
 
-def check_backup(backup: str) -> None:
-    """Raises a ValueError unless `backup` is one that `posterior_bellman_target` knows."""
+def check_target(backup: str, discount: float) -> None:
+    """Raises a ValueError unless `bellman.posterior_bellman_target` takes these."""
     if backup not in get_args(bellman.Backup):
         raise ValueError(f"backup is {backup!r}; use one of {', '.join(get_args(bellman.Backup))}")
+    _check_share("discount", discount)
 
 
-def check_share(name: str, value: float) -> None:
+def _check_share(name: str, value: float) -> None:
     """Raises a ValueError unless `value` is a number from 0 to 1."""
     if not 0 <= value <= 1:
         raise ValueError(f"{name} is {value}; use a number from 0 to 1")

@@ -45,6 +45,33 @@ def fixed(alpha: float) -> Temperature:
     )
 
 
+def choose(
+    alpha: float, initial: float = 0.0, num_updates: int = 0, target_kl: float = 0.0
+) -> Temperature:
+    """The temperature that a few numbers describe, where 0 leaves something out.
+
+    Args:
+      alpha: the temperature; the last one of a schedule, the first one of an adapted temperature.
+      initial: alpha at first, for a schedule that goes from it to `alpha` in a straight line ...
+      num_updates: ... over so many updates.
+      target_kl: adapt alpha until the posterior is, on average, so far from the prior.
+
+    Raises:
+      ValueError: a number is out of its range, or a schedule and a target are both asked for.
+    """
+    _check("alpha", alpha)
+    if bool(initial) != bool(num_updates) or initial < 0 or num_updates < 0:
+        raise ValueError(
+            f"a schedule of alpha from {initial} over {num_updates} updates needs both numbers "
+            "> 0; without a schedule both are 0"
+        )
+    if target_kl and initial:
+        raise ValueError("alpha follows a schedule or a target_kl: set one of them to 0")
+    if initial:
+        return scheduled(optax.linear_schedule(initial, alpha, num_updates))
+    return adapted(target_kl, initial=alpha) if target_kl else fixed(alpha)
+
+
 def as_temperature(alpha: float | Temperature) -> Temperature:
     """A number as a fixed temperature; a temperature as it is."""
     return alpha if isinstance(alpha, Temperature) else fixed(alpha)

@@ -107,13 +107,14 @@ def _rows(store: PriorStore) -> Iterator[dict[str, Any]]:
 
 def _add(store: PriorStore, rows: list[dict[str, Any]], path: str | os.PathLike[str]) -> int:
     scores: dict[tuple[str, str], dict[str, StoredScores]] = {}
+    proposals: dict[tuple[tuple[str, str], str], dict[str, Any]] = {}
     for row in rows:
         if None in (row["kind"], row["fingerprint"], row["model"], row["prompt"]):
             raise StoreError(f"{path}: a row lacks its kind, fingerprint, model or prompt")
         model = row["fingerprint"], row["model"]
         if row["kind"] == _PROPOSAL:
-            settings, answer = json.loads(row["settings"]), json.loads(row["answer"])
-            store.put_proposals(*model, settings, {row["prompt"]: answer})
+            asked = proposals.setdefault((model, row["settings"]), {})
+            asked[row["prompt"]] = json.loads(row["answer"])
             continue
         n = len(row["actions"])
         log_probs, num_tokens, features = (
@@ -132,4 +133,6 @@ def _add(store: PriorStore, rows: list[dict[str, Any]], path: str | os.PathLike[
         scores.setdefault(model, {})[row["prompt"]] = said
     for model, of_model in scores.items():
         store.put_scores(*model, of_model)
+    for (model, settings), answers in proposals.items():
+        store.put_proposals(*model, json.loads(settings), answers)
     return len(rows)

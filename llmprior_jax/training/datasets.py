@@ -21,6 +21,7 @@ JSONL files hold the same fields, one object per line. Other columns are ignored
 state is not stored: it is the rows before, and `read` adds as much of it as is asked for.
 """
 
+import hashlib
 import json
 import math
 import pathlib
@@ -168,6 +169,26 @@ def from_columns(states: tuple[TextState, ...], **columns: Any) -> Dataset:
         states,
         **{name: np.asarray(value, types.get(name, np.int32)) for name, value in columns.items()},
     )
+
+
+def digest(dataset: Dataset) -> str:
+    """What identifies a dataset's content: SHA-256 over its states and transitions."""
+    hashed = hashlib.sha256(json.dumps(dataset.states).encode())
+    for name, column in zip(dataset._fields[1:], dataset[1:], strict=True):
+        hashed.update(f"{name} {column.dtype} {column.shape}".encode())
+        hashed.update(np.ascontiguousarray(column).tobytes())
+    return hashed.hexdigest()
+
+
+def count_actions(dataset: Dataset) -> dict[TextState, dict[str, int]]:
+    """By state and action, how often a dataset shows it."""
+    counts: dict[TextState, dict[str, int]] = {}
+    for row, action in zip(dataset.row.tolist(), dataset.action.tolist(), strict=True):
+        state = dataset.states[row]
+        of_state = counts.setdefault(state, {})
+        text = state.actions[action]
+        of_state[text] = of_state.get(text, 0) + 1
+    return counts
 
 
 def subset_order(dataset: Dataset, unit: str, seed: int | Sequence[int]) -> np.ndarray:

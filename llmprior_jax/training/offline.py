@@ -88,6 +88,7 @@ class OfflineRun(ActingRun):
         segment = make_segment(agent, config.loop.batch_size, config.eval_every)
         self._segment = over_seeds(segment, (0, None), config.num_seeds, mesh=config.mesh)
         self._updates = config.eval_every
+        self._dataset = datasets.digest(dataset)
         unit, size = config.offline.unit, config.offline.size
         orders = [
             datasets.subset_order(dataset, unit, seed=(config.seed, seed))
@@ -121,11 +122,22 @@ class OfflineRun(ActingRun):
             "segments": self.segments,
             "prompts_cut": self.filler.prompts_cut,
             "table_size": int(self.table.size),
+            "dataset": self._dataset,
         }
 
     def restore(self, step: int, state: OfflineState, meta: dict[str, Any]) -> None:
-        """Goes back to a checkpoint."""
+        """Goes back to a checkpoint.
+
+        Raises:
+          ValueError: it was learned from other data.
+        """
         del step
+        if meta["dataset"] != self._dataset:
+            raise ValueError(
+                "the dataset (config.offline.dataset) is not the one that this run began to learn "
+                "from: its transitions have changed since. Bring that file back, or start again "
+                "with another --workdir or --noresume"
+            )
         self.state = state
         self.segments = meta["segments"]
         self.table = self.filler.load(meta["table_size"])
