@@ -25,6 +25,14 @@ def successes(dataset: datasets.Dataset) -> np.ndarray:
     return np.bincount(dataset.episode, dataset.reward) > 0
 
 
+def test_an_episode_that_succeeds_with_its_last_step_is_no_time_out(expert):
+    params = PARAMS.replace(max_steps_in_episode=LENGTH)
+    dataset = collecting.collect(LOCK, params, [Part(expert, 1.0)], num_episodes=2)
+    assert np.bincount(dataset.episode).tolist() == [LENGTH] * 2
+    assert dataset.terminated.sum() == 2
+    assert not dataset.truncated.any()
+
+
 def test_the_expert_crosses_the_lake_on_a_shortest_way():
     env, params = envs.make("FrozenLake-4x4", is_slippery=False)
     dataset = collecting.collect(

@@ -136,7 +136,7 @@ def test_a_run_learns_with_what_the_model_proposes(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"prior.method": "guess"}, r"prior.method is 'guess'; there are score and propose"),
+        ({"prior.method": "guess"}, r"prior.method is 'guess'; there are score, propose, imitate"),
         ({"prior.prompt": "plane"}, "no prompt 'plane'; did you mean 'plain'"),
         ({"prior.prompt": "think_first", "prior.method": "score"}, "prior.method to 'propose'"),
         ({"prior.propose.k": 0}, "num_samples is 0"),

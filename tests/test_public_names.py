@@ -27,10 +27,10 @@ NAMES = {
         fingerprint load load_encoder lora partition
     """,
     "llmprior_jax.priors": """
-        Completion Inspection ModelUsage PriorStore Prompt Proposals Proposer Queries Sampling
-        Scorer StoreError StoredScores TextScores Token check_options encode_actions estimate
-        generate inspect normalize project prompt_keys prompts propose score score_actions
-        score_texts
+        Completion Imitator Inspection ModelUsage PriorStore Prompt Proposals Proposer Queries
+        Sampling Scorer StoreError StoredScores TextScores Token check_options encode_actions
+        estimate generate inspect normalize project prompt_keys prompts propose score
+        score_actions score_texts
     """,
     "llmprior_jax.training": """
         ActingRun Checkpoints Config ConfigMismatchError Dataset Decision Episodes

@@ -22,7 +22,7 @@ from llmprior_jax.agents.q_network import q_function
 def cql_prior(
     *,
     alpha: float | temperature.Temperature = 0.03,
-    beta: float = 1.0,
+    beta: float = 0.03,
     penalty_temperature: float | None = None,
     backup: bellman.Backup = "posterior",
     num_candidates: int | None = None,

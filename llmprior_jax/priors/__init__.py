@@ -3,6 +3,7 @@
 from llmprior_jax.priors import prompts
 from llmprior_jax.priors.features import encode_actions
 from llmprior_jax.priors.generation import Completion, Sampling, generate, prompt_keys
+from llmprior_jax.priors.imitation import Imitator
 from llmprior_jax.priors.inspection import Inspection, Token, inspect
 from llmprior_jax.priors.prompts import Prompt
 from llmprior_jax.priors.proposals import Proposals, estimate, project, propose
@@ -20,6 +21,7 @@ from llmprior_jax.priors.store import ModelUsage, PriorStore, StoredScores, Stor
 
 __all__ = [
     "Completion",
+    "Imitator",
     "Inspection",
     "ModelUsage",
     "PriorStore",

@@ -89,8 +89,11 @@ def check_config(config: Config) -> None:
 
 def _check_asking(prior: Config) -> None:
     if prior.method not in METHODS:
+        raise ValueError(f"config.prior.method is {prior.method!r}; there are {', '.join(METHODS)}")
+    if prior.method == "imitate" and (not prior.demonstrations or prior.prompt != "plain"):
         raise ValueError(
-            f"config.prior.method is {prior.method!r}; there are {' and '.join(METHODS)}"
+            "config.prior.method is 'imitate', which reads what others did in a state: name a "
+            "dataset (config.prior.demonstrations), and leave config.prior.prompt 'plain'"
         )
     if prior.prompt == prompts.FEW_SHOT:
         if not prior.examples.workdir or prior.examples.count < 1:
@@ -102,7 +105,7 @@ def _check_asking(prior: Config) -> None:
     else:
         builder = prompts.make(prior.prompt)
     thinks = builder(TextState("", "")).after_thought is not None
-    if thinks and prior.method == "score":
+    if thinks and prior.method != "propose":
         raise ValueError(
             f"config.prior.prompt is {prior.prompt!r}, which samples a thought before the action; "
             "set config.prior.method to 'propose'"

@@ -292,7 +292,8 @@ def _to_dataset(env: TextEnvironment, episodes: Sequence[_Episode]) -> Dataset:
         action=steps.action,
         reward=steps.reward,
         terminated=steps.terminated,
-        truncated=steps.truncated,
+        # An episode that ends for good with its last step is not cut short by the time limit.
+        truncated=steps.truncated & ~steps.terminated,
         next_row=rows[len(steps.action) :],
         episode=numbers,
     )

@@ -66,7 +66,8 @@ def default_config() -> Config:
             # `prompt` is what it is asked (`priors.prompts`). `method` is "score", the probability
             # of each action's text, or "propose", the share of `k` sampled answers that mean the
             # action (`priors.estimate`); each of these is a query, of k answers. A pseudo-count of
-            # 0 makes actions that were not proposed impossible.
+            # 0 makes actions that were not proposed impossible. Or it is "imitate", and the prior
+            # is what `demonstrations` show, a dataset (`priors.Imitator`).
             "prior": {
                 "model": "tiny",
                 "normalization": "sum",
@@ -83,6 +84,7 @@ def default_config() -> Config:
                 # another run, by its work directory. They are copied into this run's.
                 "examples": {"workdir": "", "agent": "dqn_prior", "count": 1},
                 "method": "score",
+                "demonstrations": "",
                 "propose": {
                     "k": 16,
                     "temperature": 1.0,
@@ -94,9 +96,15 @@ def default_config() -> Config:
             },
             # The agent (`agents.dqn_prior`, `agents.cql_prior`); each takes what it knows of these.
             "agent": {
+                # The temperature: fixed; or from `alpha_from` in a line to `alpha` over the first
+                # `alpha_updates` updates; or from `alpha` on adapted until the posterior is
+                # `target_kl` nats away from the prior (`agents.temperature`). 0 is none of these.
                 "alpha": 0.03,
+                "alpha_from": 0.0,
+                "alpha_updates": 0,
+                "target_kl": 0.0,
                 # Weight and temperature of the CQL agents' penalty; 0 is the temperature alpha.
-                "beta": 1.0,
+                "beta": 0.03,
                 "penalty_temperature": 0.0,
                 "backup": "posterior",
                 "num_candidates": 0,

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from llmprior_jax import agents, envs
-from llmprior_jax.priors import PriorStore, Proposer, Sampling, Scorer, prompts
+from llmprior_jax.priors import Imitator, PriorStore, Proposer, Sampling, Scorer, prompts
 from llmprior_jax.priors.prompts import Example
 from llmprior_jax.training import datasets
 from llmprior_jax.training.candidates import (
@@ -31,7 +31,7 @@ from llmprior_jax.training.policy import PolicyRun
 from llmprior_jax.training.runs import Run
 from llmprior_jax.training.scoring import TableFiller, first_observations
 
-METHODS = ("score", "propose")
+METHODS = ("score", "propose", "imitate")
 
 
 def make_environment(config: Config) -> tuple[envs.TextEnvironment | HostGames, Any]:
@@ -99,6 +99,12 @@ def make_agent(name: str, config: Config) -> agents.Agent:
     parameters = config.agent.to_dict()
     for optional in ("num_candidates", "penalty_temperature"):
         parameters[optional] = parameters[optional] or None
+    parameters["alpha"] = agents.temperature.choose(
+        parameters["alpha"],
+        initial=parameters.pop("alpha_from"),
+        num_updates=parameters.pop("alpha_updates"),
+        target_kl=parameters.pop("target_kl"),
+    )
     agent, share = agents.make(name, **parameters), config.prior.uniform_share
     if not 0 <= share <= 1:
         raise ValueError(f"config.prior.uniform_share is {share}; use a number from 0 to 1")
@@ -171,19 +177,35 @@ def make_filler(
     return filler
 
 
+def read_demonstrations(config: Config) -> dict[str, dict[str, int]] | None:
+    """How often each action was shown, by prompt; None where nothing is to be imitated.
+
+    Raises:
+      FileNotFoundError, ValueError: see `datasets.read`.
+    """
+    if config.prior.method != "imitate":
+        return None
+    shown = datasets.count_actions(datasets.read(config.prior.demonstrations, config.history))
+    return {prompts.plain(state).text: counts for state, counts in shown.items()}
+
+
 def make_scorer(config: Config) -> Scorer:
     """The language model of a configuration, with the store of what it said.
 
     Raises:
+      FileNotFoundError, ValueError: there are no demonstrations where they are to be imitated.
       StoreError: the store cannot be used.
     """
     prior = config.prior
+    counts = read_demonstrations(config)
     store = PriorStore(prior.store) if prior.store else None
     if prior.method == "score":
         mesh = make_mesh(config.mesh, config.num_seeds)
         return Scorer(
             prior.model, prior.normalization, prior.temperature, store, mesh, prior.features
         )
+    if counts is not None:
+        return Imitator(prior.model, counts, prior.temperature, store, prior.features)
     propose = prior.propose
     sampling = Sampling(propose.max_new_tokens, propose.temperature, propose.top_p)
     return Proposer(
