@@ -1,11 +1,14 @@
 """What all commands share: where compiled programs are kept, how to stop, how mistakes are told."""
 
 import difflib
+import functools
 import os
 import pathlib
 import re
+import shutil
 import signal
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 
 import jax
@@ -15,8 +18,16 @@ from llmprior_jax.training import InterruptedRunError, OutOfMemoryError, Restore
 
 _CONFIGS = pathlib.Path(__file__).parent / "configs"
 _CONFIG_FLAG = re.compile(r"^--?config=(.*)$")
+_HELP_FLAG = re.compile(r"^--?(help|helpshort|h|\?)$")
 # What is raised for a user's mistake; its message says what is wrong, where, and what to do.
-_MISTAKES = (ValueError, TypeError, FileNotFoundError, RestoreError, OutOfMemoryError)
+_MISTAKES = (
+    ValueError,
+    TypeError,
+    FileNotFoundError,
+    ImportError,  # of an extra, which the message names
+    RestoreError,
+    OutOfMemoryError,
+)
 
 _INTERRUPTED = 128 + signal.SIGINT  # what shells report of a command ended by Ctrl-C
 
@@ -92,19 +103,72 @@ def run(main: Callable[[Sequence[str]], None], max_arguments: int = 0) -> None:
             print(interruption, file=sys.stderr)
             sys.exit(_INTERRUPTED)
 
-    app.run(guarded, flags_parser=_parse_flags)
+    app.run(guarded, flags_parser=functools.partial(_parse_flags, module=main.__module__))
 
 
-def _parse_flags(argv: Sequence[str]) -> Sequence[str]:
+def help_text(module: str) -> str:
+    """What `--help` says of an app: what it is for, and its flags as its modules define them.
+
+    Args:
+      module: the app's; its docstring comes first, then its flags, then those of what it imports
+        of `launch`. Flags of libraries are left to `--helpfull`.
+    """
+    told = _own_flags(module)
+    lines = [(sys.modules[module].__doc__ or "").strip(), "", "flags:"]
+    names = {flag.name: f"--[no]{flag.name}" if flag.boolean else f"--{flag.name}" for flag in told}
+    if "config" in names:
+        names["config"] = "--config, --config.FIELD"
+    indent = " " * (4 + max(map(len, names.values()), default=0))
+    width = min(shutil.get_terminal_size().columns, 100)
+    for flag in told:
+        default = "" if flag.default in (None, "", [], False) else f" (default: {_shown(flag)})"
+        head = f"  {names[flag.name]:<{len(indent) - 4}}  "
+        lines += textwrap.wrap(
+            f"{flag.help}{default}", width, initial_indent=head, subsequent_indent=indent
+        )
+    return "\n".join([*lines, "", "more: --helpfull"])
+
+
+def _own_flags(module: str) -> list[flags.Flag]:
+    defined = flags.FLAGS.flags_by_module_dict()
+    own = sys.argv[0] if module == "__main__" else module
+    parts = [own, *sorted(name for name in defined if name.startswith("launch.") and name != own)]
+    return [flag for part in parts for flag in defined.get(part, ())]
+
+
+def _shown(flag: flags.Flag) -> str:
+    return ",".join(flag.default) if isinstance(flag.default, list) else str(flag.default)
+
+
+def _parse_flags(argv: Sequence[str], module: str) -> Sequence[str]:
+    if any(map(_HELP_FLAG.match, argv[1:])):
+        print(help_text(module))
+        sys.exit()
     try:
-        return flags.FLAGS([_CONFIG_FLAG.sub(_found, word) for word in argv])
+        return flags.FLAGS(_with_config_files(argv))
     except FileNotFoundError as error:
         sys.exit(f"error: {error}")
+    except flags.UnrecognizedFlagError as error:
+        names = [flag.name for flag in _own_flags(module)]
+        (near,) = difflib.get_close_matches(error.flagname, names, n=1, cutoff=0.0)
+        sys.exit(
+            f"error: there is no flag --{error.flagname}; did you mean --{near}?\n"
+            "--help lists the flags"
+        )
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         # A field that a config does not have ends in an AttributeError, with the nearest name.
         reason = str(error).strip("'").replace("\\n", "; ").replace("\\'", "'")
         sys.exit(f"error: {reason}\n--help lists the flags")
 
 
-def _found(flag: re.Match[str]) -> str:
-    return f"--config={find_config(flag[1])}"
+def _with_config_files(argv: Sequence[str]) -> list[str]:
+    """A command line whose `--config`, in one word or two, names the file that is meant."""
+    words = list(argv)
+    for place, word in enumerate(words):
+        if word == "--":
+            break
+        if told := _CONFIG_FLAG.match(word):
+            words[place] = f"--config={find_config(told[1])}"
+        elif word in ("--config", "-config") and place + 1 < len(words):
+            words[place + 1] = find_config(words[place + 1])
+    return words

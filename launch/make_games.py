@@ -10,7 +10,6 @@ solved by the engine's planner and won in the engine. The same flags make the sa
 Needs `pip install 'llmprior-jax[alfworld]'`. A game takes a few seconds.
 """
 
-import sys
 from collections.abc import Sequence
 
 import rich.console
@@ -38,17 +37,14 @@ def main(argv: Sequence[str]) -> None:
     with rich.progress.Progress(console=console) as bar:
         total = len(tasks) * (_TRAIN.value + _UNSEEN.value)
         progress = bar.add_task("Making games", total=total)
-        try:
-            games = alfworld_games.make_games(
-                _OUT.value,
-                tasks=tasks,
-                train=_TRAIN.value,
-                unseen=_UNSEEN.value,
-                seed=_SEED.value,
-                progress=lambda _: bar.advance(progress),
-            )
-        except ImportError as error:  # the package the games are made from is an extra
-            sys.exit(f"error: {error}")
+        games = alfworld_games.make_games(
+            _OUT.value,
+            tasks=tasks,
+            train=_TRAIN.value,
+            unseen=_UNSEEN.value,
+            seed=_SEED.value,
+            progress=lambda _: bar.advance(progress),
+        )
     counts = ", ".join(f"{len(paths)} in {split}" for split, paths in games.items())
     print(f"Made {counts}. Play them with ALFWORLD_DATA={_OUT.value}")
 

@@ -19,7 +19,6 @@ The store is the one of --store, or else of the configuration, or else the user'
 import difflib
 import json
 import pathlib
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 
@@ -161,10 +160,7 @@ def main(argv: Sequence[str]) -> None:
     if argv[1] not in _COMMANDS:
         (nearest,) = difflib.get_close_matches(argv[1], _COMMANDS, n=1, cutoff=0)
         raise ValueError(f"there is no command {argv[1]!r}; did you mean {nearest!r}?")
-    try:
-        _COMMANDS[argv[1]]()
-    except ImportError as error:  # pyarrow is an extra
-        sys.exit(f"error: {error}")
+    _COMMANDS[argv[1]]()
 
 
 if __name__ == "__main__":

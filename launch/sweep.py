@@ -15,6 +15,7 @@ import itertools
 import json
 import operator
 import pathlib
+import re
 import subprocess
 import sys
 import time
@@ -43,6 +44,8 @@ _JOBS = flags.DEFINE_integer(
 flags.mark_flag_as_required("config")
 
 _POLL_SECONDS = 0.2
+# Between values, and not within a tuple, such as agents=("dqn",),("dqn","dqn_prior").
+_COMMA = re.compile(r",(?![^()]*\))")
 
 
 def combinations(settings: Sequence[str], config: training.Config) -> list[dict[str, str]]:
@@ -61,7 +64,7 @@ def combinations(settings: Sequence[str], config: training.Config) -> list[dict[
                 f"--set={setting}: the configuration has no field {name!r}; did you mean "
                 f"{near[0]!r}?"
             )
-        values[name] = [value for value in listed.split(",") if value]
+        values[name] = [value for value in _COMMA.split(listed) if value]
         if not values[name]:
             raise ValueError(f"--set={setting}: give values, as in {name}=1,2")
     return [dict(zip(values, point, strict=True)) for point in itertools.product(*values.values())]
@@ -131,7 +134,12 @@ def _check_finished(directory: pathlib.Path, point: Mapping[str, str]) -> None:
 @functools.cache
 def _passed_on() -> list[str]:
     """The flags of this command that say what each run has in common."""
-    return [word for word in sys.argv[1:] if word.lstrip("-").startswith(("config=", "config."))]
+    flag = flags.FLAGS["config"]
+    told = config_flags.get_override_values(flag)
+    return [
+        f"--config={config_flags.get_config_filename(flag)}",
+        *(f"--config.{name}={value}" for name, value in told.items()),
+    ]
 
 
 def _name(point: Mapping[str, str]) -> str:

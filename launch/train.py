@@ -29,6 +29,9 @@ _MESH = flags.DEFINE_string("mesh", None, "Devices, such as data:4,model:2 (conf
 _RESUME = flags.DEFINE_bool(
     "resume", True, "Go on from what --workdir holds; --noresume removes that run and starts again."
 )
+_WANDB = flags.DEFINE_string(
+    "wandb_project", None, "Project of Weights & Biases to log to (config.wandb_project)."
+)
 flags.mark_flag_as_required("config")
 
 
@@ -39,6 +42,8 @@ def main(argv: Sequence[str]) -> None:
         config.prior.model = _PRIOR.value
     if _MESH.value is not None:
         config.mesh = _MESH.value
+    if _WANDB.value is not None:
+        config.wandb_project = _WANDB.value
     with app.StopSignal() as should_stop:
         results = training.run(config, _WORKDIR.value, _RESUME.value, should_stop)
     rich.console.Console().print(summary.table(results, config.num_seeds))

@@ -11,11 +11,19 @@ from llmprior_jax.training.candidates import PROPOSERS
 from llmprior_jax.training.config import Config
 from llmprior_jax.training.making import METHODS, freeform_sampling, make_agent
 from llmprior_jax.training.mesh import make_mesh
+from llmprior_jax.training.metrics import import_wandb
 from llmprior_jax.types import TextState
 
 
 def check_config(config: Config) -> None:
-    """Raises a ValueError that names the field if a value is out of its range."""
+    """Raises a ValueError that names the field if a value is out of its range.
+
+    Raises:
+      ValueError: see above.
+      ImportError: Weights & Biases is to be used, and is not installed.
+    """
+    if config.wandb_project:
+        import_wandb()
     positive = {
         name: config[name] for name in ("num_seeds", "num_steps", "eval_every", "eval_episodes")
     }

@@ -11,7 +11,7 @@ from llmprior_jax.training.files import write_atomically
 
 CONFIG_FILE = "config.json"
 # Fields that change where and how a run computes, and not what.
-_SAME_RESULTS = ("mesh", "prior.store")
+_SAME_RESULTS = ("mesh", "prior.store", "wandb_project")
 
 Config: TypeAlias = Any
 """A `ml_collections.ConfigDict`, whose fields a type checker cannot know."""
@@ -164,6 +164,8 @@ def default_config() -> Config:
             "eval_episodes": 64,
             # Evaluations between two checkpoints, and how many checkpoints stay.
             "checkpoint": {"every": 6, "keep": 2},
+            # The project of Weights & Biases that gets what TensorBoard gets; "" is none.
+            "wandb_project": "",
         }
     )
     return config.lock()

@@ -69,6 +69,7 @@ def run(
       RestoreError: the directory has checkpoints, and none can be read.
       InterruptedRunError: `should_stop` said so.
       OutOfMemoryError: a device had too little memory.
+      ImportError: the configuration asks for what an extra brings; the message names it.
     """
     workdir = pathlib.Path(workdir)
     check_config(config)
@@ -93,7 +94,7 @@ def run(
         with explain_out_of_memory(config, workdir):
             for name in config.agents:
                 run = make_run(name, config, env, env_params, filler, dataset)
-                _train(name, run, filler, config.checkpoint, workdir / name, should_stop)
+                _train(name, run, filler, config, workdir / name, should_stop)
                 records[name] = read_metrics(workdir / name)
     finally:
         _report(filler.queries, workdir)
@@ -184,12 +185,12 @@ def _train(
     name: str,
     run: Run,
     filler: TableFiller,
-    checkpoint: Config,
+    config: Config,
     directory: pathlib.Path,
     should_stop: Callable[[], bool],
 ) -> None:
     """Trains one agent to the end, or goes on with it."""
-    with Checkpoints(directory / "checkpoints", checkpoint.keep) as checkpoints:
+    with Checkpoints(directory / "checkpoints", config.checkpoint.keep) as checkpoints:
         restored = checkpoints.restore_latest(run.state)
         if restored is not None:
             run.restore(*restored)
@@ -197,7 +198,7 @@ def _train(
             tqdm.tqdm.write(f"{name}: {how} after {run.steps:,} {run.unit}")
         with (
             MetricsWriter(
-                directory, -1 if restored is None else run.segments, run.steps
+                directory, -1 if restored is None else run.segments, run.steps, config
             ) as metrics,
             tqdm.tqdm(
                 total=run.num_steps, initial=run.steps, desc=name, unit="step", disable=None
@@ -213,7 +214,7 @@ def _train(
                 values = run.train() | run.evaluate() | filler.metrics()
                 metrics.write(run.segments, run.steps, **values)
                 done, stop = run.steps >= run.num_steps, should_stop()
-                if run.segments % checkpoint.every == 0 or done or stop:
+                if run.segments % config.checkpoint.every == 0 or done or stop:
                     checkpoints.save(run.segments, run.state, run.meta())
                 bar.update(run.steps - before)
                 bar.set_postfix(success=f"{np.mean(values['success_rate']):.2f}")

@@ -1,25 +1,48 @@
-"""Metrics of a run: one JSON object per line for programs, TensorBoard events for people."""
+"""Metrics of a run: one JSON object per line for programs, TensorBoard events for people.
 
+Weights & Biases (https://wandb.ai) gets what TensorBoard gets, where a project is named.
+"""
+
+import importlib
 import json
 import pathlib
+import uuid
 from typing import Any
 
 import numpy as np
 import tensorboardX
 
+from llmprior_jax.training.config import Config
 from llmprior_jax.training.files import write_atomically
 
 _FILE = "metrics.jsonl"
+_WANDB_ID = "wandb_id"
 
 
 class MetricsWriter:
     """Appends records to `metrics.jsonl` and to TensorBoard; use as a context manager."""
 
-    def __init__(self, directory: str | pathlib.Path, resume_segment: int, resume_step: int):
+    def __init__(
+        self,
+        directory: str | pathlib.Path,
+        resume_segment: int,
+        resume_step: int,
+        config: Config | None = None,
+    ):
         """Opens the metrics of `directory`, dropping what lies beyond `resume_segment`.
 
         A run that was killed may have written records after its last checkpoint. They will be
         computed again, so each segment stands in the file once. -1 drops everything.
+
+        Args:
+          directory: of an agent in a work directory.
+          resume_segment: the last record to keep.
+          resume_step: its environment step.
+          config: of the run; where it names a project of Weights & Biases, that gets the metrics,
+            too. A run that goes on does so under the same id there.
+
+        Raises:
+          ImportError: a project is named, and Weights & Biases is not installed.
         """
         self._directory = pathlib.Path(directory)
         self._directory.mkdir(parents=True, exist_ok=True)
@@ -31,6 +54,18 @@ class MetricsWriter:
         self._tensorboard = tensorboardX.SummaryWriter(
             str(self._directory / "tensorboard"), purge_step=resume_step + 1
         )
+        self._wandb: Any = None
+        if config is not None and config.wandb_project:
+            workdir = self._directory.resolve().parent
+            self._wandb = import_wandb().init(
+                project=config.wandb_project,
+                group=workdir.name,
+                name=f"{workdir.name} {self._directory.name}",
+                id=self._wandb_id(),
+                resume="allow",
+                dir=str(self._directory),
+                config=config.to_dict(),
+            )
 
     def __enter__(self) -> "MetricsWriter":
         return self
@@ -38,6 +73,8 @@ class MetricsWriter:
     def __exit__(self, *exception) -> None:
         self._file.close()
         self._tensorboard.close()
+        if self._wandb is not None:
+            self._wandb.finish()
 
     def write(self, segment: int, step: int, **values: Any) -> None:
         """Writes one record.
@@ -45,8 +82,9 @@ class MetricsWriter:
         Args:
           segment: number of the record.
           step: steps per seed so far.
-          **values: numbers, or arrays with one number per seed; TensorBoard gets their mean over
-            seeds. A number that does not exist (yet) is NaN, and null in the file.
+          **values: numbers, or arrays with one number per seed; TensorBoard and Weights & Biases
+            get their mean over seeds. A number that does not exist (yet) is NaN, and null in the
+            file.
         """
         arrays = {name: np.asarray(value, np.float64) for name, value in values.items()}
         record = {"segment": segment, "step": step} | {
@@ -54,9 +92,38 @@ class MetricsWriter:
         }
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
-        for name, array in arrays.items():
-            if np.isfinite(array).any():
-                self._tensorboard.add_scalar(name, np.nanmean(array), step)
+        means = {
+            name: float(np.nanmean(array))
+            for name, array in arrays.items()
+            if np.isfinite(array).any()
+        }
+        for name, mean in means.items():
+            self._tensorboard.add_scalar(name, mean, step)
+        if self._wandb is not None:
+            self._wandb.log(means, step=step)
+
+    def _wandb_id(self) -> str:
+        path = self._directory / _WANDB_ID
+        if not path.exists():
+            write_atomically(path, uuid.uuid4().hex[:8] + "\n")
+        return path.read_text().strip()
+
+
+def import_wandb() -> Any:
+    """The library of Weights & Biases, which is an extra.
+
+    Raises:
+      ImportError: it is not installed.
+    """
+    try:
+        wandb = importlib.import_module("wandb")
+        wandb.init  # noqa: B018  # A directory `wandb` of its runs passes for a module without it.
+    except (ImportError, AttributeError) as error:
+        raise ImportError(
+            "config.wandb_project names a project of Weights & Biases, which is not installed: "
+            "pip install 'llmprior-jax[wandb]'"
+        ) from error
+    return wandb
 
 
 def read_metrics(directory: str | pathlib.Path) -> list[dict[str, Any]]:

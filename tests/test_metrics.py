@@ -1,0 +1,96 @@
+"""Metrics for people: Weights & Biases is told what TensorBoard is, where a project is named."""
+
+import json
+import struct
+import sys
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from tensorboardX.proto import event_pb2
+
+from llmprior_jax import training
+from llmprior_jax.training.checks import check_config
+from llmprior_jax.training.metrics import MetricsWriter
+
+
+@pytest.fixture
+def config(monkeypatch) -> training.Config:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    config = training.default_config()
+    config.wandb_project = "kitchens"
+    return config
+
+
+def test_weights_and_biases_is_told_what_tensorboard_is_told(tmp_path, config):
+    directory = tmp_path / "run" / "dqn"
+    with MetricsWriter(directory, -1, -1, config) as metrics:
+        metrics.write(0, 0, success_rate=np.array([0.25, 0.75]), loss=float("nan"))
+        metrics.write(1, 8, success_rate=np.array([0.5, np.nan]), loss=3.0)
+    told = list(_wandb_history(directory))
+    assert told == _tensorboard_scalars(directory)
+    assert told == [(0, "success_rate", 0.5), (8, "success_rate", 0.5), (8, "loss", 3.0)]
+
+
+def test_a_run_that_goes_on_does_so_under_its_id(tmp_path, config):
+    for segment in (0, 1):
+        with MetricsWriter(tmp_path, segment - 1, segment - 1, config) as metrics:
+            metrics.write(segment, segment, loss=0.5)
+    (name,) = {path.name for path in tmp_path.glob("wandb/offline-run-*/run-*.wandb")}
+    assert name == f"run-{(tmp_path / 'wandb_id').read_text().strip()}.wandb"
+
+
+def test_without_a_project_nothing_is_told(tmp_path):
+    with MetricsWriter(tmp_path, -1, -1, training.default_config()) as metrics:
+        metrics.write(0, 0, loss=0.5)
+    assert not (tmp_path / "wandb").exists()
+
+
+def test_where_it_is_missing_the_extra_is_named_before_anything_is_done(config, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ImportError, match=r"llmprior-jax\[wandb\]"):
+        check_config(config)
+
+
+def test_a_directory_of_its_name_is_not_taken_for_the_library(config, monkeypatch, tmp_path):
+    (tmp_path / "wandb").mkdir()
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "wandb", raising=False)
+    with pytest.raises(ImportError, match=r"llmprior-jax\[wandb\]"):
+        check_config(config)
+
+
+def _wandb_history(directory) -> Iterator[tuple[int, str, float]]:
+    """What an offline run has kept: a log of records, each behind a checksum, a length and a type.
+
+    (The format of LevelDB's log; files under 32 KB have no record in two parts.)
+    """
+    import wandb
+    from wandb.proto import wandb_internal_pb2
+
+    wandb.teardown()  # Ends the process that writes, and so that it has written.
+    (path,) = directory.glob("wandb/offline-run-*/run-*.wandb")
+    data = path.read_bytes()
+    place = 7  # of the file's own header
+    while place < len(data):
+        _, length, _ = struct.unpack_from("<IHB", data, place)
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(data[place + 7 : place + 7 + length])
+        place += 7 + length
+        row = {item.key or item.nested_key[0]: item.value_json for item in record.history.item}
+        for name, value in row.items():
+            if not name.startswith("_"):
+                yield record.history.step.num, name, json.loads(value)
+
+
+def _tensorboard_scalars(directory) -> list[tuple[int, str, float]]:
+    """What the events say: records, each between a length with a checksum and a checksum."""
+    (path,) = directory.glob("tensorboard/events.*")
+    data, place, scalars = path.read_bytes(), 0, []
+    while place < len(data):
+        (length,) = struct.unpack_from("<Q", data, place)
+        event = event_pb2.Event.FromString(data[place + 12 : place + 12 + length])
+        place += 12 + length + 4
+        scalars += [(event.step, value.tag, value.simple_value) for value in event.summary.value]
+    return scalars
