@@ -89,6 +89,13 @@ def test_an_episode_that_was_recorded_wrongly_is_found_out(alfworld_data):
     assert not again.won[0]
 
 
+def test_no_episodes_are_played_again_as_none(alfworld_data):
+    games = [str(path) for path in alfworld_data.rglob("train/*/*/game.tw-pddl")][:1]
+    env, params = envs.make("ALFWorld", games=games)
+    again = alfworld_replay.replay(env, params, np.zeros((0, 1)), np.zeros((0, 2)))
+    assert (len(again.won), again.steps, again.mismatches) == (0, 0, ())
+
+
 def test_only_alfworld_is_played_again(config):
     env, params = envs.make("FrozenLake-4x4")
     with pytest.raises(ValueError, match="FrozenLake-4x4 is played by no engine"):

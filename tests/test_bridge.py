@@ -188,6 +188,8 @@ def test_an_episode_that_is_over_takes_no_command(pair):
 def test_a_batch_of_another_size_is_refused(pair):
     with pytest.raises(ValueError, match="3 games for 2 environments"):
         pair.reset([_GAME] * 3)
+    with pytest.raises(ValueError, match="1 seeds for 2 environments"):
+        pair.reset([_GAME] * 2, seeds=[0])
     with pytest.raises(ValueError, match="0 environments"):
         bridge.Bridge(num_environments=0)
 

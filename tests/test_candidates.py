@@ -3,9 +3,17 @@
 import json
 
 import pytest
+from small_lm import small_lm
 
 from llmprior_jax.envs.bridge import GameError
-from llmprior_jax.training.candidates import Admissible, Proposed, Tried, from_vocabulary
+from llmprior_jax.priors import Sampling
+from llmprior_jax.training.candidates import (
+    Admissible,
+    Proposed,
+    Tried,
+    from_language_model,
+    from_vocabulary,
+)
 from llmprior_jax.types import TextState
 
 HALL = TextState("leave", "You are in the hall.")
@@ -101,3 +109,13 @@ def test_the_vocabulary_is_verbs_and_what_is_seen():
     assert commands != others
     words = {word for command in commands for word in command.split()}
     assert words == {"look", "open", "you", "are", "in", "the", "hall", "from", "on", "with"}
+
+
+def test_a_history_too_long_for_the_model_is_cut_before_it_proposes():
+    lm = small_lm([HALL.observation, HALL.task, "Seen Done Next go out"])
+    context = lm.config.max_position_embeddings
+    history = (("You are in the hall.", "go out"),) * context
+    sampling = Sampling(max_new_tokens=4, stop=("\n",))
+    propose = from_language_model(lambda: lm, 2, sampling, seed=0)
+    (answers,) = propose([HALL._replace(history=history)], 0, 0)
+    assert len(answers) == 2

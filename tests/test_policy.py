@@ -182,3 +182,9 @@ def test_factors_that_cannot_be_are_refused(lm, kwargs, message):
 def test_a_negative_rank_is_refused(lm):
     with pytest.raises(ValueError, match="lora_rank is -1"):
         policy.language_policy(lm, NUM_ACTIONS, lora_rank=-1)
+
+
+def test_more_actions_than_slots_are_refused(lm):
+    model = policy.language_policy(lm, 3)
+    with pytest.raises(ValueError, match="a state has 4 actions, and the policy has 3 slots"):
+        model.read(PROMPTS, ACTIONS)

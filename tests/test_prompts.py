@@ -96,3 +96,9 @@ def test_a_long_prompt_loses_its_oldest_history_first_and_no_more_than_it_must()
 
 def test_a_state_too_long_without_history_is_left_for_scoring_to_refuse():
     assert prompts.fit(_STATE, 1, _count_words) == (prompts.plain(_STATE._replace(history=())), 3)
+
+
+def test_a_fitting_builder_builds_what_fits():
+    build = prompts.fitting(prompts.plain, 22, _count_words)
+    assert build(_STATE) == prompts.fit(_STATE, 22, _count_words)[0]
+    assert _count_words(build(_STATE).text) + _count_words("go on and on") <= 22

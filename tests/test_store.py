@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
+import zlib
 
 import numpy as np
 import pyarrow.parquet
@@ -26,7 +27,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 def answers(prompt: str, actions, offset: float = 0.0) -> StoredScores:
     """Scores that tell prompt and action, and the time of asking."""
-    seeds = [abs(hash((prompt, action))) % 2**32 for action in actions]
+    seeds = [zlib.crc32(f"{prompt}|{action}".encode()) for action in actions]
     draws = np.array([np.random.default_rng(seed).normal(size=D + 1) for seed in seeds])
     draws = draws.reshape(len(actions), D + 1).astype(np.float32) + np.float32(offset)
     tokens = np.array([1 + len(action) for action in actions], np.int32)

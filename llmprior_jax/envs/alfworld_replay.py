@@ -65,7 +65,7 @@ def replay(
     if not isinstance(env, ALFWorld):
         raise ValueError(f"{env.name} is played by no engine; only ALFWorld's episodes are")
     play = functools.partial(_replay_episode, env, jax.jit(env.reset), jax.jit(env.step), params)
-    number = min(num_engines or os.cpu_count() or 1, len(start))
+    number = max(1, min(num_engines or os.cpu_count() or 1, len(start)))
 
     def play_some(rows: np.ndarray) -> list[_Episode]:
         with Bridge(1, max_steps=params.max_steps_in_episode) as bridge:

@@ -73,7 +73,11 @@ def merge(params: Any, factors: dict[str, Factors], scale: float = 1.0) -> Any:
 
     def adapt(path: tuple, leaf: jax.Array) -> jax.Array:
         change = factors.get(_name(path))
-        return leaf if change is None else leaf + scale * (change.a @ change.b)
+        if change is None:
+            return leaf
+        # As exact as the products with the matrix itself; see `layers.linear`.
+        precision = jax.lax.Precision.HIGHEST if leaf.dtype == jnp.float32 else None
+        return leaf + scale * jnp.matmul(change.a, change.b, precision=precision)
 
     return jax.tree_util.tree_map_with_path(adapt, params)
 

@@ -144,6 +144,9 @@ def _read(
     actions: Sequence[Sequence[str]],
 ) -> Rows:
     """Tokenises states and lays each out in a row of its own."""
+    most = max(map(len, actions))
+    if most > num_actions:
+        raise ValueError(f"a state has {most} actions, and the policy has {num_actions} slots")
     states = scoring.tokenize(lm, prompts, actions)
     packed = packing.alone(states)
     read_before = [() if state.prompt is None else state.prompt for state in states]

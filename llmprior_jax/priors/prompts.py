@@ -203,9 +203,15 @@ def fit(
     return prompt, left_out
 
 
+def fitting(build: Builder, context: int, count_tokens: Callable[[str], int]) -> Builder:
+    """A builder whose prompts fit a context; see `fit`."""
+    return lambda state: fit(state, context, count_tokens, build)[0]
+
+
 def _fits(prompt: Prompt, context: int, count_tokens: Callable[[str], int]) -> bool:
     room = context - count_tokens(prompt.text)
     # No token is less than a byte, so mostly the actions need not be tokenised.
     if room >= max((len(action.encode()) for action in prompt.actions), default=0):
         return True
-    return all(count_tokens(prompt.text + action) <= context for action in prompt.actions)
+    # A prompt without actions is itself to fit.
+    return all(count_tokens(prompt.text + action) <= context for action in prompt.actions or [""])

@@ -14,7 +14,7 @@ old. A prompt that comes back with other actions is asked about those alone that
 Which bits of a score come first? A pass over several prompts rounds differently from a pass over
 others (`scoring`: within 1e-5). The store keeps what was computed first, and never changes it. A
 run that meets an empty store, or one that it filled itself, ends with the very bits of a run
-without a store.
+without a store, as long as no two of its states are put into the same words at different times.
 
 Nothing in a file is trusted: arrays are plain little-endian bytes whose sizes are checked.
 """

@@ -25,6 +25,11 @@ def encode(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> list[lis
     return [text.ids for text in encoded]
 
 
+def count_tokens(tokenizer: PreTrainedTokenizerFast, text: str) -> int:
+    """How many tokens a text makes, with the special ones that the tokenizer puts around it."""
+    return len(tokenizer(text, verbose=False)["input_ids"])
+
+
 def leading_special_tokens(tokenizer: PreTrainedTokenizerFast) -> list[int]:
     """What the tokenizer puts before a text (BOS, for some), without what it puts after."""
     text = "a"

@@ -6,6 +6,7 @@ proposes in that state, and what has worked there before (`Proposed`). Either wa
 list of texts, which the language model scores and the agent weighs.
 """
 
+import functools
 import hashlib
 import json
 import re
@@ -19,6 +20,7 @@ from llmprior_jax import priors
 from llmprior_jax.envs.bridge import GameError
 from llmprior_jax.models import LanguageModel
 from llmprior_jax.priors import Sampling, prompts
+from llmprior_jax.priors.tokens import count_tokens
 from llmprior_jax.types import TextState
 
 PROPOSERS = ("language_model", "vocabulary")
@@ -188,8 +190,14 @@ def from_language_model(
 
     def propose(states: Sequence[TextState], of_seed: int, number: int) -> list[tuple[str, ...]]:
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), of_seed), number)
-        asked = [build(state._replace(actions=())) for state in states]
-        return [found.answers for found in priors.propose(lm(), asked, key, k, sampling)]
+        model = lm()
+        fitted = prompts.fitting(
+            build,
+            model.config.max_position_embeddings - sampling.max_new_tokens,
+            functools.partial(count_tokens, model.tokenizer),
+        )
+        asked = [fitted(state._replace(actions=())) for state in states]
+        return [found.answers for found in priors.propose(model, asked, key, k, sampling)]
 
     return propose
 

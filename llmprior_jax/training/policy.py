@@ -26,6 +26,7 @@ from llmprior_jax.priors.policy import (
     with_capacity,
 )
 from llmprior_jax.priors.table import PriorTable
+from llmprior_jax.priors.tokens import count_tokens
 from llmprior_jax.training import rollouts
 from llmprior_jax.training.config import Config
 from llmprior_jax.training.loop import EnvsState, Missing, reset_envs
@@ -71,10 +72,17 @@ class PolicyRun:
           ValueError: the configuration is invalid.
         """
         check_config(config)
-        model = make_model(config, env)
+        # bfloat16 would round small updates away.
+        lm = models.load(config.policy.model, jnp.float32)
+        model = make_model(lm, config, env)
         agent = make_policy_agent(name, model, config)
         self._model = model
-        self._reading = Reading(model, env, filler.build_prompt)
+        self._build_prompt = prompts.fitting(
+            filler.build_prompt,
+            lm.config.max_position_embeddings,
+            functools.partial(count_tokens, lm.tokenizer),
+        )
+        self._reading = Reading(model, env, self._build_prompt)
         self._filler = filler
         self.env, self.env_params = env, env_params
         self._num_steps = config.num_steps
@@ -165,7 +173,7 @@ class PolicyRun:
         self.state = state
         self.segments = meta["segments"]
         self.table = self._filler.load(meta["table_size"])
-        self._reading = Reading(self._model, self.env, self._filler.build_prompt)
+        self._reading = Reading(self._model, self.env, self._build_prompt)
 
     def play(self, seed: int, key: jax.Array) -> Iterator[Decision]:
         """Plays one episode with the policy of one seed, a decision at a time (host side).
@@ -303,10 +311,10 @@ def check_config(config: Config) -> None:
         )
 
 
-def make_model(config: Config, env: TextEnvironment) -> LanguagePolicy:
-    """The language model that is the policy, as `config.policy` describes it."""
+def make_model(lm: models.LanguageModel, config: Config, env: TextEnvironment) -> LanguagePolicy:
+    """A language model as the policy, as `config.policy` describes it."""
     return language_policy(
-        models.load(config.policy.model, jnp.float32),  # bfloat16 rounds small updates away.
+        lm,
         env.num_actions,
         config.prior.normalization,
         config.prior.temperature,

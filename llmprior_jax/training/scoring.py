@@ -6,6 +6,7 @@ addition, beside one for how features are whitened and by which model all was sc
 said of each text is kept apart from runs (`priors.store`).
 """
 
+import functools
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -21,6 +22,7 @@ from llmprior_jax.envs import TextEnvironment
 from llmprior_jax.priors import Queries, Scorer, prompts, whitening
 from llmprior_jax.priors import table as tables
 from llmprior_jax.priors.table import PriorTable
+from llmprior_jax.priors.tokens import count_tokens
 from llmprior_jax.training.files import write_atomically
 from llmprior_jax.types import ActionPrior, TextState
 
@@ -203,7 +205,7 @@ class TableFiller:
         prompt, left_out = prompts.fit(
             state,
             self._scorer.context,
-            lambda text: len(lm.tokenizer(text, verbose=False)["input_ids"]),
+            functools.partial(count_tokens, lm.tokenizer),
             self.build_prompt,
         )
         self.prompts_cut += left_out > 0

@@ -162,6 +162,8 @@ class Bridge:
             the message names it and says why.
         """
         self._check_length(games, "games")
+        if seeds is not None:
+            self._check_length(seeds, "seeds")
         requests = {}
         for index, game in enumerate(games):
             if game is not None:
