@@ -21,8 +21,8 @@ would need more memory than there is is left out.
 The fraction of the matmul rate counts the multiplications that cannot be avoided, those of each
 distinct beginning of a text once and of the vocabulary where a next token is needed, and compares
 with the fastest plain product of matrices of the model's sizes, measured in turns with them. Peak
-memory is that of a process scoring, less what it held before there was a model, and as a multiple
-of the weights.
+memory is that of a process while it scores, less what it held before there was a model, and as a
+multiple of the weights.
 
 Where the time goes, with Qwen2.5-0.5B on 2 CPU cores in f32, one state of 180 tokens to compute and
 51 next tokens (parts by CPU time, because the machine had other work, in a cut of 4 of the 24
@@ -264,15 +264,17 @@ def _measure_case(
     headed = workload(prompt_tokens, num_actions, common_head=True)
     ours = {"ours": apart, "ours, one by one": apart[:1], "ours, common head": headed}
     texts = {way: [(s.prompt, s.actions) for s in states] for way, states in ours.items()}
-    first = {way: here(scoring_here.first_seconds, pairs) for way, pairs in texts.items()}
+    first = {way: here(scoring_here.seconds, pairs) for way, pairs in texts.items()}
 
     seconds: dict[str, list[float]] = {}
+    memory: dict[str, float] = {}
     rates = []
     for repeat in range(repeats):
         for way, pairs in texts.items():
             rates.append(here(scoring_here.matmul_rate))
             taken = here(scoring_here.seconds, pairs) / len(pairs)
             seconds.setdefault(way, []).append(taken)
+            memory[way] = here(scoring_here.peak_memory)
         rates.append(here(scoring_here.matmul_rate))
         if there is not None:
             state = apart[repeat % len(apart)]
@@ -281,16 +283,14 @@ def _measure_case(
                     scoring_torch.seconds, way, state.prompt_ids, state.action_ids, _PAIRS
                 )
                 seconds.setdefault(way, []).append(taken)
+                memory[way] = there(scoring_torch.peak_memory)
     medians = {way: statistics.median(taken) for way, taken in seconds.items()}
 
     def row(way: str) -> dict[str, Any]:
-        flops = memory = compiling = math.nan
+        flops = compiling = math.nan
         if way in ours:
             compiling = max(0.0, first[way] - medians[way] * len(ours[way]))
             flops = needed_flops(config, ours[way]) / len(ours[way])
-            memory = here(scoring_here.peak_memory)
-        elif there is not None:
-            memory = there(scoring_torch.peak_memory)
         return {
             "prompt": round(statistics.mean(len(state.prompt_ids) for state in apart)),
             "actions": num_actions,
@@ -298,7 +298,7 @@ def _measure_case(
             "states_per_s": _rounded(1 / medians[way], 3),
             "ours_faster": _rounded(medians[way] / medians["ours"], 2),
             "of_matmul": _rounded(flops / medians[way] / max(rates), 3),
-            "memory": _rounded(memory, 3),
+            "memory": _rounded(memory[way], 3),
             "compile_s": _rounded(compiling, 1),
         }
 

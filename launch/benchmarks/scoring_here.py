@@ -45,8 +45,10 @@ def load(fields: dict[str, Any], dtype: str) -> int:
 
 
 def seconds(texts: Sequence[tuple[str, list[str]]]) -> float:
-    """Time of scoring states, given as prompts and actions."""
+    """Time of scoring states, given as prompts and actions; `peak_memory` is that of this call."""
     prompts, actions = zip(*texts, strict=True)
+    if jax.default_backend() == "cpu":
+        memory.reset_peak()
     start = time.perf_counter()
     jax.block_until_ready(priors.score_actions(_model, prompts, actions))
     return time.perf_counter() - start
@@ -59,14 +61,6 @@ def generate_seconds(texts: Sequence[str], num_samples: int, new_tokens: int) ->
     start = time.perf_counter()
     priors.generate(_model, texts, keys, num_samples, sampling)
     return time.perf_counter() - start
-
-
-def first_seconds(texts: Sequence[tuple[str, list[str]]]) -> float:
-    """`seconds`, with compiling; the peak of memory is counted from its end."""
-    taken = seconds(texts)
-    if jax.default_backend() == "cpu":
-        memory.reset_peak()
-    return taken
 
 
 def matmul_rate() -> float:
@@ -93,7 +87,7 @@ def matmul_rate() -> float:
 
 
 def peak_memory() -> float:
-    """The most memory held since `first_seconds`, as a multiple of the weights."""
+    """The most memory held since the last `seconds` began, as a multiple of the weights."""
     return (_held(peak=True) - _held_before) / _weights()
 
 

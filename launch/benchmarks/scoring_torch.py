@@ -62,6 +62,8 @@ def seconds(way: str, prompt: list[int], actions: list[list[int]], num_pairs: in
     on_cpu = _model.device.type == "cpu"
     if way == "padded batch" and on_cpu and needed > 0.8 * memory.available_bytes():
         return float("nan")
+    if on_cpu:
+        memory.reset_peak()
     start = time.perf_counter()
     try:
         score[way](_model, prompt, part).cpu()
@@ -129,7 +131,7 @@ def score_shared_cache(model, prompt, actions):
 
 
 def peak_memory() -> float:
-    """The most memory that scoring took so far, as a multiple of the weights."""
+    """The most memory that the last `seconds` took, as a multiple of the weights."""
     import torch
 
     weights = sum(p.numel() * p.element_size() for p in _model.parameters())
