@@ -248,6 +248,14 @@ def measure() -> report.Result:
             f"ratio_vs_{way.replace(' ', '_')}": first[way]["ours_faster"]
             for way in scoring_torch.WAYS
         }
+        # Prompts of one task mostly begin with the same instructions.
+        headed = first["ours, common head"]["states_per_s"]
+        summary |= {
+            f"common_head_ratio_vs_{way.replace(' ', '_')}": _rounded(
+                headed / first[way]["states_per_s"], 2
+            )
+            for way in scoring_torch.WAYS
+        }
     return report.Result([row for rows in cases_rows for row in rows], summary)
 
 
