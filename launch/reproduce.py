@@ -89,22 +89,38 @@ def main(argv: Sequence[str]) -> None:
 
 def _prepare(inputs: experiments.Inputs, scale: experiments.Scale, needs: set[str]) -> None:
     """Makes the files that experiments need and that are not there yet."""
-    collected = {
+    salad, games = f"--env={experiments.SALAD}", f"{inputs.games}/json_2.1.1/train"
+    train, unseen = scale.pick((28, 26), (2, 2))
+    commands = {
         # 100 of the 133 episodes of the paper's released dataset succeed.
         "dataset": (
+            "launch.collect",
+            salad,
             f"--behaviour={experiments.DATASET_BEHAVIOUR}",
             "--success_share=0.75",
             f"--transitions={max(scale.dataset_sizes)}",
         ),
-        "demonstrations": ("--behaviour=expert@0.1", "--transitions=4000"),
+        "demonstrations": ("launch.collect", salad, "--behaviour=expert@0.1", "--transitions=4000"),
+        "games": ("launch.make_games", "--tasks=pick", f"--train={train}", f"--unseen={unseen}"),
+        "pick": (
+            "launch.collect",
+            "--env=ALFWorld",
+            f"--games={games}",
+            "--history=3",
+            "--behaviour=prior:0.75,random:0.25",
+            "--success_share=0.75",
+            f"--transitions={scale.pick((2_000,), (200,))[0]}",
+        ),
     }
-    for name, arguments in collected.items():
+    for name, command in commands.items():
+        if name not in needs:
+            continue
         path = getattr(inputs, name)
-        if name in needs and not path.exists():
+        finished = path.with_suffix(f"{path.suffix}.complete")
+        if not finished.exists():
             with _timed(path.parent, path.name):
-                _command(
-                    "launch.collect", f"--env={experiments.SALAD}", f"--out={path}", *arguments
-                )
+                _command(*command, f"--out={path}")
+            finished.touch()
 
 
 def _command(module: str, *arguments: str) -> None:
@@ -169,9 +185,9 @@ def _curves(experiment: Experiment, records: Mapping[str, Records]) -> dict[str,
     for run in experiment.runs:
         told = records[run.directory]
         points.setdefault(run.label, []).extend(
-            [(record["step"], record["success_rate"]) for record in told]
+            [(record["step"], record[experiment.success]) for record in told]
             if run.amount is None
-            else [(run.amount, told[-1]["success_rate"])]
+            else [(run.amount, told[-1][experiment.success])]
         )
     return {
         label: Curve(*map(np.array, zip(*of_label, strict=True)))
