@@ -13,11 +13,13 @@ import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from launch.configs import alfworld_pick
 from llmprior_jax import training
 from llmprior_jax.agents import POLICY_AGENTS
+from llmprior_jax.training.config import changes
 
 SALAD = "Overcooked-TomatoLettuceSalad"
+# What a prior that is not to be trusted is mixed with.
+ROBUST_SHARE = 0.9
 # Of an expert that takes a random action seven times in ten: with better data little is left to
 # save, since a thousand transitions are enough even without a prior.
 DATASET_BEHAVIOUR = "expert@0.7"
@@ -98,9 +100,8 @@ class Run(NamedTuple):
     @property
     def directory(self) -> str:
         """A name that runs share exactly if they are the same."""
-        told = json.loads(self.config.to_json())
-        del told["mesh"], told["prior"]["store"]  # They do not change what comes out.
-        digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+        told = json.dumps(changes(self.config), sort_keys=True)
+        digest = hashlib.sha256(told.encode()).hexdigest()
         return f"{self.config.agents[0]}-{digest[:12]}"
 
 
@@ -185,7 +186,6 @@ def make(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
         **_ablations(scale, inputs),
         "ablation-quality": _quality(scale, inputs),
         "ablation-bad-prior": _bad_prior(scale, inputs),
-        **({} if inputs.games is None else _alfworld(scale, inputs)),
     }
 
 
@@ -254,59 +254,6 @@ def _online(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
     return experiments
 
 
-def _alfworld(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
-    """Pick, a game another in each episode: online, in unseen tasks, and from a dataset."""
-
-    def default() -> training.Config:
-        config = alfworld_pick.get_config()
-        config.games.train = (f"{inputs.games}/json_2.1.1/train",)
-        config.games.unseen = (f"{inputs.games}/json_2.1.1/valid_unseen",)
-        if scale.is_quick:
-            config.num_seeds, config.eval_episodes = 2, 4
-            config.num_steps = config.eval_every = config.loop.num_envs * 8
-        return config
-
-    maker = _Maker(inputs.store, default)
-    online = Experiment(
-        "Online: ALFWorld Pick",
-        "Does the prior save environment steps where each game is another?",
-        tuple(maker.run(agent) for agent in ("random", "prior", "dqn", "dqn_prior")),
-        claims=(Claim("DQN-Prior", "DQN"),),
-        needs=("games",),
-    )
-    updates = 200 if scale.is_quick else 4_000
-    offline = tuple(
-        maker.run(
-            agent,
-            amount=size,
-            offline__dataset=str(inputs.pick),
-            offline__size=size,
-            num_steps=updates,
-            eval_every=updates,
-        )
-        for agent in ("bc", "cql", "cql_prior")
-        for size in scale.pick((250, 500, 1_000, 2_000), (100, 200))
-    )
-    return {
-        "online-alfworld-pick": online,
-        "generalisation-alfworld-pick": online._replace(
-            title="Generalisation: ALFWorld Pick, unseen tasks",
-            question="The same agents, in floor plans and for pairs of object and receptacle that "
-            "no training game has. Does what they learn carry over?",
-            success="unseen_success_rate",
-        ),
-        "offline-alfworld-pick": Experiment(
-            "Offline: ALFWorld Pick",
-            "How many transitions does a prior save an agent that learns from a dataset? Episodes "
-            "are of the language model alone and of random play; three in four succeed.",
-            offline,
-            scarce="transitions",
-            claims=(Claim("CQL-Prior", "CQL"),),
-            needs=("games", "pick"),
-        ),
-    }
-
-
 def _offline(scale: Scale, inputs: Inputs) -> Experiment:
     maker = _salad(scale, inputs)
     return Experiment(
@@ -340,6 +287,18 @@ def _ablations(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
     features = {"hidden state": "hidden"}
     if inputs.encoder is not None:
         features["sentence encoder"] = str(inputs.encoder)
+    alpha = vary(
+        "Temperature",
+        "How much does the temperature of the posterior matter: fixed, falling over the first half "
+        "of training, or adapted to a divergence from the prior in nats?",
+        "agent__alpha",
+        scale.pick((0.003, 0.01, 0.03, 0.1, 0.3), (0.03, 0.3)),
+    )
+    falling = {"agent__alpha_from": 0.3, "agent__alpha_updates": scale.online_steps // 16}
+    moving = (
+        _salad(scale, inputs).run("dqn_prior", "0.3 to 0.03", **falling),
+        _salad(scale, inputs).run("dqn_prior", "KL of 1", agent__target_kl=1.0),
+    )
     return {
         "ablation-candidates": vary(
             "Candidates",
@@ -347,12 +306,7 @@ def _ablations(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
             "agent__num_candidates",
             candidates,
         ),
-        "ablation-alpha": vary(
-            "Temperature",
-            "How much does the temperature of the posterior matter?",
-            "agent__alpha",
-            scale.pick((0.003, 0.01, 0.03, 0.1, 0.3), (0.03, 0.3)),
-        ),
+        "ablation-alpha": alpha._replace(runs=(*alpha.runs, *moving)),
         "ablation-backup": vary(
             "Backup",
             "Which value of the next state is best backed up?",
@@ -400,20 +354,16 @@ def _quality(scale: Scale, inputs: Inputs) -> Experiment:
 def _bad_prior(scale: Scale, inputs: Inputs) -> Experiment:
     """An adversarial prior, and what mixing it with the uniform one is worth."""
     maker = _salad(scale, inputs)
+    shares = {"": 0.0, ", half uniform": 0.5, f", {ROBUST_SHARE:.0%} uniform": ROBUST_SHARE}
+    runs = [maker.run("dqn")]
+    for told, is_reversed in (("DQN-Prior", False), ("reversed", True)):
+        for label, share in shares.items():
+            fields = {"prior__reversed": is_reversed, "prior__uniform_share": share}
+            runs.append(maker.run("dqn_prior", told + label, **fields))
     return Experiment(
         f"A bad prior: {SALAD}",
         "The prior's probabilities are reversed: the likeliest action gets the smallest. Mixed "
         "with the uniform prior, can it be overcome, and what does that cost where it is good?",
-        (
-            maker.run("dqn"),
-            maker.run("dqn_prior"),
-            maker.run("dqn_prior", "DQN-Prior, half uniform", prior__uniform_share=0.5),
-            maker.run("dqn_prior", "reversed", prior__reversed=True),
-            maker.run(
-                "dqn_prior",
-                "reversed, half uniform",
-                prior__reversed=True,
-                prior__uniform_share=0.5,
-            ),
-        ),
+        tuple(runs),
+        claims=(Claim(f"reversed, {ROBUST_SHARE:.0%} uniform", "DQN", at_most=1.5),),
     )

@@ -33,6 +33,7 @@ from launch.claims import Curve
 from launch.experiments import Experiment, Run
 from llmprior_jax import training
 from llmprior_jax.training import provenance, summary
+from llmprior_jax.training.config import check_workdir
 from llmprior_jax.training.files import write_atomically
 from llmprior_jax.training.metrics import read_metrics
 from llmprior_jax.training.runs import step_unit
@@ -61,6 +62,7 @@ def main(argv: Sequence[str]) -> None:
     runs = {run.directory: run for experiment in chosen.values() for run in experiment.runs}
     with app.StopSignal() as should_stop:
         for name, run in tqdm.tqdm(runs.items(), desc="runs", disable=None):
+            check_workdir(workdir / name, run.config)
             if not (workdir / name / training.SUMMARY_FILE).exists():
                 with _timed(workdir, name):
                     training.run(run.config, workdir / name, should_stop=should_stop)

@@ -19,13 +19,17 @@ SEEDS = 4
 class Filler:
     """A prior of the lock, without a language model."""
 
-    prompts_cut = 0
-
     def __init__(self, confidence: float):
         self._confidence = confidence
 
     def load(self, size=None):
         return lock_table(self._confidence)
+
+    def counts(self):
+        return {}
+
+    def restore_counts(self, counts):
+        assert counts == {}
 
     def extend(self, table, observations):
         return table

@@ -127,6 +127,9 @@ def test_a_run_learns_with_what_the_model_proposes(tmp_path):
     assert [record["step"] for record in records] == [0, 160, 320]
     assert all(0 <= record["no_match_rate"] <= 1 for record in records[1:])
     run = training.restore(tmp_path / "run", "dqn_prior", eval_episodes=16)
+    assert isinstance(run, training.ActingRun)
+    # It goes on counting where it stopped.
+    assert run.filler.metrics()["no_match_rate"] == records[-1]["no_match_rate"]
     decision = next(run.play(0, jax.random.key(0)))
     # Of four samples m named an action; and there is a tenth of one for each of four actions.
     counts = [decision.prior * (m + 0.4) - 0.1 for m in range(5)]

@@ -51,7 +51,6 @@ class Proposer(Scorer):
         check_estimate(no_match, pseudo_count)
         self._k, self._sampling, self._seed = k, sampling, seed
         self._no_match, self._pseudo_count = no_match, pseudo_count
-        self._outcomes: Counter[str] = Counter()
 
     @property
     def context(self) -> int:
@@ -79,7 +78,7 @@ class Proposer(Scorer):
         for b, (prompt, proposed) in enumerate(zip(prompts, proposals, strict=True)):
             result = estimate(proposed, prompt.actions, self._no_match, self._pseudo_count)
             log_probs[b, : len(prompt.actions)] = result.log_probs
-            self._outcomes.update(result.num_by_rule, unfinished=proposed.num_unfinished)
+            self.outcomes.update(result.num_by_rule, unfinished=proposed.num_unfinished)
             thoughts = Counter(thought for each in proposed.thoughts for thought in each)
             asked = {prompt: 1}
             if prompt.after_thought is not None:
@@ -100,8 +99,8 @@ class Proposer(Scorer):
         `no_match_rate`: those that named no action; `unfinished_rate`: those that
         `Sampling.max_new_tokens` cut. NaN before the first sample.
         """
-        samples = sum(n for outcome, n in self._outcomes.items() if outcome != "unfinished")
+        samples = sum(n for outcome, n in self.outcomes.items() if outcome != "unfinished")
         return {
-            f"{outcome}_rate": self._outcomes[outcome] / samples if samples else float("nan")
+            f"{outcome}_rate": self.outcomes[outcome] / samples if samples else float("nan")
             for outcome in (NO_MATCH, "unfinished")
         }

@@ -7,6 +7,7 @@ is computed then has the same bits with a store as without.
 
 import functools
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -49,7 +50,12 @@ class Queries(NamedTuple):
 
 
 class Scorer:
-    """One language model with its way of normalising, and the store of what it said."""
+    """One language model with its way of normalising, and the store of what it said.
+
+    Attributes:
+      queries: how much it was asked.
+      outcomes: how often an answer turned out in which way, where answers are sampled.
+    """
 
     def __init__(
         self,
@@ -79,6 +85,7 @@ class Scorer:
         self.model = model
         self.features = features
         self.queries = Queries()
+        self.outcomes: Counter[str] = Counter()
         self._normalization = normalization
         self._temperature = temperature
         self._store = store

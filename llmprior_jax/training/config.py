@@ -179,6 +179,8 @@ def _default_store() -> str:
 def check_workdir(workdir: pathlib.Path, config: Config) -> None:
     """Checks that a work directory, if there is one, belongs to `config`.
 
+    What its configuration does not say, as it is older than the field, is the default.
+
     Raises:
       ConfigMismatchError: the directory was made by a different configuration; the message lists
         the fields that differ.
@@ -186,13 +188,11 @@ def check_workdir(workdir: pathlib.Path, config: Config) -> None:
     """
     if not (workdir / CONFIG_FILE).exists():
         return
-    theirs = _flatten(json.loads(read_config(workdir).to_json()))
-    ours = _flatten(json.loads(config.to_json()))
+    theirs, ours = _flatten(default_config()) | _flatten(read_config(workdir)), _flatten(config)
     differences = [
-        f"  {name}: {theirs.get(name, 'not there')!r} in the directory, "
-        f"{ours.get(name, 'not there')!r} now"
-        for name in sorted(theirs.keys() | ours.keys())
-        if theirs.get(name) != ours.get(name) and name not in _SAME_RESULTS
+        f"  {name}: {theirs[name]!r} in the directory, {ours.get(name, 'not there')!r} now"
+        for name in sorted(theirs)
+        if theirs[name] != ours.get(name) and name not in _SAME_RESULTS
     ]
     if differences:
         raise ConfigMismatchError(
@@ -231,11 +231,28 @@ def read_config(workdir: pathlib.Path) -> Config:
         raise ValueError(f"{path} is damaged: {error}; use another --workdir") from error
 
 
-def _flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def changes(config: Config) -> dict[str, Any]:
+    """The fields in which a configuration differs from the default one, by dotted name.
+
+    Without those that change where and how a run computes, and not what.
+    """
+    default = _flatten(default_config())
+    return {
+        name: value
+        for name, value in _flatten(config).items()
+        if value != default[name] and name not in _SAME_RESULTS
+    }
+
+
+def _flatten(config: Config) -> dict[str, Any]:
+    return _leaves(json.loads(config.to_json()))
+
+
+def _leaves(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat = {}
     for name, value in config.items():
         if isinstance(value, dict):
-            flat |= _flatten(value, f"{prefix}{name}.")
+            flat |= _leaves(value, f"{prefix}{name}.")
         else:
             flat[prefix + name] = value
     return flat

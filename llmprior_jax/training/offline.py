@@ -120,7 +120,7 @@ class OfflineRun(ActingRun):
         """What a checkpoint needs beside the arrays of `state`."""
         return {
             "segments": self.segments,
-            "prompts_cut": self.filler.prompts_cut,
+            "counts": self.filler.counts(),
             "table_size": int(self.table.size),
             "dataset": self._dataset,
         }
@@ -141,7 +141,7 @@ class OfflineRun(ActingRun):
         self.state = state
         self.segments = meta["segments"]
         self.table = self.filler.load(meta["table_size"])
-        self.filler.prompts_cut = meta["prompts_cut"]
+        self.filler.restore_counts(meta["counts"])
 
 
 def make_segment(

@@ -77,7 +77,7 @@ class OnlineRun(ActingRun):
             "committed": self._committed.tolist(),
             "segments": self.segments,
             "iteration": self._iteration,
-            "prompts_cut": self.filler.prompts_cut,
+            "counts": self.filler.counts(),
             "table_size": int(self.table.size),
         }
 
@@ -88,4 +88,4 @@ class OnlineRun(ActingRun):
         self.segments, self._iteration = meta["segments"], meta["iteration"]
         self._committed = np.array(meta["committed"])
         self.table = self.filler.load(meta["table_size"])
-        self.filler.prompts_cut = meta["prompts_cut"]
+        self.filler.restore_counts(meta["counts"])

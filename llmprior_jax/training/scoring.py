@@ -8,7 +8,8 @@ said of each text is kept apart from runs (`priors.store`).
 
 import functools
 import pathlib
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -98,6 +99,16 @@ class TableFiller:
     def metrics(self) -> dict[str, float]:
         """Numbers about the language model's answers so far, for a run's metrics."""
         return self._scorer.metrics()
+
+    def counts(self) -> dict[str, int]:
+        """What was counted so far, for a checkpoint."""
+        return {"prompts_cut": self.prompts_cut, **self._scorer.outcomes}
+
+    def restore_counts(self, counts: Mapping[str, int]) -> None:
+        """Goes on counting from a checkpoint's."""
+        outcomes = dict(counts)
+        self.prompts_cut = outcomes.pop("prompts_cut")
+        self._scorer.outcomes = Counter(outcomes)
 
     @property
     def language_model(self) -> models.LanguageModel:
