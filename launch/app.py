@@ -10,6 +10,7 @@ import signal
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 from absl import app, flags, logging
@@ -129,14 +130,14 @@ def help_text(module: str) -> str:
     return "\n".join([*lines, "", "more: --helpfull"])
 
 
-def _own_flags(module: str) -> list[flags.Flag]:
+def _own_flags(module: str) -> list[flags.Flag[Any]]:
     defined = flags.FLAGS.flags_by_module_dict()
     own = sys.argv[0] if module == "__main__" else module
     parts = [own, *sorted(name for name in defined if name.startswith("launch.") and name != own)]
     return [flag for part in parts for flag in defined.get(part, ())]
 
 
-def _shown(flag: flags.Flag) -> str:
+def _shown(flag: flags.Flag[Any]) -> str:
     return ",".join(flag.default) if isinstance(flag.default, list) else str(flag.default)
 
 

@@ -18,7 +18,7 @@ import pathlib
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -130,7 +130,7 @@ def _command(module: str, *arguments: str) -> None:
 
 
 @contextlib.contextmanager
-def _timed(workdir: pathlib.Path, name: str) -> Iterator[None]:
+def _timed(workdir: pathlib.Path, name: str) -> Generator[None]:
     """Adds the time that something takes to what is known of it, whether it ends or is stopped."""
     started = time.monotonic()
     try:

@@ -20,6 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import rich.console
 import tqdm
@@ -146,7 +147,7 @@ def _name(point: Mapping[str, str]) -> str:
     return ",".join(f"{name}={value}" for name, value in point.items()).replace("/", "_") or "run"
 
 
-def _leaves(fields: Mapping, prefix: str = "") -> list[str]:
+def _leaves(fields: Mapping[str, Any], prefix: str = "") -> list[str]:
     names = []
     for name, value in fields.items():
         inner = isinstance(value, Mapping)

@@ -39,7 +39,7 @@ import math
 import multiprocessing
 import random
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, NamedTuple
 
 import rich
@@ -199,7 +199,7 @@ class _Process:
 
 
 @contextlib.contextmanager
-def both_sides() -> Iterator[tuple["_Process", "_Process | None", int]]:
+def both_sides() -> Generator[tuple["_Process", "_Process | None", int]]:
     """Two processes, each with the model that the flags ask for, and the bytes of its weights.
 
     The first is ours; the second has transformers and PyTorch, and is None where they are missing.

@@ -88,7 +88,9 @@ def with_prior(agent: Agent, transform: Callable[[ActionPrior], ActionPrior]) ->
     """
     update = agent.update
 
-    def transformed_update(state, key, transitions):
+    def transformed_update(
+        state: AgentState, key: jax.Array, transitions: Transitions
+    ) -> tuple[AgentState, Metrics]:
         assert update is not None
         prior, next_prior = transform(transitions.prior), transform(transitions.next_prior)
         return update(state, key, transitions._replace(prior=prior, next_prior=next_prior))

@@ -134,7 +134,14 @@ def gflan_prior(
         log_probs, hidden = model.apply(params.policy, frozen, rows)
         return log_probs, value_head.apply(params.value, hidden)
 
-    def step_losses(log_probs, value, prior_log_probs, step: Rollout, advantage, target):
+    def step_losses(
+        log_probs: jax.Array,
+        value: jax.Array,
+        prior_log_probs: jax.Array,
+        step: Rollout,
+        advantage: jax.Array,
+        target: jax.Array,
+    ) -> tuple[jax.Array, Metrics]:
         """The losses and metrics of one step of a rollout."""
         surrogate = (log_probs, step.log_prob, step.action, advantage)
         if alpha:
@@ -169,7 +176,7 @@ def gflan_prior(
         # Minibatches of nearly equal size: the last one would else hold what happens to be left.
         size = -(-count // num_minibatches)
 
-        def minibatch_loss(params: GFlanParams, chosen: jax.Array):
+        def minibatch_loss(params: GFlanParams, chosen: jax.Array) -> tuple[jax.Array, Metrics]:
             """Loss of the steps in some states, i32[K], -1 where there are fewer."""
             rows = jax.tree.map(lambda leaf: leaf[jnp.maximum(chosen, 0)], states.rows)
             log_probs, values = evaluate(params, frozen, rows)
@@ -191,12 +198,16 @@ def gflan_prior(
             )
             return num_minibatches * jnp.sum(weight * losses), metrics
 
-        def epoch(carry: tuple[GFlanState, Metrics], key: jax.Array):
+        def epoch(
+            carry: tuple[GFlanState, Metrics], key: jax.Array
+        ) -> tuple[tuple[GFlanState, Metrics], None]:
             last = jnp.where(distinct >= 0, 0.0, jnp.inf)
             order = jnp.argsort(jax.random.uniform(key, (num_steps,)) + last)
             shuffled = jnp.pad(distinct[order], (0, minibatch_states), constant_values=-1)
 
-            def learn(number: jax.Array, carry: tuple[GFlanState, Metrics]):
+            def learn(
+                number: jax.Array, carry: tuple[GFlanState, Metrics]
+            ) -> tuple[GFlanState, Metrics]:
                 state, metrics = carry
                 chosen = jax.lax.dynamic_slice_in_dim(shuffled, number * size, minibatch_states)
                 chosen = jnp.where(jnp.arange(minibatch_states) < size, chosen, -1)

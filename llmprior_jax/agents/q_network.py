@@ -6,7 +6,7 @@ action, so the action set may differ from state to state.
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -53,7 +53,7 @@ class QFunction(NamedTuple):
 def q_function(hidden_sizes: Sequence[int]) -> QFunction:
     """A `QNetwork` with its parameters outside, so that they can be vmapped and checkpointed."""
 
-    def split(key: jax.Array, num_features: int) -> tuple[nnx.GraphDef, nnx.State]:
+    def split(key: jax.Array, num_features: int) -> tuple[Any, Any]:
         return nnx.split(QNetwork(num_features, hidden_sizes, rngs=nnx.Rngs(key)))
 
     def apply(params: optax.Params, features: jax.Array) -> jax.Array:

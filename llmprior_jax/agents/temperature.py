@@ -119,18 +119,20 @@ def adapted(
         _check(name, number)
     optimizer = optax.adam(learning_rate)
 
-    def init():
+    def init() -> Any:
         log_alpha = jnp.log(jnp.float32(initial))
         return log_alpha, optimizer.init(log_alpha)
 
-    def value(state) -> jax.Array:
+    def value(state: Any) -> jax.Array:
         return jnp.exp(state[0])
 
-    def update(state, log_probs, q_values, weight):
+    def update(
+        state: Any, log_probs: jax.Array, q_values: jax.Array, weight: jax.Array
+    ) -> tuple[Any, Metrics]:
         log_alpha, optimizer_state = state
         q_values = jax.lax.stop_gradient(q_values)
 
-        def dual(log_alpha):
+        def dual(log_alpha: jax.Array) -> jax.Array:
             alpha = jnp.exp(log_alpha)
             values = jax.vmap(posterior.soft_value, in_axes=(0, 0, None))(
                 log_probs, q_values, alpha

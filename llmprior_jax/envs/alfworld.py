@@ -17,6 +17,7 @@ game.
 import dataclasses
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -75,7 +76,8 @@ class EnvState(environment.EnvState):
       receptacle: i32[], its receptacle, or R for none.
     """
 
-    time: jax.Array  # gymnax says int, which holds only before the first step
+    # gymnax says int, which holds only before the first step.
+    time: jax.Array  # pyright: ignore[reportIncompatibleVariableOverride]
     game: jax.Array
     place: jax.Array
     held: jax.Array
@@ -134,7 +136,7 @@ class ALFWorld(TextEnvironment[EnvState, EnvParams]):
         represented. The message names the file and the reason.
     """
 
-    def __init__(self, games: Sequence[str | os.PathLike] = ()):
+    def __init__(self, games: Sequence[str | os.PathLike[str]] = ()):
         if isinstance(games, str | os.PathLike) or not games:
             raise ValueError(
                 "ALFWorld needs games: a list with at least one path of a game.tw-pddl file. "
@@ -196,7 +198,7 @@ class ALFWorld(TextEnvironment[EnvState, EnvParams]):
         state: EnvState,
         action: int | float | jax.Array,
         params: EnvParams,
-    ) -> tuple[jax.Array, EnvState, jax.Array, jax.Array, dict]:
+    ) -> tuple[jax.Array, EnvState, jax.Array, jax.Array, dict[str, Any]]:
         """Carries out a command."""
         del key
         tables, _ = _games(params)

@@ -576,7 +576,7 @@ def draw_game(
     )
 
 
-def _trajectory(task: Task, trial: str, sentence: str, seed: Sequence[int]) -> dict:
+def _trajectory(task: Task, trial: str, sentence: str, seed: Sequence[int]) -> dict[str, Any]:
     """What ``traj_data.json`` says about a game; there is no recorded trajectory to tell of."""
     examine = task.task_type == "look_at_obj_in_light"
     return {

@@ -15,7 +15,7 @@ import json
 import re
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 Placeholder = tuple[str, str]
 """A variable of a query: its name and its type."""
@@ -123,7 +123,7 @@ class Grammar:
     """
 
     def __init__(self, source: str):
-        rules: dict[str, list[dict]] = {}
+        rules: dict[str, list[dict[str, Any]]] = {}
         words: dict[str, tuple[str, str]] = {}
         for name, template, feedback, block in _read_document(source):
             if name is not None:
@@ -185,7 +185,7 @@ class _Writer:
         self._facts = facts
         self._entities = entities
 
-    def write(self, phrase: Phrase, bindings: dict) -> Iterator[str]:
+    def write(self, phrase: Phrase, bindings: dict[Any, Any]) -> Iterator[str]:
         for part in phrase:
             match part:
                 case _Text(text):
@@ -199,18 +199,18 @@ class _Writer:
                 case _List(items):
                     yield from self._join(list(self._items(items, bindings)), bindings)
 
-    def _rewrite(self, name: str, bindings: dict) -> Phrase:
+    def _rewrite(self, name: str, bindings: dict[Any, Any]) -> Phrase:
         for rule in self._rules.get(name, ()):
             if not rule.condition or any(True for _ in self._answers(rule.condition, bindings)):
                 return rule.phrase
         raise ValueError(f"the grammar has no rule that applies to {name!r}")
 
-    def _items(self, each: _ForEach, bindings: dict) -> Iterator[str]:
+    def _items(self, each: _ForEach, bindings: dict[Any, Any]) -> Iterator[str]:
         answers = self._answers(each.query, bindings) if each.query else (bindings,)
         for answer in answers:
             yield "".join(self.write((each.item,), answer))
 
-    def _join(self, items: list[str], bindings: dict) -> Iterator[str]:
+    def _join(self, items: list[str], bindings: dict[Any, Any]) -> Iterator[str]:
         if not items:
             yield from self.write((_Symbol("list_empty"),), bindings)
         for index, item in enumerate(items):
@@ -220,7 +220,7 @@ class _Writer:
                 yield from self.write((_Symbol(separator),), bindings)
             yield item
 
-    def _answers(self, query: Query, bindings: dict) -> Iterator[dict]:
+    def _answers(self, query: Query, bindings: dict[Any, Any]) -> Iterator[dict[Any, Any]]:
         """Every way to bind the placeholders, no two of them to the same entity."""
         if not query:
             yield bindings
@@ -250,7 +250,7 @@ class _Writer:
     def _is_a(self, entity: str, type_: str) -> bool:
         return type_ in ("object", self._entities[entity].type)  # all types are below "object"
 
-    def _evaluate(self, tree: ast.expr, source: str, bindings: dict) -> "str | Entity":
+    def _evaluate(self, tree: ast.expr, source: str, bindings: dict[Any, Any]) -> "str | Entity":
         match tree:
             case ast.Constant(value=str(text)):
                 return text
@@ -267,13 +267,14 @@ class _Writer:
                     self._evaluate(right, source, bindings)
                 )
             case ast.BoolOp(op=operator, values=values):
-                stops = isinstance(operator, ast.Or)
+                stops, result = isinstance(operator, ast.Or), ""
                 for value in values:
                     result = self._evaluate(value, source, bindings)
                     if bool(str(result)) == stops:
                         break
                 return result
-        raise AssertionError(f"{source!r} was let through")
+            case _:
+                raise AssertionError(f"{source!r} was let through")
 
 
 class _PhraseReader:
@@ -361,7 +362,7 @@ class _PhraseReader:
         self._at += len(token) * found
         return found
 
-    def _match(self, pattern: re.Pattern) -> str | None:
+    def _match(self, pattern: re.Pattern[str]) -> str | None:
         match = pattern.match(self._source, self._at)
         if match is None:
             return None
@@ -482,7 +483,7 @@ class _Tokens:
         return "end", "the end"
 
 
-def _read_rules(block: str) -> dict[str, list[dict]]:
+def _read_rules(block: str) -> dict[str, list[dict[str, Any]]]:
     try:
         rules = json.loads(textwrap.dedent(block[3:-3]))
     except (json.JSONDecodeError, RecursionError) as error:

@@ -16,7 +16,7 @@ import os
 import pathlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from llmprior_jax.envs import alfworld_grammar
 
@@ -96,7 +96,7 @@ class Goal(NamedTuple):
       lit: one of these must have been switched on and be where the agent is, if there are any.
     """
 
-    count: int = 0
+    count: int = 0  # pyright: ignore[reportIncompatibleMethodOverride]
     objects: frozenset[str] = frozenset()
     marks: frozenset[str] = frozenset()
     receptacles: frozenset[str] = frozenset()
@@ -144,7 +144,7 @@ class Game:
         return places[0] if places else None
 
 
-def read_game(path: str | os.PathLike) -> Game:
+def read_game(path: str | os.PathLike[str]) -> Game:
     """Reads a `game.tw-pddl` file.
 
     Args:
@@ -233,7 +233,7 @@ def _read(path: str, game: Mapping[str, str]) -> Game:
 
 # PDDL.
 
-_Expression = list  # of str and _Expression
+_Expression: TypeAlias = list[Any]  # of str and _Expression
 
 
 class _Problem(NamedTuple):
@@ -241,7 +241,7 @@ class _Problem(NamedTuple):
     facts: dict[str, tuple[Fact, ...]]
     goal: _Expression
 
-    def order(self, entity: str) -> tuple:
+    def order(self, entity: str) -> tuple[Any, ...]:
         """A key that sorts entities of any type as TextWorld does."""
         return self.types[entity] != "object", self.types[entity], entity
 
@@ -371,7 +371,7 @@ def _read_problem(source: str) -> _Problem:
     if len(sections[":goal"]) != 1:
         raise ValueError("its PDDL problem has more than one goal")
 
-    def order(fact: Fact) -> tuple:
+    def order(fact: Fact) -> tuple[Any, ...]:
         return tuple((types[name] != "object", types[name]) for name in fact), fact
 
     return _Problem(
@@ -436,7 +436,7 @@ def _collect(formula: _Expression, found: _Exists) -> None:
                 raise ValueError(f"its goal has {_show(part)}, which is not understood")
 
 
-def _read_placed(found: _Exists, problem: _Problem) -> dict | None:
+def _read_placed(found: _Exists, problem: _Problem) -> dict[str, Any] | None:
     """Objects in a receptacle, e.g. two clean cups in a cabinet."""
     receptacles = [name for name, type_ in found.variables.items() if type_ == "receptacle"]
     objects = [name for name, type_ in found.variables.items() if type_ == "object"]
@@ -459,7 +459,7 @@ def _read_placed(found: _Exists, problem: _Problem) -> dict | None:
     }
 
 
-def _read_held(found: _Exists, problem: _Problem) -> dict | None:
+def _read_held(found: _Exists, problem: _Problem) -> dict[str, Any] | None:
     """An object in the agent's hands."""
     if sorted(found.variables.values()) != ["agent", "object"] or found.different:
         return None
@@ -471,7 +471,7 @@ def _read_held(found: _Exists, problem: _Problem) -> dict | None:
     return {"held": _candidates(by_type["object"], found, problem)}
 
 
-def _read_lit(found: _Exists, problem: _Problem) -> dict | None:
+def _read_lit(found: _Exists, problem: _Problem) -> dict[str, Any] | None:
     """A lamp that was switched on, where the agent is."""
     kinds = ["agent", "location", "object", "receptacle"]
     if sorted(found.variables.values()) != kinds or found.different:

@@ -89,8 +89,8 @@ class _Episode(NamedTuple):
 
 def _replay_episode(
     env: ALFWorld,
-    reset: Callable,
-    step: Callable,
+    reset: Callable[..., Any],
+    step: Callable[..., Any],
     params: Any,
     bridge: Bridge,
     game: int,

@@ -1,6 +1,7 @@
 """What ALFWorld tells a player: views put into the words of the game's own grammar."""
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -52,7 +53,7 @@ class Storyteller:
         self._tables = tables
         self._layout = layout
         self._no_receptacle = tables.contents.shape[1]
-        self._commands: dict[tuple, str] = {}
+        self._commands: dict[tuple[Any, ...], str] = {}
         self._intro = game.grammar.phrase("#intro#")
 
     def tell(self, view: View) -> TextState:
@@ -161,6 +162,8 @@ class _Scene:
                 return self._pairs(view.displaced, receptacle) if len(view.displaced) else []
             case mark, str() as thing if mark in MARKS and self._is_object(thing):
                 return [(thing,)] if view.marked >> MARKS.index(mark) & 1 else []
+            case _:
+                pass
         if predicate in CHANGING or predicate == "not_inreceptacle":
             raise ValueError(
                 f"the grammar asks whether {predicate} holds for "

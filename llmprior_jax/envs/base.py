@@ -6,14 +6,18 @@ observation alone, so whoever holds an observation, of whatever age, can have it
 environment whose observations can be listed can be put into words once, before training.
 """
 
-from typing import NamedTuple
+from typing import Any, Generic, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from gymnax.environments import environment
+from typing_extensions import TypeVar
 
 from llmprior_jax.types import TextState
+
+State = TypeVar("State", bound=environment.EnvState, default=Any)
+Params = TypeVar("Params", bound=environment.EnvParams, default=Any)
 
 
 class Thing(NamedTuple):
@@ -36,7 +40,7 @@ class Scene(NamedTuple):
     things: tuple[Thing, ...]
 
 
-class TextEnvironment(environment.Environment[environment.TEnvState, environment.TEnvParams]):
+class TextEnvironment(environment.Environment[State, Params], Generic[State, Params]):
     """A gymnax environment whose observations can be put into words.
 
     `reset` and `step` are gymnax's: `step` resets an environment that has ended and returns
@@ -45,9 +49,7 @@ class TextEnvironment(environment.Environment[environment.TEnvState, environment
     every `info` has `"success"`, bool[]: the task was solved by this step.
     """
 
-    def action_mask(
-        self, state: environment.TEnvState, params: environment.TEnvParams
-    ) -> jax.Array:
+    def action_mask(self, state: State, params: Params) -> jax.Array:
         """Returns which actions are admissible: bool[A], here all of them.
 
         Admissible actions come first: slots `0 .. n-1` are true and the rest do not exist.
@@ -69,7 +71,7 @@ class TextEnvironment(environment.Environment[environment.TEnvState, environment
         """
         raise NotImplementedError
 
-    def scene(self, state: environment.TEnvState) -> Scene | None:
+    def scene(self, state: State) -> Scene | None:
         """Says what a picture of a state shows, hidden things too (host side, unbatched).
 
         Returns:

@@ -5,6 +5,8 @@ Gymnasium. What is added here is the text: the tile under the agent, the four ti
 how far away the goal is. That much decides a good step, and a language model can tell which.
 """
 
+from typing import Any
+
 import jax
 import numpy as np
 from gymnax.environments.misc import frozen_lake
@@ -62,7 +64,7 @@ class FrozenLake(frozen_lake.FrozenLake, TextEnvironment):
         state: frozen_lake.EnvState,
         action: int | float | jax.Array,
         params: frozen_lake.EnvParams,
-    ) -> tuple[jax.Array, frozen_lake.EnvState, jax.Array, jax.Array, dict]:
+    ) -> tuple[jax.Array, frozen_lake.EnvState, jax.Array, jax.Array, dict[str, Any]]:
         """Takes one step, as gymnax does, and tells whether it reached the goal."""
         observation, state, reward, terminated, info = super().step_env(key, state, action, params)
         tile = self.desc.reshape(-1)[state.position]

@@ -6,6 +6,7 @@ of a state and the table of its prior, has it without knowing that it is there.
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +31,8 @@ class HistoryState(environment.EnvState):
       action: i32[H], the actions between them, -1 before the episode began.
     """
 
-    time: jax.Array  # gymnax says int, which holds only before the first step
+    # gymnax says int, which holds only before the first step.
+    time: jax.Array  # pyright: ignore[reportIncompatibleVariableOverride]
     env_state: environment.EnvState
     observation: jax.Array
     action: jax.Array
@@ -103,7 +105,7 @@ class HistoryWrapper(TextEnvironment[HistoryState, environment.EnvParams]):
         state: HistoryState,
         action: int | float | jax.Array,
         params: environment.EnvParams,
-    ) -> tuple[jax.Array, HistoryState, jax.Array, jax.Array, dict]:
+    ) -> tuple[jax.Array, HistoryState, jax.Array, jax.Array, dict[str, Any]]:
         """Takes a step of the environment and remembers it."""
         observation, env_state, reward, terminated, info = self.env.step_env(
             key, state.env_state, action, params
@@ -140,7 +142,7 @@ class HistoryWrapper(TextEnvironment[HistoryState, environment.EnvParams]):
         """What a picture of the environment's own state shows."""
         return self.env.scene(state.env_state)
 
-    def action_space(self, params: environment.EnvParams | None = None):
+    def action_space(self, params: environment.EnvParams | None = None) -> Any:
         """The actions of the environment."""
         return self.env.action_space(params)
 

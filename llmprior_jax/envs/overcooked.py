@@ -18,7 +18,7 @@ A macro-action is then: look up the walk, apply at most one interaction, count t
 
 import functools
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -92,7 +92,8 @@ class EnvState(environment.EnvState):
       chopped: bool[I - 1], whether each food is chopped.
     """
 
-    time: jax.Array  # gymnax says int, which holds only before the first step
+    # gymnax says int, which holds only before the first step.
+    time: jax.Array  # pyright: ignore[reportIncompatibleVariableOverride]
     tile: jax.Array
     place: jax.Array
     chopped: jax.Array
@@ -193,7 +194,7 @@ class Overcooked(TextEnvironment[EnvState, EnvParams]):
         state: EnvState,
         action: int | float | jax.Array,
         params: EnvParams,
-    ) -> tuple[jax.Array, EnvState, jax.Array, jax.Array, dict]:
+    ) -> tuple[jax.Array, EnvState, jax.Array, jax.Array, dict[str, Any]]:
         """Runs one macro-action to its end; see the class for the actions."""
         del key
         action = jnp.asarray(action, jnp.int32)
@@ -401,7 +402,7 @@ class Overcooked(TextEnvironment[EnvState, EnvParams]):
         @jax.jit
         @functools.partial(jax.vmap, in_axes=(0, None))
         @functools.partial(jax.vmap, in_axes=(None, 0))
-        def successors(digits, action):
+        def successors(digits: jax.Array, action: jax.Array) -> tuple[jax.Array, ...]:
             state = EnvState(
                 time=jnp.int32(0),
                 tile=digits[0],

@@ -4,6 +4,7 @@ import difflib
 import functools
 import inspect
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from llmprior_jax.envs import alfworld, frozen_lake, overcooked
 from llmprior_jax.envs.base import TextEnvironment
@@ -37,7 +38,7 @@ def register(name: str, factory: Callable[..., TextEnvironment]) -> None:
     _ENVIRONMENTS[name] = factory
 
 
-def make(name: str, **kwargs) -> tuple[TextEnvironment, object]:
+def make(name: str, **kwargs: Any) -> tuple[TextEnvironment, object]:
     """Makes an environment and its default parameters, as `gymnax.make` does.
 
     Args:

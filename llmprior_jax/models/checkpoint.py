@@ -38,7 +38,7 @@ _MOST_LISTED = 10
 
 def read(
     directory: Path, dtype: Any, supported: Mapping[str, Architecture]
-) -> tuple[Any, nnx.GraphDef, nnx.State]:
+) -> tuple[Any, nnx.GraphDef[Any], nnx.State[Any, Any]]:
     """Reads the model of a checkpoint directory.
 
     Args:
@@ -115,7 +115,7 @@ def fingerprint(directory: Path, dtype: Any, more: str = "") -> str:
     return total.hexdigest()
 
 
-def to_hf(config: Any, params: nnx.State) -> dict[str, np.ndarray]:
+def to_hf(config: Any, params: nnx.State[Any, Any]) -> dict[str, np.ndarray]:
     """A model's parameters by the names and in the layout of a Hugging Face checkpoint.
 
     Written with `safetensors.numpy.save_file(tensors, path, metadata={"format": "pt"})` they are

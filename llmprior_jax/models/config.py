@@ -176,7 +176,9 @@ class Reader:
     A field that is null reads as if it were absent.
     """
 
-    def __init__(self, fields: Mapping[str, Any], prefix: str = "", problems: list | None = None):
+    def __init__(
+        self, fields: Mapping[str, Any], prefix: str = "", problems: list[str] | None = None
+    ):
         self.fields = {name: value for name, value in fields.items() if value is not None}
         self.nulls = {name for name, value in fields.items() if value is None}
         self.prefix = prefix

@@ -67,13 +67,15 @@ def inverse_frequencies(rope: RotaryConfig, head_dim: int) -> np.ndarray:
     return frequencies.astype(np.float32)
 
 
-def rotary_table(rope: RotaryConfig, head_dim: int, positions: jax.Array) -> tuple:
+def rotary_table(
+    rope: RotaryConfig, head_dim: int, positions: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     """Cosines and sines for positions i32[B, L]: two f32[B, L, 1, head_dim / 2]."""
     angles = positions[:, :, None, None] * inverse_frequencies(rope, head_dim)
     return jnp.cos(angles), jnp.sin(angles)
 
 
-def rotate(x: jax.Array, rotary: tuple) -> jax.Array:
+def rotate(x: jax.Array, rotary: tuple[jax.Array, jax.Array]) -> jax.Array:
     """Rotates `x` [B, L, H, head_dim]; the first half of a head pairs with the second half."""
     cos, sin = rotary
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
@@ -81,14 +83,14 @@ def rotate(x: jax.Array, rotary: tuple) -> jax.Array:
     return rotated.astype(x.dtype)
 
 
-def _norm(features: int, config: DecoderConfig, dtype) -> RMSNorm:
+def _norm(features: int, config: DecoderConfig, dtype: Any) -> RMSNorm:
     return RMSNorm(features, config.rms_norm_eps, dtype, config.norm_offset)
 
 
 class Attention(nnx.Module):
     """Grouped-query attention under an arbitrary mask (Ainslie et al., 2023, arXiv 2305.13245)."""
 
-    def __init__(self, config: DecoderConfig, dtype, init: Initializer, rngs: nnx.Rngs):
+    def __init__(self, config: DecoderConfig, dtype: Any, init: Initializer, rngs: nnx.Rngs):
         self.config = config
         queries = config.num_attention_heads * config.head_dim
         keys = config.num_key_value_heads * config.head_dim
@@ -101,7 +103,7 @@ class Attention(nnx.Module):
             self.k_norm = _norm(config.head_dim, config, dtype)
 
     def __call__(
-        self, x: jax.Array, rotary: tuple, mask: jax.Array, past: _Past | None
+        self, x: jax.Array, rotary: tuple[jax.Array, jax.Array], mask: jax.Array, past: _Past | None
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Returns what is attended to, and the keys and values that could be."""
         B, L, _ = x.shape
@@ -134,7 +136,7 @@ class Attention(nnx.Module):
 class Block(nnx.Module):
     """Attention and MLP, each normed before and added to the residual stream."""
 
-    def __init__(self, config: DecoderConfig, dtype, init: Initializer, rngs: nnx.Rngs):
+    def __init__(self, config: DecoderConfig, dtype: Any, init: Initializer, rngs: nnx.Rngs):
         self.input_norm = _norm(config.hidden_size, config, dtype)
         self.attention = Attention(config, dtype, init, rngs)
         self.mlp_norm = _norm(config.hidden_size, config, dtype)
@@ -153,7 +155,7 @@ class Block(nnx.Module):
             self.mlp_post_norm = _norm(config.hidden_size, config, dtype)
 
     def __call__(
-        self, x: jax.Array, rotary: tuple, mask: jax.Array, past: _Past | None
+        self, x: jax.Array, rotary: tuple[jax.Array, jax.Array], mask: jax.Array, past: _Past | None
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         attended, keys, values = self.attention(self.input_norm(x), rotary, mask, past)
         x = x + (self.attention_post_norm(attended) if self.post_norms else attended)
@@ -247,7 +249,14 @@ class Decoder(nnx.Module):
         """
         return self._run(tokens, positions, mask, cache, start)
 
-    def _run(self, tokens, positions, mask, cache: KVCache | None, start) -> tuple:
+    def _run(
+        self,
+        tokens: jax.Array,
+        positions: jax.Array,
+        mask: jax.Array,
+        cache: KVCache | None,
+        start: jax.Array | int,
+    ) -> tuple[jax.Array, Any]:
         config = self.config
         x = embed(self.embed[...], tokens)
         x = x * jnp.asarray(config.embedding_scale, x.dtype)

@@ -96,7 +96,7 @@ class EncoderConfig:
 class Block(nnx.Module):
     """Attention and MLP, each added to the residual stream, which is normed after that."""
 
-    def __init__(self, config: EncoderConfig, dtype, init: Initializer, rngs: nnx.Rngs):
+    def __init__(self, config: EncoderConfig, dtype: Any, init: Initializer, rngs: nnx.Rngs):
         self.head_dim = config.head_dim
         D = config.hidden_size
         self.q_proj = linear(D, D, True, dtype, init, rngs)
@@ -143,7 +143,7 @@ class Encoder(nnx.Module):
         self.config = config
         dtype = jnp.dtype(dtype)
 
-        def table(rows: int) -> nnx.Param:
+        def table(rows: int) -> nnx.Param[Any]:
             return nnx.Param(init(rngs.params(), (rows, config.hidden_size), dtype))
 
         self.embed = table(config.vocab_size)
@@ -172,7 +172,7 @@ class Encoder(nnx.Module):
         return x
 
 
-def _norm(config: EncoderConfig, dtype, rngs: nnx.Rngs) -> nnx.LayerNorm:
+def _norm(config: EncoderConfig, dtype: Any, rngs: nnx.Rngs) -> nnx.LayerNorm:
     return nnx.LayerNorm(
         config.hidden_size,
         epsilon=config.layer_norm_eps,

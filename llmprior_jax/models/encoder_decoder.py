@@ -167,7 +167,7 @@ def distance_buckets(config: EncoderDecoderConfig, bidirectional: bool) -> np.nd
 class Attention(nnx.Module):
     """Attention whose scores are not scaled: T5's initialisation does that (Raffel et al.)."""
 
-    def __init__(self, config: EncoderDecoderConfig, dtype, init: Initializer, rngs: nnx.Rngs):
+    def __init__(self, config: EncoderDecoderConfig, dtype: Any, init: Initializer, rngs: nnx.Rngs):
         self.head_dim = config.head_dim
         wide = config.num_attention_heads * config.head_dim
         self.q_proj = linear(config.hidden_size, wide, False, dtype, init, rngs)
@@ -191,7 +191,12 @@ class Block(nnx.Module):
     """Self-attention, in the decoder attention to the encoder's output, and MLP."""
 
     def __init__(
-        self, config: EncoderDecoderConfig, cross: bool, dtype, init: Initializer, rngs: nnx.Rngs
+        self,
+        config: EncoderDecoderConfig,
+        cross: bool,
+        dtype: Any,
+        init: Initializer,
+        rngs: nnx.Rngs,
     ):
         self.attention_norm = _norm(config, dtype)
         self.attention = Attention(config, dtype, init, rngs)
@@ -229,7 +234,12 @@ class Stack(nnx.Module):
     """The blocks of an encoder or of a decoder, which share one bias by distance."""
 
     def __init__(
-        self, config: EncoderDecoderConfig, decoder: bool, dtype, init: Initializer, rngs: nnx.Rngs
+        self,
+        config: EncoderDecoderConfig,
+        decoder: bool,
+        dtype: Any,
+        init: Initializer,
+        rngs: nnx.Rngs,
     ):
         self.config = config
         self.decoder = decoder
@@ -337,5 +347,5 @@ class EncoderDecoder(nnx.Module):
         return project(hidden, weight, tied)
 
 
-def _norm(config: EncoderDecoderConfig, dtype) -> RMSNorm:
+def _norm(config: EncoderDecoderConfig, dtype: Any) -> RMSNorm:
     return RMSNorm(config.hidden_size, config.rms_norm_eps, dtype)

@@ -77,8 +77,8 @@ class LanguageModel:
     """
 
     config: Any
-    graphdef: nnx.GraphDef
-    params: nnx.State
+    graphdef: nnx.GraphDef[Any]
+    params: nnx.State[Any, Any]
     tokenizer: PreTrainedTokenizerFast
     fingerprint: str
     kept: dict[str, Any] = dataclasses.field(

@@ -1,6 +1,7 @@
 """The layers that all our transformers are made of."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +32,7 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 
 def linear(
-    fan_in: int, fan_out: int, bias: bool, dtype, init: Initializer, rngs: nnx.Rngs
+    fan_in: int, fan_out: int, bias: bool, dtype: Any, init: Initializer, rngs: nnx.Rngs
 ) -> nnx.Linear:
     """A linear layer with parameters and activations of one dtype."""
     # Accelerators multiply f32 matrices in fewer bits unless told otherwise. Whoever asks for f32
@@ -61,7 +62,7 @@ class RMSNorm(nnx.Module):
     `offset` is added to the weight, which a checkpoint may store as the difference from 1.
     """
 
-    def __init__(self, features: int, eps: float, dtype, offset: float = 0.0):
+    def __init__(self, features: int, eps: float, dtype: Any, offset: float = 0.0):
         self.scale = nnx.Param(jnp.full((features,), 1.0 - offset, dtype))
         self.offset = offset
         self.eps = eps
@@ -81,7 +82,7 @@ class MLP(nnx.Module):
         wide: int,
         act: str,
         bias: bool,
-        dtype,
+        dtype: Any,
         init: Initializer,
         rngs: nnx.Rngs,
         gated: bool = True,

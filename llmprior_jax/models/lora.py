@@ -71,7 +71,7 @@ def merge(params: Any, factors: dict[str, Factors], scale: float = 1.0) -> Any:
       `params` with `W + scale * A B` for each matrix W that has factors.
     """
 
-    def adapt(path: tuple, leaf: jax.Array) -> jax.Array:
+    def adapt(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
         change = factors.get(_name(path))
         if change is None:
             return leaf
@@ -86,6 +86,6 @@ def _leaves(params: Any) -> list[tuple[str, jax.Array]]:
     return [(_name(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(params)]
 
 
-def _name(path: tuple) -> str:
+def _name(path: tuple[Any, ...]) -> str:
     # Flax wraps each array in a variable, whose value is one step further.
     return jax.tree_util.keystr(path, simple=True, separator="/").removesuffix("/value")

@@ -7,6 +7,7 @@ rows, so that between the two nothing is exchanged. The compiler inserts the exc
 
 import dataclasses
 import re
+from typing import Any
 
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -35,7 +36,7 @@ def partition(lm: LanguageModel, mesh: Mesh) -> LanguageModel:
     size = mesh.shape[AXIS]
     cut = 0
 
-    def place(path, leaf):
+    def place(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
         nonlocal cut
         spec = _spec(jax.tree_util.keystr(path), leaf.shape, size)
         cut += spec != PartitionSpec()

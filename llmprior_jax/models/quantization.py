@@ -21,7 +21,9 @@ import qwix
 from flax import nnx
 
 
-def int8(graphdef: nnx.GraphDef, params: nnx.State) -> tuple[nnx.GraphDef, nnx.State]:
+def int8(
+    graphdef: nnx.GraphDef[Any], params: nnx.State[Any, Any]
+) -> tuple[nnx.GraphDef[Any], nnx.State[Any, Any]]:
     """A decoder with the weight matrices of its blocks in int8.
 
     Args:

@@ -46,8 +46,8 @@ class TextEncoder:
     """
 
     config: EncoderConfig
-    graphdef: nnx.GraphDef
-    params: nnx.State
+    graphdef: nnx.GraphDef[Any]
+    params: nnx.State[Any, Any]
     tokenizer: PreTrainedTokenizerFast
     max_tokens: int
     pooling: str
@@ -127,7 +127,7 @@ class TextEncoder:
 
 @functools.partial(jax.jit, static_argnames=("graphdef", "pooling", "unit_length"))
 def encode_tokens(
-    graphdef: nnx.GraphDef,
+    graphdef: nnx.GraphDef[Any],
     params: Any,
     tokens: jax.Array,
     segments: jax.Array,

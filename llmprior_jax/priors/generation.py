@@ -13,7 +13,7 @@ string that is spread over several tokens is found afterwards, in the text.
 import functools
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -172,7 +172,7 @@ def check_sampling(num_samples: int, sampling: Sampling) -> None:
 
 @functools.partial(jax.jit, static_argnames=("graphdef", "num_samples", "max_new_tokens"))
 def sample_tokens(
-    graphdef: nnx.GraphDef,
+    graphdef: nnx.GraphDef[Any],
     params: Any,
     tokens: jax.Array,
     lengths: jax.Array,
@@ -206,7 +206,7 @@ def sample_tokens(
     k, N = num_samples, max_new_tokens
     sample_keys = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))(keys, jnp.arange(k))
 
-    def draw(step, hidden):
+    def draw(step: jax.Array | int, hidden: jax.Array) -> tuple[jax.Array, jax.Array]:
         """A token for each answer, i32[B, k], from hidden states [B, k, D]."""
         logits = decoder.logits(hidden)
         finite = jnp.isfinite(logits).all(axis=(1, 2))
@@ -228,7 +228,7 @@ def sample_tokens(
 
     is_padding = (lengths == 0)[:, None]
 
-    def go_on(state: _Writing):
+    def go_on(state: _Writing) -> jax.Array:
         return (state.step < N - 1) & ~state.done.all()
 
     def write(state: _Writing) -> _Writing:
@@ -282,10 +282,15 @@ class _Writing(NamedTuple):
     cache: KVCache
 
 
-def _draw(keys, logits, temperature, top_p) -> jax.Array:
+def _draw(
+    keys: jax.Array,
+    logits: jax.Array,
+    temperature: jax.Array | float,
+    top_p: jax.Array | float,
+) -> jax.Array:
     """One token for each key [B, k] from logits f32[B, k, V]."""
 
-    def sample():
+    def sample() -> jax.Array:
         scaled = logits / temperature
         kept = jax.lax.cond(top_p < 1, lambda: _nucleus(scaled, top_p), lambda: scaled)
         return jax.vmap(jax.vmap(jax.random.categorical))(keys, kept)
@@ -294,7 +299,7 @@ def _draw(keys, logits, temperature, top_p) -> jax.Array:
     return jax.lax.cond(greedy, lambda: logits.argmax(axis=-1), sample).astype(jnp.int32)
 
 
-def _nucleus(logits: jax.Array, top_p) -> jax.Array:
+def _nucleus(logits: jax.Array, top_p: jax.Array | float) -> jax.Array:
     """Logits [..., V] with -inf outside the nucleus; tokens as likely as its last one are in it.
 
     The least probability in the nucleus is found by bisection, which needs no sorting. Positive
@@ -303,7 +308,7 @@ def _nucleus(logits: jax.Array, top_p) -> jax.Array:
     probabilities = jax.nn.softmax(logits, axis=-1)
     bits = jax.lax.bitcast_convert_type(probabilities, jnp.int32)
 
-    def halve(_, bounds):
+    def halve(_: jax.Array, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         low, high = bounds
         middle = low + (high - low) // 2
         mass = jnp.where(bits >= middle, probabilities, 0.0).sum(axis=-1, keepdims=True)
@@ -317,7 +322,7 @@ def _nucleus(logits: jax.Array, top_p) -> jax.Array:
     return jnp.where(bits >= low, logits, -jnp.inf)
 
 
-def _tokenize(lm, prompts, max_new_tokens) -> list[np.ndarray]:
+def _tokenize(lm: LanguageModel, prompts: Sequence[str], max_new_tokens: int) -> list[np.ndarray]:
     """The tokens of each prompt, i32[length]; refuses what cannot be continued."""
     if isinstance(prompts, str):
         raise TypeError("prompts must be a list of strings, not one string; put it in a list")
@@ -344,7 +349,9 @@ def _tokenize(lm, prompts, max_new_tokens) -> list[np.ndarray]:
     return texts
 
 
-def _passes(texts, num_samples) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def _passes(
+    texts: Sequence[np.ndarray], num_samples: int
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Distributes prompts over passes of few shapes: places in the batch, tokens, lengths."""
     order = sorted(range(len(texts)), key=lambda b: len(texts[b]))
     while order:
@@ -368,7 +375,7 @@ def _bucket(length: int) -> int:
 
 
 @functools.lru_cache(maxsize=8)
-def _end_tokens(tokenizer, vocab_size: int, stop: tuple[str, ...]) -> np.ndarray:
+def _end_tokens(tokenizer: Any, vocab_size: int, stop: tuple[str, ...]) -> np.ndarray:
     """bool[V]: tokens with a stop string in them, and special ones."""
     ids = np.arange(min(len(tokenizer), vocab_size))
     ends = np.zeros(vocab_size, bool)
@@ -378,19 +385,25 @@ def _end_tokens(tokenizer, vocab_size: int, stop: tuple[str, ...]) -> np.ndarray
     return ends
 
 
-def _special_tokens(tokenizer) -> set[int]:
+def _special_tokens(tokenizer: Any) -> set[int]:
     """Tokens that no text has, such as its end or the turn of another speaker."""
     special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     # What stands for unknown text is text, except where the end of it serves for both (Qwen).
     return (special - {tokenizer.unk_token_id} | {tokenizer.eos_token_id}) - {None}
 
 
-def _decode(tokenizer, answers) -> list[str]:
+def _decode(tokenizer: Any, answers: Iterable[Iterable[int]]) -> list[str]:
     ids = [[int(i) for i in answer] for answer in answers]
     return tokenizer.backend_tokenizer.decode_batch(ids, skip_special_tokens=False)
 
 
-def _complete(tokenizer, last: int, answers, ends, stop) -> list[Completion]:
+def _complete(
+    tokenizer: Any,
+    last: int,
+    answers: Sequence[Sequence[int]],
+    ends: np.ndarray,
+    stop: tuple[str, ...],
+) -> list[Completion]:
     """Answers as texts, after the last token of their prompt."""
     special = _special_tokens(tokenizer)
     # Some tokenizers drop a space at the beginning of what they decode, so it begins with a token

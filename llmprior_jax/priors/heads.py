@@ -67,7 +67,7 @@ def read(lm: LanguageModel, tokens: np.ndarray) -> KVCache:
 
 
 @functools.partial(jax.jit, static_argnames="graphdef")
-def _read(graphdef: nnx.GraphDef, params: Any, tokens: jax.Array) -> KVCache:
+def _read(graphdef: nnx.GraphDef[Any], params: Any, tokens: jax.Array) -> KVCache:
     decoder = nnx.merge(graphdef, params)
     length = tokens.shape[1]
     causal = jnp.tril(jnp.ones((1, length, length), bool))

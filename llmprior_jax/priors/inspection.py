@@ -80,7 +80,7 @@ def _padded(numbers: np.ndarray, multiple: int) -> np.ndarray:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _log_probs_after(
-    graphdef: nnx.GraphDef, params: Any, tokens: jax.Array, places: jax.Array
+    graphdef: nnx.GraphDef[Any], params: Any, tokens: jax.Array, places: jax.Array
 ) -> jax.Array:
     """f32[n], the log-probability of the token after each place i32[n] in a text i32[L]."""
     decoder = nnx.merge(graphdef, params)

@@ -113,8 +113,9 @@ def passes(states: Sequence[Sequences]) -> Iterator[Pass]:
     """
     if not states:
         return
-    if states[0].prompt is not None:
-        yield from _passes_with_prompts(states, [state.prompt for state in states])
+    prompts = [state.prompt for state in states if state.prompt is not None]
+    if prompts:
+        yield from _passes_with_prompts(states, prompts)
         return
     # Sorted, states with a common beginning are neighbours and meet in a row.
     short: list[int] = []
@@ -133,7 +134,9 @@ def alone(states: Sequence[Sequences]) -> list[Packed]:
     return [_pack([state], [[0]], length).packed for state in states]
 
 
-def _passes_with_prompts(states: Sequence[Sequences], prompts: Sequence) -> Iterator[Pass]:
+def _passes_with_prompts(
+    states: Sequence[Sequences], prompts: Sequence[np.ndarray]
+) -> Iterator[Pass]:
     """One state in a row; prompts of like length share a pass, so that there is little padding."""
     length = _bucket(max(map(_tokens_needed, states)), steps=1)
     order = sorted(range(len(states)), key=lambda b: len(prompts[b]))

@@ -202,7 +202,7 @@ def _pad(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
 
 
 def _apply(
-    graphdef: nnx.GraphDef, params: Any, rows: Rows, temperature: float
+    graphdef: nnx.GraphDef[Any], params: Any, rows: Rows, temperature: float
 ) -> tuple[jax.Array, jax.Array]:
     """log pi(a|s) f32[B, A] of B rows, and the hidden states f32[B, D] before the actions."""
     model = nnx.merge(graphdef, params)
@@ -218,7 +218,7 @@ def _apply(
         hidden = model.decode(rows.tokens, rows.positions, mask, encoded, is_text)
 
     @jax.checkpoint
-    def scores(of_state: tuple) -> jax.Array:
+    def scores(of_state: tuple[jax.Array, ...]) -> jax.Array:
         """Summed log-probability of each action's tokens, f32[A], of one state."""
         hidden, queries, tokens, query = of_state
         logits = model.logits(hidden[queries]).astype(jnp.float32)

@@ -228,7 +228,7 @@ def check_options(normalization: str, temperature: float) -> None:
 
 @functools.partial(jax.jit, static_argnames="graphdef")
 def score_packed(
-    graphdef: nnx.GraphDef, params: Any, packed: packing.Packed, head: KVCache | None = None
+    graphdef: nnx.GraphDef[Any], params: Any, packed: packing.Packed, head: KVCache | None = None
 ) -> tuple[jax.Array, jax.Array]:
     """Scores packed texts in one forward pass. Pure, and differentiable in `params`.
 
@@ -258,7 +258,7 @@ def score_packed(
     return scores, hidden[packed.last].astype(jnp.float32)
 
 
-def _read(model, packed: packing.Packed, mask: jax.Array, head: KVCache | None) -> jax.Array:
+def _read(model: Any, packed: packing.Packed, mask: jax.Array, head: KVCache | None) -> jax.Array:
     """Hidden states [R, L, D] of all tokens, each of which sees what `mask` [R, L, L] says."""
     prompts, lengths = packed.prompts, packed.prompt_lengths
     if prompts is not None and lengths is not None:
@@ -274,7 +274,7 @@ def _read(model, packed: packing.Packed, mask: jax.Array, head: KVCache | None) 
     return hidden
 
 
-def _token_log_probs(model, hidden: jax.Array, packed: packing.Packed) -> jax.Array:
+def _token_log_probs(model: Any, hidden: jax.Array, packed: packing.Packed) -> jax.Array:
     """f32[R * L], the log-probability of each token that has a query, zero for the others.
 
     The queries are projected onto the vocabulary a few at a time, so there is never an array
@@ -284,7 +284,7 @@ def _token_log_probs(model, hidden: jax.Array, packed: packing.Packed) -> jax.Ar
     starts = jnp.arange(0, len(packed.queries), _QUERIES_AT_ONCE)
     queries = jnp.pad(packed.queries, (0, -len(packed.queries) % _QUERIES_AT_ONCE))
 
-    def project(log_probs, start):
+    def project(log_probs: jax.Array, start: jax.Array) -> jax.Array:
         chunk = jax.lax.dynamic_slice_in_dim(queries, start, _QUERIES_AT_ONCE)
         logits = model.logits(hidden[chunk]).astype(jnp.float32).T  # [V, queries]
         normalizer = jax.nn.logsumexp(logits, axis=0)
@@ -292,7 +292,7 @@ def _token_log_probs(model, hidden: jax.Array, packed: packing.Packed) -> jax.Ar
         own = jnp.where(here, query - start, 0)
         return jnp.where(here, logits[tokens, own] - normalizer[own], log_probs)
 
-    def step(log_probs, start):
+    def step(log_probs: jax.Array, start: jax.Array) -> tuple[jax.Array, None]:
         needed = start < packed.num_queries
         return jax.lax.cond(needed, project, lambda log_probs, _: log_probs, log_probs, start), None
 
@@ -311,7 +311,9 @@ def _check_finite(log_probs: np.ndarray, actions: Sequence[Sequence[str]]) -> No
             )
 
 
-def tokenize(lm, prompts, actions) -> list[packing.Sequences]:
+def tokenize(
+    lm: LanguageModel, prompts: Sequence[str], actions: Sequence[Sequence[str]]
+) -> list[packing.Sequences]:
     """Token ids of every `prompt + action`, and where in them the action begins."""
     if isinstance(lm.config, EncoderDecoderConfig):
         return seq2seq.tokenize(lm.tokenizer, lm.config, prompts, actions)
@@ -333,7 +335,7 @@ def tokenize(lm, prompts, actions) -> list[packing.Sequences]:
     return states
 
 
-def _check_tokens(text: np.ndarray, first: int, config, where: str) -> None:
+def _check_tokens(text: np.ndarray, first: int, config: Any, where: str) -> None:
     """Refuses what cannot be scored, by the tokens of one prompt + action."""
     if len(text) > config.max_position_embeddings:
         raise ValueError(
@@ -352,7 +354,7 @@ def _check_tokens(text: np.ndarray, first: int, config, where: str) -> None:
     check_known(text, config.vocab_size, where)
 
 
-def _head_length(lm, states: Sequence[packing.Sequences], head: str | None) -> int:
+def _head_length(lm: LanguageModel, states: Sequence[packing.Sequences], head: str | None) -> int:
     """How many tokens all texts begin with are read apart from them."""
     if not states or not isinstance(lm.config, DecoderConfig):
         return 0
@@ -365,7 +367,7 @@ def _head_length(lm, states: Sequence[packing.Sequences], head: str | None) -> i
     return heads.longest_possible(states, shared)
 
 
-def _check(prompts, actions, head: str | None) -> None:
+def _check(prompts: Sequence[str], actions: Sequence[Sequence[str]], head: str | None) -> None:
     """Refuses malformed arguments, naming the first thing wrong."""
     if isinstance(prompts, str):
         raise TypeError("prompts must be a list of strings, not one string; put it in a list")

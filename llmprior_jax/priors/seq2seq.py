@@ -11,6 +11,7 @@ them for that.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from llmprior_jax.priors.tokens import check_known, encode
 
 
 def tokenize(
-    tokenizer,
+    tokenizer: Any,
     config: EncoderDecoderConfig,
     prompts: Sequence[str],
     actions: Sequence[Sequence[str]],

@@ -26,7 +26,7 @@ import os
 import pathlib
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -159,7 +159,7 @@ class PriorStore:
     def __enter__(self) -> "PriorStore":
         return self
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -372,7 +372,7 @@ class PriorStore:
         connection.execute("COMMIT")
 
     @contextlib.contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
+    def _writing(self) -> Generator[sqlite3.Connection]:
         """One commit: all of it or nothing."""
         with self._explained("be written"):
             self._connection.execute("BEGIN IMMEDIATE")
@@ -384,7 +384,7 @@ class PriorStore:
                     self._connection.execute("ROLLBACK")
 
     @contextlib.contextmanager
-    def _explained(self, what: str) -> Iterator[None]:
+    def _explained(self, what: str) -> Generator[None]:
         """Turns SQLite's errors into ours."""
         try:
             yield
@@ -413,7 +413,9 @@ class PriorStore:
         )
         return found.fetchone()[0]
 
-    def _select(self, table: str, columns: str, keys: Sequence[bytes]) -> dict[bytes, tuple]:
+    def _select(
+        self, table: str, columns: str, keys: Sequence[bytes]
+    ) -> dict[bytes, tuple[Any, ...]]:
         rows = {}
         for start in range(0, len(keys), _KEYS_PER_QUERY):
             some = keys[start : start + _KEYS_PER_QUERY]
@@ -429,7 +431,7 @@ class PriorStore:
                 f"JOIN models ON models.id = {table}.model ORDER BY {table}.id"
             )
 
-    def _unpack(self, row: tuple) -> StoredScores:
+    def _unpack(self, row: tuple[Any, ...]) -> StoredScores:
         """Checks and reads one row's columns."""
         try:
             actions = tuple(json.loads(row[0]))

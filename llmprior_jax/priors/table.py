@@ -9,7 +9,7 @@ stands for a state in replay and in checkpoints.
 
 import functools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -175,12 +175,12 @@ def _grow(leaf: jax.Array, capacity: int, filler: float) -> jax.Array:
 
 
 @functools.partial(jax.jit, donate_argnums=0)
-def _write(leaves, rows, new):
+def _write(leaves: Any, rows: jax.Array, new: Any) -> Any:
     return jax.tree.map(lambda leaf, values: leaf.at[rows].set(values, mode="drop"), leaves, new)
 
 
 @jax.jit
-def _find_all(slots, observations, wanted):
+def _find_all(slots: jax.Array, observations: jax.Array, wanted: jax.Array) -> jax.Array:
     nothing = jnp.zeros(())
     table = PriorTable(slots, observations, ActionPrior(nothing, nothing), nothing)
     return jax.vmap(find, in_axes=(None, 0))(table, wanted)
@@ -197,7 +197,7 @@ def _power_of_two(count: int) -> int:
     return max(_MIN_ROWS, 1 << (count - 1).bit_length())
 
 
-def _hash(observations, xp):
+def _hash(observations: Any, xp: Any) -> Any:
     """Hashes uint32[M] of [M, *O]; `xp` is numpy or jax.numpy, with the same result."""
     words = xp.asarray(observations)
     words = _without_negative_zero(_flat(words), xp)
@@ -208,19 +208,19 @@ def _hash(observations, xp):
     return _mix(_mix(words + places, xp).sum(axis=1, dtype=xp.uint32), xp)
 
 
-def _flat(observations):
+def _flat(observations: Any) -> Any:
     """[M, *O] as [M, words]."""
     return observations.reshape(observations.shape[0], math.prod(observations.shape[1:]))
 
 
-def _without_negative_zero(observations, xp):
+def _without_negative_zero(observations: Any, xp: Any) -> Any:
     """0.0 for -0.0, which equals it and has other bits."""
     if not jnp.issubdtype(observations.dtype, jnp.floating):
         return observations
     return xp.where(observations == 0, xp.zeros((), observations.dtype), observations)
 
 
-def _mix(x, xp):
+def _mix(x: Any, xp: Any) -> Any:
     x = (x ^ (x >> xp.uint32(16))) * xp.uint32(_MIX_1)
     x = (x ^ (x >> xp.uint32(13))) * xp.uint32(_MIX_2)
     return x ^ (x >> xp.uint32(16))

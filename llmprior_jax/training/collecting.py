@@ -60,7 +60,7 @@ def expert_behaviour(env: TextEnvironment, env_params: Any) -> Behaviour:
     """Takes the surest and quickest way to success; see `planning.expert`."""
     expert = planning.expert(env, env_params)
 
-    def act(key, state, mask, prior):
+    def act(key: jax.Array, state: Any, mask: jax.Array, prior: ActionPrior | None) -> jax.Array:
         del mask, prior
         row = tables.find(expert, planning.encode(state))
         return jax.random.categorical(key, tables.lookup(expert, row).log_probs)
@@ -196,8 +196,10 @@ def _play_batch(
       with which the steps count for nothing.
     """
 
-    def play(key: jax.Array, which: jax.Array):
-        def decide(key: jax.Array, state: Any, observation: jax.Array):
+    def play(key: jax.Array, which: jax.Array) -> tuple[_Steps, jax.Array, Missing]:
+        def decide(
+            key: jax.Array, state: Any, observation: jax.Array
+        ) -> tuple[jax.Array, jax.Array]:
             """The action of the environment's part, and whether its prior is missing."""
             mask = env.action_mask(state, env_params)
             act_key, random_key, epsilon_key = jax.random.split(key, 3)
@@ -212,7 +214,7 @@ def _play_batch(
             action = jnp.where(is_random, _random(random_key, mask), jnp.stack(actions)[which])
             return action, jnp.stack(missing)[which]
 
-        def step(carry, key):
+        def step(carry: tuple[Any, ...], key: jax.Array) -> tuple[tuple[Any, ...], Any]:
             observation, state, running, missing = carry
             act_key, step_key = jax.random.split(key)
             action, is_missing = decide(act_key, state, observation)

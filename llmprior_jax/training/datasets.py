@@ -123,7 +123,7 @@ def read(path: str | pathlib.Path, history: int = 0) -> Dataset:
         raise ValueError(f"{path} has no rows")
 
     index_of: dict[TextState, int] = {}
-    columns: dict[str, list] = {name: [] for name in Dataset._fields if name != "states"}
+    columns: dict[str, list[Any]] = {name: [] for name in Dataset._fields if name != "states"}
     numbers: set[int] = set()
     past: tuple[tuple[str, str], ...] = ()
     before = None
@@ -337,7 +337,7 @@ def _check_row(where: str, row: dict[str, Any]) -> None:
         )
 
 
-def _has_type(value: Any, column: pa.DataType) -> bool:
+def _has_type(value: Any, column: Any) -> bool:
     if column == _TEXTS:
         return isinstance(value, list) and all(isinstance(entry, str) for entry in value)
     if column == pa.float64():

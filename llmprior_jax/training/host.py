@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from llmprior_jax.agents import Agent, AgentState
+from llmprior_jax.agents.agent import Metrics
 from llmprior_jax.envs.bridge import HostStep
 from llmprior_jax.priors import table as tables
 from llmprior_jax.priors.table import PriorTable
@@ -56,7 +57,7 @@ class HostLoop(NamedTuple):
 
     init: Callable[[jax.Array, PriorTable], HostState]
     act: Callable[..., jax.Array]
-    learn: Callable[[HostState, PriorTable, Record, jax.Array], tuple[HostState, dict]]
+    learn: Callable[[HostState, PriorTable, Record, jax.Array], tuple[HostState, Metrics]]
 
 
 def make_host_loop(agent: Agent, config: LoopConfig) -> HostLoop:
@@ -68,12 +69,21 @@ def make_host_loop(agent: Agent, config: LoopConfig) -> HostLoop:
         prior = tables.lookup(table, jnp.zeros((), jnp.int32))
         return HostState(key, agent.init(agent_key, prior), replay.init())
 
-    def act(agent_state, table, key, episode, time, row):
+    def act(
+        agent_state: AgentState,
+        table: PriorTable,
+        key: jax.Array,
+        episode: jax.Array,
+        time: jax.Array,
+        row: jax.Array,
+    ) -> jax.Array:
         fold_in = jax.vmap(jax.random.fold_in)
         keys = fold_in(jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, episode), time)
         return jax.vmap(agent.act, in_axes=(None, 0, 0))(agent_state, keys, lookup_rows(table, row))
 
-    def learn(state: HostState, table: PriorTable, record: Record, iteration: jax.Array):
+    def learn(
+        state: HostState, table: PriorTable, record: Record, iteration: jax.Array
+    ) -> tuple[HostState, Metrics]:
         key, learn_key = jax.random.split(state.key)
         replay_state = replay.add(state.replay, record)
         no_metrics = jax.tree.map(

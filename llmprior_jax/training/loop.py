@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from llmprior_jax.agents import Agent, AgentState
+from llmprior_jax.agents.agent import Metrics
 from llmprior_jax.envs import TextEnvironment
 from llmprior_jax.priors import table as tables
 from llmprior_jax.priors.table import PriorTable
@@ -102,7 +103,7 @@ class Loop(NamedTuple):
     """
 
     init: Callable[[jax.Array, PriorTable], LoopState]
-    segment: Callable[[LoopState, PriorTable, jax.Array], tuple[LoopState, dict, Missing]]
+    segment: Callable[[LoopState, PriorTable, jax.Array], tuple[LoopState, Metrics, Missing]]
     evaluate: Callable[[AgentState, jax.Array, PriorTable], tuple[Episodes, Missing]]
 
 
@@ -126,10 +127,12 @@ def make_loop(
             envs=reset_envs(env, env_params, envs_key, config.num_envs),
         )
 
-    def segment(state: LoopState, table: PriorTable, iteration: jax.Array):
+    def segment(
+        state: LoopState, table: PriorTable, iteration: jax.Array
+    ) -> tuple[LoopState, Metrics, Missing]:
         find = jax.vmap(tables.find, in_axes=(None, 0))
 
-        def one_step(carry, iteration):
+        def one_step(carry: Any, iteration: jax.Array) -> tuple[Any, Metrics]:
             state, row, missing = carry
             key, act_key, learn_key = jax.random.split(state.key, 3)
             ready = row >= 0
@@ -187,7 +190,7 @@ def make_loop(
         zeros = jnp.zeros(num_eval_episodes)
         find = jax.vmap(tables.find, in_axes=(None, 0))
 
-        def one_step(carry):
+        def one_step(carry: Any) -> Any:
             envs, key, running, episodes, missing = carry
             key, act_key = jax.random.split(key)
             row = find(table, envs.observation)
@@ -238,7 +241,8 @@ class Step(NamedTuple):
     success: jax.Array
 
 
-def reset_envs(env, env_params, key: jax.Array, num_envs: int) -> EnvsState:
+def reset_envs(env: TextEnvironment, env_params: Any, key: jax.Array, num_envs: int) -> EnvsState:
+    """Environments at the beginning of an episode."""
     reset_key, step_key = jax.random.split(key)
     observation, state = jax.vmap(env.reset, in_axes=(0, None))(
         jax.random.split(reset_key, num_envs), env_params
@@ -247,7 +251,10 @@ def reset_envs(env, env_params, key: jax.Array, num_envs: int) -> EnvsState:
     return EnvsState(state, observation, keys, jnp.full(num_envs, -1, jnp.int32))
 
 
-def step_envs(env, env_params, envs: EnvsState, actions: jax.Array) -> tuple[EnvsState, Step]:
+def step_envs(
+    env: TextEnvironment, env_params: Any, envs: EnvsState, actions: jax.Array
+) -> tuple[EnvsState, Step]:
+    """A step of each environment, i32[E] actions, and what it led to."""
     keys = jax.vmap(jax.random.split)(envs.key)
     observation, state, reward, terminated, truncated, info = jax.vmap(
         env.step, in_axes=(0, 0, 0, None)

@@ -76,8 +76,8 @@ def unseen_params(config: Config, env_params: Any) -> Any:
 def make_run(
     name: str,
     config: Config,
-    env,
-    env_params,
+    env: envs.TextEnvironment | HostGames,
+    env_params: Any,
     filler: TableFiller,
     dataset: Dataset | None = None,
 ) -> Run:

@@ -8,7 +8,7 @@ on one is read on another.
 import contextlib
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import jax
 import numpy as np
@@ -58,7 +58,7 @@ def make_mesh(spec: str, num_seeds: int) -> Mesh:
 
 
 @contextlib.contextmanager
-def explain_out_of_memory(config: Config, workdir: object) -> Iterator[None]:
+def explain_out_of_memory(config: Config, workdir: object) -> Generator[None]:
     """Turns the runtime's report of a full device into advice."""
     try:
         yield

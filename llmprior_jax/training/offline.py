@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from llmprior_jax.agents import Agent, AgentState, Transitions
+from llmprior_jax.agents.agent import Metrics
 from llmprior_jax.envs import TextEnvironment
 from llmprior_jax.training import datasets
 from llmprior_jax.training.acting import ActingRun
@@ -52,7 +53,7 @@ class OfflineState(NamedTuple):
     key: jax.Array
     agent: AgentState
     order: jax.Array
-    count: jax.Array
+    count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]
 
 
 class OfflineRun(ActingRun):
@@ -155,8 +156,10 @@ def make_segment(
     update = agent.update
     assert update is not None
 
-    def segment(state: OfflineState, experience: Experience):
-        def one_update(carry, _):
+    def segment(state: OfflineState, experience: Experience) -> tuple[OfflineState, Metrics]:
+        def one_update(
+            carry: tuple[jax.Array, Any], _: None
+        ) -> tuple[tuple[jax.Array, Any], Metrics]:
             key, agent_state = carry
             key, sample_key, update_key = jax.random.split(key, 3)
             drawn = state.order[jax.random.randint(sample_key, (batch_size,), 0, state.count)]

@@ -52,7 +52,7 @@ def expert(
 
     @jax.jit
     def iterate() -> jax.Array:
-        def step(carry):
+        def step(carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
             values, _ = carry
             new = jnp.max(backup(values), axis=-1)
             return new, jnp.max(jnp.abs(new - values))
@@ -90,7 +90,7 @@ def _search(
     @functools.partial(jax.vmap, in_axes=(0, None, None))
     @functools.partial(jax.vmap, in_axes=(None, 0, None))
     @functools.partial(jax.vmap, in_axes=(None, None, 0))
-    def step(state, action, key):
+    def step(state: Any, action: jax.Array, key: jax.Array) -> tuple[jax.Array, ...]:
         _, reached, _, terminated, info = env.step_env(key, state, action, env_params)
         return encode(reached), reached.replace(time=state.time), terminated, info["success"]
 

@@ -73,7 +73,7 @@ def make_replay(agent: Agent, capacity: int, batch_size: int, num_updates: int) 
     def learn(
         agent_state: AgentState, replay_state: Any, key: jax.Array, table: PriorTable
     ) -> tuple[AgentState, Metrics]:
-        def update_once(agent_state, key):
+        def update_once(agent_state: AgentState, key: jax.Array) -> tuple[AgentState, Metrics]:
             sample_key, update_key = jax.random.split(key)
             record = buffer.sample(replay_state, sample_key).experience
             transitions = Transitions(
@@ -99,7 +99,9 @@ def lookup_rows(table: PriorTable, row: jax.Array) -> ActionPrior:
     return jax.vmap(tables.lookup, in_axes=(None, 0))(table, jnp.maximum(row, 0))
 
 
-def _learn_nothing(state, key, transitions):
+def _learn_nothing(
+    state: AgentState, key: jax.Array, transitions: Transitions
+) -> tuple[AgentState, Metrics]:
     """The update of agents that do not learn."""
     del key, transitions
     return state, {}

@@ -124,7 +124,9 @@ def make_roller(
             success=booleans,
         )
 
-    def advance(progress: Progress, agent_state, frozen, rows, table: PriorTable):
+    def advance(
+        progress: Progress, agent_state: Any, frozen: Any, rows: Any, table: PriorTable
+    ) -> tuple[Progress, Missing]:
         num_envs = progress.time.shape[0]
 
         def is_running(progress: Progress, missing: Missing) -> jax.Array:

@@ -322,7 +322,7 @@ def first_observations(env: TextEnvironment, env_params: Any) -> np.ndarray:
         reset_key, play_key = jax.random.split(key)
         observation, state = env.reset(reset_key, env_params)
 
-        def step(carry, key):
+        def step(carry: tuple[Any, Any], key: jax.Array) -> tuple[tuple[Any, Any], Any]:
             observation, state = carry
             act_key, step_key = jax.random.split(key)
             mask = env.action_mask(state, env_params)

@@ -196,7 +196,8 @@ def evaluate(text: str, variables: dict[str, Any]) -> Any:
                 return value(left) + value(right)
             case ast.BoolOp(op=ast.Or(), values=nodes):
                 return functools.reduce(lambda found, node: found or value(node), nodes, None)
-        raise ValueError(f"the grammar evaluates {text!r}, which no ALFWorld grammar needs")
+            case _:
+                raise ValueError(f"the grammar evaluates {text!r}, which no ALFWorld grammar needs")
 
     return value(_expression(text))
 
