@@ -3,7 +3,8 @@
     python -m launch.evaluate --workdir=runs/quickstart --agent=dqn_prior --show_episode
 
 Prints success rate and return over fresh episodes of every seed. With --show_episode it plays one
-more episode and prints it as text: for each state the prior, Q and the posterior of each action.
+more episode and prints it as text: for each state the prior, Q and the posterior of each action
+that has a part of at least 0.01 in one of the two.
 With --replay_on_engine it plays the evaluation's episodes of ALFWorld again on ALFWorld's own
 engine, and prints how many were won there and whatever was told differently.
 """
@@ -34,6 +35,8 @@ _SEED = flags.DEFINE_integer(
 )
 
 _MOST_MISMATCHES = 5
+# Actions below this in prior and posterior are counted, not shown.
+_UNLIKELY = 0.01
 
 
 def main(argv: Sequence[str]) -> None:
@@ -92,8 +95,12 @@ def _show_episode(run: training.Run, console: rich.console.Console) -> None:
         total += decision.reward
         console.print(f"\n[bold]{number}.[/bold] {rich.markup.escape(decision.text.observation)}")
         table = rich.table.Table("action", "prior", "Q", "posterior", "", box=None)
+        left_out = 0
         for index, action in enumerate(decision.text.actions):
             taken = index == decision.action
+            if not taken and max(decision.prior[index], decision.posterior[index]) < _UNLIKELY:
+                left_out += 1
+                continue
             table.add_row(
                 rich.markup.escape(action),
                 f"{decision.prior[index]:.3f}",
@@ -102,6 +109,8 @@ def _show_episode(run: training.Run, console: rich.console.Console) -> None:
                 f"<- reward {decision.reward:.3f}" if taken else "",
                 style="bold" if taken else None,
             )
+        if left_out:
+            table.add_row(f"{left_out} more, each", f"< {_UNLIKELY}", "", f"< {_UNLIKELY}", "")
         console.print(table)
     assert decision is not None
     end = "solved" if decision.success else "time limit" if decision.truncated else "failed"

@@ -179,8 +179,6 @@ def _default_store() -> str:
 def check_workdir(workdir: pathlib.Path, config: Config) -> None:
     """Checks that a work directory, if there is one, belongs to `config`.
 
-    What its configuration does not say, as it is older than the field, is the default.
-
     Raises:
       ConfigMismatchError: the directory was made by a different configuration; the message lists
         the fields that differ.
@@ -188,7 +186,7 @@ def check_workdir(workdir: pathlib.Path, config: Config) -> None:
     """
     if not (workdir / CONFIG_FILE).exists():
         return
-    theirs, ours = _flatten(default_config()) | _flatten(read_config(workdir)), _flatten(config)
+    theirs, ours = _flatten(read_config(workdir)), _flatten(config)
     differences = [
         f"  {name}: {theirs[name]!r} in the directory, {ours.get(name, 'not there')!r} now"
         for name in sorted(theirs)
@@ -218,6 +216,8 @@ def claim_workdir(workdir: pathlib.Path, config: Config) -> None:
 def read_config(workdir: pathlib.Path) -> Config:
     """The configuration that a work directory was made by.
 
+    What the directory does not say, being older than a field, is the field's default.
+
     Raises:
       FileNotFoundError: the directory holds no run.
       ValueError: the file is damaged.
@@ -226,7 +226,11 @@ def read_config(workdir: pathlib.Path) -> Config:
     if not path.exists():
         raise FileNotFoundError(f"{workdir} holds no run: there is no {CONFIG_FILE} in it")
     try:
-        return ConfigDict(json.loads(path.read_text()))
+        said = ConfigDict(json.loads(path.read_text()))
+        # Made anew, because JSON has lists for tuples, and a `ConfigDict` keeps the types it has.
+        config = ConfigDict(json.loads(default_config().to_json()))
+        config.update(said)
+        return config
     except ValueError as error:
         raise ValueError(f"{path} is damaged: {error}; use another --workdir") from error
 
