@@ -13,6 +13,7 @@ import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
+from launch.configs import alfworld_pick
 from llmprior_jax import training
 from llmprior_jax.agents import POLICY_AGENTS
 from llmprior_jax.training.config import changes
@@ -186,6 +187,7 @@ def make(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
         **_ablations(scale, inputs),
         "ablation-quality": _quality(scale, inputs),
         "ablation-bad-prior": _bad_prior(scale, inputs),
+        **({} if inputs.games is None else _alfworld(scale, inputs)),
     }
 
 
@@ -226,7 +228,8 @@ def _salad(scale: Scale, inputs: Inputs) -> _Maker:
         config = training.default_config()
         config.num_seeds = scale.num_seeds
         config.num_steps = scale.online_steps
-        config.eval_every = 1_000
+        # Evaluation takes most of the time of a run.
+        config.eval_every, config.eval_episodes = 2_000, 32
         return config
 
     return _Maker(inputs.store, default)
@@ -237,14 +240,20 @@ def _online(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
     policy: dict[str, Any] = {"num_seeds": scale.num_policy_seeds, "num_steps": scale.policy_steps}
     # The lake has eleven states where one can act, which would be a single minibatch.
     lake: dict[str, Any] = {"policy__minibatch_states": 4}
+    closely: dict[str, Any] = {"eval_every": 1_000, "eval_episodes": 64}
     experiments = {}
     for name, env, fields in (
-        ("online-salad", SALAD, {}),
+        ("online-salad", SALAD, closely),
         ("online-tomato-salad", "Overcooked-TomatoSalad", {}),
-        ("online-frozen-lake", "FrozenLake-4x4", lake),
+        ("online-frozen-lake", "FrozenLake-4x4", {}),
     ):
-        values = [maker.run(name, env=env) for name in ("random", "prior", "dqn", "dqn_prior")]
-        policies = [maker.run(name, env=env, **policy, **fields) for name in POLICY_AGENTS]
+        values = [
+            maker.run(name, env=env, **fields) for name in ("random", "prior", "dqn", "dqn_prior")
+        ]
+        minibatch = lake if env == "FrozenLake-4x4" else {}
+        policies = [
+            maker.run(name, env=env, **policy, **minibatch, **closely) for name in POLICY_AGENTS
+        ]
         experiments[name] = Experiment(
             f"Online: {env}",
             "How many environment steps does a prior save an agent that learns online?",
@@ -252,6 +261,59 @@ def _online(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
             claims=(Claim("DQN-Prior", "DQN"), Claim("GFlan-Prior", "GFlan")),
         )
     return experiments
+
+
+def _alfworld(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
+    """Pick, a game another in each episode: online, in unseen tasks, and from a dataset."""
+
+    def default() -> training.Config:
+        config = alfworld_pick.get_config()
+        config.games.train = (f"{inputs.games}/json_2.1.1/train",)
+        config.games.unseen = (f"{inputs.games}/json_2.1.1/valid_unseen",)
+        if scale.is_quick:
+            config.num_seeds, config.eval_episodes = 2, 4
+            config.num_steps = config.eval_every = config.loop.num_envs * 8
+        return config
+
+    maker = _Maker(inputs.store, default)
+    online = Experiment(
+        "Online: ALFWorld Pick",
+        "Does the prior save environment steps where each game is another?",
+        tuple(maker.run(agent) for agent in ("random", "prior", "dqn", "dqn_prior")),
+        claims=(Claim("DQN-Prior", "DQN"),),
+        needs=("games",),
+    )
+    updates = 200 if scale.is_quick else 4_000
+    offline = tuple(
+        maker.run(
+            agent,
+            amount=size,
+            offline__dataset=str(inputs.pick),
+            offline__size=size,
+            num_steps=updates,
+            eval_every=updates,
+        )
+        for agent in ("bc", "cql", "cql_prior")
+        for size in scale.pick((250, 500, 1_000, 2_000), (100, 200))
+    )
+    return {
+        "online-alfworld-pick": online,
+        "generalisation-alfworld-pick": online._replace(
+            title="Generalisation: ALFWorld Pick, unseen tasks",
+            question="The same agents, in floor plans and for pairs of object and receptacle that "
+            "no training game has. Does what they learn carry over?",
+            success="unseen_success_rate",
+        ),
+        "offline-alfworld-pick": Experiment(
+            "Offline: ALFWorld Pick",
+            "How many transitions does a prior save an agent that learns from a dataset? Episodes "
+            "are of the language model alone and of random play; three in four succeed.",
+            offline,
+            scarce="transitions",
+            claims=(Claim("CQL-Prior", "CQL"),),
+            needs=("games", "pick"),
+        ),
+    }
 
 
 def _offline(scale: Scale, inputs: Inputs) -> Experiment:

@@ -3,11 +3,12 @@
     python -m launch.reproduce --workdir=runs/reproduce --out=report
     python -m launch.reproduce --workdir=runs/quick --out=report --quick
     python -m launch.reproduce --workdir=runs/reproduce --out=report --only=offline
+    python -m launch.reproduce --workdir=runs/reproduce --out=report --notrain
 
 `--out` gets `report.md` with a table, a figure and a verdict on each claim, the figures, and
 `results.jsonl`: a line for each seed of each run, from which all of it is computed. Given again,
-the command goes on where it stopped. `--quick` does all of it small. The settings are in
-`launch/experiments.py`.
+the command goes on where it stopped. `--quick` does all of it small, and
+`--notrain` tells what is finished so far. The settings are in `launch/experiments.py`.
 """
 
 import contextlib
@@ -42,6 +43,7 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the runs.", requir
 _OUT = flags.DEFINE_string("out", None, "Directory of the report.", required=True)
 _QUICK = flags.DEFINE_bool("quick", False, "Do all of it small, for a look.")
 _ONLY = flags.DEFINE_string("only", "", "Only experiments whose name begins so.")
+_TRAIN = flags.DEFINE_bool("train", True, "Train; --notrain reports what is finished so far.")
 
 _SECONDS = "seconds.jsonl"
 _TOLD = ("success_rate", "return", "unseen_success_rate")
@@ -58,15 +60,13 @@ def main(argv: Sequence[str]) -> None:
     if not chosen:
         near = difflib.get_close_matches(_ONLY.value, planned, n=1, cutoff=0.0)[0]
         raise ValueError(f"--only={_ONLY.value}: no experiment begins so; did you mean {near!r}?")
-    _prepare(inputs, scale, {need for experiment in chosen.values() for need in experiment.needs})
-    runs = {run.directory: run for experiment in chosen.values() for run in experiment.runs}
-    with app.StopSignal() as should_stop:
-        for name, run in tqdm.tqdm(runs.items(), desc="runs", disable=None):
-            check_workdir(workdir / name, run.config)
-            if not (workdir / name / training.SUMMARY_FILE).exists():
-                with _timed(workdir, name):
-                    training.run(run.config, workdir / name, should_stop=should_stop)
-                jax.clear_caches()  # Programs are kept on disk, and nothing else would free them.
+    if _TRAIN.value:
+        needs = {need for experiment in chosen.values() for need in experiment.needs}
+        _prepare(inputs, scale, needs)
+        _train(workdir, _distinct(chosen))
+    num_planned = len(_distinct(chosen))
+    chosen = _finished(workdir, chosen)
+    runs = _distinct(chosen)
 
     out.mkdir(parents=True, exist_ok=True)
     records = {
@@ -84,9 +84,49 @@ def main(argv: Sequence[str]) -> None:
     ]
     sections = [_section(name, experiment, records, out) for name, experiment in chosen.items()]
     write_atomically(out / "results.jsonl", "\n".join(lines) + "\n")
-    head = _head(scale, workdir, runs)
+    head = _head(scale, workdir, runs, num_planned)
     write_atomically(out / "report.md", "\n\n".join([head, *sections]) + "\n")
     print(f"the report of {len(chosen)} experiments is in {out / 'report.md'}")
+
+
+def _distinct(chosen: Mapping[str, Experiment]) -> dict[str, Run]:
+    """The runs of all experiments by directory, each once."""
+    return {run.directory: run for experiment in chosen.values() for run in experiment.runs}
+
+
+def _finished(workdir: pathlib.Path, chosen: Mapping[str, Experiment]) -> dict[str, Experiment]:
+    """The experiments with those of their runs that are finished, and the claims about them.
+
+    Raises:
+      ValueError: none is.
+    """
+    told = {}
+    for name, experiment in chosen.items():
+        runs = tuple(
+            run
+            for run in experiment.runs
+            if (workdir / run.directory / training.SUMMARY_FILE).exists()
+        )
+        labels = {run.label for run in runs}
+        checked = tuple(
+            claim for claim in experiment.claims if {claim.method, claim.baseline} <= labels
+        )
+        if runs:
+            told[name] = experiment._replace(runs=runs, claims=checked)
+    if not told:
+        raise ValueError(f"no run in {workdir} is finished yet; leave --notrain out")
+    return told
+
+
+def _train(workdir: pathlib.Path, runs: Mapping[str, Run]) -> None:
+    """Trains what is not finished yet."""
+    with app.StopSignal() as should_stop:
+        for name, run in tqdm.tqdm(runs.items(), desc="runs", disable=None):
+            check_workdir(workdir / name, run.config)
+            if not (workdir / name / training.SUMMARY_FILE).exists():
+                with _timed(workdir, name):
+                    training.run(run.config, workdir / name, should_stop=should_stop)
+                jax.clear_caches()  # Programs are kept on disk, and nothing else would free them.
 
 
 def _prepare(inputs: experiments.Inputs, scale: experiments.Scale, needs: set[str]) -> None:
@@ -282,7 +322,9 @@ def _verdict(claim: experiments.Claim, curves: Mapping[str, Curve], scarce: str)
     )
 
 
-def _head(scale: experiments.Scale, workdir: pathlib.Path, runs: Mapping[str, Run]) -> str:
+def _head(
+    scale: experiments.Scale, workdir: pathlib.Path, runs: Mapping[str, Run], num_planned: int
+) -> str:
     told = provenance.describe()
     versions = ", ".join(f"{name} {version}" for name, version in told["versions"].items())
     commits = dict.fromkeys(
@@ -300,8 +342,8 @@ def _head(scale: experiments.Scale, workdir: pathlib.Path, runs: Mapping[str, Ru
             "quartiles. `results.jsonl` has the curve of every seed.",
             "",
             f"- command: `{told['command']}`",
-            f"- written: {datetime.date.today()}; the {len(runs)} runs took {minutes:.0f} minutes "
-            "in all, over all calls of the command",
+            f"- written: {datetime.date.today()}; {len(runs)} of {num_planned} runs are "
+            f"finished, and took {minutes:.0f} minutes in all, over all calls of the command",
             f"- commits of the runs: {', '.join(map(str, commits))}",
             f"- devices: {', '.join(told['devices'])}; Python {told['python']}; {versions}",
             f"- sizes: {scale}",

@@ -1,0 +1,62 @@
+"""The experiments as data: valid, shared where they are the same, and of the size that is said."""
+
+import collections
+import pathlib
+
+import pytest
+
+from launch import experiments
+from llmprior_jax.agents import POLICY_AGENTS
+from llmprior_jax.training.checks import check_config
+
+SCALES = {"full": experiments.FULL, "quick": experiments.QUICK}
+
+
+@pytest.fixture(scope="module")
+def inputs():
+    found = experiments.find_inputs(pathlib.Path("runs"))
+    made = {name: pathlib.Path(f"/made/{name}") for name in ("games", "pick", "encoder")}
+    return found._replace(games=made["games"], pick=made["pick"], encoder=made["encoder"])
+
+
+@pytest.fixture(scope="module", params=SCALES)
+def planned(request, inputs):
+    return experiments.make(SCALES[request.param], inputs)
+
+
+def test_every_claim_is_about_runs_that_there_are(planned):
+    for name, experiment in planned.items():
+        labels = {run.label for run in experiment.runs}
+        for claim in experiment.claims:
+            assert {claim.method, claim.baseline} <= labels, name
+
+
+def test_every_run_has_a_valid_configuration_of_one_agent(planned):
+    for run in {run.directory: run for told in planned.values() for run in told.runs}.values():
+        check_config(run.config)
+        assert len(run.config.agents) == 1
+
+
+def test_a_curve_or_a_point_is_told_once(planned):
+    for name, experiment in planned.items():
+        places = collections.Counter((run.label, run.amount) for run in experiment.runs)
+        assert max(places.values()) == 1, name
+
+
+def test_the_default_is_trained_once_for_all_that_look_at_it(planned):
+    (default,) = (run for run in planned["ablation-bad-prior"].runs if run.label == "DQN-Prior")
+    for name in ("ablation-alpha", "ablation-backup", "ablation-features", "ablation-quality"):
+        assert default.directory in {run.directory for run in planned[name].runs}, name
+
+
+def test_runs_that_differ_have_directories_of_their_own(inputs):
+    runs = [run for told in experiments.make(SCALES["full"], inputs).values() for run in told.runs]
+    by_directory = {run.directory: run.config.to_json() for run in runs}
+    assert len(set(by_directory.values())) == len(by_directory)
+
+
+def test_the_full_report_has_the_seeds_that_it_is_to_have(inputs):
+    for name, experiment in experiments.make(SCALES["full"], inputs).items():
+        for run in experiment.runs:
+            few = run.config.agents[0] in POLICY_AGENTS or "alfworld" in name
+            assert run.config.num_seeds >= (5 if few else 16), name
