@@ -35,6 +35,8 @@ _NAMES = {
     "cql": "CQL",
     "cql_prior": "CQL-Prior",
 }
+# How often agents are evaluated whose samples are counted for a claim.
+_CLOSELY: dict[str, Any] = {"eval_every": 1_000, "eval_episodes": 64}
 _Value = TypeVar("_Value")
 
 
@@ -240,10 +242,9 @@ def _online(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
     policy: dict[str, Any] = {"num_seeds": scale.num_policy_seeds, "num_steps": scale.policy_steps}
     # The lake has eleven states where one can act, which would be a single minibatch.
     lake: dict[str, Any] = {"policy__minibatch_states": 4}
-    closely: dict[str, Any] = {"eval_every": 1_000, "eval_episodes": 64}
     experiments = {}
     for name, env, fields in (
-        ("online-salad", SALAD, closely),
+        ("online-salad", SALAD, _CLOSELY),
         ("online-tomato-salad", "Overcooked-TomatoSalad", {}),
         ("online-frozen-lake", "FrozenLake-4x4", {}),
     ):
@@ -252,7 +253,7 @@ def _online(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
         ]
         minibatch = lake if env == "FrozenLake-4x4" else {}
         policies = [
-            maker.run(name, env=env, **policy, **minibatch, **closely) for name in POLICY_AGENTS
+            maker.run(name, env=env, **policy, **minibatch, **_CLOSELY) for name in POLICY_AGENTS
         ]
         experiments[name] = Experiment(
             f"Online: {env}",
@@ -331,7 +332,7 @@ def _offline(scale: Scale, inputs: Inputs) -> Experiment:
                 eval_every=scale.offline_updates,
                 eval_episodes=128,
             )
-            for agent in ("bc", "cql", "cql_prior")
+            for agent in ("cql", "cql_prior", "bc")
             for size in scale.dataset_sizes
         ),
         scarce="transitions",
@@ -417,11 +418,11 @@ def _bad_prior(scale: Scale, inputs: Inputs) -> Experiment:
     """An adversarial prior, and what mixing it with the uniform one is worth."""
     maker = _salad(scale, inputs)
     shares = {"": 0.0, ", half uniform": 0.5, f", {ROBUST_SHARE:.0%} uniform": ROBUST_SHARE}
-    runs = [maker.run("dqn")]
+    runs = [maker.run("dqn", **_CLOSELY)]
     for told, is_reversed in (("DQN-Prior", False), ("reversed", True)):
         for label, share in shares.items():
-            fields = {"prior__reversed": is_reversed, "prior__uniform_share": share}
-            runs.append(maker.run("dqn_prior", told + label, **fields))
+            fields: dict[str, Any] = {"prior__reversed": is_reversed, "prior__uniform_share": share}
+            runs.append(maker.run("dqn_prior", told + label, **fields, **_CLOSELY))
     return Experiment(
         f"A bad prior: {SALAD}",
         "The prior's probabilities are reversed: the likeliest action gets the smallest. Mixed "
