@@ -3,6 +3,13 @@
 The equations are here: pure, unbatched functions for anybody's JAX code, which need nothing but jax
 and chex. The packages `models`, `priors`, `envs`, `agents` and `training` are imported when first
 used (`llmprior_jax.envs.make(...)`), so the equations do not wait for a language-model library.
+
+The examples in the docstrings are run. Those of the packages take for granted
+
+    import pathlib
+
+    import jax, jax.numpy as jnp, numpy as np
+    from llmprior_jax import ActionPrior, TextState, agents, envs, models, priors, training
 """
 
 import importlib
@@ -58,7 +65,14 @@ _PACKAGES = ("agents", "envs", "models", "priors", "training")
 
 def __getattr__(name: str) -> Any:
     if name in _PACKAGES:
-        return importlib.import_module(f"{__name__}.{name}")
+        try:
+            return importlib.import_module(f"{__name__}.{name}")
+        except ModuleNotFoundError as error:
+            library = (error.name or "a library").partition(".")[0]
+            raise ImportError(
+                f"llmprior_jax.{name} needs {library}, which is not installed: "
+                "pip install llmprior-jax"
+            ) from error
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

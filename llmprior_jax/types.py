@@ -12,6 +12,11 @@ import jax
 class TextState(NamedTuple):
     """One state of an environment, as text (host side).
 
+    Example:
+      >>> state = TextState("Make tea.", "The kettle is empty.", (), ("fill the kettle", "wait"))
+      >>> state.actions[0]
+      'fill the kettle'
+
     Attributes:
       task: what is to be achieved, e.g. a sentence that names the dish.
       observation: what is seen now.
@@ -28,6 +33,11 @@ class TextState(NamedTuple):
 
 class ActionPrior(NamedTuple):
     """A prior over the actions of one state or of a batch of states (device side).
+
+    Example:
+      >>> prior = ActionPrior(jnp.log(jnp.array([0.75, 0.25])), features=jnp.zeros((2, 8)))
+      >>> prior.log_probs.shape, prior.features.shape  # [A], [A, D]
+      ((2,), (2, 8))
 
     Attributes:
       log_probs: f32[..., A], `log p(a|s)`, normalised over the actions; `-inf` where no action is.

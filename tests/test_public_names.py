@@ -59,3 +59,23 @@ assert not heavy, heavy
 assert not jax._src.xla_bridge._backends, "a backend was started"
 """
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_without_the_other_libraries_a_package_says_what_it_lacks_and_the_equations_work():
+    script = """
+import sys
+missing = ("transformers", "gymnax", "flax", "orbax", "torch", "optax", "rlax")
+sys.modules.update(dict.fromkeys(missing))
+import jax.numpy as jnp
+import llmprior_jax
+assert llmprior_jax.soft_value(jnp.zeros(2), jnp.ones(2), 1.0) == 1
+try:
+    llmprior_jax.envs
+except ImportError as error:
+    assert str(error) == (
+        "llmprior_jax.envs needs gymnax, which is not installed: pip install llmprior-jax"
+    ), error
+else:
+    raise AssertionError("no error")
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)

@@ -46,6 +46,12 @@ POLICY_AGENTS = tuple(_POLICY_AGENTS)
 def make(name: str, **kwargs: Any) -> Agent:
     """Makes an agent by name.
 
+    Example:
+      >>> agent = agents.make("dqn", alpha=0.1)
+      >>> agents.make("dqn_priro")
+      Traceback (most recent call last):
+      ValueError: there is no agent 'dqn_priro'; did you mean 'dqn_prior'? ...
+
     Args:
       name: "dqn_prior", "cql_prior" (offline), "bc_prior" (behaviour cloning), "prior" (samples
         from the prior), or one of these with a uniform prior: "dqn", "cql", "bc", "random".
@@ -71,6 +77,13 @@ def make(name: str, **kwargs: Any) -> Agent:
 
 def make_policy(name: str, model: LanguagePolicy, **kwargs: Any) -> PolicyAgent:
     """Makes an agent whose policy is a language model, by name.
+
+    Example:
+      >>> from llmprior_jax.priors.policy import language_policy
+      >>> model = language_policy(models.load("tiny"), num_actions=2)
+      >>> agent = agents.make_policy("gflan", model, epochs=2)
+      >>> sorted(agent._fields)
+      ['init', 'policy', 'update']
 
     Args:
       name: "gflan_prior", or "gflan" (the same with alpha = 0).

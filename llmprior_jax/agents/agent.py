@@ -20,6 +20,13 @@ Metrics = dict[str, jax.Array]
 class Transitions(NamedTuple):
     """A batch of transitions, the states given by their priors.
 
+    Example:
+      >>> prior = ActionPrior(jnp.log(jnp.full((1, 2), 0.5)), jnp.ones((1, 2, 3)))
+      >>> action, reward, terminated = jnp.array([0]), jnp.array([1.0]), jnp.array([True])
+      >>> batch = agents.Transitions(prior, action, reward, terminated, prior, jnp.ones(1))
+      >>> batch.prior.features.shape  # [B, A, D]
+      (1, 2, 3)
+
     Attributes:
       prior: prior of the states acted in, `log_probs` f32[B, A], `features` f32[B, A, D].
       action: i32[B], what was done.
@@ -40,6 +47,12 @@ class Transitions(NamedTuple):
 class Policy(NamedTuple):
     """How an agent sees one state.
 
+    Example:
+      >>> prior = ActionPrior(jnp.log(jnp.array([0.25, 0.75])), jnp.zeros((2, 3)))
+      >>> policy = agents.prior_alone().policy((), prior)
+      >>> print(jnp.exp(policy.log_probs), policy.q_values)
+      [0.25 0.75] [0. 0.]
+
     Attributes:
       log_probs: f32[A], the distribution that it acts by, or that its candidates stand in for;
         `-inf` where no action is.
@@ -52,6 +65,13 @@ class Policy(NamedTuple):
 
 class Agent(NamedTuple):
     """A learner as pure functions; all but `update` are for one state (vmap for more).
+
+    Example:
+      >>> agent = agents.dqn_prior(alpha=0.1, hidden_sizes=())
+      >>> prior = ActionPrior(jnp.log(jnp.array([0.25, 0.75])), jnp.zeros((2, 3)))
+      >>> state = agent.init(jax.random.key(0), prior)
+      >>> print(jnp.exp(agent.policy(state, prior).log_probs))  # Q is 0 at first
+      [0.25 0.75]
 
     Attributes:
       init: `(key, prior) -> state`; `prior` only shows the shapes.
@@ -70,6 +90,11 @@ class Agent(NamedTuple):
 def uniform(prior: ActionPrior) -> ActionPrior:
     """The same states with a uniform prior over the admissible actions.
 
+    Example:
+      >>> prior = ActionPrior(jnp.log(jnp.array([0.9, 0.1, 0.0])), jnp.zeros((3, 1)))
+      >>> print(jnp.exp(agents.uniform(prior).log_probs))
+      [0.5 0.5 0. ]
+
     Args:
       prior: `log_probs` f32[..., A], `features` f32[..., A, D].
     """
@@ -81,6 +106,12 @@ def uniform(prior: ActionPrior) -> ActionPrior:
 
 def with_prior(agent: Agent, transform: Callable[[ActionPrior], ActionPrior]) -> Agent:
     """The same agent, with another prior in the language model's place.
+
+    Example:
+      >>> agent = agents.with_prior(agents.prior_alone(), agents.robust.reversed_order)
+      >>> prior = ActionPrior(jnp.log(jnp.array([0.75, 0.25])), jnp.zeros((2, 1)))
+      >>> print(jnp.exp(agent.policy((), prior).log_probs))
+      [0.25 0.75]
 
     Args:
       agent: the agent.
@@ -104,12 +135,25 @@ def with_prior(agent: Agent, transform: Callable[[ActionPrior], ActionPrior]) ->
 
 
 def with_uniform_prior(agent: Agent) -> Agent:
-    """The same agent, blind to what the language model prefers: DQN-Prior becomes DQN."""
+    """The same agent, blind to what the language model prefers: DQN-Prior becomes DQN.
+
+    Example:
+      >>> agent = agents.with_uniform_prior(agents.prior_alone())
+      >>> prior = ActionPrior(jnp.log(jnp.array([0.75, 0.25])), jnp.zeros((2, 1)))
+      >>> print(jnp.exp(agent.policy((), prior).log_probs))
+      [0.5 0.5]
+    """
     return with_prior(agent, uniform)
 
 
 def prior_alone() -> Agent:
-    """The agent that samples from the prior and learns nothing: the language model on its own."""
+    """The agent that samples from the prior and learns nothing: the language model on its own.
+
+    Example:
+      >>> prior = ActionPrior(jnp.log(jnp.array([0.0, 1.0])), jnp.zeros((2, 1)))
+      >>> print(agents.prior_alone().act((), jax.random.key(0), prior))
+      1
+    """
 
     def policy(state: AgentState, prior: ActionPrior) -> Policy:
         del state

@@ -25,6 +25,11 @@ def bc_prior(
 ) -> Agent:
     """Behaviour cloning on top of the prior, as pure functions.
 
+    Example:
+      >>> agent = agents.bc_prior(learning_rate=1e-2, hidden_sizes=(16,))
+      >>> agent.update is not None
+      True
+
     Args:
       learning_rate: of Adam.
       max_grad_norm: gradients are clipped to this global norm.

@@ -34,6 +34,17 @@ def cql_prior(
 ) -> Agent:
     """CQL-Prior as pure functions.
 
+    Example:
+      >>> agent = agents.cql_prior(alpha=0.1, beta=0.5, hidden_sizes=())
+      >>> prior = ActionPrior(jnp.log(jnp.full((1, 2), 0.5)), jnp.ones((1, 2, 3)))
+      >>> batch = agents.Transitions(
+      ...     prior, jnp.array([0]), jnp.ones(1), jnp.array([True]), prior, jnp.ones(1)
+      ... )
+      >>> state = agent.init(jax.random.key(0), jax.tree.map(lambda leaf: leaf[0], prior))
+      >>> state, metrics = jax.eval_shape(agent.update, state, jax.random.key(1), batch)
+      >>> sorted(metrics)
+      ['loss', 'penalty', 'q']
+
     Args:
       alpha: temperature of the posterior, see `dqn_prior`.
       beta: weight of the penalty, >= 0; 0 is DQN-Prior.

@@ -31,6 +31,17 @@ def dqn_prior(
 ) -> Agent:
     """DQN-Prior as pure functions.
 
+    Example:
+      >>> agent = agents.dqn_prior(alpha=0.1, hidden_sizes=())
+      >>> prior = ActionPrior(jnp.log(jnp.full((1, 2), 0.5)), jnp.ones((1, 2, 3)))
+      >>> batch = agents.Transitions(
+      ...     prior, jnp.array([0]), jnp.ones(1), jnp.array([True]), prior, jnp.ones(1)
+      ... )
+      >>> state = agent.init(jax.random.key(0), jax.tree.map(lambda leaf: leaf[0], prior))
+      >>> state, metrics = agent.update(state, jax.random.key(1), batch)
+      >>> print(metrics["loss"])  # (1 - 0)^2 / 2
+      0.5
+
     Args:
       alpha: temperature of the posterior, in units of reward; small is greedy, large is the prior.
         A number, or a `temperature.Temperature` that changes it.

@@ -47,7 +47,13 @@ class GFlanParams(NamedTuple):
 
 
 class GFlanState(NamedTuple):
-    """Parameters and the optimiser's state."""
+    """Parameters and the optimiser's state.
+
+    Example:
+      >>> state = agents.GFlanState(params=(), optimizer=())
+      >>> state._fields
+      ('params', 'optimizer')
+    """
 
     params: GFlanParams
     optimizer: optax.OptState
@@ -70,6 +76,16 @@ def gflan_prior(
     hidden_sizes: Sequence[int] = (64,),
 ) -> PolicyAgent:
     """GFlan-Prior as pure functions.
+
+    Example:
+      >>> from llmprior_jax.priors.policy import language_policy
+      >>> model = language_policy(models.load("tiny"), num_actions=2, lora_rank=2)
+      >>> agent = agents.gflan_prior(model, alpha=0.01)
+      >>> state = agent.init(jax.random.key(0))
+      >>> rows = model.read(["Task: wash the cup. Do:"], [[" go to the sink", " sleep"]])
+      >>> log_probs, values = jax.eval_shape(agent.policy, state, model.frozen, rows)
+      >>> log_probs.shape, values.shape
+      ((1, 2), (1,))
 
     Args:
       model: the language model that is the policy.

@@ -16,7 +16,13 @@ from llmprior_jax.agents.agent import AgentState, Metrics
 
 class States(NamedTuple):
     """The R states that are known: `rows` [R, ...], what the policy reads of them, and
-    `prior_log_probs` f32[R, A]."""
+    `prior_log_probs` f32[R, A].
+
+    Example:
+      >>> states = agents.States(rows=jnp.zeros((5, 7)), prior_log_probs=jnp.zeros((5, 3)))
+      >>> len(states.prior_log_probs)  # R
+      5
+    """
 
     rows: Any
     prior_log_probs: jax.Array
@@ -24,6 +30,12 @@ class States(NamedTuple):
 
 class Rollout(NamedTuple):
     """T steps in N environments by one policy. All are [T, N] but `last_value`.
+
+    Example:
+      >>> names = agents.Rollout._fields
+      >>> rollout = agents.Rollout(*(jnp.zeros((4, 2)) for _ in names[:-1]), jnp.zeros(2))
+      >>> rollout.reward.shape, rollout.last_value.shape  # [T, N], [N]
+      ((4, 2), (2,))
 
     Attributes:
       row: i32, index of the state in `States`.
@@ -52,6 +64,10 @@ class Rollout(NamedTuple):
 
 class PolicyAgent(NamedTuple):
     """A learner whose policy reads the states itself, as pure functions.
+
+    Example:
+      >>> agents.PolicyAgent._fields
+      ('init', 'policy', 'update')
 
     Attributes:
       init: `key -> state`.

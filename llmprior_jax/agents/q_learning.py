@@ -19,7 +19,14 @@ from llmprior_jax.types import ActionPrior
 
 
 class QLearnerState(NamedTuple):
-    """Parameters of Q and of the slowly following target Q, the optimiser's state, and alpha's."""
+    """Parameters of Q and of the slowly following target Q, the optimiser's state, and alpha's.
+
+    Example:
+      >>> prior = ActionPrior(jnp.zeros(2), jnp.zeros((2, 3)))
+      >>> state = agents.dqn_prior().init(jax.random.key(0), prior)
+      >>> jax.tree.structure(state.params) == jax.tree.structure(state.target_params)
+      True
+    """
 
     params: optax.Params
     target_params: optax.Params
@@ -61,6 +68,25 @@ def q_learner(
     max_grad_norm: float,
 ) -> Agent:
     """An agent that acts by the posterior of the prior and Q, and learns Q by a loss.
+
+    Example:
+      >>> from llmprior_jax.agents.q_network import q_function
+      >>> q = q_function(hidden_sizes=())
+      >>> def imitate(values, batch):
+      ...     scores = q.apply(values.params, batch.prior.features)
+      ...     log_probs = jax.nn.log_softmax(batch.prior.log_probs + scores)
+      ...     return -jnp.take_along_axis(log_probs, batch.action[:, None], axis=1)[:, 0], {}
+      >>> agent = agents.q_learner(
+      ...     q,
+      ...     imitate,
+      ...     agents.temperature.fixed(1.0),
+      ...     num_candidates=None,
+      ...     learning_rate=1e-3,
+      ...     target_rate=1.0,
+      ...     max_grad_norm=10.0,
+      ... )
+      >>> agent.update is not None
+      True
 
     Args:
       q: the Q head.

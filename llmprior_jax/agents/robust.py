@@ -5,6 +5,12 @@ wrong can hardly be corrected. Mixed with the uniform distribution it can, at a 
 beforehand; a uniform prior stays uniform, so DQN stays DQN. `agents.with_prior` gives an agent the
 transformed prior. (Flattening a prior by a temperature is done where it is normalised,
 `priors.score`.)
+
+Example:
+  >>> prior = ActionPrior(jnp.log(jnp.array([1.0, 0.0001])), jnp.zeros((2, 1)))
+  >>> mixed = agents.robust.mixed_with_uniform(prior, share=0.5)
+  >>> print(jnp.exp(mixed.log_probs).round(2))
+  [0.75 0.25]
 """
 
 import jax

@@ -3,6 +3,12 @@
 Alpha says how far Q may move the posterior from the prior. What is a good alpha depends on the
 scale of the rewards and on how good the prior is; the divergence KL(pi || p) does not, so it is
 the better thing to set where neither is known.
+
+Example:
+  >>> alpha = agents.temperature.adapted(target_kl=0.5, initial=0.1)
+  >>> print(f"{alpha.value(alpha.init()):.2f}")
+  0.10
+  >>> agent = agents.dqn_prior(alpha=alpha)
 """
 
 from collections.abc import Callable

@@ -21,7 +21,12 @@ Params = TypeVar("Params", bound=environment.EnvParams, default=Any)
 
 
 class Thing(NamedTuple):
-    """Something that stands on a tile: its name, such as "cook" or "chopped tomato", and where."""
+    """Something that stands on a tile: its name, such as "cook" or "chopped tomato", and where.
+
+    Example:
+      >>> envs.Thing("cook", row=1, column=2)
+      Thing(name='cook', row=1, column=2)
+    """
 
     name: str
     row: int
@@ -30,6 +35,11 @@ class Thing(NamedTuple):
 
 class Scene(NamedTuple):
     """What a picture of a state shows: a room of tiles, and things in it, later ones in front.
+
+    Example:
+      >>> scene = envs.Scene(tiles=(("floor", "wall"),), things=(envs.Thing("cook", 0, 0),))
+      >>> scene.tiles[0][1]
+      'wall'
 
     Attributes:
       tiles: the kind of each tile, such as "floor" or "hole", as rows of columns.
@@ -47,6 +57,17 @@ class TextEnvironment(environment.Environment[State, Params], Generic[State, Par
     `(observation, state, reward, terminated, truncated, info)`, where `truncated` is true at a time
     limit only and `info["final_observation"]` is the observation before the reset. In addition
     every `info` has `"success"`, bool[]: the task was solved by this step.
+
+    Example:
+      >>> env, params = envs.make("FrozenLake-4x4")
+      >>> observation, state = env.reset(jax.random.key(0), params)
+      >>> observation, state, reward, terminated, truncated, info = env.step(
+      ...     jax.random.key(1), state, 1, params
+      ... )
+      >>> env.text_state(observation).actions
+      ('go left', 'go down', 'go right', 'go up')
+      >>> env.action_mask(state, params).shape, env.list_observations().shape
+      ((4,), (16,))
     """
 
     def action_mask(self, state: State, params: Params) -> jax.Array:

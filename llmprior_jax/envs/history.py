@@ -45,6 +45,16 @@ class HistoryWrapper(TextEnvironment[HistoryState, environment.EnvParams]):
     n numbers each, oldest first, then the H actions between them. Where the episode is not that old
     yet, observations are zero and actions -1.
 
+    Example:
+      >>> env, params = envs.make("FrozenLake-4x4", is_slippery=False)
+      >>> env = envs.HistoryWrapper(env, length=2)
+      >>> observation, state = env.reset(jax.random.key(0), params)
+      >>> observation, *_ = env.step(jax.random.key(1), state, 2, params)
+      >>> len(observation)  # (H + 1) * n + H
+      5
+      >>> env.text_state(observation).history[0][1]
+      'go right'
+
     Args:
       env: the environment. Its observations must be one array of integers.
       length: H, how many pairs there are, at least 1.
@@ -188,6 +198,11 @@ def with_history(env: TextEnvironment, length: int) -> HistoryWrapper:
     """Adds the last `length` (observation, action) pairs to what an environment observes.
 
     See `HistoryWrapper`. The parameters stay as they are.
+
+    Example:
+      >>> env, params = envs.make("FrozenLake-4x4")
+      >>> envs.with_history(env, length=3).env is env
+      True
     """
     return HistoryWrapper(env, length)
 

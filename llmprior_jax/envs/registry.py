@@ -26,6 +26,11 @@ NAMES = tuple(name for name in _ENVIRONMENTS if name != "ALFWorld")
 def register(name: str, factory: Callable[..., TextEnvironment]) -> None:
     """Gives an environment of your own a name, for `make` and for the configurations of runs.
 
+    Example:
+      >>> class Corridor(envs.TextEnvironment):
+      ...     ...
+      >>> envs.register("Corridor", Corridor)
+
     Args:
       name: the name, which no environment has yet.
       factory: makes the environment, with its settings as keyword arguments; mostly its class.
@@ -40,6 +45,12 @@ def register(name: str, factory: Callable[..., TextEnvironment]) -> None:
 
 def make(name: str, **kwargs: Any) -> tuple[TextEnvironment, object]:
     """Makes an environment and its default parameters, as `gymnax.make` does.
+
+    Example:
+      >>> env, params = envs.make("FrozenLake-4x4", is_slippery=False)
+      >>> params = params.replace(max_steps_in_episode=20)
+      >>> env.num_actions
+      4
 
     Args:
       name: one of `NAMES`, "ALFWorld", or a name given by `register`.

@@ -32,6 +32,10 @@ class CheckpointError(ValueError):
 class RotaryConfig:
     """Rotary position embedding (Su et al., 2021, arXiv 2104.09864) and its context extensions.
 
+    Example:
+      >>> models.RotaryConfig(rope_theta=1e6, rope_type="linear", factor=4.0).factor
+      4.0
+
     Attributes:
       rope_theta: base of the geometric series of wavelengths.
       rope_type: "default"; "linear" divides every frequency by `factor`; "llama3" divides the low
@@ -55,6 +59,20 @@ class RotaryConfig:
 @dataclasses.dataclass(frozen=True)
 class DecoderConfig:
     """Shape and variant of a `Decoder`.
+
+    Example:
+      >>> config = models.DecoderConfig(
+      ...     vocab_size=100,
+      ...     hidden_size=16,
+      ...     intermediate_size=32,
+      ...     num_hidden_layers=2,
+      ...     num_attention_heads=4,
+      ...     num_key_value_heads=2,
+      ...     head_dim=4,
+      ...     max_position_embeddings=64,
+      ... )
+      >>> config.tie_word_embeddings
+      False
 
     Attributes:
       vocab_size: rows of the embedding, V.

@@ -26,6 +26,13 @@ class KVCache(NamedTuple):
 
     B rows of C slots. A slot that nothing was written to holds zeros, and a mask must hide it.
 
+    Example:
+      >>> from flax import nnx
+      >>> lm = models.load("tiny")
+      >>> cache = nnx.merge(lm.graphdef, lm.params).new_cache(rows=1, capacity=8)
+      >>> cache.positions.shape, cache.enlarged(16).positions.shape
+      ((1, 8), (1, 16))
+
     Attributes:
       keys: for each layer [B, C, num_key_value_heads, head_dim], rotated.
       values: for each layer [B, C, num_key_value_heads, head_dim].
@@ -166,6 +173,15 @@ class Block(nnx.Module):
 
 class Decoder(nnx.Module):
     """Tokens, positions and a mask to hidden states, and hidden states to logits.
+
+    Example:
+      >>> from flax import nnx
+      >>> lm = models.load("tiny")
+      >>> decoder = nnx.merge(lm.graphdef, lm.params)
+      >>> tokens, positions = jnp.array([[1, 2, 3]]), jnp.arange(3)[None]
+      >>> hidden = jax.jit(decoder)(tokens, positions, jnp.tri(3, dtype=bool)[None])
+      >>> decoder.logits(hidden).shape == (1, 3, lm.config.vocab_size)
+      True
 
     Attributes:
       config: shape and variant.

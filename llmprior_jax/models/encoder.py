@@ -24,6 +24,18 @@ _ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu")
 class EncoderConfig:
     """Shape and variant of an `Encoder`.
 
+    Example:
+      >>> config = models.EncoderConfig(
+      ...     vocab_size=9,
+      ...     hidden_size=4,
+      ...     intermediate_size=8,
+      ...     num_hidden_layers=1,
+      ...     num_attention_heads=2,
+      ...     max_position_embeddings=16,
+      ... )
+      >>> config.head_dim
+      2
+
     Attributes:
       vocab_size: rows of the embedding, V.
       hidden_size: width of the residual stream, D.
@@ -119,6 +131,24 @@ class Block(nnx.Module):
 
 class Encoder(nnx.Module):
     """Tokens to hidden states.
+
+    Example:
+      >>> from flax import nnx
+      >>> config = models.EncoderConfig(
+      ...     vocab_size=9,
+      ...     hidden_size=4,
+      ...     intermediate_size=8,
+      ...     num_hidden_layers=1,
+      ...     num_attention_heads=2,
+      ...     max_position_embeddings=16,
+      ... )
+      >>> @jax.eval_shape
+      ... def hidden():
+      ...     encoder = models.Encoder(config, rngs=nnx.Rngs(0))
+      ...     tokens = jnp.array([[1, 2, 3]])
+      ...     return encoder(tokens, jnp.zeros_like(tokens), jnp.ones_like(tokens, bool))
+      >>> hidden.shape  # [B, L, D]
+      (1, 3, 4)
 
     Attributes:
       config: shape and variant.

@@ -30,6 +30,19 @@ _FURTHEST = 1 << 16
 class EncoderDecoderConfig:
     """Shape and variant of an `EncoderDecoder`.
 
+    Example:
+      >>> config = models.EncoderDecoderConfig(
+      ...     vocab_size=9,
+      ...     hidden_size=4,
+      ...     intermediate_size=8,
+      ...     num_hidden_layers=1,
+      ...     num_decoder_layers=1,
+      ...     num_attention_heads=2,
+      ...     head_dim=2,
+      ... )
+      >>> config.max_position_embeddings
+      512
+
     Attributes:
       vocab_size: rows of the embedding, V.
       hidden_size: width of the residual streams, D ("d_model").
@@ -271,6 +284,28 @@ class Stack(nnx.Module):
 
 class EncoderDecoder(nnx.Module):
     """A prompt to its encoding, an answer and that encoding to hidden states, those to logits.
+
+    Example:
+      >>> from flax import nnx
+      >>> config = models.EncoderDecoderConfig(
+      ...     vocab_size=9,
+      ...     hidden_size=4,
+      ...     intermediate_size=8,
+      ...     num_hidden_layers=1,
+      ...     num_decoder_layers=1,
+      ...     num_attention_heads=2,
+      ...     head_dim=2,
+      ... )
+      >>> @jax.eval_shape
+      ... def logits():
+      ...     model = models.EncoderDecoder(config, rngs=nnx.Rngs(0))
+      ...     prompt, is_text = jnp.array([[1, 2, 3]]), jnp.ones((1, 3), bool)
+      ...     answer, positions = jnp.array([[0, 4]]), jnp.arange(2)[None]
+      ...     causal = jnp.tri(2, dtype=bool)[None]
+      ...     encoded = model.encode(prompt, is_text)
+      ...     return model.logits(model.decode(answer, positions, causal, encoded, is_text))
+      >>> logits.shape  # [B, L, V]
+      (1, 2, 9)
 
     Attributes:
       config: shape and variant.

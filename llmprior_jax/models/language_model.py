@@ -28,6 +28,11 @@ _DTYPES = ("float32", "bfloat16", "float16")
 class ModelConfig(Protocol):
     """What the config of any model has, whatever else.
 
+    Example:
+      >>> config: models.ModelConfig = models.load("tiny").config
+      >>> config.hidden_size < config.vocab_size
+      True
+
     Attributes:
       vocab_size: token ids are less than this.
       hidden_size: width of a hidden state, D.
@@ -64,6 +69,17 @@ class LanguageModel:
     A pure function takes `params` as an argument and puts the model together inside:
     `nnx.merge(lm.graphdef, params)(tokens, positions, mask)`.
 
+    Example:
+      >>> from flax import nnx
+      >>> lm = models.load("tiny")
+      >>> @jax.jit
+      ... def hidden(params, tokens):
+      ...     positions = jnp.arange(tokens.shape[1])[None]
+      ...     mask = jnp.tri(tokens.shape[1], dtype=bool)[None]
+      ...     return nnx.merge(lm.graphdef, params)(tokens, positions, mask)
+      >>> hidden(lm.params, jnp.array([[1, 2]])).shape == (1, 2, lm.config.hidden_size)
+      True
+
     Attributes:
       config: shape and variant of the model: a `DecoderConfig`, an `EncoderDecoderConfig`, or
         another `ModelConfig`.
@@ -94,6 +110,14 @@ def load(
     Families, by the `model_type` of `config.json`: Qwen1.5, 2 and 2.5 ("qwen2"), Qwen3 ("qwen3"),
     Llama ("llama"), Mistral ("mistral"), Gemma 2 ("gemma2"), Gemma 3 ("gemma3_text", and "gemma3",
     whose part for images is left out), and the encoder-decoders T5 and Flan-T5 ("t5").
+
+    Example:
+      >>> lm = models.load("tiny")  # or "Qwen/Qwen2.5-0.5B", or a directory
+      >>> lm.config.num_hidden_layers > 0
+      True
+      >>> models.load("/nowhere")
+      Traceback (most recent call last):
+      CheckpointError: ...
 
     Args:
       path_or_hub_id: a directory with `config.json`, `model.safetensors` (or shards and their
@@ -142,6 +166,10 @@ def load(
 
 def fingerprint(path_or_hub_id: str | Path, dtype: Any = None) -> str:
     """The `fingerprint` of the model that `load` would give, without loading it.
+
+    Example:
+      >>> models.fingerprint("tiny") == models.load("tiny").fingerprint
+      True
 
     Raises:
       CheckpointError: there is no such directory or hub id.

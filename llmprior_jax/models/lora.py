@@ -6,6 +6,13 @@ model starts as the model itself.
 
 These are functions on pytrees of parameters: a model does not know that it is adapted, and any
 model with matrices in its parameters can be.
+
+Example:
+  >>> lm = models.load("tiny")
+  >>> factors = models.lora.init(jax.random.key(0), lm.params, 2)
+  >>> adapted = models.lora.merge(lm.params, factors)  # the same model until it learns
+  >>> jax.tree.structure(adapted) == jax.tree.structure(lm.params)
+  True
 """
 
 import re

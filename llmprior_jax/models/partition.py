@@ -25,6 +25,12 @@ _RULES = (
 def partition(lm: LanguageModel, mesh: Mesh) -> LanguageModel:
     """The same model with its weights shared out over the axis "model" of a mesh.
 
+    Example:
+      >>> lm = models.load("tiny")
+      >>> mesh = training.make_mesh("data:1,model:1", num_seeds=1)
+      >>> models.partition(lm, mesh).config == lm.config
+      True
+
     Args:
       lm: the language model.
       mesh: devices, with an axis "model". A weight whose size the axis does not divide stays whole

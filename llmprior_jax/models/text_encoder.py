@@ -34,6 +34,12 @@ _TOKENS_PER_STEP = 16
 class TextEncoder:
     """A BERT encoder and how a text becomes one vector with it.
 
+    Example:
+      >>> encoder = models.load_encoder("minilm")  # a directory, or a hub id
+      >>> vectors = encoder.encode(["wash the cup", "clean the mug", "go to bed"])
+      >>> bool(vectors[0] @ vectors[1] > vectors[0] @ vectors[2])
+      True
+
     Attributes:
       config: shape and variant of the encoder; `config.hidden_size` is D.
       graphdef: the encoder without its parameters (hashable, a static argument of `jax.jit`).
@@ -163,6 +169,11 @@ def encode_tokens(
 
 def load_encoder(path_or_hub_id: str | Path, dtype: Any = jnp.float32) -> TextEncoder:
     """Loads a BERT encoder, or a sentence encoder made of one, from an unmodified checkpoint.
+
+    Example:
+      >>> encoder = models.load_encoder("minilm")  # a directory, or a hub id
+      >>> encoder.encode(["wash the cup"]).shape == (1, encoder.config.hidden_size)
+      True
 
     Args:
       path_or_hub_id: a directory with `config.json` (`model_type` "bert"), `model.safetensors` and

@@ -35,6 +35,10 @@ _NO_TOKEN = -1
 class Sampling(NamedTuple):
     """How an answer is drawn.
 
+    Example:
+      >>> priors.Sampling(max_new_tokens=8, temperature=0.7, stop=(".",)).top_p
+      1.0
+
     Attributes:
       max_new_tokens: N, the most tokens that an answer may have.
       temperature: logits are divided by it; 0 takes the likeliest token always (greedy).
@@ -54,6 +58,10 @@ DEFAULT_SAMPLING = Sampling()
 
 class Completion(NamedTuple):
     """What a language model wrote after a prompt.
+
+    Example:
+      >>> priors.Completion("go to the sink", finished=True).text
+      'go to the sink'
 
     Attributes:
       text: the answer, without the stop string or special token that ended it.
@@ -90,6 +98,14 @@ def generate(
     Answer `i` to a prompt is a function of the model, the prompt, its key, `i` and `sampling`. The
     other prompts and the number of samples do not matter, but for the rounding of sums in another
     order (1e-6 of a logit in float32), which two equally likely tokens may turn on.
+
+    Example:
+      >>> prompts = ["Task: wash the cup. Do:"]
+      >>> keys = priors.prompt_keys(jax.random.key(0), prompts)
+      >>> sampling = priors.Sampling(max_new_tokens=4)
+      >>> answers = priors.generate(models.load("tiny"), prompts, keys, 4, sampling)
+      >>> len(answers[0])  # k
+      4
 
     Args:
       lm: the language model.
@@ -146,7 +162,13 @@ def generate(
 
 
 def prompt_keys(key: jax.Array, prompts: Sequence[str]) -> jax.Array:
-    """A PRNG key for each prompt, key[B], which depends on `key` and the prompt's text only."""
+    """A PRNG key for each prompt, key[B], which depends on `key` and the prompt's text only.
+
+    Example:
+      >>> first, second = priors.prompt_keys(jax.random.key(0), ["Wash the cup.", "Wait."])
+      >>> bool(first == second)
+      False
+    """
     digests = [hashlib.sha256(prompt.encode()).digest()[:8] for prompt in prompts]
     words = np.frombuffer(b"".join(digests), ">u4").astype(np.uint32).reshape(len(prompts), 2)
     fold_in = jax.vmap(jax.random.fold_in, in_axes=(None, 0))

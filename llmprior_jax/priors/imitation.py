@@ -19,7 +19,15 @@ _PSEUDO_COUNT = 1.0  # Laplace's rule of succession
 
 
 class Imitator(Scorer):
-    """A `Scorer` whose prior is counted; the language model only makes the features."""
+    """A `Scorer` whose prior is counted; the language model only makes the features.
+
+    Example:
+      >>> imitator = priors.Imitator("tiny", {"Task: wash the cup. Do:": {" wait": 3}})
+      >>> prompt = priors.Prompt("Task: wash the cup. Do:", (" go to the sink", " wait"))
+      >>> log_probs, features = imitator.score([prompt])
+      >>> print(np.exp(log_probs).round(2))  # (0 + 1) / (3 + 2) and (3 + 1) / (3 + 2)
+      [[0.2 0.8]]
+    """
 
     def __init__(
         self,

@@ -3,6 +3,12 @@
 A prompt builder is a small function from `TextState` to `Prompt`. There are `plain`, `few_shot` and
 `think_first`; write your own as you like, and `register` it to name it in a configuration. What is
 scored is exactly `text + actions[i]`, so the builder decides about every space and line break.
+
+Example:
+  >>> state = TextState("Make tea.", "The kettle is empty.", (), ("fill the kettle", "wait"))
+  >>> prompt = priors.prompts.plain(state)
+  >>> prompt.actions
+  (' fill the kettle', ' wait')
 """
 
 import difflib
@@ -15,6 +21,11 @@ from llmprior_jax.types import TextState
 
 class Prompt(NamedTuple):
     """What a language model is asked about one state.
+
+    Example:
+      >>> prompt = priors.Prompt("Task: make tea.", (" fill the kettle", " wait"))
+      >>> prompt.text + prompt.actions[0]
+      'Task: make tea. fill the kettle'
 
     Attributes:
       text: what comes before the action, or before the thought.

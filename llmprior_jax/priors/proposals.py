@@ -42,6 +42,11 @@ class Proposals(NamedTuple):
 
     Plain values, so that they can be stored.
 
+    Example:
+      >>> told = priors.Proposals(("wait", "go"), (3, 1), thoughts=((), ()), num_unfinished=0)
+      >>> sum(told.counts)  # k
+      4
+
     Attributes:
       answers: the distinct answers, most frequent first, then by which came first. White space is
         collapsed. An answer may be empty.
@@ -111,6 +116,13 @@ def propose(
 
     k may be larger than the number of actions: samples are independent, and more of them are a
     better estimate.
+
+    Example:
+      >>> prompt = priors.Prompt("Task: wash the cup. Do:", ())
+      >>> sampling = priors.Sampling(max_new_tokens=4)
+      >>> (told,) = priors.propose(models.load("tiny"), [prompt], jax.random.key(0), 4, sampling)
+      >>> sum(told.counts)
+      4
 
     Args:
       lm: the language model.
@@ -182,9 +194,9 @@ def project(answer: str, actions: Sequence[str]) -> Projection:
     Where two actions of a list have the same words, the first of them stands for both.
 
     Example:
-      >>> project("Go to the sink!", ["wait", "go to the sink"])
+      >>> priors.project("Go to the sink!", ["wait", "go to the sink"])
       Projection(action=1, rule='exact')
-      >>> project("dance", ["wait", "go to the sink"])
+      >>> priors.project("dance", ["wait", "go to the sink"])
       Projection(action=-1, rule='no_match')
 
     Args:
@@ -222,6 +234,11 @@ def estimate(
     pseudo_count: float = 0.0,
 ) -> Estimate:
     """p(a|s) from samples: each action's share of those that were projected onto an action.
+
+    Example:
+      >>> told = priors.Proposals(("wait", "go"), (3, 1), thoughts=((), ()), num_unfinished=0)
+      >>> print(np.exp(priors.estimate(told, ["go", "wait"]).log_probs))
+      [0.25 0.75]
 
     Args:
       proposals: what was sampled.

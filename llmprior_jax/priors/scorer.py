@@ -31,6 +31,10 @@ _PROMPTS_PER_BATCH = 32
 class Queries(NamedTuple):
     """How much a language model was asked; a query is one prompt with the actions asked about.
 
+    Example:
+      >>> priors.Queries(made=100, seconds=4.0).per_second
+      25.0
+
     Attributes:
       made: queries that the model answered.
       saved: queries that the store answered.
@@ -51,6 +55,13 @@ class Queries(NamedTuple):
 
 class Scorer:
     """One language model with its way of normalising, and the store of what it said.
+
+    Example:
+      >>> scorer = priors.Scorer("tiny")
+      >>> prompt = priors.Prompt("Task: wash the cup. Do:", (" go to the sink", " wait"))
+      >>> log_probs, features = scorer.score([prompt])
+      >>> log_probs.shape, scorer.queries.made
+      ((1, 2), 1)
 
     Attributes:
       queries: how much it was asked.

@@ -80,6 +80,12 @@ class StoreError(ValueError):
 class StoredScores(NamedTuple):
     """What a model said of some actions after one prompt.
 
+    Example:
+      >>> scores = priors.StoredScores(
+      ...     (" wait",), np.float32([-1.5]), np.int32([1]), np.zeros((1, 4), np.float32)
+      ... )
+      >>> scores.check()
+
     Attributes:
       actions: A texts, each once.
       log_probs: f32[A], summed over each action's tokens.
@@ -118,6 +124,12 @@ class StoredScores(NamedTuple):
 class ModelUsage(NamedTuple):
     """What the store holds of one model, and how often it was of use.
 
+    Example:
+      >>> with priors.PriorStore("usage.sqlite") as store:
+      ...     store.count("1a2b", "tiny", found=3, not_found=1)
+      ...     store.usage()[0].found
+      3
+
     Attributes:
       fingerprint: the model's fingerprint.
       name: by what name it was loaded first.
@@ -140,7 +152,17 @@ class ModelUsage(NamedTuple):
 
 
 class PriorStore:
-    """One store, open; use as a context manager, from one thread."""
+    """One store, open; use as a context manager, from one thread.
+
+    Example:
+      >>> scores = priors.StoredScores(
+      ...     (" wait",), np.float32([-1.5]), np.int32([1]), np.zeros((1, 4), np.float32)
+      ... )
+      >>> with priors.PriorStore("priors.sqlite") as store:
+      ...     store.put_scores("1a2b", "tiny", {"Task: make tea.": scores})
+      ...     store.get_scores("1a2b", ["Task: make tea.", "Task: sleep."])[1] is None
+      True
+    """
 
     def __init__(self, path: str | os.PathLike[str]):
         """Opens the store at `path`, or makes it there; `~` is the home directory.

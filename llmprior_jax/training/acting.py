@@ -18,6 +18,11 @@ from llmprior_jax.training.scoring import TableFiller
 class ActingRun:
     """The part of a `Run` that is the same however its agent learns; a base class.
 
+    Example:
+      >>> run = training.restore("runs/lake", "random", eval_episodes=4)
+      >>> isinstance(run, training.ActingRun), run.env.name
+      (True, 'FrozenLake-4x4')
+
     Attributes:
       agent: the agent.
       env: the environment.

@@ -26,6 +26,14 @@ class Checkpoints:
     """The last few checkpoints of one training run; use as a context manager.
 
     Leaving the context waits until the last checkpoint is on disk.
+
+    Example:
+      >>> with training.Checkpoints("checkpoints", keep=2) as checkpoints:
+      ...     checkpoints.save(1, {"weight": jnp.ones(2)}, {"note": "first"})
+      >>> with training.Checkpoints("checkpoints", keep=2) as checkpoints:
+      ...     step, state, meta = checkpoints.restore_latest({"weight": jnp.zeros(2)})
+      >>> step, meta
+      (1, {'note': 'first'})
     """
 
     def __init__(self, directory: str | pathlib.Path, keep: int):

@@ -25,6 +25,13 @@ def default_config() -> Config:
     """All fields of a run with their defaults; config files start from it.
 
     A field that is not here does not exist: setting one is an error.
+
+    Example:
+      >>> config = training.default_config()
+      >>> config.agent.alpha = 0.1
+      >>> config.agent.alhpa = 0.1
+      Traceback (most recent call last):
+      AttributeError: ...
     """
     config = ConfigDict(
         {
@@ -217,6 +224,10 @@ def read_config(workdir: pathlib.Path) -> Config:
     """The configuration that a work directory was made by.
 
     What the directory does not say, being older than a field, is the field's default.
+
+    Example:
+      >>> training.read_config(pathlib.Path("runs/lake")).env
+      'FrozenLake-4x4'
 
     Raises:
       FileNotFoundError: the directory holds no run.

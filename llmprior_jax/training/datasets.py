@@ -56,6 +56,13 @@ UNITS = ("transition", "episode")
 class Dataset(NamedTuple):
     """N transitions between M distinct states (host side).
 
+    Example:
+      >>> state = TextState("Make tea.", "The kettle is empty.", (), ("fill the kettle", "wait"))
+      >>> row, number, flag = np.array([0]), np.float32([1.0]), np.array([True])
+      >>> dataset = training.Dataset((state,), row, row, number, flag, ~flag, row, row)
+      >>> dataset.num_transitions, dataset.num_episodes
+      (1, 1)
+
     Attributes:
       states: M states.
       row: i32[N], the state of each transition, an index into `states`.

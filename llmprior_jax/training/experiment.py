@@ -53,6 +53,15 @@ def run(
 ) -> dict[str, Any]:
     """Trains and evaluates the agents of a configuration.
 
+    Example:
+      >>> config = training.default_config()
+      >>> config.env, config.agents = "FrozenLake-4x4", ("random",)
+      >>> config.num_seeds, config.eval_episodes = 2, 4
+      >>> results = training.run(config, "runs/first")
+      prior: ...
+      >>> 0 <= results["random"]["success_rate"]["iqm"] <= 1
+      True
+
     Args:
       config: see `default_config`.
       workdir: directory of the run; made if need be.
@@ -108,6 +117,11 @@ def run(
 
 def restore(workdir: str | pathlib.Path, name: str, eval_episodes: int) -> Run:
     """Restores an agent of a finished or interrupted run, to evaluate it.
+
+    Example:
+      >>> run = training.restore("runs/lake", "random", eval_episodes=4)
+      >>> sorted(run.evaluate())
+      ['episode_length', 'return', 'success_rate']
 
     Args:
       workdir: directory of the run.

@@ -25,6 +25,10 @@ from llmprior_jax.training.replay import Record, lookup_rows, make_replay
 class LoopConfig(NamedTuple):
     """Sizes of the loop.
 
+    Example:
+      >>> training.LoopConfig(num_envs=4).batch_size
+      32
+
     Attributes:
       num_envs: environments stepped side by side (N), per seed.
       replay_capacity: transitions kept, per seed.
@@ -57,7 +61,13 @@ class EnvsState(NamedTuple):
 
 
 class LoopState(NamedTuple):
-    """All that training needs to continue, for one seed (vmap for more)."""
+    """All that training needs to continue, for one seed (vmap for more).
+
+    Example:
+      >>> run = training.restore("runs/lake", "random", eval_episodes=4)
+      >>> run.state.key.shape  # a leading axis of seeds
+      (2,)
+    """
 
     key: jax.Array
     agent: AgentState
@@ -74,6 +84,11 @@ class Missing(NamedTuple):
 
 class Episodes(NamedTuple):
     """E evaluated episodes of at most T steps.
+
+    Example:
+      >>> episodes = training.Episodes(jnp.array([True]), jnp.ones(1), jnp.array([6]))
+      >>> float(episodes.success.mean())
+      1.0
 
     Attributes:
       success: bool[E].
@@ -92,6 +107,13 @@ class Episodes(NamedTuple):
 
 class Loop(NamedTuple):
     """Training and evaluation of one seed, as pure functions.
+
+    Example:
+      >>> env, params = envs.make("FrozenLake-4x4")
+      >>> config = training.LoopConfig(num_envs=2)
+      >>> loop = training.make_loop(env, params, agents.prior_alone(), config, 8, 4)
+      >>> loop._fields
+      ('init', 'segment', 'evaluate')
 
     Attributes:
       init: `(key, table) -> LoopState`.
@@ -115,7 +137,15 @@ def make_loop(
     num_iterations: int,
     num_eval_episodes: int,
 ) -> Loop:
-    """Builds the loop of one agent in one environment; see `Loop`."""
+    """Builds the loop of one agent in one environment; see `Loop`.
+
+    Example:
+      >>> env, params = envs.make("FrozenLake-4x4")
+      >>> config = training.LoopConfig(num_envs=2)
+      >>> loop = training.make_loop(
+      ...     env, params, agents.dqn_prior(), config, num_iterations=8, num_eval_episodes=4
+      ... )
+    """
     replay = make_replay(agent, config.replay_capacity, config.batch_size, config.updates_per_step)
 
     def init(key: jax.Array, table: PriorTable) -> LoopState:

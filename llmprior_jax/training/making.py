@@ -95,7 +95,13 @@ def make_run(
 
 
 def make_agent(name: str, config: Config) -> agents.Agent:
-    """The agent `name` with the parameters of `config.agent`, and the prior of `config.prior`."""
+    """The agent `name` with the parameters of `config.agent`, and the prior of `config.prior`.
+
+    Example:
+      >>> agent = training.make_agent("dqn_prior", training.default_config())
+      >>> agent.update is not None
+      True
+    """
     parameters = config.agent.to_dict()
     for optional in ("num_candidates", "penalty_temperature"):
         parameters[optional] = parameters[optional] or None

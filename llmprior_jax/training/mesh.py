@@ -26,6 +26,10 @@ class OutOfMemoryError(RuntimeError):
 def make_mesh(spec: str, num_seeds: int) -> Mesh:
     """The mesh that a run is spread over.
 
+    Example:
+      >>> dict(training.make_mesh("data:1", num_seeds=8).shape)["data"]
+      1
+
     Args:
       spec: sizes of the axes, such as "data:4,model:2", or "data:4" or "model:2" alone. Empty for
         as many devices as divide the seeds, all on `data`.

@@ -20,6 +20,12 @@ from llmprior_jax.types import TextState
 class Decision(NamedTuple):
     """One step of an episode, for people: what was seen, weighed, done and gained.
 
+    Example:
+      >>> run = training.restore("runs/lake", "random", eval_episodes=4)
+      >>> decision = next(iter(run.play(seed=0, key=jax.random.key(0))))
+      >>> decision.text.actions[decision.action] in decision.text.actions, len(decision.prior)
+      (True, 4)
+
     Attributes:
       text: the state.
       prior: f32[A], probabilities that the language model gives the actions.
@@ -45,6 +51,11 @@ class Decision(NamedTuple):
 
 class Run(Protocol):
     """Training one agent: all seeds, a segment at a time.
+
+    Example:
+      >>> run = training.restore("runs/lake", "random", eval_episodes=4)
+      >>> run.evaluate()["success_rate"].shape  # [S]
+      (2,)
 
     Attributes:
       state: all that training needs to continue, a pytree of arrays with a leading axis of seeds.
@@ -102,7 +113,14 @@ def step_unit(config: Config) -> str:
 
 
 def seed_keys(config: Config) -> jax.Array:
-    """One key per seed; seed i has the same one however many there are."""
+    """One key per seed; seed i has the same one however many there are.
+
+    Example:
+      >>> config = training.default_config()
+      >>> config.num_seeds = 3
+      >>> training.seed_keys(config).shape
+      (3,)
+    """
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(
         jax.random.key(config.seed), jnp.arange(config.num_seeds)
     )
@@ -119,6 +137,11 @@ def over_seeds(
 
     The seeds are shared out evenly among the devices, which need nothing of one another: each runs
     its part of the batch on its own.
+
+    Example:
+      >>> double = training.over_seeds(lambda x, scale: scale * x, (0, None), num_seeds=2)
+      >>> print(double(jnp.arange(2.0), jnp.float32(2.0)))
+      [0. 2.]
 
     Args:
       function: takes and returns pytrees of arrays.
