@@ -1,12 +1,18 @@
 # `make train` and `make test` set everything up by themselves, in .venv. `make docs` builds the
-# documentation, `make package` the wheel and the sdist, which it tries in an empty environment.
+# documentation, `make package` the wheel and the sdist, which it tries in an empty environment;
+# `make versions` runs a fast part of the tests on each Python with its oldest and its newest JAX.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SETTINGS := pyproject.toml constraints.txt
 
-.PHONY: train test docs package clean
+PYTHONS ?= python3.11 python3.12 python3.13
+OLDEST_JAX := 0.7.1
+FAST_TESTS := $(addprefix tests/test_,$(addsuffix .py,posterior bellman elbo agents loop table \
+	whitening prompts envs_frozen_lake envs_make envs_history checkpoints summary))
+
+.PHONY: train test docs package versions clean
 
 train: $(VENV)/installed
 	$(BIN)/python -m launch.train --config=launch/configs/quickstart.py --workdir=runs/quickstart
@@ -31,6 +37,22 @@ package: $(VENV)/installed-test
 		--config.num_seeds=2 --config.num_steps=4000
 	cd $(TRIAL) && venv/bin/llmprior-evaluate --workdir=runs/quickstart --episodes=16
 	cd $(TRIAL) && venv/bin/llmprior-watch --workdir=runs/quickstart
+	rm -rf $(TRIAL)
+
+versions: TRIAL := $(shell mktemp -d)
+versions:
+	$(PYTHON) -m venv $(TRIAL)/uv
+	$(TRIAL)/uv/bin/python -m pip install --quiet uv
+	cp -r tests $(TRIAL)/tests
+	set -e; for python in $(PYTHONS); do for jax in "jax==$(OLDEST_JAX)" jax; do \
+		venv=$(TRIAL)/$$python-$$jax; \
+		$$python -m venv $$venv; \
+		$(TRIAL)/uv/bin/uv pip install --quiet --python $$venv/bin/python $$jax . pytest hypothesis; \
+		$$venv/bin/python -c "import sys, jax; print('Python', sys.version.split()[0], 'JAX', jax.__version__)"; \
+		(cd $(TRIAL) && $$venv/bin/python -m pytest -q $(FAST_TESTS)); \
+		(cd $(TRIAL) && $$venv/bin/llmprior-train --config=quickstart --workdir=$$venv/run \
+			--config.num_seeds=2 --config.num_steps=2000 --config.agents="('dqn_prior',)"); \
+	done; done
 	rm -rf $(TRIAL)
 
 clean:
