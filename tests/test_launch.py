@@ -39,9 +39,10 @@ def launch(*arguments: str) -> subprocess.CompletedProcess:
         (["--config.env=Overcooked-TomatoLetuceSalad"], "Overcooked-TomatoLettuceSalad"),
         (["--config.agent.alpha=0"], "alpha is 0"),
         (["--prior=/nowhere"], "/nowhere"),
+        (["--messh=data:1"], "did you mean --mesh"),
         (["now"], "unexpected argument 'now'"),
     ],
-    ids=["field", "environment", "alpha", "prior", "word"],
+    ids=["field", "environment", "alpha", "prior", "flag", "word"],
 )
 def test_a_mistake_is_told_in_a_sentence_and_nothing_is_trained(tmp_path, arguments, message):
     workdir = tmp_path / "run"
@@ -56,6 +57,16 @@ def test_a_mistake_is_told_in_a_sentence_and_nothing_is_trained(tmp_path, argume
     assert result.returncode != 0
     assert message in result.stderr.splitlines()[-1] + result.stderr
     assert not (workdir / "prior" / "metrics.jsonl").exists()
+
+
+def test_help_tells_what_the_app_is_for_and_its_own_flags_in_their_order():
+    result = launch("launch.train", "--help")
+    assert result.returncode == 0
+    assert result.stdout.startswith("Trains agents with a language-model prior")
+    told = re.findall(r"^  --(\S+)", result.stdout, re.MULTILINE)
+    assert told[:4] == ["config,", "workdir", "prior", "mesh"]
+    assert "verbosity" not in result.stdout
+    assert result.stdout.endswith("more: --helpfull\n")
 
 
 def test_a_config_that_comes_with_the_package_is_found_by_its_name(tmp_path, monkeypatch):

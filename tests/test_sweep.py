@@ -20,6 +20,11 @@ def test_settings_combine_and_the_last_varies_fastest():
     ]
 
 
+def test_a_tuple_is_one_value():
+    points = sweep.combinations(["agents=('dqn','prior'),('dqn',)"], training.default_config())
+    assert points == [{"agents": "('dqn','prior')"}, {"agents": "('dqn',)"}]
+
+
 def test_no_settings_are_one_run():
     assert sweep.combinations([], training.default_config()) == [{}]
 
@@ -36,7 +41,7 @@ def test_a_setting_that_makes_no_sense_is_refused(setting, message):
 def test_a_sweep_tells_all_results_and_does_nothing_twice(tmp_path: pathlib.Path):
     command = [
         "launch.sweep",
-        "--config=launch/configs/quickstart.py",
+        *("--config", "launch/configs/quickstart.py"),
         f"--workdir={tmp_path}",
         "--config.env=FrozenLake-4x4",
         "--config.agents=('random',)",
