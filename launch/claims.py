@@ -30,7 +30,7 @@ class Saving(NamedTuple):
     """How much less a method needs than its baseline.
 
     Attributes:
-      level: the success to reach, the best that the baseline's curve shows.
+      level: the success to reach.
       baseline: what the baseline needs for it.
       method: what the method needs for it; infinite if its curve never gets there.
       saved: 1 - method / baseline; minus infinity if the method never gets there. Of a baseline
@@ -72,12 +72,13 @@ def needed(amounts: np.ndarray, success: np.ndarray, level: float) -> float:
     return float(between[0] + share * (between[1] - between[0]))
 
 
-def saving(baseline: Curve, method: Curve, seed: int = 0) -> Saving:
-    """How much less a method needs to reach the best success of its baseline.
+def saving(baseline: Curve, method: Curve, level: float | None = None, seed: int = 0) -> Saving:
+    """How much less a method needs than its baseline to reach a success.
 
     Args:
       baseline: its curve.
       method: likewise, at amounts of its own.
+      level: the success to reach; None is the best of the baseline.
       seed: of the bootstrap.
 
     Raises:
@@ -88,28 +89,30 @@ def saving(baseline: Curve, method: Curve, seed: int = 0) -> Saving:
     random = np.random.default_rng(seed)
 
     def compare(of_baseline: np.ndarray, of_method: np.ndarray) -> tuple[float, float, float]:
-        """The best success of the baseline, and what both need for it."""
-        level = float(of_baseline.max())
-        theirs = needed(baseline.amounts, of_baseline, level)
-        return level, theirs, needed(method.amounts, of_method, level)
+        """The success to reach, and what both need for it."""
+        goal = float(of_baseline.max()) if level is None else level
+        theirs = needed(baseline.amounts, of_baseline, goal)
+        return goal, theirs, needed(method.amounts, of_method, goal)
 
     def drawn(success: np.ndarray) -> np.ndarray:
         """Curves [R, M] of seeds drawn anew at each point."""
         draws = random.integers(success.shape[1], size=(_RESAMPLES, *success.shape))
         return _middle(np.take_along_axis(success[None], draws, axis=2))
 
-    level, theirs, ours = compare(_middle(baseline.success), _middle(method.success))
+    goal, theirs, ours = compare(_middle(baseline.success), _middle(method.success))
     resampled = zip(drawn(baseline.success), drawn(method.success), strict=True)
     saved = np.array([_saved(*compare(*pair)[1:]) for pair in resampled])
     # With infinite entries a quantile must be one of the entries, not something between two.
     low, high = np.quantile(saved, [_TAIL, 1 - _TAIL], method="inverted_cdf")
-    return Saving(level, theirs, ours, _saved(theirs, ours), float(low), float(high))
+    return Saving(goal, theirs, ours, _saved(theirs, ours), float(low), float(high))
 
 
 def _saved(baseline: float, method: float) -> float:
+    if np.isinf(method):
+        return -np.inf
     if baseline == 0:
         return 0.0 if method == 0 else -np.inf
-    return 1 - method / baseline
+    return 1 - method / baseline  # All of it, where the baseline never gets there.
 
 
 def _middle(success: np.ndarray) -> np.ndarray:

@@ -305,18 +305,25 @@ def _verdict(claim: experiments.Claim, curves: Mapping[str, Curve], scarce: str)
     )
     if not any(summary.interquartile_mean(row) > 0 for row in baseline.success):
         return f"**Claim: {claimed}.** {claim.baseline} never succeeds here: nothing to compare."
-    told = claims.saving(baseline, method)
-    level = f"a success rate of {told.level:.2f}, the best of {claim.baseline},"
+    told = claims.saving(baseline, method, claim.level)
+    best = f", the best of {claim.baseline}," if claim.level is None else ""
+    level = f"a success rate of {told.level:.2f}{best}"
+    if np.isinf(told.baseline):
+        return f"**Claim: {claimed}.** {claim.baseline} never reaches {level}: nothing to compare."
     if np.isinf(told.method):
         most = f"at least {1 - told.high:.2f}" if np.isfinite(told.high) else "infinite"
         return (
             f"**Claim: {claimed}. Not borne out.** {claim.method} never reaches {level} here "
             f"(lower end of the 95% interval of the ratio: {most})."
         )
-    borne_out = "Borne out" if 1 - told.low <= claim.at_most else "Not borne out"
+    if 1 - told.low <= claim.at_most:
+        verdict = "Borne out"
+    else:
+        # An interval around the claimed ratio decides nothing.
+        verdict = "Not decided" if 1 - told.high <= claim.at_most else "Not borne out"
     upper = f"{1 - told.low:.2f}" if np.isfinite(told.low) else "never"
     return (
-        f"**Claim: {claimed}. {borne_out}.** To reach {level} {claim.baseline} needs "
+        f"**Claim: {claimed}. {verdict}.** To reach {level} {claim.baseline} needs "
         f"{told.baseline:,.0f} and {claim.method} {told.method:,.0f}: {1 - told.saved:.2f} times "
         f"as many, 95% interval [{1 - told.high:.2f}, {upper}]."
     )

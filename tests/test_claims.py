@@ -60,6 +60,16 @@ def test_a_method_may_have_been_looked_at_elsewhere():
     assert saving.saved == pytest.approx(1 - 0.1 * 2**0.5)
 
 
+def test_the_success_to_reach_can_be_said():
+    baseline = Curve(AMOUNTS, np.tile([[0.0], [0.2], [0.9]], (1, 8)))
+    method = Curve(AMOUNTS, np.tile([[0.2], [0.3], [0.4]], (1, 8)))
+    saving = claims.saving(baseline, method, level=0.2)
+    assert (saving.baseline, saving.method, saving.saved) == (1_000, 100, pytest.approx(0.9))
+    never = claims.saving(method, baseline, level=0.9)
+    assert np.isinf(never.baseline)
+    assert never.saved == 1.0
+
+
 @settings(max_examples=20, deadline=None)
 @given(st.floats(0.01, 100.0), st.integers(0, 1_000))
 def test_a_saving_has_no_unit(factor, seed):
