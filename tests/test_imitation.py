@@ -5,8 +5,8 @@ import pytest
 from lock_env import RIGHT, Lock
 
 from llmprior_jax import training
-from llmprior_jax.priors import Imitator, Prompt, Scorer
-from llmprior_jax.training import collecting, datasets
+from llmprior_jax.priors import Imitator, Prompt, Scorer, prompts
+from llmprior_jax.training import collecting, datasets, making
 from llmprior_jax.training.collecting import Part
 
 ACTIONS = (" chop", " wait", " look")
@@ -47,10 +47,18 @@ def test_a_run_without_demonstrations_to_imitate_is_refused(tmp_path):
         training.run(config, tmp_path)
 
 
-def test_actions_are_counted_by_state():
+def test_a_run_s_prior_does_what_the_dataset_shows(tmp_path):
     lock = Lock()
     expert = collecting.expert_behaviour(lock, lock.default_params)
     dataset = collecting.collect(lock, lock.default_params, [Part(expert, 1.0)], num_episodes=3)
+    states = [lock.text_state(np.array(wheel)) for wheel in range(len(RIGHT))]
     counts = datasets.count_actions(dataset)
-    for wheel, right in enumerate(RIGHT):
-        assert counts[lock.text_state(np.array(wheel))] == {f"turn it to {right}": 3}
+    for state, right in zip(states, RIGHT, strict=True):
+        assert counts[state] == {f"turn it to {right}": 3}
+    datasets.write(tmp_path / "shown.jsonl", dataset)
+    config = training.default_config()
+    config.prior.method, config.prior.store = "imitate", ""
+    config.prior.demonstrations = str(tmp_path / "shown.jsonl")
+    log_probs, _ = making.make_scorer(config).score([prompts.plain(state) for state in states])
+    np.testing.assert_array_equal(log_probs.argmax(axis=1), RIGHT)
+    np.testing.assert_allclose(np.exp(log_probs.max(axis=1)), 4 / 9, rtol=1e-6)

@@ -192,7 +192,12 @@ def read_demonstrations(config: Config) -> dict[str, dict[str, int]] | None:
     if config.prior.method != "imitate":
         return None
     shown = datasets.count_actions(datasets.read(config.prior.demonstrations, config.history))
-    return {prompts.plain(state).text: counts for state, counts in shown.items()}
+    asked = {}
+    for state, counts in shown.items():
+        prompt = prompts.plain(state)
+        as_asked = dict(zip(state.actions, prompt.actions, strict=True))
+        asked[prompt.text] = {as_asked[action]: count for action, count in counts.items()}
+    return asked
 
 
 def make_scorer(config: Config) -> Scorer:
