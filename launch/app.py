@@ -16,6 +16,7 @@ import jax
 from absl import app, flags, logging
 
 from llmprior_jax.training import InterruptedRunError, OutOfMemoryError, RestoreError
+from llmprior_jax.training.hosts import FirstProcessError
 
 _CONFIGS = pathlib.Path(__file__).parent / "configs"
 _CONFIG_FLAG = re.compile(r"^--?config=(.*)$")
@@ -28,6 +29,7 @@ _MISTAKES = (
     ImportError,  # of an extra, which the message names
     RestoreError,
     OutOfMemoryError,
+    FirstProcessError,
 )
 
 _INTERRUPTED = 128 + signal.SIGINT  # what shells report of a command ended by Ctrl-C

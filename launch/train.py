@@ -6,8 +6,14 @@ Any field of the configuration can be set on the command line, `--config.agent.a
 fields are listed in `llmprior_jax/training/config.py`. A run that was interrupted goes on where it
 stopped when the same command is given again. Ctrl-C and SIGTERM end a run after the segment under
 way, with a checkpoint.
+
+Several processes train one run together when each is started with this command, on a directory that
+all of them see; `--distributed` finds them under Slurm, Open MPI and on TPUs.
 """
 
+from launch import processes
+
+# isort: split
 from collections.abc import Sequence
 
 import rich.console
@@ -46,8 +52,9 @@ def main(argv: Sequence[str]) -> None:
         config.wandb_project = _WANDB.value
     with app.StopSignal() as should_stop:
         results = training.run(config, _WORKDIR.value, _RESUME.value, should_stop)
-    rich.console.Console().print(summary.table(results, config.num_seeds))
-    print(f"summary.json, learning_curves.png and metrics are in {_WORKDIR.value}")
+    if processes.is_first():
+        rich.console.Console().print(summary.table(results, config.num_seeds))
+        print(f"summary.json, learning_curves.png and metrics are in {_WORKDIR.value}")
 
 
 def console() -> None:

@@ -1,10 +1,12 @@
 """Checkpoints: exact, kept to the newest, and a damaged one never used."""
 
+import hashlib
 import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from llmprior_jax.training import Checkpoints, RestoreError
@@ -118,3 +120,22 @@ def test_a_reader_leaves_a_damaged_checkpoint_where_it_is(tmp_path):
     with Checkpoints(directory, 3) as checkpoints:
         assert checkpoints.restore_latest(state_of(0), set_aside=False)[0] == 1
     assert (directory / "2").is_dir()
+
+
+def test_a_checkpoint_of_version_0_1_is_read(tmp_path):
+    # Arrays of the host, keys as numbers, and one digest over all bytes.
+    state = state_of(1)
+    arrays = state | {"key": jax.random.key_data(state["key"])}
+    arrays = jax.tree.map(np.asarray, arrays)
+    digest = hashlib.sha256(b'{"number": 1}')
+    for path, leaf in jax.tree_util.tree_leaves_with_path(arrays):
+        digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode())
+        digest.update(leaf.tobytes())
+    with ocp.CheckpointManager(tmp_path) as manager:
+        about = {"digest": digest.hexdigest(), "meta": {"number": 1}}
+        parts = {"state": ocp.args.StandardSave(arrays), "meta": ocp.args.JsonSave(about)}
+        manager.save(1, args=ocp.args.Composite(**parts))
+    with Checkpoints(tmp_path, 3) as checkpoints:
+        step, restored, meta = checkpoints.restore_latest(state_of(0))
+    assert (step, meta) == (1, {"number": 1})
+    assert_same(restored, state)

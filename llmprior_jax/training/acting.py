@@ -1,5 +1,6 @@
 """What runs share whose agents act in an environment in JAX: priors, evaluation, one episode."""
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +11,9 @@ from llmprior_jax.agents import Agent
 from llmprior_jax.envs import TextEnvironment
 from llmprior_jax.priors import table as tables
 from llmprior_jax.training.config import Config
+from llmprior_jax.training.hosts import fetch
 from llmprior_jax.training.loop import Episodes, Loop, LoopConfig, Missing, make_loop
+from llmprior_jax.training.mesh import make_mesh, share_environments, shared_environments
 from llmprior_jax.training.runs import Decision, over_seeds, step_unit
 from llmprior_jax.training.scoring import TableFiller
 
@@ -71,8 +74,18 @@ class ActingRun:
 
         def loop_under(params: Any) -> Loop:
             sizes = LoopConfig(**config.loop)
-            return make_loop(env, params, agent, sizes, self._num_iterations, config.eval_episodes)
+            return make_loop(
+                env, params, agent, sizes, self._num_iterations, config.eval_episodes, share
+            )
 
+        mesh = make_mesh(config.mesh, config.num_seeds, shared_environments(config))
+        share = share_environments(mesh, config.num_seeds)
+        self._over_seeds = functools.partial(
+            over_seeds,
+            num_seeds=config.num_seeds,
+            mesh=config.mesh,
+            num_envs=shared_environments(config),
+        )
         self.loop = loop_under(env_params)
         evaluations = {"": self.loop.evaluate}
         if unseen_params is not None:
@@ -84,8 +97,7 @@ class ActingRun:
         self._num_steps = config.num_steps
         self._eval_keys, self._fresh_keys = eval_keys, fresh_keys
         self._evaluate = {
-            name: over_seeds(evaluate, (0, 0, None), config.num_seeds, mesh=config.mesh)
-            for name, evaluate in evaluations.items()
+            name: self._over_seeds(evaluate, (0, 0, None)) for name, evaluate in evaluations.items()
         }
         self.evaluated: dict[str, Episodes] = {}
 
@@ -110,7 +122,8 @@ class ActingRun:
             episodes, missing = evaluate(self.state.agent, keys, self.table)
             while self._fill(missing):
                 episodes, missing = evaluate(self.state.agent, keys, self.table)
-            self.evaluated[name] = jax.device_get(episodes)
+            episodes = fetch(episodes)
+            self.evaluated[name] = episodes
             results |= {
                 f"{name}success_rate": np.mean(episodes.success, axis=1),
                 f"{name}return": np.mean(episodes.returns, axis=1),
@@ -127,7 +140,7 @@ class ActingRun:
           seed: index of the seed, `0 .. num_seeds - 1`.
           key: randomness of the environment and of the agent.
         """
-        state = jax.tree.map(lambda leaf: leaf[seed], jax.device_get(self.state.agent))
+        state = jax.tree.map(lambda leaf: leaf[seed], fetch(self.state.agent))
         policy, act, step = jax.jit(self.agent.policy), jax.jit(self.agent.act), self.env.step
         key, reset_key = jax.random.split(key)
         observation, env_state = self.env.reset(reset_key, self.env_params)
@@ -158,8 +171,9 @@ class ActingRun:
 
     def _fill(self, missing: Missing) -> bool:
         """Scores the states that were missing; says whether there were any."""
-        is_missing = np.asarray(missing.is_missing)
+        is_missing = fetch(missing.is_missing)
         if not is_missing.any():
             return False
-        self.table = self.filler.extend(self.table, np.asarray(missing.observation)[is_missing])
+        observations = fetch(missing.observation)[is_missing]
+        self.table = self.filler.extend(self.table, observations)
         return True

@@ -1,14 +1,18 @@
 """Checkpoints that survive SIGKILL: written asynchronously by orbax, checked when read.
 
 Orbax publishes a checkpoint by renaming a finished directory, so a killed run leaves the previous
-one whole. What orbax does not notice is a file damaged later; a digest of every array is kept
-beside the arrays, and a checkpoint that does not match it is set aside in favour of the one before.
+one whole. What orbax does not notice is a file damaged later; a digest of the arrays is kept beside
+them, and a checkpoint that does not match it is set aside in favour of the one before.
+
+Several processes save and restore together, each what its devices hold; on which devices that is,
+a checkpoint does not know.
 """
 
 import hashlib
 import json
 import pathlib
 import shutil
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -16,6 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
+
+from llmprior_jax.training import hosts
 
 
 class RestoreError(RuntimeError):
@@ -53,15 +59,14 @@ class Checkpoints:
         """Saves a pytree of arrays and a JSON-able dict under the number `step`.
 
         Returns as soon as the arrays are copied; writing goes on in the background, until the next
-        call or `wait`.
+        call or `wait`. With several processes, all must call it.
         """
-        # A host copy of our own: the write may outlive the arrays that it was asked for.
-        state = jax.tree.map(_to_host, state)
+        state = jax.tree.map(_without_key, state)
         self._manager.save(
             step,
             args=ocp.args.Composite(
                 state=ocp.args.StandardSave(state),
-                meta=ocp.args.JsonSave({"digest": _digest(state, meta), "meta": meta}),
+                meta=ocp.args.JsonSave({"checksum": _checksum(state, meta), "meta": meta}),
             ),
         )
 
@@ -75,7 +80,7 @@ class Checkpoints:
         """Restores the newest checkpoint that is whole.
 
         Args:
-          like: a pytree with the structure, shapes and dtypes of the state.
+          like: a pytree with the structure, shapes, dtypes and devices that the state is to have.
           set_aside: whether to move newer checkpoints that cannot be read out of the way, which
             training needs to write them again; readers leave everything as it is.
 
@@ -86,9 +91,10 @@ class Checkpoints:
           RestoreError: there are checkpoints, and none of them can be read.
         """
         damaged = []
-        for step in sorted(self._manager.all_steps(), reverse=True):
+        for step in self._steps():
+            restored = None
             try:
-                state, meta = self._read(step, like)
+                restored = self._read(step, like)
             except Exception as error:  # orbax and tensorstore raise many types
                 logging.warning(
                     "checkpoint %d in %s cannot be read; falling back to the one before: %s",
@@ -96,11 +102,12 @@ class Checkpoints:
                     self._directory,
                     str(error).split("\n")[0],
                 )
+            if not hosts.in_all(restored is not None):
                 damaged.append(step)
-            else:
+            elif restored is not None:
                 if damaged and set_aside:
                     self._set_aside(damaged)
-                return step, state, meta
+                return step, *restored
         if damaged:
             raise RestoreError(
                 f"none of the checkpoints {sorted(damaged)} of {self._directory} can be read; "
@@ -108,28 +115,43 @@ class Checkpoints:
             )
         return None
 
+    def _steps(self) -> list[int]:
+        """The numbers of what was saved, the newest first."""
+        return json.loads(
+            hosts.from_first(
+                lambda: json.dumps(sorted(self._manager.all_steps(), reverse=True)).encode()
+            )
+        )
+
     def _read(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
-        template = jax.tree.map(_to_host, like)
+        template = jax.tree.map(_describe, like)
         restored: Any = self._manager.restore(
             step,
             args=ocp.args.Composite(
                 state=ocp.args.StandardRestore(template), meta=ocp.args.JsonRestore()
             ),
         )
-        if _digest(restored.state, restored.meta["meta"]) != restored.meta["digest"]:
+        arrays, kept = restored.state, restored.meta
+        if "checksum" in kept:
+            whole = kept["checksum"] == _checksum(arrays, kept["meta"])
+        else:
+            whole = kept["digest"] == _digest_of_0_1(arrays, kept["meta"])
+        if not whole:
             raise ValueError("the arrays do not match the digest that was saved with them")
-        state = jax.tree.map(_from_host, restored.state, like)
-        return state, restored.meta["meta"]
+        return jax.tree.map(_with_key, arrays, like), kept["meta"]
 
     def _set_aside(self, steps: list[int]) -> None:
         self._manager.close()
+        hosts.in_first(lambda: self._move_aside(steps))
+        self._manager = self._open(self._keep)
+
+    def _move_aside(self, steps: list[int]) -> None:
         for step in steps:
             aside = self._directory.parent / f"{self._directory.name}-broken" / str(step)
             aside.parent.mkdir(exist_ok=True)
             shutil.rmtree(aside, ignore_errors=True)
             shutil.move(self._directory / str(step), aside)
             logging.warning("checkpoint %d was moved to %s", step, aside)
-        self._manager = self._open(self._keep)
 
     def _open(self, keep: int) -> ocp.CheckpointManager:
         return ocp.CheckpointManager(
@@ -144,20 +166,53 @@ def _is_key(leaf: Any) -> bool:
     return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def _to_host(leaf: Any) -> np.ndarray:
-    return np.array(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+def _without_key(leaf: jax.Array) -> jax.Array:
+    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
 
 
-def _from_host(array: np.ndarray, like: Any) -> jax.Array:
+def _with_key(array: jax.Array, like: jax.Array) -> jax.Array:
     if _is_key(like):
-        return jax.random.wrap_key_data(jnp.asarray(array), impl=jax.random.key_impl(like))
-    return jnp.asarray(array)
+        return jax.random.wrap_key_data(array, impl=jax.random.key_impl(like))
+    return array
 
 
-def _digest(state: Any, meta: dict[str, Any]) -> str:
-    """SHA-256 over `meta` and the bytes of all arrays, with their places in the tree."""
+def _describe(leaf: jax.Array) -> jax.ShapeDtypeStruct:
+    leaf = _without_key(leaf)
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+
+
+def _checksum(state: Any, meta: dict[str, Any]) -> str:
+    """A hash of `meta` and all arrays, whatever devices and processes they are shared out over.
+
+    It is the sum of SHA-256 of all entries [i, j] of all arrays, each with its name and place. A
+    process adds up those that lie on its devices.
+    """
+    own = sum(
+        int.from_bytes(hashlib.sha256(entry).digest())
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+        for entry in _entries(jax.tree_util.keystr(path), leaf)
+    )
+    if hosts.is_first():
+        own += int.from_bytes(hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).digest())
+    return f"{hosts.total(own % (1 << 256)):064x}"
+
+
+def _digest_of_0_1(state: Any, meta: dict[str, Any]) -> str:
+    """What version 0.1 kept beside the arrays, which were all on one host."""
     digest = hashlib.sha256(json.dumps(meta, sort_keys=True).encode())
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
         digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode())
-        digest.update(np.ascontiguousarray(leaf).tobytes())
+        digest.update(np.ascontiguousarray(hosts.fetch(leaf)).tobytes())
     return digest.hexdigest()
+
+
+def _entries(name: str, leaf: jax.Array) -> Iterator[bytes]:
+    """The entries [i, j] of an array (or [i], or all) of which this process has the first copy."""
+    about = f"{name} {leaf.dtype} {leaf.shape}".encode()
+    for shard in leaf.addressable_shards:
+        if shard.replica_id == 0:
+            data = np.ascontiguousarray(shard.data)
+            begin = [places.start or 0 for places in shard.index[:2]]
+            for place in np.ndindex(data.shape[:2]):
+                where = [int(first + i) for first, i in zip(begin, place, strict=True)]
+                yield b"%s %s " % (about, str(where).encode()) + data[place].tobytes()

@@ -2,6 +2,8 @@
 
 import functools
 
+import jax
+
 from llmprior_jax import agents
 from llmprior_jax.priors import Sampling, check_options, prompts
 from llmprior_jax.priors.generation import check_sampling
@@ -10,7 +12,7 @@ from llmprior_jax.training import datasets, policy
 from llmprior_jax.training.candidates import PROPOSERS
 from llmprior_jax.training.config import Config
 from llmprior_jax.training.making import METHODS, freeform_sampling, make_agent
-from llmprior_jax.training.mesh import make_mesh
+from llmprior_jax.training.mesh import make_mesh, shared_environments
 from llmprior_jax.training.metrics import import_wandb
 from llmprior_jax.types import TextState
 
@@ -52,7 +54,7 @@ def check_config(config: Config) -> None:
         )
     check_options(config.prior.normalization, config.prior.temperature)
     _check_asking(config.prior)
-    make_mesh(config.mesh, config.num_seeds)
+    make_mesh(config.mesh, config.num_seeds, shared_environments(config))
     if config.freeform.source not in PROPOSERS:
         raise ValueError(
             f"config.freeform.source is {config.freeform.source!r}; use one of "
@@ -82,6 +84,10 @@ def check_config(config: Config) -> None:
         raise ValueError(
             f"{config.env} is played by engines on the host, where agents learn Q online; {what} "
             "for environments in JAX"
+        )
+    if config.env == "engine" and jax.process_count() > 1:
+        raise ValueError(
+            f"engines are played by one process, and there are {jax.process_count()}; start one"
         )
     if policies and config.offline.dataset:
         raise ValueError(f"{policies[0]} learns online only; leave config.offline.dataset out")

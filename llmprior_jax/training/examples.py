@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import jax
 
 from llmprior_jax.priors.prompts import Example
+from llmprior_jax.training import hosts
 from llmprior_jax.training.files import write_atomically
 from llmprior_jax.training.runs import Decision
 
@@ -67,12 +68,13 @@ def read(workdir: pathlib.Path) -> list[Example] | None:
       ValueError: the file is damaged.
     """
     path = workdir / FILE
-    if not path.exists():
+    content = hosts.from_first(lambda: path.read_bytes() if path.exists() else b"")
+    if not content:
         return None
     try:
         return [
             Example(task, tuple((observation, action) for observation, action in steps))
-            for task, steps in json.loads(path.read_text())
+            for task, steps in json.loads(content)
         ]
     except (ValueError, TypeError) as error:
         raise ValueError(

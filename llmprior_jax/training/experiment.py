@@ -5,6 +5,7 @@ learning curves, and a directory per agent with its metrics and checkpoints. Run
 where it stopped; killed at any moment and run again, it ends with the same parameters.
 """
 
+import contextlib
 import json
 import pathlib
 import shutil
@@ -17,7 +18,7 @@ import tqdm
 
 from llmprior_jax.priors import Queries, prompts
 from llmprior_jax.priors.prompts import Example
-from llmprior_jax.training import examples, provenance
+from llmprior_jax.training import examples, hosts, provenance
 from llmprior_jax.training import summary as summaries
 from llmprior_jax.training.checkpoints import Checkpoints
 from llmprior_jax.training.checks import check_config
@@ -88,31 +89,29 @@ def run(
     filler = make_filler(config, env, env_params, workdir / _PRIOR_TABLE, shown=shown)
     # All that can be wrong with what was given shows before anything is written or removed.
     if resume:
-        check_workdir(workdir, config)
+        hosts.in_first(lambda: check_workdir(workdir, config))
     if not resume or not filler.has_table:
         filler.load_model()
-    if not resume:
-        _clear(workdir)
-    claim_workdir(workdir, config)
-    if shown:
-        examples.write(workdir, shown)
-    provenance.record(workdir)
 
-    records = {}
+    def claim() -> None:
+        if not resume:
+            _clear(workdir)
+        claim_workdir(workdir, config)
+        if shown:
+            examples.write(workdir, shown)
+        provenance.record(workdir)
+
+    hosts.in_first(claim)
     try:
         with explain_out_of_memory(config, workdir):
             for name in config.agents:
                 run = make_run(name, config, env, env_params, filler, dataset)
                 _train(name, run, filler, config, workdir / name, should_stop)
-                records[name] = read_metrics(workdir / name)
     finally:
-        _report(filler.queries, workdir)
+        if hosts.is_first():
+            _report(filler.queries, workdir)
         filler.close()
-    unit = step_unit(config)
-    summary = {name: summaries.summarize(records[name], unit) for name in config.agents}
-    write_atomically(workdir / SUMMARY_FILE, json.dumps(summary, indent=2) + "\n")
-    summaries.plot(records, workdir / _CURVES, unit)
-    return summary
+    return json.loads(hosts.from_first(lambda: _conclude(config, workdir).encode()))
 
 
 def restore(workdir: str | pathlib.Path, name: str, eval_episodes: int) -> Run:
@@ -183,6 +182,17 @@ def _clear(workdir: pathlib.Path) -> None:
         (workdir / name).unlink(missing_ok=True)
 
 
+def _conclude(config: Config, workdir: pathlib.Path) -> str:
+    """Writes the summary and the learning curves of a finished run; returns the summary as JSON."""
+    unit = step_unit(config)
+    records = {name: read_metrics(workdir / name) for name in config.agents}
+    summary = {name: summaries.summarize(told, unit) for name, told in records.items()}
+    text = json.dumps(summary, indent=2) + "\n"
+    write_atomically(workdir / SUMMARY_FILE, text)
+    summaries.plot(records, workdir / _CURVES, unit)
+    return text
+
+
 def _report(queries: Queries, workdir: pathlib.Path) -> None:
     """Says how much the language model was asked, and adds it to the run's record."""
     tqdm.tqdm.write(
@@ -208,30 +218,39 @@ def _train(
         restored = checkpoints.restore_latest(run.state)
         if restored is not None:
             run.restore(*restored)
-            how = "is finished" if run.steps >= run.num_steps else "resumes"
-            tqdm.tqdm.write(f"{name}: {how} after {run.steps:,} {run.unit}")
-        with (
-            MetricsWriter(
-                directory, -1 if restored is None else run.segments, run.steps, config
-            ) as metrics,
-            tqdm.tqdm(
-                total=run.num_steps, initial=run.steps, desc=name, unit="step", disable=None
-            ) as bar,
-        ):
+            if hosts.is_first():
+                how = "is finished" if run.steps >= run.num_steps else "resumes"
+                tqdm.tqdm.write(f"{name}: {how} after {run.steps:,} {run.unit}")
+        with contextlib.ExitStack() as opened:
+            metrics = bar = None
+            if hosts.is_first():
+                last = -1 if restored is None else run.segments
+                metrics = opened.enter_context(MetricsWriter(directory, last, run.steps, config))
+                total, unit = run.num_steps, f" {run.unit}"
+                bar = opened.enter_context(
+                    tqdm.tqdm(total=total, initial=run.steps, desc=name, unit=unit, disable=None)
+                )
+
+            def record(values: dict[str, Any]) -> None:
+                if metrics is not None:
+                    metrics.write(run.segments, run.steps, **values)
+                if bar is not None:
+                    bar.update(run.steps - bar.n)
+                    told = {"success": f"{np.mean(values['success_rate']):.2f}"}
+                    if filler.queries.made:
+                        told["queries/s"] = f"{filler.queries.per_second:,.0f}"
+                    bar.set_postfix(told)
+
             if restored is None:
-                metrics.write(run.segments, run.steps, **run.evaluate())
+                record(run.evaluate())
                 checkpoints.save(0, run.state, run.meta())
                 # Until then a restart would begin with a fuller table, and so stall less.
                 checkpoints.wait()
             while run.steps < run.num_steps:
-                before = run.steps
-                values = run.train() | run.evaluate() | filler.metrics()
-                metrics.write(run.segments, run.steps, **values)
-                done, stop = run.steps >= run.num_steps, should_stop()
+                record(run.train() | run.evaluate() | filler.metrics())
+                done, stop = run.steps >= run.num_steps, hosts.in_any(should_stop())
                 if run.segments % config.checkpoint.every == 0 or done or stop:
                     checkpoints.save(run.segments, run.state, run.meta())
-                bar.update(run.steps - before)
-                bar.set_postfix(success=f"{np.mean(values['success_rate']):.2f}")
                 if stop and not done:
                     raise InterruptedRunError(
                         f"stopped after {run.steps:,} of {run.num_steps:,} {run.unit} of {name}; "

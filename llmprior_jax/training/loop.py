@@ -136,8 +136,19 @@ def make_loop(
     config: LoopConfig,
     num_iterations: int,
     num_eval_episodes: int,
+    share: Callable[[Any], Any] = lambda envs: envs,
 ) -> Loop:
     """Builds the loop of one agent in one environment; see `Loop`.
+
+    Args:
+      env: the environment.
+      env_params: its parameters.
+      agent: the agent.
+      config: sizes.
+      num_iterations: steps of N environments in a segment.
+      num_eval_episodes: E.
+      share: where the environments of the seed are stepped (`mesh.share_environments`); by default
+        where everything else is computed.
 
     Example:
       >>> env, params = envs.make("FrozenLake-4x4")
@@ -154,7 +165,7 @@ def make_loop(
             key=key,
             agent=agent.init(agent_key, tables.lookup(table, jnp.zeros((), jnp.int32))),
             replay=replay.init(),
-            envs=reset_envs(env, env_params, envs_key, config.num_envs),
+            envs=share(reset_envs(env, env_params, envs_key, config.num_envs)),
         )
 
     def segment(
@@ -170,7 +181,7 @@ def make_loop(
                 state.agent, jax.random.split(act_key, config.num_envs), lookup_rows(table, row)
             )
             actions = jnp.where(state.envs.action >= 0, state.envs.action, drawn)
-            next_envs, step = step_envs(env, env_params, state.envs, actions)
+            next_envs, step = step_envs(env, env_params, share(state.envs), actions)
             next_row, reset_row = find(table, step.reached), find(table, next_envs.observation)
             commit = ready & (next_row >= 0) & (reset_row >= 0)
             unknown = select(next_row < 0, step.reached, next_envs.observation)
@@ -216,7 +227,7 @@ def make_loop(
 
     def evaluate(agent_state: AgentState, key: jax.Array, table: PriorTable):
         envs_key, act_key = jax.random.split(key)
-        envs = reset_envs(env, env_params, envs_key, num_eval_episodes)
+        envs = share(reset_envs(env, env_params, envs_key, num_eval_episodes))
         zeros = jnp.zeros(num_eval_episodes)
         find = jax.vmap(tables.find, in_axes=(None, 0))
 
@@ -231,7 +242,7 @@ def make_loop(
             actions = jax.vmap(agent.act, in_axes=(None, 0, 0))(
                 agent_state, jax.random.split(act_key, num_eval_episodes), lookup_rows(table, row)
             )
-            envs, step = step_envs(env, env_params, envs, actions)
+            envs, step = step_envs(env, env_params, share(envs), actions)
             episodes = Episodes(
                 success=episodes.success | (running & step.success),
                 returns=episodes.returns + running * step.reward,

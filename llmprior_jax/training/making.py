@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from llmprior_jax import agents, envs
-from llmprior_jax.priors import Imitator, PriorStore, Proposer, Sampling, Scorer, prompts
+from llmprior_jax.priors import Imitator, Proposer, Sampling, Scorer, prompts
 from llmprior_jax.priors.prompts import Example
 from llmprior_jax.training import datasets
 from llmprior_jax.training.candidates import (
@@ -24,7 +24,8 @@ from llmprior_jax.training.datasets import Dataset
 from llmprior_jax.training.games import list_games
 from llmprior_jax.training.host import HostRun
 from llmprior_jax.training.host_games import HostGames, open_games
-from llmprior_jax.training.mesh import make_mesh
+from llmprior_jax.training.hosts import SharedStore
+from llmprior_jax.training.mesh import make_mesh, shared_environments
 from llmprior_jax.training.offline import OfflineRun
 from llmprior_jax.training.online import OnlineRun
 from llmprior_jax.training.policy import PolicyRun
@@ -209,9 +210,9 @@ def make_scorer(config: Config) -> Scorer:
     """
     prior = config.prior
     counts = read_demonstrations(config)
-    store = PriorStore(prior.store) if prior.store else None
+    store = SharedStore(prior.store) if prior.store else None
     if prior.method == "score":
-        mesh = make_mesh(config.mesh, config.num_seeds)
+        mesh = make_mesh(config.mesh, config.num_seeds, shared_environments(config))
         return Scorer(
             prior.model, prior.normalization, prior.temperature, store, mesh, prior.features
         )

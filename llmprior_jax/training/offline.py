@@ -15,7 +15,8 @@ from llmprior_jax.training import datasets
 from llmprior_jax.training.acting import ActingRun
 from llmprior_jax.training.config import Config
 from llmprior_jax.training.datasets import Dataset
-from llmprior_jax.training.runs import over_seeds, seed_keys
+from llmprior_jax.training.hosts import fetch
+from llmprior_jax.training.runs import seed_keys
 from llmprior_jax.training.scoring import TableFiller
 from llmprior_jax.types import ActionPrior
 
@@ -91,7 +92,7 @@ class OfflineRun(ActingRun):
             },
         )
         segment = make_segment(agent, config.loop.batch_size, config.eval_every)
-        self._segment = over_seeds(segment, (0, None), config.num_seeds, mesh=config.mesh)
+        self._segment = self._over_seeds(segment, (0, None))
         self._updates = config.eval_every
         self._dataset = datasets.digest(dataset)
         unit, size = config.offline.unit, config.offline.size
@@ -101,13 +102,11 @@ class OfflineRun(ActingRun):
         ]
         counts = [datasets.count_transitions(dataset, size, unit, order) for order in orders]
         example = jax.tree.map(lambda leaf: leaf[0], self._experience.prior)
-        self.state = OfflineState(
-            key=train_keys,
-            agent=over_seeds(agent.init, (0, None), config.num_seeds, mesh=config.mesh)(
-                init_keys, example
-            ),
-            order=jnp.asarray(np.stack(orders)),
-            count=jnp.asarray(counts, jnp.int32),
+        self.state: OfflineState = self._over_seeds(OfflineState, (0, 0, 0, 0))(
+            train_keys,
+            self._over_seeds(agent.init, (0, None))(init_keys, example),
+            jnp.asarray(np.stack(orders)),
+            jnp.asarray(counts, jnp.int32),
         )
 
     @property
@@ -119,7 +118,7 @@ class OfflineRun(ActingRun):
         """One segment of all seeds; returns their metrics [S]."""
         self.state, metrics = self._segment(self.state, self._experience)
         self.segments += 1
-        return jax.device_get(metrics)
+        return fetch(metrics)
 
     def meta(self) -> dict[str, Any]:
         """What a checkpoint needs beside the arrays of `state`."""

@@ -11,8 +11,9 @@ from llmprior_jax.agents import Agent
 from llmprior_jax.envs import TextEnvironment
 from llmprior_jax.training.acting import ActingRun
 from llmprior_jax.training.config import Config
+from llmprior_jax.training.hosts import fetch
 from llmprior_jax.training.loop import LoopState
-from llmprior_jax.training.runs import over_seeds, seed_keys
+from llmprior_jax.training.runs import seed_keys
 from llmprior_jax.training.scoring import TableFiller
 
 
@@ -42,13 +43,9 @@ class OnlineRun(ActingRun):
         )
         self._eval_every = config.eval_every
         self._iteration = 0
-        self._segment = over_seeds(
-            self.loop.segment, (0, None, None), config.num_seeds, mesh=config.mesh
-        )
+        self._segment = self._over_seeds(self.loop.segment, (0, None, None))
         self._committed = np.zeros(config.num_seeds, int)
-        self.state: LoopState = over_seeds(
-            self.loop.init, (0, None), config.num_seeds, mesh=config.mesh
-        )(train_keys, self.table)
+        self.state: LoopState = self._over_seeds(self.loop.init, (0, None))(train_keys, self.table)
 
     @property
     def steps(self) -> int:
@@ -66,7 +63,7 @@ class OnlineRun(ActingRun):
         while self.steps < enough:
             iteration = jnp.asarray(self._iteration, jnp.int32)
             self.state, metrics, missing = self._segment(self.state, self.table, iteration)
-            metrics = jax.device_get(metrics)
+            metrics = fetch(metrics)
             self._committed = self._committed + metrics.pop("committed")
             self._iteration += self._num_iterations
             self._fill(missing)

@@ -29,6 +29,7 @@ from llmprior_jax.priors.table import PriorTable
 from llmprior_jax.priors.tokens import count_tokens
 from llmprior_jax.training import rollouts
 from llmprior_jax.training.config import Config
+from llmprior_jax.training.hosts import fetch
 from llmprior_jax.training.loop import EnvsState, Missing, reset_envs
 from llmprior_jax.training.rollouts import Progress, Roller, make_roller
 from llmprior_jax.training.runs import Decision, over_seeds, seed_keys, step_unit
@@ -141,7 +142,7 @@ class PolicyRun:
             progress = self._roll(self._training, self.state.envs)
             states = States(self._reading.rows(self.table), self.table.prior.log_probs)
             self.state, metrics = self._learn(self.state, progress, self._model.frozen, states)
-            history.append(jax.device_get(metrics))
+            history.append(fetch(metrics))
         self.segments += 1
         return {name: np.mean([of[name] for of in history], axis=0) for name in history[0]}
 
@@ -155,7 +156,7 @@ class PolicyRun:
         keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, self.segments)
         results = {}
         for name, (reset, roller) in self._evaluating.items():
-            episodes = self._episodes(self._roll(roller, reset(keys)))
+            episodes = fetch(self._episodes(self._roll(roller, reset(keys))))
             results |= {
                 f"{name}success_rate": np.mean(episodes.success, axis=1),
                 f"{name}return": np.mean(episodes.returns, axis=1),
@@ -182,7 +183,7 @@ class PolicyRun:
           seed: index of the seed, `0 .. num_seeds - 1`.
           key: randomness of the environment and of the policy.
         """
-        agent_state = jax.tree.map(lambda leaf: leaf[seed], jax.device_get(self.state.agent))
+        agent_state = jax.tree.map(lambda leaf: leaf[seed], fetch(self.state.agent))
         key, reset_key = jax.random.split(key)
         observation, env_state = self.env.reset(reset_key, self.env_params)
         done = False
@@ -223,10 +224,11 @@ class PolicyRun:
 
     def _fill(self, missing: Missing) -> bool:
         """Scores the states that were missing; says whether there were any."""
-        is_missing = np.asarray(missing.is_missing)
+        is_missing = fetch(missing.is_missing)
         if not is_missing.any():
             return False
-        self.table = self._filler.extend(self.table, np.asarray(missing.observation)[is_missing])
+        observations = fetch(missing.observation)[is_missing]
+        self.table = self._filler.extend(self.table, observations)
         return True
 
 

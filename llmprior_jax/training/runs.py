@@ -13,7 +13,8 @@ import numpy as np
 
 from llmprior_jax.envs import Scene
 from llmprior_jax.training.config import Config
-from llmprior_jax.training.mesh import DATA, make_mesh
+from llmprior_jax.training.hosts import place
+from llmprior_jax.training.mesh import DATA, make_mesh, shares_seeds
 from llmprior_jax.types import TextState
 
 
@@ -132,11 +133,15 @@ def over_seeds(
     num_seeds: int,
     one_by_one: bool = False,
     mesh: str = "",
+    num_envs: int = 1,
 ) -> Callable[..., Any]:
     """Maps a function of one seed over all seeds, and jits it.
 
     The seeds are shared out evenly among the devices, which need nothing of one another: each runs
-    its part of the batch on its own.
+    its part of the batch on its own. Where there are too few seeds, all devices run all of them,
+    and share out what the function itself says (`mesh.share_environments`).
+
+    With several processes, each must hold all values that are not yet on the mesh, the same ones.
 
     Example:
       >>> double = training.over_seeds(lambda x, scale: scale * x, (0, None), num_seeds=2)
@@ -150,18 +155,33 @@ def over_seeds(
       one_by_one: a device takes its seeds one after the other, where a batch of them would need too
         much memory, or would compute both branches of every condition.
       mesh: the devices, see `mesh.make_mesh`; as many as divide the seeds by default.
+      num_envs: see `mesh.make_mesh`.
     """
     mapped = _one_by_one(function, in_axes) if one_by_one else jax.vmap(function, in_axes=in_axes)
-    by_seed, shared = jax.sharding.PartitionSpec(DATA), jax.sharding.PartitionSpec()
-    return jax.jit(
-        jax.shard_map(
+    devices = make_mesh(mesh, num_seeds, num_envs)
+    by_seed = shared = jax.sharding.PartitionSpec()
+    if shares_seeds(devices, num_seeds):
+        by_seed = jax.sharding.PartitionSpec(DATA)
+        mapped = jax.shard_map(
             mapped,
-            mesh=make_mesh(mesh, num_seeds),
+            mesh=devices,
             in_specs=tuple(shared if axis is None else by_seed for axis in in_axes),
             out_specs=by_seed,
             check_vma=False,
         )
-    )
+    jitted = jax.jit(mapped)
+    if jax.process_count() == 1:
+        return jitted
+
+    def on_all(*arguments: Any) -> Any:
+        return jitted(
+            *(
+                place(argument, devices, shared if axis is None else by_seed)
+                for argument, axis in zip(arguments, in_axes, strict=True)
+            )
+        )
+
+    return on_all
 
 
 def _one_by_one(

@@ -10,7 +10,7 @@ import functools
 import pathlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,7 @@ from llmprior_jax.priors import Queries, Scorer, prompts, whitening
 from llmprior_jax.priors import table as tables
 from llmprior_jax.priors.table import PriorTable
 from llmprior_jax.priors.tokens import count_tokens
+from llmprior_jax.training import hosts
 from llmprior_jax.training.files import write_atomically
 from llmprior_jax.types import ActionPrior, TextState
 
@@ -89,7 +90,7 @@ class TableFiller:
     @property
     def has_table(self) -> bool:
         """Whether the first rows are there, so that the model may not be needed."""
-        return self._rows_file(0).exists()
+        return bool(hosts.from_first(lambda: b"yes" if self._rows_file(0).exists() else b""))
 
     @property
     def queries(self) -> Queries:
@@ -153,8 +154,7 @@ class TableFiller:
             # A run that was killed comes here again, with the same states.
             rows = self._saved_rows(size)
             if rows is None or not np.array_equal(rows.observations, some):
-                rows = self._whitened(some, *self._score(some))
-                self._save(size, rows)
+                rows = self._save(size, self._whitened(some, *self._score(some)))
             table = _insert(table, rows)
         return table
 
@@ -183,16 +183,18 @@ class TableFiller:
         """Scores the first states, and decides by them how features are whitened."""
         observations = self._first_observations()
         log_probs, features = self._score(observations)
-        self._whiten = whitening.fit(features[np.isfinite(log_probs)], self._num_features)
-        if not self._read_only:
-            self._directory.mkdir(parents=True, exist_ok=True)
-            arrays = {name: np.ascontiguousarray(a) for name, a in self._whiten._asdict().items()}
+        fitted = whitening.fit(features[np.isfinite(log_probs)], self._num_features)
+
+        def keep() -> bytes:
             about = {"model": self._scorer.model, "fingerprint": self._scorer.identity}
-            write_atomically(
-                self._directory / _WHITENING, safetensors.numpy.save(arrays, metadata=about)
-            )
-        rows = self._whitened(observations, log_probs, features)
-        self._save(0, rows)
+            content = _to_bytes(fitted, about)
+            if not self._read_only:
+                self._directory.mkdir(parents=True, exist_ok=True)
+                write_atomically(self._directory / _WHITENING, content)
+            return content
+
+        self._whiten = _from_bytes(whitening.Whitening, hosts.from_first(keep))
+        rows = self._save(0, self._whitened(observations, log_probs, features))
         return _insert(tables.empty(observations[0], *rows.features.shape[1:]), rows)
 
     def _score(self, observations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -234,23 +236,28 @@ class TableFiller:
     def _rows_file(self, first: int) -> pathlib.Path:
         return self._directory / f"rows-{first:09d}.safetensors"
 
-    def _save(self, first: int, rows: "_Rows") -> None:
-        """Appends rows; those from there on belong to a future that did not come."""
-        if self._read_only:
-            return
-        # The last first, so that what a kill leaves has no gap.
-        for path in sorted(self._directory.glob("rows-*.safetensors"), reverse=True):
-            if path > self._rows_file(first):
-                path.unlink()
-        arrays = {name: np.ascontiguousarray(array) for name, array in rows._asdict().items()}
-        write_atomically(self._rows_file(first), safetensors.numpy.save(arrays))
+    def _save(self, first: int, rows: "_Rows") -> "_Rows":
+        """Appends rows; those from there on belong to a future that did not come.
+
+        Returns them as they are in all processes, which may have computed other last bits.
+        """
+
+        def keep() -> bytes:
+            content = _to_bytes(rows)
+            if not self._read_only:
+                # The last first, so that what a kill leaves has no gap.
+                for path in sorted(self._directory.glob("rows-*.safetensors"), reverse=True):
+                    if path > self._rows_file(first):
+                        path.unlink()
+                write_atomically(self._rows_file(first), content)
+            return content
+
+        return _from_bytes(_Rows, hosts.from_first(keep))
 
     def _saved_rows(self, first: int) -> "_Rows | None":
         path = self._rows_file(first)
-        if not path.exists():
-            return None
-        arrays = self._read(path)
-        return _Rows(*(arrays[name] for name in _Rows._fields))
+        content = self._read(path, lambda: path.read_bytes() if path.exists() else b"")
+        return _from_bytes(_Rows, content) if content else None
 
     def _read_rows(self, size: int | None) -> "list[_Rows]":
         """The rows that were saved, up to `size`."""
@@ -272,28 +279,41 @@ class TableFiller:
 
     def _read_whitening(self) -> whitening.Whitening:
         path = self._directory / _WHITENING
-        arrays = self._read(path)
-        with safetensors.safe_open(path, framework="numpy") as file:
-            theirs = (file.metadata() or {}).get("fingerprint")
+
+        def checked() -> bytes:
+            with safetensors.safe_open(path, framework="numpy") as file:
+                self._check_scored_by_us((file.metadata() or {}).get("fingerprint"))
+            return path.read_bytes()
+
+        return _from_bytes(whitening.Whitening, self._read(path, checked))
+
+    def _check_scored_by_us(self, theirs: str | None) -> None:
         try:
             ours = self._scorer.identity
         except models.CheckpointError:
-            ours = theirs  # Rows stand on their own; only new ones need the model, and say so.
+            return  # Rows stand on their own; only new ones need the model, and say so.
         if ours != theirs:
             raise ValueError(
                 f"the states in {self._directory} were scored by another version of the language "
                 f"model {self._scorer.model} (fingerprint {theirs}, now {ours}); bring that one "
                 "back, or start again with another --workdir or --noresume"
             )
-        return whitening.Whitening(*(arrays[name] for name in whitening.Whitening._fields))
 
-    def _read(self, path: pathlib.Path) -> dict[str, np.ndarray]:
-        try:
-            return safetensors.numpy.load_file(path)
-        except (OSError, safetensors.SafetensorError) as error:
-            raise ValueError(
-                f"{path} is damaged ({error}); start the run again with --noresume"
-            ) from error
+    def _read(self, path: pathlib.Path, read: Callable[[], bytes]) -> bytes:
+        """What the first process reads of a file, which is arrays."""
+
+        def whole() -> bytes:
+            try:
+                content = read()
+                if content:
+                    safetensors.deserialize(content)
+            except (OSError, safetensors.SafetensorError) as error:
+                raise ValueError(
+                    f"{path} is damaged ({error}); start the run again with --noresume"
+                ) from error
+            return content
+
+        return hosts.from_first(whole)
 
 
 class _Rows(NamedTuple):
@@ -302,6 +322,20 @@ class _Rows(NamedTuple):
     observations: np.ndarray
     log_probs: np.ndarray
     features: np.ndarray
+
+
+_Arrays = TypeVar("_Arrays", _Rows, whitening.Whitening)
+
+
+def _to_bytes(arrays: _Rows | whitening.Whitening, about: dict[str, str] | None = None) -> bytes:
+    """Arrays as the content of a safetensors file."""
+    whole = {name: np.ascontiguousarray(array) for name, array in arrays._asdict().items()}
+    return safetensors.numpy.save(whole, metadata=about)
+
+
+def _from_bytes(kind: type[_Arrays], content: bytes) -> _Arrays:
+    arrays = safetensors.numpy.load(content)
+    return kind(**{name: arrays[name] for name in kind._fields})
 
 
 def _insert(table: PriorTable, rows: _Rows) -> PriorTable:

@@ -1,0 +1,95 @@
+"""Two processes train one run together, and are killed: it ends as in one process."""
+
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import pytest
+from test_experiment import assert_same_bits, final_state, reached, small_config
+
+from llmprior_jax import training
+from llmprior_jax.training import hosts
+from llmprior_jax.training.metrics import read_metrics
+
+ROOT = pathlib.Path(__file__).parent.parent
+CHANGES = {"agents": ("dqn_prior",), "num_steps": 640}
+
+
+def start(workdir: pathlib.Path) -> list[subprocess.Popen]:
+    """Starts both processes, a device each."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    changed = small_config(**CHANGES).to_dict()
+    command = [sys.executable, "-m", "launch.train", "--config=quickstart", f"--workdir={workdir}"]
+    command += [
+        f"--config.{name}={changed[name]}"
+        for name in ("env", "agents", "num_seeds", "num_steps", "eval_every", "eval_episodes")
+    ]
+    command += ["--config.checkpoint.every=1", "--num_processes=2"]
+    command += [f"--coordinator_address=127.0.0.1:{port}"]
+    environment = os.environ | {
+        "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache"),
+        "JAX_NUM_CPU_DEVICES": "1",
+        "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo",
+    }
+    return [
+        subprocess.Popen(
+            [*command, f"--process_id={number}"],
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for number in range(2)
+    ]
+
+
+def test_two_processes_that_are_killed_end_as_one_process_does(tmp_path):
+    workdir = tmp_path / "two"
+    killed = start(workdir)
+    # Two segments, and the checkpoint of the first one at least.
+    while not reached(workdir, 2) and all(process.poll() is None for process in killed):
+        time.sleep(0.01)
+    for process in reversed(killed):
+        process.send_signal(signal.SIGKILL)
+    output = [process.communicate()[0] for process in killed]
+    assert reached(workdir, 2), output
+    assert len(read_metrics(workdir / "dqn_prior")) < 5, (
+        "they were killed too late to show anything"
+    )
+
+    output = [process.communicate()[0] for process in start(workdir)]
+    assert "resumes after" in output[0], output
+    assert "seeds there" in output[0], "the first process did not print the summary"
+    assert "seeds there" not in output[1], "a summary was printed twice"
+
+    # Here, a process with two devices.
+    training.run(small_config(**CHANGES), tmp_path / "one")
+    assert_same_bits(final_state(workdir), final_state(tmp_path / "one"))
+    assert read_metrics(workdir / "dqn_prior") == read_metrics(tmp_path / "one" / "dqn_prior")
+    assert len((workdir / "prior_queries.jsonl").read_text().splitlines()) == 1
+
+
+class Elsewhere:
+    """Stands in for the collectives, as a process sees them whose number is not 0."""
+
+    def __init__(self, told: list):
+        self._told = told
+
+    def broadcast_one_to_all(self, array):
+        return self._told.pop(0)
+
+
+def test_a_failure_of_the_first_process_is_told_to_the_others(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    monkeypatch.setattr(hosts, "multihost_utils", Elsewhere([-1]))
+    with pytest.raises(hosts.FirstProcessError, match="its output says why"):
+        hosts.from_first(lambda: pytest.fail("the first process alone does it"))
