@@ -170,9 +170,9 @@ def episode_page(title: str, decisions: Sequence[Decision]) -> str:
     total = sum(decision.reward for decision in decisions)
     end = "solved" if decisions[-1].success else "not solved"
     body = f"""<h1>{html.escape(decisions[0].text.task)}</h1>
-<p>{end} in {len(decisions)} decisions, return {total:.3f}; learning overruled the model in
-{sum(map(overruled, decisions))} of them. The action taken is in bold; bars of Q go from the lowest
-to the highest of the step.</p>
+<p>{html.escape(title)}: {end} in {len(decisions)} decisions, return {total:.3f}; learning overruled
+the model in {sum(map(overruled, decisions))} of them. The action taken is in bold; bars of Q go
+from the lowest to the highest of the step.{_legend(decisions)}</p>
 <nav><button type="button" hidden>Play</button>{chips}</nav>
 <main>
 {steps}
@@ -180,6 +180,15 @@ to the highest of the step.</p>
 <script>
 {_PLAYER}</script>"""
     return document(title, body, _EPISODE_STYLE)
+
+
+def _legend(decisions: Sequence[Decision]) -> str:
+    """What the letters in the pictures stand for."""
+    names = [thing.name for step in decisions if step.scene for thing in step.scene.things]
+    kinds = sorted({name.split()[-1] for name in names})
+    stroke = "; a stroke through it: chopped" if any("chopped" in name for name in names) else ""
+    letters = ", ".join(f"{kind[0].upper()} {kind}" for kind in kinds)
+    return f" In the pictures: {html.escape(letters)}{stroke}." if kinds else ""
 
 
 def document(title: str, body: str, style: str = "") -> str:

@@ -98,6 +98,7 @@ def test_a_page_holds_every_decision_and_loads_nothing():
     for words in ("<leave>", "a <dark> room", "find $5 & go", "0.250", "overruled the model in 1"):
         assert words in page.text
     assert "return 0.500" in page.text
+    assert "In the pictures: A agent." in page.text
 
 
 def test_a_page_folds_the_less_likely_of_many_actions():
