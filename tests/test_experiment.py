@@ -218,7 +218,7 @@ def test_states_that_cannot_be_listed_are_scored_as_they_are_met(
 
     monkeypatch.setattr(making.envs, "make", lambda name, **kwargs: (env, env.default_params))
     monkeypatch.setattr(scorer, "score_texts", score_texts)
-    monkeypatch.setattr(scorer.models, "load", lambda name: Model)
+    monkeypatch.setattr(scorer.models, "load", lambda name, **how: Model)
     config = small_config(agents=("dqn_prior",), num_steps=8000, eval_every=800)
     config.update_from_flattened_dict(
         {

@@ -39,21 +39,107 @@ mesh = training.make_mesh("data:2,model:4", 4)
 cut = partition(lm, mesh)
 kernel = jax.tree_util.tree_leaves(cut.params["blocks"][0]["mlp"]["gate_proj"]["kernel"])[0]
 assert kernel.addressable_shards[0].data.shape[1] * 4 == kernel.shape[1]
-prompts = ["Task: make a tomato salad\\nNext:", "Task: wash up\\nNext:"]
-actions = [[" pick up the tomato", " go to the sink"], [" go to the sink"]]
-whole, shared_out = (priors.score(model, prompts, actions) for model in (lm, cut))
-np.testing.assert_allclose(shared_out.log_probs, whole.log_probs, atol=1e-5)
-np.testing.assert_allclose(shared_out.features, whole.features, atol=1e-4)
+# Of many lengths, so that passes have different shapes and some devices are idle.
+prompts = [f"Task: make a tomato salad\\n{{n * 'Wait. '}}Next:" for n in range(40)]
+actions = [[" pick up the tomato", " go to the sink"], [" go to the sink"]] * 20
+whole = priors.score(lm, prompts, actions)
+spread = partition(lm, training.make_mesh("data:4", 4))
+for model in (cut, spread):
+    shared_out = priors.score(model, prompts, actions)
+    np.testing.assert_allclose(shared_out.log_probs, whole.log_probs, atol=1e-5)
+    np.testing.assert_allclose(shared_out.features, whole.features, atol=1e-4)
+assert len(spread.mesh.devices.ravel()) == 4
 print("all equal")
 """
 
+_RUNS_ON_EIGHT_DEVICES = """
+import jax
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_compilation_cache_dir", "{cache}")
+import pathlib, shutil
+import numpy as np
+from llmprior_jax import training
+from llmprior_jax.training.metrics import read_metrics
 
-def test_eight_devices_give_what_one_gives():
-    script = textwrap.dedent(_ON_EIGHT_DEVICES).format(cache=ROOT / ".jax_cache")
+root = pathlib.Path("{directory}")
+
+def run(name, mesh, num_seeds, stop=False):
+    config = training.default_config()
+    config.update_from_flattened_dict({{
+        "env": "FrozenLake-4x4", "agents": ("dqn_prior",), "mesh": mesh, "num_seeds": num_seeds,
+        "num_steps": 320, "eval_every": 160, "eval_episodes": 16, "checkpoint.every": 1,
+    }})
+    try:
+        training.run(config, root / name, should_stop=lambda: stop)
+    except training.InterruptedRunError:
+        assert stop
+
+def final(name):
+    state = training.restore(root / name, "dqn_prior", eval_episodes=16).state
+    return state, read_metrics(root / name / "dqn_prior")
+
+def assert_equal(name, other):
+    (state, metrics), (state_too, metrics_too) = final(name), final(other)
+    assert [record["success_rate"] for record in metrics] == [
+        record["success_rate"] for record in metrics_too
+    ]
+    for ours, theirs in zip(jax.tree.leaves(state), jax.tree.leaves(state_too), strict=True):
+        if not jax.numpy.issubdtype(ours.dtype, jax.dtypes.prng_key):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+    return state
+
+{script}
+print("all equal")
+"""
+
+_ON_ANOTHER_MESH = """
+run("whole", "data:4", 4)
+run("begun", "data:4", 4, stop=True)
+for mesh in ("data:2", "data:1"):
+    shutil.copytree(root / "begun", root / mesh)
+    run(mesh, mesh, 4)
+    state = assert_equal(mesh, "whole")
+"""
+
+_ENVIRONMENTS_OF_ONE_SEED = """
+run("one", "data:1", 1)
+run("four", "data:4,model:2", 1)
+state = assert_equal("four", "one")
+on = {shard.device for shard in state.envs.observation.addressable_shards}
+shapes = {shard.data.shape[:2] for shard in state.envs.observation.addressable_shards}
+assert shapes == {(1, 2)}, shapes  # Of 8 environments.
+assert len(on) == 8
+"""
+
+
+def run_script(script: str) -> None:
     result = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True
     )
     assert "all equal" in result.stdout, result.stderr
+
+
+def test_eight_devices_give_what_one_gives():
+    run_script(textwrap.dedent(_ON_EIGHT_DEVICES).format(cache=ROOT / ".jax_cache"))
+
+
+def test_a_run_goes_on_with_another_mesh(tmp_path):
+    script = _RUNS_ON_EIGHT_DEVICES.format(
+        cache=ROOT / ".jax_cache", directory=tmp_path, script=_ON_ANOTHER_MESH
+    )
+    run_script(script)
+
+
+def test_the_environments_of_one_seed_are_shared_out(tmp_path):
+    script = _RUNS_ON_EIGHT_DEVICES.format(
+        cache=ROOT / ".jax_cache", directory=tmp_path, script=_ENVIRONMENTS_OF_ONE_SEED
+    )
+    run_script(script)
+
+
+def test_a_mesh_that_divides_neither_seeds_nor_environments_says_what_would():
+    with pytest.raises(ValueError, match=r"nor the 5 environments .* data:1, or a multiple of 2"):
+        training.make_mesh("data:2", num_seeds=3, num_envs=5)
 
 
 @pytest.mark.parametrize(

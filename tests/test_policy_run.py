@@ -191,7 +191,7 @@ def corridor():
     lm = small_lm([text for prompt in asked for text in (prompt.text, *prompt.actions)])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(making.envs, "make", lambda name, **kwargs: (env, env.default_params))
-        patch.setattr(models, "load", lambda name, dtype=None: lm)
+        patch.setattr(models, "load", lambda name, dtype=None, **how: lm)
         patch.setattr(models, "fingerprint", lambda name, **kwargs: lm.fingerprint)
         yield env
 

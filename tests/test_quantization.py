@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from llmprior_jax import models, priors
+from llmprior_jax import models, priors, training
 from llmprior_jax.models import Decoder, DecoderConfig, quantization
+from llmprior_jax.training import making
 
 PROMPTS = ["Task: make a tomato salad\nNow: You see a tomato.\nNext:"]
 ACTIONS = [[" pick up the tomato", " go to the counter", " wait"]]
@@ -69,3 +70,14 @@ def test_sampling_goes_on_from_a_cache(narrow):
 def test_what_cannot_be_quantised_is_refused():
     with pytest.raises(ValueError, match="quantize is 'int4'; supported are 'int8'"):
         models.load("tiny", quantize="int4")
+
+
+def test_a_run_knows_its_8_bits_from_other_weights():
+    config = training.default_config()
+    config.prior.store = ""
+    as_they_are = making.make_scorer(config).fingerprint
+    config.prior.quantize = "int8"
+    scorer = making.make_scorer(config)
+    assert scorer.fingerprint != as_they_are
+    assert scorer.fingerprint == scorer.language_model.fingerprint
+    assert scorer.language_model.params["blocks"][0]["mlp"]["up_proj"]["kernel"]["array"]

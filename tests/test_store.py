@@ -254,8 +254,10 @@ class Asked:
     def __init__(self, monkeypatch):
         self.pairs: list[tuple[str, str]] = []
         monkeypatch.setattr(scorers, "score_texts", self.score_texts)
-        monkeypatch.setattr(scorers.models, "load", lambda name: None)
-        monkeypatch.setattr(scorers.models, "fingerprint", lambda name: f"fingerprint of {name}")
+        monkeypatch.setattr(scorers.models, "load", lambda name, **how: None)
+        monkeypatch.setattr(
+            scorers.models, "fingerprint", lambda name, **how: f"fingerprint of {name}"
+        )
 
     def score_texts(self, lm, prompts, actions):
         A = max(map(len, actions))

@@ -88,6 +88,7 @@ class LanguageModel:
       tokenizer: the checkpoint's own fast tokenizer.
       fingerprint: SHA-256 over the checkpoint's config, tokenizer and weight files and the dtype:
         two models with the same fingerprint give the same numbers.
+      mesh: the devices that the parameters are on, where `partition` put them; None for one device.
       kept: what was computed with these parameters and may be needed again, by name; a copy made by
         `dataclasses.replace` begins without.
     """
@@ -97,6 +98,7 @@ class LanguageModel:
     params: nnx.State[Any, Any]
     tokenizer: PreTrainedTokenizerFast
     fingerprint: str
+    mesh: jax.sharding.Mesh | None = None
     kept: dict[str, Any] = dataclasses.field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -154,7 +156,7 @@ def load(
             if not isinstance(config, DecoderConfig):
                 raise ValueError(f"{directory} is no decoder, and only decoders can be quantised")
             graphdef, params = quantization.int8(graphdef, params)
-        params = jax.device_put(params, jax.local_devices()[0])
+        params = jax.device_put(params, jax.config.jax_default_device or jax.local_devices()[0])
     return LanguageModel(
         config=config,
         graphdef=graphdef,
@@ -164,7 +166,7 @@ def load(
     )
 
 
-def fingerprint(path_or_hub_id: str | Path, dtype: Any = None) -> str:
+def fingerprint(path_or_hub_id: str | Path, dtype: Any = None, quantize: str | None = None) -> str:
     """The `fingerprint` of the model that `load` would give, without loading it.
 
     Example:
@@ -175,7 +177,8 @@ def fingerprint(path_or_hub_id: str | Path, dtype: Any = None) -> str:
       CheckpointError: there is no such directory or hub id.
     """
     dtype = _default_dtype() if dtype is None else dtype
-    return checkpoint.fingerprint(find_directory(path_or_hub_id, checkpoint.FILES), dtype)
+    directory = find_directory(path_or_hub_id, checkpoint.FILES)
+    return checkpoint.fingerprint(directory, dtype, quantize or "")
 
 
 def _default_dtype() -> Any:

@@ -10,6 +10,8 @@ import re
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from llmprior_jax.models.language_model import LanguageModel
@@ -22,8 +24,28 @@ _RULES = (
 )
 
 
+def place(tree: Any, mesh: Mesh, spec: PartitionSpec) -> Any:
+    """Shares out over a mesh, of whatever processes, what each of them holds whole.
+
+    What lies on the mesh already stays as it is.
+    """
+    sharding = NamedSharding(mesh, spec)
+
+    def one(leaf: Any) -> jax.Array:
+        if isinstance(leaf, jax.Array):
+            if isinstance(leaf.sharding, NamedSharding) and leaf.sharding.mesh == mesh:
+                return leaf
+            if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+                data = one(jax.random.key_data(leaf))
+                return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+        array = np.asarray(leaf)
+        return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+    return jax.tree.map(one, tree)
+
+
 def partition(lm: LanguageModel, mesh: Mesh) -> LanguageModel:
-    """The same model with its weights shared out over the axis "model" of a mesh.
+    """The same model on a mesh: its weights shared out over the axis "model".
 
     Example:
       >>> lm = models.load("tiny")
@@ -33,8 +55,9 @@ def partition(lm: LanguageModel, mesh: Mesh) -> LanguageModel:
 
     Args:
       lm: the language model.
-      mesh: devices, with an axis "model". A weight whose size the axis does not divide stays whole
-        on every device, as do the small ones.
+      mesh: devices, with the axes "data" and "model". A weight whose size the axis "model" does not
+        divide stays whole on every device, as do the small ones. Over "data" the model is copied,
+        and `llmprior_jax.priors.score` shares out its passes.
 
     Raises:
       ValueError: the axis divides no weight.
@@ -42,19 +65,19 @@ def partition(lm: LanguageModel, mesh: Mesh) -> LanguageModel:
     size = mesh.shape[AXIS]
     cut = 0
 
-    def place(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
+    def put(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
         nonlocal cut
         spec = _spec(jax.tree_util.keystr(path), leaf.shape, size)
         cut += spec != PartitionSpec()
-        return jax.device_put(leaf, NamedSharding(mesh, spec))
+        return place(leaf, mesh, spec)
 
-    params = jax.tree_util.tree_map_with_path(place, lm.params)
+    params = jax.tree_util.tree_map_with_path(put, lm.params)
     if not cut:
         raise ValueError(
             f"mesh model:{size} divides none of the language model's weights; its hidden size is "
             f"{lm.config.hidden_size}, so use a divisor of that"
         )
-    return dataclasses.replace(lm, params=params)
+    return dataclasses.replace(lm, params=params, mesh=mesh)
 
 
 def _spec(path: str, shape: tuple[int, ...], size: int) -> PartitionSpec:

@@ -36,6 +36,7 @@ class Imitator(Scorer):
         temperature: float = 1.0,
         store: PriorStore | None = None,
         features: str = HIDDEN,
+        quantize: str | None = None,
     ):
         """Nothing is loaded yet.
 
@@ -46,11 +47,14 @@ class Imitator(Scorer):
             and A the number of actions. Where nothing was shown it is uniform.
           store: see `Scorer`.
           features: see `Scorer`.
+          quantize: see `Scorer`.
 
         Raises:
           ValueError: a temperature that is not positive.
         """
-        super().__init__(model, temperature=temperature, store=store, features=features)
+        super().__init__(
+            model, temperature=temperature, store=store, features=features, quantize=quantize
+        )
         self._counts = counts
 
     @property

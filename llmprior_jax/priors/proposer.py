@@ -38,6 +38,7 @@ class Proposer(Scorer):
         seed: int = 0,
         store: PriorStore | None = None,
         features: str = HIDDEN,
+        quantize: str | None = None,
     ):
         """Nothing is loaded or sampled yet.
 
@@ -50,11 +51,12 @@ class Proposer(Scorer):
           seed: of the samples.
           store: see `Scorer`.
           features: see `Scorer`.
+          quantize: see `Scorer`.
 
         Raises:
           ValueError: an argument is out of its range.
         """
-        super().__init__(model, store=store, features=features)
+        super().__init__(model, store=store, features=features, quantize=quantize)
         check_sampling(k, sampling)
         check_estimate(no_match, pseudo_count)
         self._k, self._sampling, self._seed = k, sampling, seed

@@ -76,6 +76,7 @@ class Scorer:
         store: PriorStore | None = None,
         mesh: jax.sharding.Mesh | None = None,
         features: str = HIDDEN,
+        quantize: str | None = None,
     ):
         """Nothing is loaded or scored yet.
 
@@ -85,9 +86,11 @@ class Scorer:
           temperature: see `llmprior_jax.priors.score`.
           store: where answers are kept, the scorer's to close; None keeps none. When it takes no
             more (a full disk, no permission), a warning says so, and scoring goes on.
-          mesh: devices over whose axis "model" the weights are shared out (`models.partition`).
+          mesh: devices over whose axis "model" the weights are shared out (`models.partition`), and
+            over whose axis "data" the prompts are; None for one device.
           features: "hidden", the language model's hidden states, or the text encoder that makes
             features instead (`encode_actions`), as `llmprior_jax.models.load_encoder` takes it.
+          quantize: see `llmprior_jax.models.load`.
 
         Raises:
           ValueError: an unknown normalization, or a temperature that is not positive.
@@ -95,6 +98,7 @@ class Scorer:
         check_options(normalization, temperature)
         self.model = model
         self.features = features
+        self._quantize = quantize
         self.queries = Queries()
         self.outcomes: Counter[str] = Counter()
         self._normalization = normalization
@@ -102,15 +106,17 @@ class Scorer:
         self._store = store
         self._mesh = mesh
         self._keeps = store is not None
+        # As many for each device.
+        self._prompts_per_batch = _PROMPTS_PER_BATCH * (1 if mesh is None else mesh.shape["data"])
 
     @functools.cached_property
     def language_model(self) -> models.LanguageModel:
         """The language model, loaded when it is first needed."""
-        if self._mesh is None or self._mesh.shape["model"] == 1:
-            return models.load(self.model)
+        if self._mesh is None or self._mesh.size == 1:
+            return models.load(self.model, quantize=self._quantize)
         # Read where there is room for all of it.
         with jax.default_device(jax.local_devices(backend="cpu")[0]):
-            lm = models.load(self.model)
+            lm = models.load(self.model, quantize=self._quantize)
         return models.partition(lm, self._mesh)
 
     @property
@@ -134,7 +140,7 @@ class Scorer:
         """What identifies the model's numbers; the model is not loaded for it."""
         if "language_model" in self.__dict__:
             return self.language_model.fingerprint
-        return models.fingerprint(self.model)
+        return models.fingerprint(self.model, quantize=self._quantize)
 
     def score(self, prompts: Sequence[Prompt]) -> tuple[np.ndarray, np.ndarray]:
         """The prior of each prompt's actions, as `llmprior_jax.priors.score` gives it.
@@ -155,8 +161,8 @@ class Scorer:
         texts = list(wanted)
         before = self.queries
         with tqdm.tqdm(total=len(texts), desc="prior", unit="state", disable=None) as bar:
-            for start in range(0, len(texts), _PROMPTS_PER_BATCH):
-                batch = texts[start : start + _PROMPTS_PER_BATCH]
+            for start in range(0, len(texts), self._prompts_per_batch):
+                batch = texts[start : start + self._prompts_per_batch]
                 answers |= self._answer({text: tuple(wanted[text]) for text in batch})
                 bar.update(len(batch))
         found = self.queries.saved - before.saved

@@ -31,7 +31,7 @@ import numpy as np
 from flax import nnx
 
 from llmprior_jax.models import DecoderConfig, EncoderDecoderConfig, KVCache, LanguageModel
-from llmprior_jax.priors import heads, packing, seq2seq
+from llmprior_jax.priors import heads, packing, seq2seq, spread
 from llmprior_jax.priors.tokens import check_known, encode, leading_special_tokens
 from llmprior_jax.types import ActionPrior
 
@@ -181,9 +181,12 @@ def score_texts(
 
     # Dispatch is asynchronous: while the device works on a pass, the host packs the next.
     places, results = [], []
-    for texts in packing.passes(heads.without(states, length) if length else states):
-        log_probs, features = score_packed(lm.graphdef, lm.params, texts.packed, cache)
-        places.append(texts.places)
+    for group in spread.groups(
+        packing.passes(heads.without(states, length) if length else states), lm.mesh
+    ):
+        passes = [texts.packed for texts in group]
+        log_probs, features = spread.run(score_packed, lm, passes, cache)
+        places.append([texts.places for texts in group])
         results.append((log_probs, features) if with_features else (log_probs,))
 
     B, A = len(prompts), max(map(len, actions), default=0)
@@ -192,10 +195,12 @@ def score_texts(
         num_tokens=np.zeros((B, A), np.int32),
         features=np.zeros((B, A, lm.config.hidden_size if with_features else 0), np.float32),
     )
-    for (b, a, slot), result in zip((p.T for p in places), jax.device_get(results), strict=True):
-        scores.log_probs[b, a] = result[0][slot]
-        if with_features:
-            scores.features[b, a] = result[1][slot]
+    for group, result in zip(places, jax.device_get(results), strict=True):
+        for row, place in enumerate(group):
+            b, a, slot = place.T
+            scores.log_probs[b, a] = result[0][row][slot]
+            if with_features:
+                scores.features[b, a] = result[1][row][slot]
     for b, state in enumerate(states):
         num_tokens = [
             len(text) - first for text, first in zip(state.tokens, state.first, strict=True)

@@ -52,6 +52,11 @@ def check_config(config: Config) -> None:
             f"config.loop.replay_capacity is {config.loop.replay_capacity}; it must hold at least "
             "config.loop.num_envs and config.loop.batch_size transitions"
         )
+    if config.prior.quantize not in ("", "int8"):
+        raise ValueError(
+            f"config.prior.quantize is {config.prior.quantize!r}; use 'int8', or '' for weights as "
+            "they are"
+        )
     check_options(config.prior.normalization, config.prior.temperature)
     _check_asking(config.prior)
     make_mesh(config.mesh, config.num_seeds, shared_environments(config))

@@ -83,6 +83,9 @@ def default_config() -> Config:
                 # sure it may be; and reversed, as the worst prior there is (`agents.robust`).
                 "uniform_share": 0.0,
                 "reversed": False,
+                # "int8" keeps the weight matrices of a decoder's blocks in 8 bits, for a model that
+                # does not fit otherwise (`models.quantization` says what that does to a prior).
+                "quantize": "",
                 "features": "hidden",
                 "num_features": 64,
                 "store": _default_store(),

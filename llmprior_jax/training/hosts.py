@@ -14,11 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from llmprior_jax.priors.store import PriorStore, StoredScores
 
@@ -91,23 +89,6 @@ def fetch(tree: Any) -> Any:
         return np.asarray(leaf)
 
     return jax.tree.map(one, jax.device_get(tree) if jax.process_count() == 1 else tree)
-
-
-def place(tree: Any, mesh: Mesh, spec: PartitionSpec) -> Any:
-    """Shares out over a mesh what all processes hold whole; what lies on it already stays."""
-    sharding = NamedSharding(mesh, spec)
-
-    def one(leaf: Any) -> jax.Array:
-        if isinstance(leaf, jax.Array):
-            if isinstance(leaf.sharding, NamedSharding) and leaf.sharding.mesh == mesh:
-                return leaf
-            if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-                data = one(jax.random.key_data(leaf))
-                return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
-        array = np.asarray(leaf)
-        return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
-
-    return jax.tree.map(one, tree)
 
 
 class SharedStore(PriorStore):

@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -209,15 +210,24 @@ def make_scorer(config: Config) -> Scorer:
       StoreError: the store cannot be used.
     """
     prior = config.prior
+    quantize = prior.quantize or None
     counts = read_demonstrations(config)
     store = SharedStore(prior.store) if prior.store else None
     if prior.method == "score":
         mesh = make_mesh(config.mesh, config.num_seeds, shared_environments(config))
+        if not config.mesh and jax.default_backend() == "cpu" and jax.process_count() == 1:
+            mesh = None  # One device of a CPU computes on all of its cores.
         return Scorer(
-            prior.model, prior.normalization, prior.temperature, store, mesh, prior.features
+            prior.model,
+            prior.normalization,
+            prior.temperature,
+            store,
+            mesh,
+            prior.features,
+            quantize,
         )
     if counts is not None:
-        return Imitator(prior.model, counts, prior.temperature, store, prior.features)
+        return Imitator(prior.model, counts, prior.temperature, store, prior.features, quantize)
     propose = prior.propose
     sampling = Sampling(propose.max_new_tokens, propose.temperature, propose.top_p)
     return Proposer(
@@ -229,4 +239,5 @@ def make_scorer(config: Config) -> Scorer:
         config.seed,
         store,
         prior.features,
+        quantize,
     )

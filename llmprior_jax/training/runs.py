@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from llmprior_jax.envs import Scene
+from llmprior_jax.models.partition import place
 from llmprior_jax.training.config import Config
-from llmprior_jax.training.hosts import place
 from llmprior_jax.training.mesh import DATA, make_mesh, shares_seeds
 from llmprior_jax.types import TextState
 
