@@ -98,7 +98,7 @@ def _finished(workdir: pathlib.Path, chosen: Mapping[str, Experiment]) -> dict[s
     """The experiments with those of their runs that are finished, and the claims about them.
 
     Raises:
-      ValueError: none is.
+      ValueError: there are none to compare.
     """
     told = {}
     for name, experiment in chosen.items():
@@ -111,10 +111,12 @@ def _finished(workdir: pathlib.Path, chosen: Mapping[str, Experiment]) -> dict[s
         checked = tuple(
             claim for claim in experiment.claims if {claim.method, claim.baseline} <= labels
         )
-        if runs:
+        if len(runs) > 1:  # One alone has nothing beside it.
             told[name] = experiment._replace(runs=runs, claims=checked)
     if not told:
-        raise ValueError(f"no run in {workdir} is finished yet; leave --notrain out")
+        raise ValueError(
+            f"no two runs of an experiment in {workdir} are finished; leave --notrain out"
+        )
     return told
 
 
