@@ -151,7 +151,9 @@ def attend(
         # A finite floor, so that there is no NaN where all is hidden.
         hidden = ~mask[:, None, None, begin:end, :seen]
         scores = jnp.where(hidden, jnp.finfo(jnp.float32).min, scores)
-        weights = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True))
+        # The highest score cancels out, in gradients too.
+        highest = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
+        weights = jnp.exp(scores - highest)
         # Dividing what is attended to, instead of every weight, is a pass less over the weights.
         total = jnp.sum(weights, axis=-1, keepdims=True)
         weights = weights.reshape(B, K, -1, seen).astype(values.dtype)

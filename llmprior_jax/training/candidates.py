@@ -193,7 +193,8 @@ def from_language_model(
         model = lm()
         fitted = prompts.fitting(
             build,
-            model.config.max_position_embeddings - sampling.max_new_tokens,
+            # A thought, if the prompt asks for one, and an answer.
+            model.config.max_position_embeddings - 2 * sampling.max_new_tokens,
             functools.partial(count_tokens, model.tokenizer),
         )
         asked = [fitted(state._replace(actions=())) for state in states]

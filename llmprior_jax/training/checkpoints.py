@@ -92,19 +92,25 @@ class Checkpoints:
         """
         damaged = []
         for step in self._steps():
-            restored = None
+            read, problem = None, "another process cannot read it"
             try:
-                restored = self._read(step, like)
+                read = self._read(step, like)
             except Exception as error:  # orbax and tensorstore raise many types
+                problem = str(error).split("\n")[0]
+            # Outside of the `try`, because it takes all processes to compare digests.
+            everywhere = hosts.in_all(read is not None)
+            restored = self._checked(read, like) if everywhere else None
+            if everywhere and restored is None:
+                problem = "the arrays do not match the digest that was saved with them"
+            if restored is None:
                 logging.warning(
                     "checkpoint %d in %s cannot be read; falling back to the one before: %s",
                     step,
                     self._directory,
-                    str(error).split("\n")[0],
+                    problem,
                 )
-            if not hosts.in_all(restored is not None):
                 damaged.append(step)
-            elif restored is not None:
+            else:
                 if damaged and set_aside:
                     self._set_aside(damaged)
                 return step, *restored
@@ -123,22 +129,24 @@ class Checkpoints:
             )
         )
 
-    def _read(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
+    def _read(self, step: int, like: Any) -> Any:
+        """The arrays and what was saved beside them, as they are."""
         template = jax.tree.map(_describe, like)
-        restored: Any = self._manager.restore(
+        return self._manager.restore(
             step,
             args=ocp.args.Composite(
                 state=ocp.args.StandardRestore(template), meta=ocp.args.JsonRestore()
             ),
         )
-        arrays, kept = restored.state, restored.meta
+
+    def _checked(self, read: Any, like: Any) -> tuple[Any, dict[str, Any]] | None:
+        """`(state, meta)`, or None where they are not what was saved."""
+        arrays, kept = read.state, read.meta
         if "checksum" in kept:
             whole = kept["checksum"] == _checksum(arrays, kept["meta"])
         else:
-            whole = kept["digest"] == _digest_of_0_1(arrays, kept["meta"])
-        if not whole:
-            raise ValueError("the arrays do not match the digest that was saved with them")
-        return jax.tree.map(_with_key, arrays, like), kept["meta"]
+            whole = kept.get("digest") == _digest_of_0_1(arrays, kept["meta"])
+        return (jax.tree.map(_with_key, arrays, like), kept["meta"]) if whole else None
 
     def _set_aside(self, steps: list[int]) -> None:
         self._manager.close()
@@ -211,7 +219,7 @@ def _entries(name: str, leaf: jax.Array) -> Iterator[bytes]:
     about = f"{name} {leaf.dtype} {leaf.shape}".encode()
     for shard in leaf.addressable_shards:
         if shard.replica_id == 0:
-            data = np.ascontiguousarray(shard.data)
+            data = np.asarray(shard.data)
             begin = [places.start or 0 for places in shard.index[:2]]
             for place in np.ndindex(data.shape[:2]):
                 where = [int(first + i) for first, i in zip(begin, place, strict=True)]

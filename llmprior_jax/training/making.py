@@ -194,11 +194,14 @@ def read_demonstrations(config: Config) -> dict[str, dict[str, int]] | None:
     if config.prior.method != "imitate":
         return None
     shown = datasets.count_actions(datasets.read(config.prior.demonstrations, config.history))
-    asked = {}
+    asked: dict[str, dict[str, int]] = {}
     for state, counts in shown.items():
         prompt = prompts.plain(state)
         as_asked = dict(zip(state.actions, prompt.actions, strict=True))
-        asked[prompt.text] = {as_asked[action]: count for action, count in counts.items()}
+        # States that differ in their actions alone have one prompt.
+        of_prompt = asked.setdefault(prompt.text, {})
+        for action, count in counts.items():
+            of_prompt[as_asked[action]] = of_prompt.get(as_asked[action], 0) + count
     return asked
 
 
