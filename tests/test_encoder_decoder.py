@@ -22,7 +22,17 @@ from transformers.models.t5.modeling_t5 import T5Attention
 from llmprior_jax import models
 from llmprior_jax.models import CheckpointError, EncoderDecoderConfig, checkpoint
 from llmprior_jax.models.encoder_decoder import distance_buckets
-from llmprior_jax.priors import generate, inspect, packing, score, score_actions
+from llmprior_jax.priors import (
+    Sampling,
+    generate,
+    inspect,
+    packing,
+    propose,
+    score,
+    score_actions,
+)
+from llmprior_jax.priors.generation import sample_tokens
+from llmprior_jax.priors.prompts import Prompt
 from llmprior_jax.priors.scoring import score_packed
 
 TEXTS = [
@@ -323,8 +333,47 @@ def test_a_new_model_is_the_same_for_the_same_seed(lm):
     jax.tree.map(np.testing.assert_array_equal, first, again)
 
 
-def test_only_decoders_are_sampled_from_and_inspected(lm):
-    with pytest.raises(ValueError, match="sampling needs a language model that continues"):
-        generate(lm, ["Next:"], jax.random.split(jax.random.key(0), 1))
+def greedy(model, read: list[int], max_new_tokens: int) -> list[int]:
+    """The tokens that transformers answers with, up to the end of the text."""
+    answer = model.generate(
+        torch.tensor([read]),
+        do_sample=False,
+        max_new_tokens=max_new_tokens,
+        eos_token_id=1,
+        use_cache=False,  # transformers makes it for as many layers as the encoder has.
+        pad_token_id=0,
+    )
+    return answer[0, 1:].tolist()
+
+
+def test_greedy_tokens_are_those_of_transformers(reference, lm):
+    read = [reference.tokenizer(prompt).input_ids for prompt in PROMPTS]
+    lengths = np.array([len(tokens) for tokens in read], np.int32)
+    padded = np.zeros((len(read), max(lengths)), np.int32)
+    for row, tokens in zip(padded, read, strict=True):
+        row[: len(tokens)] = tokens
+    keys = jax.random.split(jax.random.key(0), len(read))
+    ends = np.arange(SHAPE["vocab_size"]) == 1
+    sizes = {"num_samples": 2, "max_new_tokens": 12}
+    sampled = sample_tokens(lm.graphdef, lm.params, padded, lengths, keys, ends, 0.0, 1.0, **sizes)
+    assert sampled.is_finite.all()
+    for tokens, answers in zip(read, np.asarray(sampled.tokens), strict=True):
+        expected = greedy(reference.model, tokens, sizes["max_new_tokens"])
+        for answer in answers:
+            assert answer[answer >= 0].tolist() == expected
+
+
+def test_an_encoder_decoder_proposes(lm):
+    sampling = Sampling(max_new_tokens=6, temperature=0.0, stop=())
+    (proposed,) = propose(lm, [Prompt(PROMPTS[0], ())], jax.random.key(0), 3, sampling)
+    assert proposed.counts == (3,), "greedy samples are the same"
+
+
+def test_an_answer_that_has_no_room_is_refused(lm):
+    with pytest.raises(ValueError, match="context is 512"):
+        generate(lm, ["go " * 505], jax.random.split(jax.random.key(0), 1))
+
+
+def test_only_decoders_are_inspected(lm):
     with pytest.raises(ValueError, match="this view of a prompt needs a language model"):
         inspect(lm, "Next:", ["go"])

@@ -11,8 +11,8 @@ can be packed in one row of the decoder.
 
 import dataclasses
 import math
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ from flax import nnx
 from jax.nn.initializers import Initializer
 
 from llmprior_jax.models.config import CheckpointError, Reader
+from llmprior_jax.models.decoder import KVCache
 from llmprior_jax.models.layers import INIT, MLP, RMSNorm, attend, embed, linear, project
 
 _FURTHEST = 1 << 16
@@ -189,15 +190,50 @@ class Attention(nnx.Module):
         self.o_proj = linear(wide, config.hidden_size, False, dtype, init, rngs)
 
     def __call__(
-        self, x: jax.Array, seen: jax.Array, mask: jax.Array, bias: jax.Array | None = None
+        self,
+        x: jax.Array,
+        keys: jax.Array,
+        values: jax.Array,
+        mask: jax.Array,
+        bias: jax.Array | None = None,
     ) -> jax.Array:
-        """Lets `x` [B, L, D] attend to `seen` [B, S, D]; see `layers.attend`."""
+        """Lets `x` [B, L, D] attend to what has these keys and values; see `layers.attend`."""
+        return self.o_proj(attend(self._heads(self.q_proj(x)), keys, values, mask, bias=bias))
 
-        def heads(projected: jax.Array) -> jax.Array:
-            return projected.reshape(*projected.shape[:2], -1, self.head_dim)
+    def keys_and_values(self, seen: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Of what is attended to, [B, S, D]: two [B, S, H, head_dim]."""
+        return self._heads(self.k_proj(seen)), self._heads(self.v_proj(seen))
 
-        q, k, v = heads(self.q_proj(x)), heads(self.k_proj(seen)), heads(self.v_proj(seen))
-        return self.o_proj(attend(q, k, v, mask, bias=bias))
+    def _heads(self, projected: jax.Array) -> jax.Array:
+        return projected.reshape(*projected.shape[:2], -1, self.head_dim)
+
+
+class _Read(NamedTuple):
+    """What one layer attends to: [B, S, H, head_dim] twice, and the mask for `layers.attend`."""
+
+    keys: jax.Array
+    values: jax.Array
+    mask: jax.Array
+
+
+class AnswerCache(NamedTuple):
+    """What `EncoderDecoder.extend` has read: prompts, as its layers see them, and answers so far.
+
+    Attributes:
+      own: the decoder's own tokens.
+      prompt_keys: for each layer of the decoder [B, S, H, head_dim].
+      prompt_values: for each layer [B, S, H, head_dim].
+      prompt_mask: bool[B, S], which tokens of the prompts are no padding.
+    """
+
+    own: KVCache
+    prompt_keys: tuple[jax.Array, ...]
+    prompt_values: tuple[jax.Array, ...]
+    prompt_mask: jax.Array
+
+    def enlarged(self, capacity: int) -> "AnswerCache":
+        """The same with empty slots for the decoder's tokens after its own, `capacity` in all."""
+        return self._replace(own=self.own.enlarged(capacity))
 
 
 class Block(nnx.Module):
@@ -233,14 +269,23 @@ class Block(nnx.Module):
         x: jax.Array,
         mask: jax.Array,
         bias: jax.Array,
-        encoded: jax.Array | None,
-        encoded_mask: jax.Array | None,
-    ) -> jax.Array:
+        prompt: _Read | None = None,
+        past: _Read | None = None,
+        start: jax.Array | int = 0,
+    ) -> tuple[jax.Array, _Read]:
+        """Returns hidden states, and the keys and values that could be attended to."""
         normed = self.attention_norm(x)
-        x = x + self.attention(normed, normed, mask, bias)
-        if encoded is not None and encoded_mask is not None:
-            x = x + self.cross_attention(self.cross_attention_norm(x), encoded, encoded_mask)
-        return x + self.mlp(self.mlp_norm(x))
+        own = self.attention.keys_and_values(normed)
+        if past is not None:
+            update = jax.lax.dynamic_update_slice_in_dim
+            own = (
+                update(past.keys, own[0], start, axis=1),
+                update(past.values, own[1], start, axis=1),
+            )
+        x = x + self.attention(normed, *own, mask, bias)
+        if prompt is not None:
+            x = x + self.cross_attention(self.cross_attention_norm(x), *prompt)
+        return x + self.mlp(self.mlp_norm(x)), _Read(*own, mask)
 
 
 class Stack(nnx.Module):
@@ -269,17 +314,27 @@ class Stack(nnx.Module):
         x: jax.Array,
         positions: jax.Array,
         mask: jax.Array,
-        encoded: jax.Array | None = None,
-        encoded_mask: jax.Array | None = None,
-    ) -> jax.Array:
+        prompts: Sequence[_Read | None] | None = None,
+        cache: KVCache | None = None,
+        start: jax.Array | int = 0,
+    ) -> tuple[jax.Array, KVCache]:
+        """Returns hidden states, and what was read: the tokens, or the cache with them in it."""
+        others = positions
+        if cache is not None:
+            others = jax.lax.dynamic_update_slice_in_dim(cache.positions, positions, start, axis=1)
         furthest = self.config.relative_attention_max_distance
-        distance = positions[:, None, :] - positions[:, :, None]
+        distance = others[:, None, :] - positions[:, :, None]
         buckets = distance_buckets(self.config, bidirectional=not self.decoder)
         bucket = jnp.asarray(buckets)[jnp.clip(distance, -furthest, furthest) + furthest]
         bias = self.distance_bias[...].astype(jnp.float32)[bucket].transpose(0, 3, 1, 2)
-        for block in self.blocks:
-            x = block(x, mask, bias, encoded, encoded_mask)
-        return self.norm(x)
+        read = []
+        for layer, block in enumerate(self.blocks):
+            prompt = None if prompts is None else prompts[layer]
+            past = None if cache is None else _Read(cache.keys[layer], cache.values[layer], mask)
+            x, own = block(x, mask, bias, prompt, past, start)
+            read.append(own)
+        keys, values = tuple(own.keys for own in read), tuple(own.values for own in read)
+        return self.norm(x), KVCache(keys, values, others)
 
 
 class EncoderDecoder(nnx.Module):
@@ -347,7 +402,8 @@ class EncoderDecoder(nnx.Module):
           [B, S, D] in the model's dtype, after the final norm.
         """
         positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-        return self.encoder(embed(self.embed[...], tokens), positions, mask[:, None, :])
+        hidden, _ = self.encoder(embed(self.embed[...], tokens), positions, mask[:, None, :])
+        return hidden
 
     def decode(
         self,
@@ -371,7 +427,62 @@ class EncoderDecoder(nnx.Module):
           Hidden states after the final norm, [B, L, D] in the model's dtype.
         """
         x = embed(self.embed[...], tokens)
-        return self.decoder(x, positions, mask, encoded, encoded_mask[:, None, :])
+        hidden, _ = self.decoder(x, positions, mask, self._read(encoded, encoded_mask))
+        return hidden
+
+    def new_cache(self, encoded: jax.Array, encoded_mask: jax.Array, capacity: int) -> AnswerCache:
+        """A cache with prompts in it, and `capacity` empty slots for the decoder's tokens.
+
+        Args:
+          encoded: [B, S, D], what `encode` gave for the prompt of each row.
+          encoded_mask: bool[B, S], as in `encode`.
+          capacity: C.
+        """
+        prompts = self._read(encoded, encoded_mask)
+        heads = prompts[0].keys.shape[2:]
+        empty = (jnp.zeros((len(encoded), capacity, *heads), encoded.dtype),) * len(prompts)
+        return AnswerCache(
+            own=KVCache(empty, empty, jnp.zeros((len(encoded), capacity), jnp.int32)),
+            prompt_keys=tuple(prompt.keys for prompt in prompts),
+            prompt_values=tuple(prompt.values for prompt in prompts),
+            prompt_mask=encoded_mask,
+        )
+
+    def extend(
+        self,
+        tokens: jax.Array,
+        positions: jax.Array,
+        mask: jax.Array,
+        cache: AnswerCache,
+        start: jax.Array | int,
+    ) -> tuple[jax.Array, AnswerCache]:
+        """Lets the decoder go on after the tokens that a cache holds; see `Decoder.extend`.
+
+        Args:
+          tokens: i32[B, L], token ids; those of an empty cache begin with the start token.
+          positions: i32[B, L], each token's position in its own text.
+          mask: bool[B, L, C], which slots of the cache each token may attend to.
+          cache: made by `new_cache`.
+          start: i32[], the slot of the first token.
+
+        Returns:
+          Hidden states after the final norm, [B, L, D], and the cache with the tokens in it.
+        """
+        seen = cache.prompt_mask[:, None, :]
+        prompts = [
+            _Read(keys, values, seen)
+            for keys, values in zip(cache.prompt_keys, cache.prompt_values, strict=True)
+        ]
+        x = embed(self.embed[...], tokens)
+        hidden, own = self.decoder(x, positions, mask, prompts, cache.own, start)
+        return hidden, cache._replace(own=own)
+
+    def _read(self, encoded: jax.Array, encoded_mask: jax.Array) -> list[_Read]:
+        """Prompts as the layers of the decoder attend to them."""
+        return [
+            _Read(*block.cross_attention.keys_and_values(encoded), encoded_mask[:, None, :])
+            for block in self.decoder.blocks
+        ]
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """Unnormalised next-token log-probabilities, f32[..., V], of hidden states [..., D]."""

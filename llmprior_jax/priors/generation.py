@@ -21,8 +21,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from llmprior_jax.models import KVCache, LanguageModel
-from llmprior_jax.priors.tokens import encode, leading_special_tokens, must_be_decoder
+from llmprior_jax.models import EncoderDecoder, EncoderDecoderConfig, KVCache, LanguageModel
+from llmprior_jax.models.encoder_decoder import AnswerCache
+from llmprior_jax.priors.tokens import encode, leading_special_tokens
 
 # Answers that grow together, and tokens of prompts that are read together: enough to keep the
 # matrix units busy, few enough that logits and activations stay small beside the parameters.
@@ -209,7 +210,7 @@ def sample_tokens(
     """Samples k answers to each of B prompts of at most S tokens.
 
     Args:
-      graphdef: the decoder without its parameters.
+      graphdef: the decoder, or encoder and decoder, without its parameters.
       params: its parameters.
       tokens: i32[B, S], each prompt, followed by padding.
       lengths: i32[B], tokens of each prompt; 0 for a row that is padding.
@@ -226,6 +227,14 @@ def sample_tokens(
     decoder = nnx.merge(graphdef, params)
     B, S = tokens.shape
     k, N = num_samples, max_new_tokens
+    if isinstance(decoder, EncoderDecoder):
+        # The encoder reads the prompt; what the decoder goes on from is one token.
+        is_text = jnp.arange(S) < lengths[:, None]
+        cache = decoder.new_cache(decoder.encode(tokens, is_text), is_text, 1)
+        S, lengths = 1, jnp.minimum(lengths, 1)
+        tokens = jnp.full((B, S), decoder.config.decoder_start_token_id, jnp.int32)
+    else:
+        cache = decoder.new_cache(B, S)
     sample_keys = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))(keys, jnp.arange(k))
 
     def draw(step: jax.Array | int, hidden: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -238,7 +247,7 @@ def sample_tokens(
 
     causal = jnp.tri(S, dtype=bool)[None]
     positions = jnp.broadcast_to(jnp.arange(S, dtype=jnp.int32), (B, S))
-    hidden, cache = decoder.extend(tokens, positions, causal, decoder.new_cache(B, S), 0)
+    hidden, cache = decoder.extend(tokens, positions, causal, cache, 0)
     last = jnp.maximum(lengths - 1, 0)[:, None, None]
     first, is_finite = draw(0, jnp.take_along_axis(hidden, last, axis=1))
 
@@ -294,14 +303,14 @@ class _Writing(NamedTuple):
       answers: i32[B, k, N], -1 where nothing is written.
       done: bool[B, k], which have ended.
       is_finite: bool[B], whether all logits were.
-      cache: all but the newest tokens.
+      cache: all but the newest tokens; for an encoder-decoder, its prompts, too.
     """
 
     step: jax.Array
     answers: jax.Array
     done: jax.Array
     is_finite: jax.Array
-    cache: KVCache
+    cache: KVCache | AnswerCache
 
 
 def _draw(
@@ -351,16 +360,21 @@ def _tokenize(lm: LanguageModel, prompts: Sequence[str], max_new_tokens: int) ->
     for b, prompt in enumerate(prompts):
         if not isinstance(prompt, str):
             raise TypeError(f"prompt {b} must be a string, not {type(prompt).__name__}")
-    must_be_decoder(lm.config, "sampling")
-    lead = leading_special_tokens(lm.tokenizer)
-    texts = [np.asarray(lead + ids, np.int32) for ids in encode(lm.tokenizer, prompts)]
+    context = lm.config.max_position_embeddings
+    if isinstance(lm.config, EncoderDecoderConfig):
+        # Prompt and answer are texts of their own; so that the answer has room, too.
+        read = lm.tokenizer(list(prompts), verbose=False)["input_ids"] if prompts else []
+        texts = [np.asarray(ids, np.int32) for ids in read]
+    else:
+        lead = leading_special_tokens(lm.tokenizer)
+        texts = [np.asarray(lead + ids, np.int32) for ids in encode(lm.tokenizer, prompts)]
     for b, text in enumerate(texts):
         if len(text) == 0:
             raise ValueError(f"prompt {b} makes no token; begin it with some text")
-        if len(text) + max_new_tokens > lm.config.max_position_embeddings:
+        if len(text) + max_new_tokens > context:
             raise ValueError(
                 f"prompt {b} has {len(text)} tokens and max_new_tokens is {max_new_tokens}, but "
-                f"the language model's context is {lm.config.max_position_embeddings}; shorten "
+                f"the language model's context is {context}; shorten "
                 "the prompt, e.g. its history, or lower max_new_tokens"
             )
         if text.max() >= lm.config.vocab_size:
