@@ -48,7 +48,7 @@ def posterior_bellman_target(
     See "Efficient Reinforcement Learning with Large Language Model Priors" by Yan et al.
     (https://arxiv.org/abs/2410.07927). The target is differentiable; the losses stop its gradient.
 
-    Example:
+    Examples:
       >>> prior = jnp.log(jnp.array([0.5, 0.5, 0.0]))
       >>> q = jnp.log(jnp.array([2.0, 4.0, 100.0]))
       >>> value = posterior_bellman_target(1.0, 0.5, q, prior, 1.0, backup="max")
@@ -125,7 +125,7 @@ def dqn_prior_loss(
     (https://arxiv.org/abs/2410.07927) and "Human-level control through deep reinforcement
     learning" by Mnih et al. (https://www.nature.com/articles/nature14236).
 
-    Example:
+    Examples:
       >>> prior = jnp.log(jnp.array([0.5, 0.5, 0.0]))
       >>> q, next_q = jnp.array([0.5, 0.0, 0.0]), jnp.array([0.0, 1.0, 9.0])
       >>> value = dqn_prior_loss(q, 0, 0.0, 0.9, next_q, prior, 1.0, backup="max")
@@ -180,7 +180,7 @@ def cql_prior_penalty(
     (https://arxiv.org/abs/2410.07927) and "Conservative Q-Learning for Offline Reinforcement
     Learning" by Kumar et al. (https://arxiv.org/abs/2006.04779).
 
-    Example:
+    Examples:
       >>> prior = jnp.log(jnp.array([0.5, 0.5]))
       >>> q = jnp.log(jnp.array([2.0, 4.0]))
       >>> value = cql_prior_penalty(prior, q, 0)
@@ -226,7 +226,7 @@ def cql_prior_loss(
     See "Efficient Reinforcement Learning with Large Language Model Priors" by Yan et al.
     (https://arxiv.org/abs/2410.07927).
 
-    Example:
+    Examples:
       >>> prior = jnp.log(jnp.array([0.5, 0.5]))
       >>> q = jnp.log(jnp.array([2.0, 4.0]))
       >>> value = cql_prior_loss(prior, q, 0, 0.0, 0.0, q, prior, 1.0, beta=10.0)

@@ -32,7 +32,7 @@ def elbo(
     See "Efficient Reinforcement Learning with Large Language Model Priors" by Yan et al.
     (https://arxiv.org/abs/2410.07927).
 
-    Example:
+    Examples:
       >>> rewards = jnp.array([0.0, 1.0, 7.0])
       >>> discounts = jnp.array([0.9, 0.0, 0.9])  # the episode ends after the second step
       >>> value = elbo(rewards, discounts, jnp.array([0.5, 0.0, 3.0]), 0.1)
@@ -79,7 +79,7 @@ def clipped_surrogate_loss(
     See "Proximal Policy Optimization Algorithms" by Schulman et al.
     (https://arxiv.org/abs/1707.06347).
 
-    Example:
+    Examples:
       >>> policy = jnp.log(jnp.array([0.75, 0.25]))
       >>> print(f"{clipped_surrogate_loss(policy, jnp.log(0.5), 0, 1.0):.4f}")
       -1.2000
@@ -138,7 +138,7 @@ def elbo_policy_loss(
     (https://arxiv.org/abs/2410.07927) and "Proximal Policy Optimization Algorithms" by Schulman et
     al. (https://arxiv.org/abs/1707.06347).
 
-    Example:
+    Examples:
       >>> policy = jnp.log(jnp.array([0.75, 0.25]))
       >>> prior = jnp.log(jnp.array([0.5, 0.5]))
       >>> value = elbo_policy_loss(policy, jnp.log(0.5), 0, 1.0, prior, 0.1)

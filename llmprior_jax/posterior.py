@@ -40,7 +40,7 @@ def posterior_log_probs(
     See "Efficient Reinforcement Learning with Large Language Model Priors" by Yan et al.
     (https://arxiv.org/abs/2410.07927).
 
-    Example:
+    Examples:
       >>> prior = jnp.log(jnp.array([0.5, 0.25, 0.25, 0.0]))
       >>> q = jnp.log(jnp.array([1.0, 2.0, 4.0, 8.0]))
       >>> print(jnp.exp(posterior_log_probs(prior, q, 1.0)).round(2))
@@ -77,7 +77,7 @@ def soft_value(
     See "Efficient Reinforcement Learning with Large Language Model Priors" by Yan et al.
     (https://arxiv.org/abs/2410.07927).
 
-    Example:
+    Examples:
       >>> prior = jnp.log(jnp.array([0.5, 0.5]))
       >>> q = jnp.log(jnp.array([2.0, 4.0]))
       >>> print(f"{jnp.exp(soft_value(prior, q, 1.0)):.4f}")
@@ -123,7 +123,7 @@ def sample_posterior(
     See "Efficient Reinforcement Learning with Large Language Model Priors" by Yan et al.
     (https://arxiv.org/abs/2410.07927).
 
-    Example:
+    Examples:
       >>> prior = jnp.log(jnp.array([0.5, 0.5, 0.0]))
       >>> print(sample_posterior(jax.random.key(0), prior, jnp.array([0.0, 1.0, 9.0]), 1e-3))
       1
@@ -153,7 +153,7 @@ def sample_candidates(key: jax.Array, prior_log_probs: jax.Array, k: int) -> jax
     See "Efficient Reinforcement Learning with Large Language Model Priors" by Yan et al.
     (https://arxiv.org/abs/2410.07927).
 
-    Example:
+    Examples:
       >>> prior = jnp.log(jnp.array([0.0, 1.0]))
       >>> print(sample_candidates(jax.random.key(0), prior, 3))
       [1 1 1]
@@ -184,7 +184,7 @@ def empirical_log_probs(candidates: jax.Array, num_actions: int) -> jax.Array:
     This stands in for the prior wherever only candidates are known. As `next_prior_log_probs` of
     `posterior_bellman_target` it gives the paper's backups over the candidates of the next state.
 
-    Example:
+    Examples:
       >>> print(jnp.exp(empirical_log_probs(jnp.array([2, 0, 2, 2]), 4)).round(2))
       [0.25 0.   0.75 0.  ]
 
@@ -215,7 +215,7 @@ def candidate_log_probs(
     See "Efficient Reinforcement Learning with Large Language Model Priors" by Yan et al.
     (https://arxiv.org/abs/2410.07927).
 
-    Example:
+    Examples:
       >>> q = jnp.log(jnp.array([2.0, 3.0, 100.0]))
       >>> print(jnp.exp(candidate_log_probs(jnp.array([1, 0, 1]), q, 1.0)).round(2))
       [0.25 0.75 0.  ]
@@ -240,7 +240,7 @@ def candidate_log_probs(
 def kl_to_prior(policy_log_probs: jax.Array, prior_log_probs: jax.Array) -> jax.Array:
     """The exact divergence `KL(pi || p) = sum_a pi(a|s) (log pi(a|s) - log p(a|s))`.
 
-    Example:
+    Examples:
       >>> policy = jnp.log(jnp.array([1.0, 0.0, 0.0]))
       >>> prior = jnp.log(jnp.array([0.25, 0.75, 0.0]))
       >>> print(f"{kl_to_prior(policy, prior):.4f}")  # log 4

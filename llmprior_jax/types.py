@@ -12,7 +12,7 @@ import jax
 class TextState(NamedTuple):
     """One state of an environment, as text (host side).
 
-    Example:
+    Examples:
       >>> state = TextState("Make tea.", "The kettle is empty.", (), ("fill the kettle", "wait"))
       >>> state.actions[0]
       'fill the kettle'
@@ -34,7 +34,7 @@ class TextState(NamedTuple):
 class ActionPrior(NamedTuple):
     """A prior over the actions of one state or of a batch of states (device side).
 
-    Example:
+    Examples:
       >>> prior = ActionPrior(jnp.log(jnp.array([0.75, 0.25])), features=jnp.zeros((2, 8)))
       >>> prior.log_probs.shape, prior.features.shape  # [A], [A, D]
       ((2,), (2, 8))

@@ -46,7 +46,7 @@ POLICY_AGENTS = tuple(_POLICY_AGENTS)
 def make(name: str, **kwargs: Any) -> Agent:
     """Makes an agent by name.
 
-    Example:
+    Examples:
       >>> agent = agents.make("dqn", alpha=0.1)
       >>> agents.make("dqn_priro")
       Traceback (most recent call last):
@@ -78,7 +78,7 @@ def make(name: str, **kwargs: Any) -> Agent:
 def make_policy(name: str, model: LanguagePolicy, **kwargs: Any) -> PolicyAgent:
     """Makes an agent whose policy is a language model, by name.
 
-    Example:
+    Examples:
       >>> from llmprior_jax.priors.policy import language_policy
       >>> model = language_policy(models.load("tiny"), num_actions=2)
       >>> agent = agents.make_policy("gflan", model, epochs=2)

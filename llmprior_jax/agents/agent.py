@@ -20,7 +20,7 @@ Metrics = dict[str, jax.Array]
 class Transitions(NamedTuple):
     """A batch of transitions, the states given by their priors.
 
-    Example:
+    Examples:
       >>> prior = ActionPrior(jnp.log(jnp.full((1, 2), 0.5)), jnp.ones((1, 2, 3)))
       >>> action, reward, terminated = jnp.array([0]), jnp.array([1.0]), jnp.array([True])
       >>> batch = agents.Transitions(prior, action, reward, terminated, prior, jnp.ones(1))
@@ -47,7 +47,7 @@ class Transitions(NamedTuple):
 class Policy(NamedTuple):
     """How an agent sees one state.
 
-    Example:
+    Examples:
       >>> prior = ActionPrior(jnp.log(jnp.array([0.25, 0.75])), jnp.zeros((2, 3)))
       >>> policy = agents.prior_alone().policy((), prior)
       >>> print(jnp.exp(policy.log_probs), policy.q_values)
@@ -66,7 +66,7 @@ class Policy(NamedTuple):
 class Agent(NamedTuple):
     """A learner as pure functions; all but `update` are for one state (vmap for more).
 
-    Example:
+    Examples:
       >>> agent = agents.dqn_prior(alpha=0.1, hidden_sizes=())
       >>> prior = ActionPrior(jnp.log(jnp.array([0.25, 0.75])), jnp.zeros((2, 3)))
       >>> state = agent.init(jax.random.key(0), prior)
@@ -90,7 +90,7 @@ class Agent(NamedTuple):
 def uniform(prior: ActionPrior) -> ActionPrior:
     """The same states with a uniform prior over the admissible actions.
 
-    Example:
+    Examples:
       >>> prior = ActionPrior(jnp.log(jnp.array([0.9, 0.1, 0.0])), jnp.zeros((3, 1)))
       >>> print(jnp.exp(agents.uniform(prior).log_probs))
       [0.5 0.5 0. ]
@@ -107,7 +107,7 @@ def uniform(prior: ActionPrior) -> ActionPrior:
 def with_prior(agent: Agent, transform: Callable[[ActionPrior], ActionPrior]) -> Agent:
     """The same agent, with another prior in the language model's place.
 
-    Example:
+    Examples:
       >>> agent = agents.with_prior(agents.prior_alone(), agents.robust.reversed_order)
       >>> prior = ActionPrior(jnp.log(jnp.array([0.75, 0.25])), jnp.zeros((2, 1)))
       >>> print(jnp.exp(agent.policy((), prior).log_probs))
@@ -137,7 +137,7 @@ def with_prior(agent: Agent, transform: Callable[[ActionPrior], ActionPrior]) ->
 def with_uniform_prior(agent: Agent) -> Agent:
     """The same agent, blind to what the language model prefers: DQN-Prior becomes DQN.
 
-    Example:
+    Examples:
       >>> agent = agents.with_uniform_prior(agents.prior_alone())
       >>> prior = ActionPrior(jnp.log(jnp.array([0.75, 0.25])), jnp.zeros((2, 1)))
       >>> print(jnp.exp(agent.policy((), prior).log_probs))
@@ -149,7 +149,7 @@ def with_uniform_prior(agent: Agent) -> Agent:
 def prior_alone() -> Agent:
     """The agent that samples from the prior and learns nothing: the language model on its own.
 
-    Example:
+    Examples:
       >>> prior = ActionPrior(jnp.log(jnp.array([0.0, 1.0])), jnp.zeros((2, 1)))
       >>> print(agents.prior_alone().act((), jax.random.key(0), prior))
       1

@@ -25,7 +25,7 @@ def bc_prior(
 ) -> Agent:
     """Behaviour cloning on top of the prior, as pure functions.
 
-    Example:
+    Examples:
       >>> agent = agents.bc_prior(learning_rate=1e-2, hidden_sizes=(16,))
       >>> agent.update is not None
       True

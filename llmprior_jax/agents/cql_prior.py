@@ -34,7 +34,7 @@ def cql_prior(
 ) -> Agent:
     """CQL-Prior as pure functions.
 
-    Example:
+    Examples:
       >>> agent = agents.cql_prior(alpha=0.1, beta=0.5, hidden_sizes=())
       >>> prior = ActionPrior(jnp.log(jnp.full((1, 2), 0.5)), jnp.ones((1, 2, 3)))
       >>> batch = agents.Transitions(

@@ -31,7 +31,7 @@ def dqn_prior(
 ) -> Agent:
     """DQN-Prior as pure functions.
 
-    Example:
+    Examples:
       >>> agent = agents.dqn_prior(alpha=0.1, hidden_sizes=())
       >>> prior = ActionPrior(jnp.log(jnp.full((1, 2), 0.5)), jnp.ones((1, 2, 3)))
       >>> batch = agents.Transitions(

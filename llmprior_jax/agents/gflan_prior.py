@@ -49,7 +49,7 @@ class GFlanParams(NamedTuple):
 class GFlanState(NamedTuple):
     """Parameters and the optimiser's state.
 
-    Example:
+    Examples:
       >>> state = agents.GFlanState(params=(), optimizer=())
       >>> state._fields
       ('params', 'optimizer')
@@ -77,7 +77,7 @@ def gflan_prior(
 ) -> PolicyAgent:
     """GFlan-Prior as pure functions.
 
-    Example:
+    Examples:
       >>> from llmprior_jax.priors.policy import language_policy
       >>> model = language_policy(models.load("tiny"), num_actions=2, lora_rank=2)
       >>> agent = agents.gflan_prior(model, alpha=0.01)

@@ -18,7 +18,7 @@ class States(NamedTuple):
     """The R states that are known: `rows` [R, ...], what the policy reads of them, and
     `prior_log_probs` f32[R, A].
 
-    Example:
+    Examples:
       >>> states = agents.States(rows=jnp.zeros((5, 7)), prior_log_probs=jnp.zeros((5, 3)))
       >>> len(states.prior_log_probs)  # R
       5
@@ -31,7 +31,7 @@ class States(NamedTuple):
 class Rollout(NamedTuple):
     """T steps in N environments by one policy. All are [T, N] but `last_value`.
 
-    Example:
+    Examples:
       >>> names = agents.Rollout._fields
       >>> rollout = agents.Rollout(*(jnp.zeros((4, 2)) for _ in names[:-1]), jnp.zeros(2))
       >>> rollout.reward.shape, rollout.last_value.shape  # [T, N], [N]
@@ -65,7 +65,7 @@ class Rollout(NamedTuple):
 class PolicyAgent(NamedTuple):
     """A learner whose policy reads the states itself, as pure functions.
 
-    Example:
+    Examples:
       >>> agents.PolicyAgent._fields
       ('init', 'policy', 'update')
 

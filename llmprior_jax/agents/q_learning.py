@@ -21,7 +21,7 @@ from llmprior_jax.types import ActionPrior
 class QLearnerState(NamedTuple):
     """Parameters of Q and of the slowly following target Q, the optimiser's state, and alpha's.
 
-    Example:
+    Examples:
       >>> prior = ActionPrior(jnp.zeros(2), jnp.zeros((2, 3)))
       >>> state = agents.dqn_prior().init(jax.random.key(0), prior)
       >>> jax.tree.structure(state.params) == jax.tree.structure(state.target_params)
@@ -69,7 +69,7 @@ def q_learner(
 ) -> Agent:
     """An agent that acts by the posterior of the prior and Q, and learns Q by a loss.
 
-    Example:
+    Examples:
       >>> from llmprior_jax.agents.q_network import q_function
       >>> q = q_function(hidden_sizes=())
       >>> def imitate(values, batch):

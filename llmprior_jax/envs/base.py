@@ -23,7 +23,7 @@ Params = TypeVar("Params", bound=environment.EnvParams, default=Any)
 class Thing(NamedTuple):
     """Something that stands on a tile: its name, such as "cook" or "chopped tomato", and where.
 
-    Example:
+    Examples:
       >>> envs.Thing("cook", row=1, column=2)
       Thing(name='cook', row=1, column=2)
     """
@@ -36,7 +36,7 @@ class Thing(NamedTuple):
 class Scene(NamedTuple):
     """What a picture of a state shows: a room of tiles, and things in it, later ones in front.
 
-    Example:
+    Examples:
       >>> scene = envs.Scene(tiles=(("floor", "wall"),), things=(envs.Thing("cook", 0, 0),))
       >>> scene.tiles[0][1]
       'wall'
@@ -58,7 +58,7 @@ class TextEnvironment(environment.Environment[State, Params], Generic[State, Par
     limit only and `info["final_observation"]` is the observation before the reset. In addition
     every `info` has `"success"`, bool[]: the task was solved by this step.
 
-    Example:
+    Examples:
       >>> env, params = envs.make("FrozenLake-4x4")
       >>> observation, state = env.reset(jax.random.key(0), params)
       >>> observation, state, reward, terminated, truncated, info = env.step(

@@ -45,7 +45,7 @@ class HistoryWrapper(TextEnvironment[HistoryState, environment.EnvParams]):
     n numbers each, oldest first, then the H actions between them. Where the episode is not that old
     yet, observations are zero and actions -1.
 
-    Example:
+    Examples:
       >>> env, params = envs.make("FrozenLake-4x4", is_slippery=False)
       >>> env = envs.HistoryWrapper(env, length=2)
       >>> observation, state = env.reset(jax.random.key(0), params)
@@ -199,7 +199,7 @@ def with_history(env: TextEnvironment, length: int) -> HistoryWrapper:
 
     See `HistoryWrapper`. The parameters stay as they are.
 
-    Example:
+    Examples:
       >>> env, params = envs.make("FrozenLake-4x4")
       >>> envs.with_history(env, length=3).env is env
       True

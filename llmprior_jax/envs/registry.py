@@ -26,7 +26,7 @@ NAMES = tuple(name for name in _ENVIRONMENTS if name != "ALFWorld")
 def register(name: str, factory: Callable[..., TextEnvironment]) -> None:
     """Gives an environment of your own a name, for `make` and for the configurations of runs.
 
-    Example:
+    Examples:
       >>> class Corridor(envs.TextEnvironment):
       ...     ...
       >>> envs.register("Corridor", Corridor)
@@ -46,7 +46,7 @@ def register(name: str, factory: Callable[..., TextEnvironment]) -> None:
 def make(name: str, **kwargs: Any) -> tuple[TextEnvironment, object]:
     """Makes an environment and its default parameters, as `gymnax.make` does.
 
-    Example:
+    Examples:
       >>> env, params = envs.make("FrozenLake-4x4", is_slippery=False)
       >>> params = params.replace(max_steps_in_episode=20)
       >>> env.num_actions

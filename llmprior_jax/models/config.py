@@ -32,7 +32,7 @@ class CheckpointError(ValueError):
 class RotaryConfig:
     """Rotary position embedding (Su et al., 2021, arXiv 2104.09864) and its context extensions.
 
-    Example:
+    Examples:
       >>> models.RotaryConfig(rope_theta=1e6, rope_type="linear", factor=4.0).factor
       4.0
 
@@ -60,7 +60,7 @@ class RotaryConfig:
 class DecoderConfig:
     """Shape and variant of a `Decoder`.
 
-    Example:
+    Examples:
       >>> config = models.DecoderConfig(
       ...     vocab_size=100,
       ...     hidden_size=16,

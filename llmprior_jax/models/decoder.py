@@ -26,7 +26,7 @@ class KVCache(NamedTuple):
 
     B rows of C slots. A slot that nothing was written to holds zeros, and a mask must hide it.
 
-    Example:
+    Examples:
       >>> from flax import nnx
       >>> lm = models.load("tiny")
       >>> cache = nnx.merge(lm.graphdef, lm.params).new_cache(rows=1, capacity=8)
@@ -174,7 +174,7 @@ class Block(nnx.Module):
 class Decoder(nnx.Module):
     """Tokens, positions and a mask to hidden states, and hidden states to logits.
 
-    Example:
+    Examples:
       >>> from flax import nnx
       >>> lm = models.load("tiny")
       >>> decoder = nnx.merge(lm.graphdef, lm.params)

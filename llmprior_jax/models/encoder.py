@@ -24,7 +24,7 @@ _ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu")
 class EncoderConfig:
     """Shape and variant of an `Encoder`.
 
-    Example:
+    Examples:
       >>> config = models.EncoderConfig(
       ...     vocab_size=9,
       ...     hidden_size=4,
@@ -132,7 +132,7 @@ class Block(nnx.Module):
 class Encoder(nnx.Module):
     """Tokens to hidden states.
 
-    Example:
+    Examples:
       >>> from flax import nnx
       >>> config = models.EncoderConfig(
       ...     vocab_size=9,

@@ -31,7 +31,7 @@ _FURTHEST = 1 << 16
 class EncoderDecoderConfig:
     """Shape and variant of an `EncoderDecoder`.
 
-    Example:
+    Examples:
       >>> config = models.EncoderDecoderConfig(
       ...     vocab_size=9,
       ...     hidden_size=4,
@@ -340,7 +340,7 @@ class Stack(nnx.Module):
 class EncoderDecoder(nnx.Module):
     """A prompt to its encoding, an answer and that encoding to hidden states, those to logits.
 
-    Example:
+    Examples:
       >>> from flax import nnx
       >>> config = models.EncoderDecoderConfig(
       ...     vocab_size=9,

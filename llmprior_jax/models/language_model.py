@@ -28,7 +28,7 @@ _DTYPES = ("float32", "bfloat16", "float16")
 class ModelConfig(Protocol):
     """What the config of any model has, whatever else.
 
-    Example:
+    Examples:
       >>> config: models.ModelConfig = models.load("tiny").config
       >>> config.hidden_size < config.vocab_size
       True
@@ -69,7 +69,7 @@ class LanguageModel:
     A pure function takes `params` as an argument and puts the model together inside:
     `nnx.merge(lm.graphdef, params)(tokens, positions, mask)`.
 
-    Example:
+    Examples:
       >>> from flax import nnx
       >>> lm = models.load("tiny")
       >>> @jax.jit
@@ -113,7 +113,7 @@ def load(
     Llama ("llama"), Mistral ("mistral"), Gemma 2 ("gemma2"), Gemma 3 ("gemma3_text", and "gemma3",
     whose part for images is left out), and the encoder-decoders T5 and Flan-T5 ("t5").
 
-    Example:
+    Examples:
       >>> lm = models.load("tiny")  # or "Qwen/Qwen2.5-0.5B", or a directory
       >>> lm.config.num_hidden_layers > 0
       True
@@ -169,7 +169,7 @@ def load(
 def fingerprint(path_or_hub_id: str | Path, dtype: Any = None, quantize: str | None = None) -> str:
     """The `fingerprint` of the model that `load` would give, without loading it.
 
-    Example:
+    Examples:
       >>> models.fingerprint("tiny") == models.load("tiny").fingerprint
       True
 

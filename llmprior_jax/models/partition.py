@@ -47,7 +47,7 @@ def place(tree: Any, mesh: Mesh, spec: PartitionSpec) -> Any:
 def partition(lm: LanguageModel, mesh: Mesh) -> LanguageModel:
     """The same model on a mesh: its weights shared out over the axis "model".
 
-    Example:
+    Examples:
       >>> lm = models.load("tiny")
       >>> mesh = training.make_mesh("data:1,model:1", num_seeds=1)
       >>> models.partition(lm, mesh).config == lm.config

@@ -34,7 +34,7 @@ _TOKENS_PER_STEP = 16
 class TextEncoder:
     """A BERT encoder and how a text becomes one vector with it.
 
-    Example:
+    Examples:
       >>> encoder = models.load_encoder("minilm")  # a directory, or a hub id
       >>> vectors = encoder.encode(["wash the cup", "clean the mug", "go to bed"])
       >>> bool(vectors[0] @ vectors[1] > vectors[0] @ vectors[2])
@@ -170,7 +170,7 @@ def encode_tokens(
 def load_encoder(path_or_hub_id: str | Path, dtype: Any = jnp.float32) -> TextEncoder:
     """Loads a BERT encoder, or a sentence encoder made of one, from an unmodified checkpoint.
 
-    Example:
+    Examples:
       >>> encoder = models.load_encoder("minilm")  # a directory, or a hub id
       >>> encoder.encode(["wash the cup"]).shape == (1, encoder.config.hidden_size)
       True

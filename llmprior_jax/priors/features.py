@@ -19,7 +19,7 @@ def encode_actions(
 ) -> jax.Array:
     """The vector of each prompt with each of its actions.
 
-    Example:
+    Examples:
       >>> encoder = models.load_encoder("minilm")  # a directory, or a hub id
       >>> vectors = priors.encode_actions(encoder, ["The cup is dirty."], [["wash it", "wait"]])
       >>> vectors.shape == (1, 2, encoder.config.hidden_size)

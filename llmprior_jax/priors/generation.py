@@ -36,7 +36,7 @@ _NO_TOKEN = -1
 class Sampling(NamedTuple):
     """How an answer is drawn.
 
-    Example:
+    Examples:
       >>> priors.Sampling(max_new_tokens=8, temperature=0.7, stop=(".",)).top_p
       1.0
 
@@ -60,7 +60,7 @@ DEFAULT_SAMPLING = Sampling()
 class Completion(NamedTuple):
     """What a language model wrote after a prompt.
 
-    Example:
+    Examples:
       >>> priors.Completion("go to the sink", finished=True).text
       'go to the sink'
 
@@ -100,7 +100,7 @@ def generate(
     other prompts and the number of samples do not matter, but for the rounding of sums in another
     order (1e-6 of a logit in float32), which two equally likely tokens may turn on.
 
-    Example:
+    Examples:
       >>> prompts = ["Task: wash the cup. Do:"]
       >>> keys = priors.prompt_keys(jax.random.key(0), prompts)
       >>> sampling = priors.Sampling(max_new_tokens=4)
@@ -165,7 +165,7 @@ def generate(
 def prompt_keys(key: jax.Array, prompts: Sequence[str]) -> jax.Array:
     """A PRNG key for each prompt, key[B], which depends on `key` and the prompt's text only.
 
-    Example:
+    Examples:
       >>> first, second = priors.prompt_keys(jax.random.key(0), ["Wash the cup.", "Wait."])
       >>> bool(first == second)
       False

@@ -21,7 +21,7 @@ _PSEUDO_COUNT = 1.0  # Laplace's rule of succession
 class Imitator(Scorer):
     """A `Scorer` whose prior is counted; the language model only makes the features.
 
-    Example:
+    Examples:
       >>> imitator = priors.Imitator("tiny", {"Task: wash the cup. Do:": {" wait": 3}})
       >>> prompt = priors.Prompt("Task: wash the cup. Do:", (" go to the sink", " wait"))
       >>> log_probs, features = imitator.score([prompt])

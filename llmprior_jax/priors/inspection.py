@@ -21,7 +21,7 @@ from llmprior_jax.priors.tokens import must_be_decoder
 class Token(NamedTuple):
     """A token of an action: its text, and `log p(token | all before it)` in nats.
 
-    Example:
+    Examples:
       >>> priors.Token(" sink", log_prob=-0.1).text
       ' sink'
     """
@@ -33,7 +33,7 @@ class Token(NamedTuple):
 class Inspection(NamedTuple):
     """What a language model read and how likely it found each continuation.
 
-    Example:
+    Examples:
       >>> read = priors.inspect(models.load("tiny"), "Task: wash the cup.", [" go to the sink"])
       >>> "".join(token.text for token in read.actions[0])
       ' go to the sink'
@@ -54,7 +54,7 @@ def inspect(lm: LanguageModel, prompt: str, actions: Sequence[str]) -> Inspectio
     The log-probabilities of an action's tokens add up to its score in `score_actions` with the
     normalization "sum", before it is normalised over the list.
 
-    Example:
+    Examples:
       >>> read = priors.inspect(models.load("tiny"), "Task: wash the cup.", [" go to the sink"])
       >>> sum(token.log_prob for token in read.actions[0]) < 0  # its score, in nats
       True

@@ -22,7 +22,7 @@ from llmprior_jax.types import TextState
 class Prompt(NamedTuple):
     """What a language model is asked about one state.
 
-    Example:
+    Examples:
       >>> prompt = priors.Prompt("Task: make tea.", (" fill the kettle", " wait"))
       >>> prompt.text + prompt.actions[0]
       'Task: make tea. fill the kettle'
@@ -65,7 +65,7 @@ def plain(state: TextState) -> Prompt:
     The text ends without a space and every action begins with one, because that is where the
     tokenizers of Qwen and Llama put the boundary between words.
 
-    Example:
+    Examples:
       Task: make tea
       Seen: The kettle is empty.
       Done: fill the kettle
@@ -87,7 +87,7 @@ def few_shot(state: TextState, examples: Sequence[Example]) -> Prompt:
     The episodes come first, in the words of the question, so that all states of a run have the same
     beginning, which is read once.
 
-    Example:
+    Examples:
       Task: make coffee
       Now: The cup is empty.
       Next: take the pot
@@ -120,7 +120,7 @@ def think_first(state: TextState) -> Prompt:
 
     Chain of thought (Wei et al., 2022, arXiv 2201.11903), one line of it.
 
-    Example:
+    Examples:
       Task: make tea
       Now: The kettle is full.
       Thought: Tea needs hot water.

@@ -42,7 +42,7 @@ class Proposals(NamedTuple):
 
     Plain values, so that they can be stored.
 
-    Example:
+    Examples:
       >>> told = priors.Proposals(("wait", "go"), (3, 1), thoughts=((), ()), num_unfinished=0)
       >>> sum(told.counts)  # k
       4
@@ -117,7 +117,7 @@ def propose(
     k may be larger than the number of actions: samples are independent, and more of them are a
     better estimate.
 
-    Example:
+    Examples:
       >>> prompt = priors.Prompt("Task: wash the cup. Do:", ())
       >>> sampling = priors.Sampling(max_new_tokens=4)
       >>> (told,) = priors.propose(models.load("tiny"), [prompt], jax.random.key(0), 4, sampling)
@@ -193,7 +193,7 @@ def project(answer: str, actions: Sequence[str]) -> Projection:
 
     Where two actions of a list have the same words, the first of them stands for both.
 
-    Example:
+    Examples:
       >>> priors.project("Go to the sink!", ["wait", "go to the sink"])
       Projection(action=1, rule='exact')
       >>> priors.project("dance", ["wait", "go to the sink"])
@@ -235,7 +235,7 @@ def estimate(
 ) -> Estimate:
     """p(a|s) from samples: each action's share of those that were projected onto an action.
 
-    Example:
+    Examples:
       >>> told = priors.Proposals(("wait", "go"), (3, 1), thoughts=((), ()), num_unfinished=0)
       >>> print(np.exp(priors.estimate(told, ["go", "wait"]).log_probs))
       [0.25 0.75]

@@ -20,7 +20,7 @@ from llmprior_jax.priors.store import PriorStore
 class Proposer(Scorer):
     """A `Scorer` whose prior is estimated from samples.
 
-    Example:
+    Examples:
       >>> proposer = priors.Proposer("tiny", k=4, sampling=priors.Sampling(max_new_tokens=4))
       >>> prompt = priors.Prompt("Task: wash the cup. Do:", (" go to the sink", " wait"))
       >>> log_probs, features = proposer.score([prompt])

@@ -31,7 +31,7 @@ _PROMPTS_PER_BATCH = 32
 class Queries(NamedTuple):
     """How much a language model was asked; a query is one prompt with the actions asked about.
 
-    Example:
+    Examples:
       >>> priors.Queries(made=100, seconds=4.0).per_second
       25.0
 
@@ -56,7 +56,7 @@ class Queries(NamedTuple):
 class Scorer:
     """One language model with its way of normalising, and the store of what it said.
 
-    Example:
+    Examples:
       >>> scorer = priors.Scorer("tiny")
       >>> prompt = priors.Prompt("Task: wash the cup. Do:", (" go to the sink", " wait"))
       >>> log_probs, features = scorer.score([prompt])

@@ -56,7 +56,7 @@ def score_actions(
     What is scored is exactly `prompts[b] + actions[b][a]`; whoever writes them decides about the
     space between. An action that occurs twice in a list gets a share each time.
 
-    Example:
+    Examples:
       >>> prompts, actions = ["Task: wash the cup. Do:"], [[" go to the sink", " wait"]]
       >>> log_probs = priors.score_actions(models.load("tiny"), prompts, actions, "token")
       >>> log_probs.shape, f"{jnp.exp(log_probs).sum():.3f}"
@@ -100,7 +100,7 @@ def score(
 ) -> ActionPrior:
     """`score_actions` together with what the model makes of each action, from the same pass.
 
-    Example:
+    Examples:
       >>> actions = [[" go to the sink", " wait"]]
       >>> prior = priors.score(models.load("tiny"), ["Task: wash the cup. Do:"], actions)
       >>> prior.log_probs.shape, f"{jnp.exp(prior.log_probs).sum():.3f}"
@@ -130,7 +130,7 @@ def score(
 class TextScores(NamedTuple):
     """What a language model makes of prompts' actions, before it is normalised over them (NumPy).
 
-    Example:
+    Examples:
       >>> actions = [[" go to the sink", " wait"]]
       >>> told = priors.score_texts(models.load("tiny"), ["Task: wash the cup. Do:"], actions)
       >>> told.log_probs.shape, bool((told.num_tokens > 0).all())
@@ -158,7 +158,7 @@ def score_texts(
 ) -> TextScores:
     """Scores each action by itself: what `normalize` makes a prior of, and what is worth keeping.
 
-    Example:
+    Examples:
       >>> prompts, actions = ["Task: wash the cup. Do:"], [[" go to the sink", " wait"]]
       >>> told = priors.score_texts(models.load("tiny"), prompts, actions, with_features=False)
       >>> told.features.shape
@@ -218,7 +218,7 @@ def normalize(
 ) -> np.ndarray:
     """The prior over each prompt's actions.
 
-    Example:
+    Examples:
       >>> told = priors.TextScores(np.log([[0.2, 0.2]]), np.ones((1, 2), int), np.zeros((1, 2, 0)))
       >>> print(np.exp(priors.normalize(told, [[" go", " wait"]])))
       [[0.5 0.5]]
@@ -251,7 +251,7 @@ def divisor(normalization: str, text: str, num_tokens: int) -> int:
 def check_options(normalization: str, temperature: float) -> None:
     """Raises a ValueError if an argument of `score` is unknown or out of its range.
 
-    Example:
+    Examples:
       >>> priors.check_options("token", temperature=2.0)
       >>> priors.check_options("tokens", temperature=2.0)
       Traceback (most recent call last):

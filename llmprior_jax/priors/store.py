@@ -80,7 +80,7 @@ class StoreError(ValueError):
 class StoredScores(NamedTuple):
     """What a model said of some actions after one prompt.
 
-    Example:
+    Examples:
       >>> scores = priors.StoredScores(
       ...     (" wait",), np.float32([-1.5]), np.int32([1]), np.zeros((1, 4), np.float32)
       ... )
@@ -124,7 +124,7 @@ class StoredScores(NamedTuple):
 class ModelUsage(NamedTuple):
     """What the store holds of one model, and how often it was of use.
 
-    Example:
+    Examples:
       >>> with priors.PriorStore("usage.sqlite") as store:
       ...     store.count("1a2b", "tiny", found=3, not_found=1)
       ...     store.usage()[0].found
@@ -154,7 +154,7 @@ class ModelUsage(NamedTuple):
 class PriorStore:
     """One store, open; use as a context manager, from one thread.
 
-    Example:
+    Examples:
       >>> scores = priors.StoredScores(
       ...     (" wait",), np.float32([-1.5]), np.int32([1]), np.zeros((1, 4), np.float32)
       ... )

@@ -21,7 +21,7 @@ from llmprior_jax.training.scoring import TableFiller
 class ActingRun:
     """The part of a `Run` that is the same however its agent learns; a base class.
 
-    Example:
+    Examples:
       >>> run = training.restore("runs/lake", "random", eval_episodes=4)
       >>> isinstance(run, training.ActingRun), run.env.name
       (True, 'FrozenLake-4x4')

@@ -33,7 +33,7 @@ class Checkpoints:
 
     Leaving the context waits until the last checkpoint is on disk.
 
-    Example:
+    Examples:
       >>> with training.Checkpoints("checkpoints", keep=2) as checkpoints:
       ...     checkpoints.save(1, {"weight": jnp.ones(2)}, {"note": "first"})
       >>> with training.Checkpoints("checkpoints", keep=2) as checkpoints:

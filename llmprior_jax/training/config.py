@@ -26,7 +26,7 @@ def default_config() -> Config:
 
     A field that is not here does not exist: setting one is an error.
 
-    Example:
+    Examples:
       >>> config = training.default_config()
       >>> config.agent.alpha = 0.1
       >>> config.agent.alhpa = 0.1
@@ -228,7 +228,7 @@ def read_config(workdir: pathlib.Path) -> Config:
 
     What the directory does not say, being older than a field, is the field's default.
 
-    Example:
+    Examples:
       >>> training.read_config(pathlib.Path("runs/lake")).env
       'FrozenLake-4x4'
 

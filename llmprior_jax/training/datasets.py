@@ -56,7 +56,7 @@ UNITS = ("transition", "episode")
 class Dataset(NamedTuple):
     """N transitions between M distinct states (host side).
 
-    Example:
+    Examples:
       >>> state = TextState("Make tea.", "The kettle is empty.", (), ("fill the kettle", "wait"))
       >>> row, number, flag = np.array([0]), np.float32([1.0]), np.array([True])
       >>> dataset = training.Dataset((state,), row, row, number, flag, ~flag, row, row)

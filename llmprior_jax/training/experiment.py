@@ -54,7 +54,7 @@ def run(
 ) -> dict[str, Any]:
     """Trains and evaluates the agents of a configuration.
 
-    Example:
+    Examples:
       >>> config = training.default_config()
       >>> config.env, config.agents = "FrozenLake-4x4", ("random",)
       >>> config.num_seeds, config.eval_episodes = 2, 4
@@ -117,7 +117,7 @@ def run(
 def restore(workdir: str | pathlib.Path, name: str, eval_episodes: int) -> Run:
     """Restores an agent of a finished or interrupted run, to evaluate it.
 
-    Example:
+    Examples:
       >>> run = training.restore("runs/lake", "random", eval_episodes=4)
       >>> sorted(run.evaluate())
       ['episode_length', 'return', 'success_rate']

@@ -25,7 +25,7 @@ from llmprior_jax.training.replay import Record, lookup_rows, make_replay
 class LoopConfig(NamedTuple):
     """Sizes of the loop.
 
-    Example:
+    Examples:
       >>> training.LoopConfig(num_envs=4).batch_size
       32
 
@@ -63,7 +63,7 @@ class EnvsState(NamedTuple):
 class LoopState(NamedTuple):
     """All that training needs to continue, for one seed (vmap for more).
 
-    Example:
+    Examples:
       >>> run = training.restore("runs/lake", "random", eval_episodes=4)
       >>> run.state.key.shape  # a leading axis of seeds
       (2,)
@@ -85,7 +85,7 @@ class Missing(NamedTuple):
 class Episodes(NamedTuple):
     """E evaluated episodes of at most T steps.
 
-    Example:
+    Examples:
       >>> episodes = training.Episodes(jnp.array([True]), jnp.ones(1), jnp.array([6]))
       >>> float(episodes.success.mean())
       1.0
@@ -108,7 +108,7 @@ class Episodes(NamedTuple):
 class Loop(NamedTuple):
     """Training and evaluation of one seed, as pure functions.
 
-    Example:
+    Examples:
       >>> env, params = envs.make("FrozenLake-4x4")
       >>> config = training.LoopConfig(num_envs=2)
       >>> loop = training.make_loop(env, params, agents.prior_alone(), config, 8, 4)
@@ -150,7 +150,7 @@ def make_loop(
       share: where the environments of the seed are stepped (`mesh.share_environments`); by default
         where everything else is computed.
 
-    Example:
+    Examples:
       >>> env, params = envs.make("FrozenLake-4x4")
       >>> config = training.LoopConfig(num_envs=2)
       >>> loop = training.make_loop(

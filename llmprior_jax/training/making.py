@@ -99,7 +99,7 @@ def make_run(
 def make_agent(name: str, config: Config) -> agents.Agent:
     """The agent `name` with the parameters of `config.agent`, and the prior of `config.prior`.
 
-    Example:
+    Examples:
       >>> agent = training.make_agent("dqn_prior", training.default_config())
       >>> agent.update is not None
       True

@@ -29,7 +29,7 @@ class OutOfMemoryError(RuntimeError):
 def make_mesh(spec: str, num_seeds: int, num_envs: int = 1) -> Mesh:
     """The mesh that a run is spread over, as many devices of every process.
 
-    Example:
+    Examples:
       >>> dict(training.make_mesh("data:1", num_seeds=8).shape)["data"]
       1
 

@@ -63,7 +63,7 @@ class OfflineRun(ActingRun):
     A step is an update. Every seed draws a subset of its own, so that intervals over seeds tell how
     much the luck of the data matters; a seed's larger subset contains its smaller ones.
 
-    Example:
+    Examples:
       >>> issubclass(training.OfflineRun, training.ActingRun)
       True
     """

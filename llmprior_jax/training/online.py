@@ -20,7 +20,7 @@ from llmprior_jax.training.scoring import TableFiller
 class OnlineRun(ActingRun):
     """A `Run` that learns from the environments it acts in: all seeds together.
 
-    Example:
+    Examples:
       >>> run = training.restore("runs/lake", "random", eval_episodes=4)
       >>> isinstance(run, training.OnlineRun), run.unit
       (True, 'environment steps')

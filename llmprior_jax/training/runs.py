@@ -21,7 +21,7 @@ from llmprior_jax.types import TextState
 class Decision(NamedTuple):
     """One step of an episode, for people: what was seen, weighed, done and gained.
 
-    Example:
+    Examples:
       >>> run = training.restore("runs/lake", "random", eval_episodes=4)
       >>> decision = next(iter(run.play(seed=0, key=jax.random.key(0))))
       >>> decision.text.actions[decision.action] in decision.text.actions, len(decision.prior)
@@ -53,7 +53,7 @@ class Decision(NamedTuple):
 class Run(Protocol):
     """Training one agent: all seeds, a segment at a time.
 
-    Example:
+    Examples:
       >>> run = training.restore("runs/lake", "random", eval_episodes=4)
       >>> run.evaluate()["success_rate"].shape  # [S]
       (2,)
@@ -116,7 +116,7 @@ def step_unit(config: Config) -> str:
 def seed_keys(config: Config) -> jax.Array:
     """One key per seed; seed i has the same one however many there are.
 
-    Example:
+    Examples:
       >>> config = training.default_config()
       >>> config.num_seeds = 3
       >>> training.seed_keys(config).shape
@@ -143,7 +143,7 @@ def over_seeds(
 
     With several processes, each must hold all values that are not yet on the mesh, the same ones.
 
-    Example:
+    Examples:
       >>> double = training.over_seeds(lambda x, scale: scale * x, (0, None), num_seeds=2)
       >>> print(double(jnp.arange(2.0), jnp.float32(2.0)))
       [0. 2.]

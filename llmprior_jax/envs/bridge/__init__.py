@@ -87,7 +87,7 @@ class HostStep:
 class Bridge:
     """A batch of games on host engines.
 
-    Example:
+    Examples:
       >>> games = find_games("data", split="train")
       >>> with Bridge(num_environments=2, max_steps=50) as bridge:
       ...     seen = bridge.reset(games[:2])
