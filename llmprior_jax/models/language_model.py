@@ -156,7 +156,8 @@ def load(
             if not isinstance(config, DecoderConfig):
                 raise ValueError(f"{directory} is no decoder, and only decoders can be quantised")
             graphdef, params = quantization.int8(graphdef, params)
-        params = jax.device_put(params, jax.config.jax_default_device or jax.local_devices()[0])
+        (default,) = jnp.zeros(()).devices()
+        params = jax.device_put(params, default)
     return LanguageModel(
         config=config,
         graphdef=graphdef,

@@ -225,16 +225,9 @@ def sample_tokens(
       See `Sampled`.
     """
     decoder = nnx.merge(graphdef, params)
+    tokens, lengths, cache = _begin(decoder, tokens, lengths)
     B, S = tokens.shape
     k, N = num_samples, max_new_tokens
-    if isinstance(decoder, EncoderDecoder):
-        # The encoder reads the prompt; what the decoder goes on from is one token.
-        is_text = jnp.arange(S) < lengths[:, None]
-        cache = decoder.new_cache(decoder.encode(tokens, is_text), is_text, 1)
-        S, lengths = 1, jnp.minimum(lengths, 1)
-        tokens = jnp.full((B, S), decoder.config.decoder_start_token_id, jnp.int32)
-    else:
-        cache = decoder.new_cache(B, S)
     sample_keys = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))(keys, jnp.arange(k))
 
     def draw(step: jax.Array | int, hidden: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -293,6 +286,18 @@ def sample_tokens(
     )
     state = jax.lax.while_loop(go_on, write, state)
     return Sampled(state.answers, state.is_finite | is_padding[:, 0], state.step)
+
+
+def _begin(model: Any, tokens: jax.Array, lengths: jax.Array) -> tuple[jax.Array, jax.Array, Any]:
+    """What a decoder is to go on from, its length, and a cache with room for it."""
+    B, S = tokens.shape
+    if not isinstance(model, EncoderDecoder):
+        return tokens, lengths, model.new_cache(B, S)
+    # The encoder reads the prompt; what the decoder goes on from is one token.
+    is_text = jnp.arange(S) < lengths[:, None]
+    cache = model.new_cache(model.encode(tokens, is_text), is_text, 1)
+    start = jnp.full((B, 1), model.config.decoder_start_token_id, jnp.int32)
+    return start, jnp.minimum(lengths, 1), cache
 
 
 class _Writing(NamedTuple):

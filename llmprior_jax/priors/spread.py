@@ -55,7 +55,14 @@ def run(
 
 
 @functools.partial(jax.jit, static_argnames=("function", "graphdef", "mesh"))
-def _run_all(function, graphdef, mesh: Mesh, params: Any, group: Packed, head: Any):
+def _run_all(
+    function: Callable[..., tuple[jax.Array, jax.Array]],
+    graphdef: Any,
+    mesh: Mesh,
+    params: Any,
+    group: Packed,
+    head: Any,
+):
     def own(params: Any, group: Packed, head: Any):
         packed = jax.tree.map(lambda leaf: leaf[0], group)
         return jax.tree.map(lambda leaf: leaf[None], function(graphdef, params, packed, head))
