@@ -46,7 +46,8 @@ whole = priors.score(lm, prompts, actions)
 spread = partition(lm, training.make_mesh("data:4", 4))
 for model in (cut, spread):
     shared_out = priors.score(model, prompts, actions)
-    np.testing.assert_allclose(shared_out.log_probs, whole.log_probs, atol=1e-5)
+    # Some of them are below -30, where float32 has no more than six decimals.
+    np.testing.assert_allclose(shared_out.log_probs, whole.log_probs, rtol=1e-6, atol=1e-5)
     np.testing.assert_allclose(shared_out.features, whole.features, atol=1e-4)
 assert len(spread.mesh.devices.ravel()) == 4
 print("all equal")

@@ -89,7 +89,9 @@ def test_what_the_store_holds_is_not_asked_again(scored, tmp_path, monkeypatch):
         first = kept.score([*PROMPTS, THINKING])
     with PriorStore(tmp_path / "store") as store:
         again = make(store=store, no_match="uniform", pseudo_count=0.5)
-        monkeypatch.setattr(scorer.models, "load", lambda model, **how: pytest.fail("loaded"))
+        monkeypatch.setattr(
+            scorer.models, "load", lambda model, **how: pytest.fail("loaded the model")
+        )
         for a, b in zip(first, again.score([*PROMPTS, THINKING]), strict=True):
             np.testing.assert_array_equal(a, b)
         assert again.queries.made == 0
