@@ -49,7 +49,8 @@ def partition(lm: LanguageModel, mesh: Mesh) -> LanguageModel:
 
     Examples:
       >>> lm = models.load("tiny")
-      >>> mesh = training.make_mesh("data:1,model:1", num_seeds=1)
+      >>> devices = np.array(jax.devices()[:1]).reshape(1, 1)
+      >>> mesh = jax.sharding.Mesh(devices, ("data", "model"))
       >>> models.partition(lm, mesh).config == lm.config
       True
 

@@ -1,8 +1,9 @@
 """Asking a language model, each thing once: what the store knows is read, the rest is scored.
 
-The model is loaded only when there is something to ask, so a run whose prompts are all in the store
-never loads it. Prompts are asked in batches that are made up before the store is looked into: what
-is computed then has the same bits with a store as without.
+The model is loaded only when there is something to ask, or to fit a history into its context, so a
+run without histories whose prompts are all in the store never loads it. Prompts are asked in batches
+that are made up before the store is looked into: what is computed then has the same bits with a
+store as without.
 """
 
 import functools

@@ -117,12 +117,14 @@ def import_wandb() -> Any:
     """
     try:
         wandb = importlib.import_module("wandb")
-        wandb.init  # noqa: B018  # A directory `wandb` of its runs passes for a module without it.
-    except (ImportError, AttributeError) as error:
+    except ImportError:
+        wandb = None
+    # A directory `wandb`, of its runs, passes for a module without anything in it.
+    if not hasattr(wandb, "init"):
         raise ImportError(
             "config.wandb_project names a project of Weights & Biases, which is not installed: "
             "pip install 'llmprior-jax[wandb]'"
-        ) from error
+        )
     return wandb
 
 
