@@ -1,7 +1,7 @@
 """Asking a language model, each thing once: what the store knows is read, the rest is scored.
 
-The model is loaded only when there is something to ask, or to fit a history into its context, so a
-run without histories whose prompts are all in the store never loads it. Prompts are asked in batches
+The model is loaded only when there is something to ask, or to fit a history into its context: a run
+without histories whose prompts are all in the store never loads it. Prompts are asked in batches
 that are made up before the store is looked into: what is computed then has the same bits with a
 store as without.
 """
