@@ -50,6 +50,8 @@ class Scale(NamedTuple):
       policy_steps: environment steps of a seed whose policy is a language model.
       offline_updates: updates of a seed that learns from a dataset.
       dataset_sizes: transitions to learn from.
+      alfworld_steps: environment steps of a seed in ALFWorld.
+      alfworld_sizes: transitions to learn from in ALFWorld.
       is_quick: whether of each setting that is varied a few values will do.
     """
 
@@ -59,6 +61,8 @@ class Scale(NamedTuple):
     policy_steps: int
     offline_updates: int
     dataset_sizes: tuple[int, ...]
+    alfworld_steps: int
+    alfworld_sizes: tuple[int, ...]
     is_quick: bool
 
     def pick(self, full: Sequence[_Value], quick: Sequence[_Value]) -> Sequence[_Value]:
@@ -73,6 +77,8 @@ FULL = Scale(
     policy_steps=5_000,
     offline_updates=6_000,
     dataset_sizes=(250, 500, 1_000, 2_000, 4_000, 8_000, 16_000, 32_000),
+    alfworld_steps=1_600,
+    alfworld_sizes=(250, 1_000, 4_000),
     is_quick=False,
 )
 QUICK = Scale(
@@ -81,7 +87,9 @@ QUICK = Scale(
     online_steps=8_000,
     policy_steps=1_000,
     offline_updates=2_000,
-    dataset_sizes=(250, 2_000, 16_000),
+    dataset_sizes=(250, 2_000),
+    alfworld_steps=256,
+    alfworld_sizes=(200,),
     is_quick=True,
 )
 
@@ -242,20 +250,23 @@ def _salad(scale: Scale, inputs: Inputs) -> _Maker:
 def _online(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
     maker = _salad(scale, inputs)
     policy: dict[str, Any] = {"num_seeds": scale.num_policy_seeds, "num_steps": scale.policy_steps}
-    # The lake has eleven states where one can act, which would be a single minibatch.
-    lake: dict[str, Any] = {"policy__minibatch_states": 4}
+    # Most steps on the lake slip, so that the goal is far and values differ little: agents look
+    # far, and the temperature is low. Eleven states where one can act fill no larger minibatch.
+    lake_values: dict[str, Any] = {"agent__alpha": 0.003, "agent__discount": 0.99}
+    lake_policies: dict[str, Any] = {"policy__minibatch_states": 4, "policy__discount": 0.99}
     experiments = {}
-    for name, env, fields in (
-        ("online-salad", SALAD, _CLOSELY),
-        ("online-tomato-salad", "Overcooked-TomatoSalad", {}),
-        ("online-frozen-lake", "FrozenLake-4x4", {}),
+    for name, env, of_values, of_policies in (
+        ("online-salad", SALAD, _CLOSELY, {}),
+        ("online-tomato-salad", "Overcooked-TomatoSalad", {}, {}),
+        ("online-frozen-lake", "FrozenLake-4x4", lake_values, lake_policies),
     ):
         values = [
-            maker.run(name, env=env, **fields) for name in ("random", "prior", "dqn", "dqn_prior")
+            maker.run(agent, env=env, **of_values)
+            for agent in ("random", "prior", "dqn", "dqn_prior")
         ]
-        minibatch = lake if env == "FrozenLake-4x4" else {}
         policies = [
-            maker.run(name, env=env, **policy, **minibatch, **_CLOSELY) for name in POLICY_AGENTS
+            maker.run(agent, env=env, **policy, **of_policies, **_CLOSELY)
+            for agent in POLICY_AGENTS
         ]
         experiments[name] = Experiment(
             f"Online: {env}",
@@ -273,9 +284,9 @@ def _alfworld(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
         config = alfworld_pick.get_config()
         config.games.train = (f"{inputs.games}/json_2.1.1/train",)
         config.games.unseen = (f"{inputs.games}/json_2.1.1/valid_unseen",)
-        if scale.is_quick:
-            config.num_seeds, config.eval_episodes = 2, 4
-            config.num_steps = config.eval_every = config.loop.num_envs * 8
+        # Nearly every state is new to the language model, in evaluations too.
+        config.num_seeds, config.eval_episodes = scale.num_seeds, 4
+        config.num_steps, config.eval_every = scale.alfworld_steps, scale.alfworld_steps // 2
         return config
 
     maker = _Maker(inputs.store, default)
@@ -286,18 +297,19 @@ def _alfworld(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
         claims=(Claim("DQN-Prior", "DQN"),),
         needs=("games",),
     )
-    updates = 200 if scale.is_quick else 4_000
+    updates = scale.offline_updates
     offline = tuple(
         maker.run(
             agent,
             amount=size,
+            games__unseen=(),
             offline__dataset=str(inputs.pick),
             offline__size=size,
             num_steps=updates,
             eval_every=updates,
         )
         for agent in ("bc", "cql", "cql_prior")
-        for size in scale.pick((250, 500, 1_000, 2_000), (100, 200))
+        for size in scale.alfworld_sizes
     )
     return {
         "online-alfworld-pick": online,

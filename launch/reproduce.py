@@ -153,7 +153,7 @@ def _prepare(inputs: experiments.Inputs, scale: experiments.Scale, needs: set[st
             "--history=3",
             "--behaviour=prior:0.75,random:0.25",
             "--success_share=0.75",
-            f"--transitions={scale.pick((2_000,), (200,))[0]}",
+            f"--transitions={max(scale.alfworld_sizes)}",
         ),
     }
     for name, command in commands.items():
