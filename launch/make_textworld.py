@@ -1,11 +1,11 @@
-"""Makes TextWorld games: fetch things out of what is closed, in a kitchen.
+"""Makes TextWorld games: take what a salad needs from a table.
 
-    python -m launch.make_textworld --games=1 --things=2 --out=games
+    python -m launch.make_textworld --games=4 --out=data/salads
 
-Each game has one room and as many closed containers, with a thing in each; the task is to take all
-of them. Taking one is worth a point, so with two things an episode is won by four commands: open,
-take, open, take. They are TextWorld's own games, compiled to its format (`.z8`, with a `.json`
-beside), and played through its parser; which things and where follows from --seed.
+Each game has one room and a table with five foods on it; the task names those of a salad. Taking
+one of them is worth a point, and who has all of them has won. They are TextWorld's own games,
+compiled to its format (`.z8`, with a `.json` beside), and are played through its parser, which
+knows many ways to say a thing and offers no list. Which foods are wanted follows from --seed.
 """
 
 import pathlib
@@ -18,43 +18,47 @@ from launch import app
 
 _OUT = flags.DEFINE_string("out", None, "Directory for the games.", required=True)
 _GAMES = flags.DEFINE_integer("games", 1, "How many games.", lower_bound=1)
-_THINGS = flags.DEFINE_integer("things", 2, "Things to fetch in each.", 1, 4)
+_WANTED = flags.DEFINE_integer("wanted", 2, "Foods of each salad.", 1, 5)
 _SEED = flags.DEFINE_integer("seed", 0, "Which games.", lower_bound=0)
 
-_CONTAINERS = ("box", "cabinet", "cupboard", "drawer")
-_PORTABLES = ("bowl", "plate", "knife", "mug")
+_FOODS = ("tomato", "carrot", "onion", "cucumber", "potato", "mushroom", "pepper", "celery")
+_ON_TABLE = 5
 
 
-def make_game(path: pathlib.Path, num_things: int, rng: random.Random) -> None:
+def make_game(path: pathlib.Path, num_wanted: int, rng: random.Random) -> None:
     """Makes one game.
 
     Args:
       path: file to write, ending in `.z8`.
-      num_things: things to fetch, at most 4.
-      rng: chooses them and their places.
+      num_wanted: foods of the salad, 1 to 5.
+      rng: chooses the foods.
 
     Raises:
       ImportError: TextWorld is not installed.
     """
     try:
         from textworld import GameMaker, GameOptions
+        from textworld.generator import compile_game
     except ImportError as error:
         raise ImportError("games are made with: pip install 'llmprior-jax[alfworld]'") from error
     options = GameOptions()
     options.seeds = rng.randrange(2**16)
+    options.grammar.theme = "basic"  # Says what there is, and nothing for colour.
+    options.path, options.force_recompile = str(path), True
     maker = GameMaker(options)
     kitchen = maker.new_room("kitchen")
     maker.set_player(kitchen)
-    quests = []
-    things = rng.sample(_PORTABLES, num_things)
-    for name, where in zip(things, rng.sample(_CONTAINERS, num_things), strict=True):
-        container = maker.new(type="c", name=where)
-        container.add_property("closed")
-        container.add(maker.new(type="o", name=name))  # pyright: ignore[reportArgumentType]
-        kitchen.add(container)  # pyright: ignore[reportArgumentType]
-        quests.append([f"open {where}", f"take {name} from {where}"])
-    maker.quests = [maker.new_quest_using_commands(commands) for commands in quests]
-    maker.compile(str(path))
+    table = maker.new(type="s", name="table")
+    kitchen.add(table)  # pyright: ignore[reportArgumentType]
+    foods = rng.sample(_FOODS, _ON_TABLE)
+    for name in foods:
+        table.add(maker.new(type="f", name=name))  # pyright: ignore[reportArgumentType]
+    wanted = rng.sample(foods, num_wanted)
+    maker.quests = [maker.new_quest_using_commands([f"take {food} from table"]) for food in wanted]
+    game = maker.build()
+    # TextWorld's own would tell the commands.
+    game.objective = f"make a salad of {' and '.join(wanted)}"
+    compile_game(game, options)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -62,8 +66,8 @@ def main(argv: Sequence[str]) -> None:
     out = pathlib.Path(_OUT.value)
     out.mkdir(parents=True, exist_ok=True)
     for number in range(_GAMES.value):
-        path = out / f"fetch-{_SEED.value}-{number}.z8"
-        make_game(path, _THINGS.value, random.Random(f"{_SEED.value} {number}"))
+        path = out / f"salad-{_SEED.value}-{number}.z8"
+        make_game(path, _WANTED.value, random.Random(f"{_SEED.value} {number}"))
         print(path)
 
 
