@@ -219,6 +219,7 @@ def _section(
             f"![{experiment.title}]({name}.png)",
             _table(experiment, records),
             *(_verdict(claim, curves, experiment.scarce) for claim in experiment.claims),
+            *([f"**Tried before.** {experiment.tried}"] if experiment.tried else []),
         ]
     )
 
