@@ -153,6 +153,11 @@ def _parse_flags(argv: Sequence[str], module: str) -> Sequence[str]:
         sys.exit(f"error: {error}")
     except flags.UnrecognizedFlagError as error:
         names = [flag.name for flag in _own_flags(module)]
+        if error.flagname.startswith("config.") and "config" in names:
+            sys.exit(
+                f"error: --{error.flagname} sets a field of a configuration, and none is named; "
+                "add one, such as --config=quickstart"
+            )
         (near,) = difflib.get_close_matches(error.flagname, names, n=1, cutoff=0.0)
         sys.exit(
             f"error: there is no flag --{error.flagname}; did you mean --{near}?\n"

@@ -59,6 +59,12 @@ def test_a_mistake_is_told_in_a_sentence_and_nothing_is_trained(tmp_path, argume
     assert not (workdir / "prior" / "metrics.jsonl").exists()
 
 
+def test_a_field_without_a_config_asks_for_one(tmp_path):
+    result = launch("launch.train", f"--workdir={tmp_path}", "--config.env=FrozenLake-4x4")
+    assert result.returncode != 0
+    assert "add one, such as --config=quickstart" in result.stderr
+
+
 def test_help_tells_what_the_app_is_for_and_its_own_flags_in_their_order():
     result = launch("launch.train", "--help")
     assert result.returncode == 0
