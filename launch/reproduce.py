@@ -244,14 +244,17 @@ def _draw(curves: Mapping[str, Curve], experiment: Experiment, path: pathlib.Pat
     figure = Figure(figsize=(7, 4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    for color, (label, (amounts, success)) in enumerate(curves.items()):
+    colors: dict[str, str] = {}
+    for label, (amounts, success) in curves.items():
+        # What learns with a prior and that prior alone belong together.
+        color = colors.setdefault(label.removesuffix(" alone"), f"C{len(colors)}")
         means = [summary.interquartile_mean(row) for row in success]
         if len(amounts) == 1:
-            axes.axhline(means[0], color=f"C{color}", linestyle="--", label=label)
+            axes.axhline(means[0], color=color, linestyle="--", label=label)
             continue
         low, high = np.array([summary.interval(row) for row in success]).T
-        axes.plot(amounts, means, color=f"C{color}", label=label)
-        axes.fill_between(amounts, low, high, color=f"C{color}", alpha=0.2, linewidth=0)
+        axes.plot(amounts, means, color=color, label=label)
+        axes.fill_between(amounts, low, high, color=color, alpha=0.2, linewidth=0)
     axes.set(
         xlabel=experiment.scarce, ylabel="success rate, interquartile mean", ylim=(-0.02, 1.02)
     )
