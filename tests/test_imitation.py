@@ -5,9 +5,11 @@ import pytest
 from lock_env import RIGHT, Lock
 
 from llmprior_jax import training
-from llmprior_jax.priors import Imitator, Prompt, Scorer, prompts
+from llmprior_jax.priors import Imitator, Prompt, prompts
 from llmprior_jax.training import collecting, datasets, making
 from llmprior_jax.training.collecting import Part
+from llmprior_jax.training.scoring import TableFiller
+from llmprior_jax.types import TextState
 
 ACTIONS = (" chop", " wait", " look")
 SEEN = Prompt("Task: make a salad\nNow: You see a tomato.\nNext:", ACTIONS)
@@ -15,29 +17,55 @@ UNSEEN = Prompt("Task: wash up\nNow: You see a sink.\nNext:", ACTIONS[:2])
 COUNTS = {SEEN.text: {" chop": 6, " look": 1, " sing": 9}}
 
 
-@pytest.fixture(scope="module")
-def scored():
-    return Imitator("tiny", COUNTS).score([SEEN, UNSEEN])
-
-
-def test_the_prior_is_what_was_shown_by_the_rule_of_succession(scored):
-    log_probs, _ = scored
+def test_the_prior_is_what_was_shown_by_the_rule_of_succession():
+    log_probs = Imitator(COUNTS).log_probs([SEEN, UNSEEN])
     np.testing.assert_allclose(np.exp(log_probs[0]), [7 / 10, 1 / 10, 2 / 10], rtol=1e-6)
     np.testing.assert_allclose(np.exp(log_probs[1]), [1 / 2, 1 / 2, 0], rtol=1e-6)
 
 
-def test_the_features_are_those_of_scoring(scored):
-    np.testing.assert_array_equal(scored[1], Scorer("tiny").score([SEEN, UNSEEN])[1])
-
-
 def test_the_temperature_is_a_dial_from_uniform():
-    log_probs, _ = Imitator("tiny", COUNTS, temperature=2.0).score([SEEN])
+    log_probs = Imitator(COUNTS, temperature=2.0).log_probs([SEEN])
     roots = np.sqrt([7.0, 1.0, 2.0])
     np.testing.assert_allclose(np.exp(log_probs[0]), roots / roots.sum(), rtol=1e-6)
 
 
 def test_other_demonstrations_are_another_prior():
-    assert Imitator("tiny", COUNTS).identity != Imitator("tiny", {}).identity
+    assert Imitator(COUNTS).identity != Imitator({}).identity
+
+
+class Forgetful:
+    """Stands in for a `Scorer` that has room for one pair of the history only."""
+
+    model, identity = "model", "f"
+
+    def fit(self, state, build):
+        left_out = max(len(state.history) - 1, 0)
+        return build(state._replace(history=state.history[left_out:])), left_out
+
+    def score(self, asked):
+        self.asked = asked
+        return np.log(np.full((len(asked), 3), 1 / 3, np.float32)), np.eye(3)[None].repeat(2, 0)
+
+
+class Kitchen:
+    """Two states that differ in what no model has room for."""
+
+    num_actions = 3
+
+    def text_state(self, observation):
+        past = (f"You see a sink {observation}.", "wait"), ("You see a knife.", "look")
+        return TextState("make a salad", "You see a tomato.", past, ("chop", "wait", "look"))
+
+
+def test_a_state_is_recognised_by_a_history_that_a_language_model_has_no_room_for(tmp_path):
+    states, scorer = Kitchen(), Forgetful()
+    counts = {prompts.plain(states.text_state(1)).text: {" wait": 3}}
+    filler = TableFiller(
+        states, lambda: np.arange(2), scorer, 2, tmp_path, imitator=Imitator(counts)
+    )
+    log_probs = np.asarray(filler.load().prior.log_probs)[:2]
+    assert scorer.asked[0] == scorer.asked[1], "the model has read more than it has room for"
+    np.testing.assert_allclose(np.exp(log_probs), [[1 / 3] * 3, [1 / 6, 4 / 6, 1 / 6]], rtol=1e-6)
 
 
 def test_a_run_without_demonstrations_to_imitate_is_refused(tmp_path):
@@ -57,8 +85,9 @@ def test_a_run_s_prior_does_what_the_dataset_shows(tmp_path):
         assert counts[state] == {f"turn it to {right}": 3}
     datasets.write(tmp_path / "shown.jsonl", dataset)
     config = training.default_config()
-    config.prior.method, config.prior.store = "imitate", ""
+    config.prior.method = "imitate"
     config.prior.demonstrations = str(tmp_path / "shown.jsonl")
-    log_probs, _ = making.make_scorer(config).score([prompts.plain(state) for state in states])
+    imitator = making.make_imitator(config)
+    log_probs = imitator.log_probs([prompts.plain(state) for state in states])
     np.testing.assert_array_equal(log_probs.argmax(axis=1), RIGHT)
     np.testing.assert_allclose(np.exp(log_probs.max(axis=1)), 4 / 9, rtol=1e-6)

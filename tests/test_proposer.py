@@ -62,13 +62,9 @@ def test_the_prior_is_the_estimate_and_the_features_are_those_of_scoring(scored)
 
 def test_a_prompt_that_fits_the_context_leaves_room_for_what_is_sampled():
     proposer = make(k=1)
-    lm = proposer.language_model
     past = tuple((f"You see thing {i}.", "go on") for i in range(120))
-    prompt, left_out = prompts.fit(
-        TextState("wash up", "You see a sink.", past, ("go on",)),
-        proposer.context,
-        lambda text: len(lm.tokenizer(text, verbose=False)["input_ids"]),
-    )
+    state = TextState("wash up", "You see a sink.", past, ("go on",))
+    prompt, left_out = proposer.fit(state, prompts.plain)
     assert left_out > 0
     assert np.isfinite(proposer.score([prompt])[0]).all()
 

@@ -21,7 +21,8 @@ from small_lm import small_lm
 
 from llmprior_jax import models
 from llmprior_jax.models import CheckpointError, checkpoint, load_encoder
-from llmprior_jax.priors import Prompt, Scorer, encode_actions
+from llmprior_jax.priors import Prompt, Scorer, encode_actions, prompts
+from llmprior_jax.types import TextState
 
 TEXTS = [
     "make a tomato salad",
@@ -204,6 +205,21 @@ def test_a_scorer_takes_features_from_an_encoder(plain):
     expected = encode_actions(load_encoder(plain), texts, actions)
     np.testing.assert_array_equal(features, expected)
     assert own.identity == own.fingerprint == other.fingerprint != other.identity
+
+
+def test_a_history_is_cut_to_what_the_encoder_reads_too(plain):
+    scorer, without = Scorer("small", features=str(plain)), Scorer("small")
+    # Its context is 128 tokens; the encoder's is 48.
+    scorer.language_model = without.language_model = small_lm([*TEXTS, *PAIRS])
+    past = tuple(("you see the plate", "go to the board") for _ in range(5))
+    state = TextState("make a tomato salad", "you see the tomato", past, ("go", "pick up"))
+    prompt, left_out = scorer.fit(state, prompts.plain)
+    assert 0 < left_out < 5
+    assert without.fit(state, prompts.plain) == (prompts.plain(state), 0)
+    assert np.isfinite(scorer.score([prompt])[1]).all()
+    longer = prompts.plain(state._replace(history=past[left_out - 1 :]))
+    with pytest.raises(ValueError, match="the encoder reads 48 at most"):
+        scorer.score([longer])
 
 
 # Checkpoints.

@@ -63,9 +63,8 @@ class Proposer(Scorer):
         self._no_match, self._pseudo_count = no_match, pseudo_count
 
     @property
-    def context(self) -> int:
-        """The most tokens that a prompt may have, so that there is room for what is sampled."""
-        return super().context - 2 * self._sampling.max_new_tokens  # A thought and an answer.
+    def _room_kept(self) -> int:
+        return 2 * self._sampling.max_new_tokens  # A thought and an answer.
 
     def score(self, prompts: Sequence[Prompt]) -> tuple[np.ndarray, np.ndarray]:
         """The prior of each prompt's actions, estimated, and what the model makes of them.

@@ -20,10 +20,12 @@ from absl import logging
 from llmprior_jax import models
 from llmprior_jax.priors.features import encode_actions
 from llmprior_jax.priors.generation import Sampling
-from llmprior_jax.priors.prompts import Prompt
+from llmprior_jax.priors.prompts import Builder, Prompt, fit
 from llmprior_jax.priors.proposals import Proposals, propose
 from llmprior_jax.priors.scoring import TextScores, check_options, normalize, score_texts
 from llmprior_jax.priors.store import PriorStore, StoredScores, StoreError
+from llmprior_jax.priors.tokens import count_tokens
+from llmprior_jax.types import TextState
 
 HIDDEN = "hidden"
 _PROMPTS_PER_BATCH = 32
@@ -123,7 +125,12 @@ class Scorer:
     @property
     def context(self) -> int:
         """The most tokens that a prompt may have together with an action."""
-        return self.language_model.config.max_position_embeddings
+        return self.language_model.config.max_position_embeddings - self._room_kept
+
+    @property
+    def _room_kept(self) -> int:
+        """Tokens of the context that are kept free for what the model is to say."""
+        return 0
 
     @functools.cached_property
     def text_encoder(self) -> models.TextEncoder | None:
@@ -142,6 +149,31 @@ class Scorer:
         if "language_model" in self.__dict__:
             return self.language_model.fingerprint
         return models.fingerprint(self.model, quantize=self._quantize)
+
+    def fit(self, state: TextState, build: Builder) -> tuple[Prompt, int]:
+        """A state's prompt, without the oldest of the history where that is too long to be read.
+
+        The language model must have room for it, and so must the text encoder if that makes the
+        features.
+
+        Args:
+          state: the state.
+          build: what builds a prompt.
+
+        Returns:
+          The prompt, and how many (observation, action) pairs it leaves out; see `prompts.fit`.
+        """
+        count = functools.partial(count_tokens, self.language_model.tokenizer)
+        prompt, left_out = fit(state, self.context, count, build)
+        encoder = self.text_encoder
+        if encoder is None:
+            return prompt, left_out
+        # Prompt and action are a pair there, with a mark between them.
+        context = encoder.max_tokens - 1 - self._room_kept
+        count = functools.partial(count_tokens, encoder.tokenizer)
+        rest = state._replace(history=state.history[left_out:])
+        prompt, more = fit(rest, context, count, build)
+        return prompt, left_out + more
 
     def score(self, prompts: Sequence[Prompt]) -> tuple[np.ndarray, np.ndarray]:
         """The prior of each prompt's actions, as `llmprior_jax.priors.score` gives it.

@@ -173,6 +173,7 @@ def make_filler(
             return env.first_observations(make_candidates(config, filler))
         return first_observations(env, env_params)
 
+    imitator = make_imitator(config)
     filler = TableFiller(
         env,
         first,
@@ -181,12 +182,13 @@ def make_filler(
         directory,
         read_only,
         prompts.make(config.prior.prompt, shown),
+        imitator,
     )
     return filler
 
 
-def read_demonstrations(config: Config) -> dict[str, dict[str, int]] | None:
-    """How often each action was shown, by prompt; None where nothing is to be imitated.
+def make_imitator(config: Config) -> Imitator | None:
+    """The prior that demonstrations show; None where nothing is to be imitated.
 
     Raises:
       FileNotFoundError, ValueError: see `datasets.read`.
@@ -202,21 +204,19 @@ def read_demonstrations(config: Config) -> dict[str, dict[str, int]] | None:
         of_prompt = asked.setdefault(prompt.text, {})
         for action, count in counts.items():
             of_prompt[as_asked[action]] = of_prompt.get(as_asked[action], 0) + count
-    return asked
+    return Imitator(asked, config.prior.temperature)
 
 
 def make_scorer(config: Config) -> Scorer:
     """The language model of a configuration, with the store of what it said.
 
     Raises:
-      FileNotFoundError, ValueError: there are no demonstrations where they are to be imitated.
       StoreError: the store cannot be used.
     """
     prior = config.prior
     quantize = prior.quantize or None
-    counts = read_demonstrations(config)
     store = SharedStore(prior.store) if prior.store else None
-    if prior.method == "score":
+    if prior.method != "propose":
         mesh = make_mesh(config.mesh, config.num_seeds, shared_environments(config))
         if not config.mesh and jax.default_backend() == "cpu" and jax.process_count() == 1:
             mesh = None  # One device of a CPU computes on all of its cores.
@@ -229,8 +229,6 @@ def make_scorer(config: Config) -> Scorer:
             prior.features,
             quantize,
         )
-    if counts is not None:
-        return Imitator(prior.model, counts, prior.temperature, store, prior.features, quantize)
     propose = prior.propose
     sampling = Sampling(propose.max_new_tokens, propose.temperature, propose.top_p)
     return Proposer(

@@ -6,7 +6,6 @@ addition, beside one for how features are whitened and by which model all was sc
 said of each text is kept apart from runs (`priors.store`).
 """
 
-import functools
 import pathlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -20,12 +19,12 @@ import safetensors.numpy
 
 from llmprior_jax import models
 from llmprior_jax.envs import TextEnvironment
-from llmprior_jax.priors import Queries, Scorer, prompts, whitening
+from llmprior_jax.priors import Imitator, Queries, Scorer, prompts, whitening
 from llmprior_jax.priors import table as tables
 from llmprior_jax.priors.table import PriorTable
-from llmprior_jax.priors.tokens import count_tokens
 from llmprior_jax.training import hosts
 from llmprior_jax.training.files import write_atomically
+from llmprior_jax.training.loop import Missing
 from llmprior_jax.types import ActionPrior, TextState
 
 _WHITENING = "whitening.safetensors"
@@ -64,6 +63,7 @@ class TableFiller:
         directory: str | pathlib.Path,
         read_only: bool = False,
         build_prompt: prompts.Builder = prompts.plain,
+        imitator: Imitator | None = None,
     ):
         """Nothing is loaded or scored yet.
 
@@ -76,11 +76,13 @@ class TableFiller:
           directory: holds the rows; made when the first are added.
           read_only: leave the directory as it is, and keep new rows in memory only.
           build_prompt: what the language model is asked about a state.
+          imitator: gives the log-probs in place of the language model, which makes the features.
         """
         self.prompts_cut = 0
         self._states = states
         self._first_observations = first_observations
         self._scorer = scorer
+        self._imitator = imitator
         self._num_features = num_features
         self._directory = pathlib.Path(directory)
         self._read_only = read_only
@@ -158,6 +160,13 @@ class TableFiller:
             table = _insert(table, rows)
         return table
 
+    def fill(self, table: PriorTable, missing: Missing) -> tuple[PriorTable, bool]:
+        """Adds the states that environments stalled for; says whether there were any."""
+        is_missing = hosts.fetch(missing.is_missing)
+        if not is_missing.any():
+            return table, False
+        return self.extend(table, hosts.fetch(missing.observation)[is_missing]), True
+
     def score_states(self, states: Sequence[TextState]) -> ActionPrior:
         """Priors [M] of states that need not be of the environment, scored as the table's are.
 
@@ -179,6 +188,12 @@ class TableFiller:
         log_probs[acting], features[acting] = known.log_probs, known.features
         return ActionPrior(jnp.asarray(log_probs), jnp.asarray(features))
 
+    @property
+    def _identity(self) -> str:
+        """What identifies log-probs and features."""
+        imitator = self._imitator
+        return self._scorer.identity + ("" if imitator is None else f" {imitator.identity}")
+
     def _begin(self) -> PriorTable:
         """Scores the first states, and decides by them how features are whitened."""
         observations = self._first_observations()
@@ -186,7 +201,7 @@ class TableFiller:
         fitted = whitening.fit(features[np.isfinite(log_probs)], self._num_features)
 
         def keep() -> bytes:
-            about = {"model": self._scorer.model, "fingerprint": self._scorer.identity}
+            about = {"model": self._scorer.model, "fingerprint": self._identity}
             content = _to_bytes(fitted, about)
             if not self._read_only:
                 self._directory.mkdir(parents=True, exist_ok=True)
@@ -203,8 +218,10 @@ class TableFiller:
 
     def _score_states(self, states: Sequence[TextState]) -> tuple[np.ndarray, np.ndarray]:
         """`log_probs` f32[M, A] and hidden states f32[M, A, D] of M states."""
-        texts = [self._prompt(state) for state in states]
-        log_probs, features = self._scorer.score(texts)
+        log_probs, features = self._scorer.score([self._prompt(state) for state in states])
+        if self._imitator is not None:
+            # It knows a state by all that is to be said of it, whatever a model has room for.
+            log_probs = self._imitator.log_probs([self.build_prompt(state) for state in states])
         missing = self._states.num_actions - log_probs.shape[1]
         return (
             np.pad(log_probs, [(0, 0), (0, missing)], constant_values=-np.inf),
@@ -214,13 +231,7 @@ class TableFiller:
     def _prompt(self, state: TextState) -> prompts.Prompt:
         if not state.history:
             return self.build_prompt(state)
-        lm = self._scorer.language_model
-        prompt, left_out = prompts.fit(
-            state,
-            self._scorer.context,
-            functools.partial(count_tokens, lm.tokenizer),
-            self.build_prompt,
-        )
+        prompt, left_out = self._scorer.fit(state, self.build_prompt)
         self.prompts_cut += left_out > 0
         return prompt
 
@@ -289,7 +300,7 @@ class TableFiller:
 
     def _check_scored_by_us(self, theirs: str | None) -> None:
         try:
-            ours = self._scorer.identity
+            ours = self._identity
         except models.CheckpointError:
             return  # Rows stand on their own; only new ones need the model, and say so.
         if ours != theirs:
