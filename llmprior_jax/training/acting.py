@@ -11,10 +11,11 @@ from llmprior_jax.agents import Agent
 from llmprior_jax.envs import TextEnvironment
 from llmprior_jax.priors import table as tables
 from llmprior_jax.training.config import Config
+from llmprior_jax.training.episodes import Choice, means, play
 from llmprior_jax.training.hosts import fetch
-from llmprior_jax.training.loop import Episodes, Loop, LoopConfig, Missing, make_loop
+from llmprior_jax.training.loop import Episodes, Loop, LoopConfig, make_loop
 from llmprior_jax.training.mesh import make_mesh, share_environments, shared_environments
-from llmprior_jax.training.runs import Decision, over_seeds, step_unit
+from llmprior_jax.training.runs import Decision, fold_in, over_seeds, step_unit
 from llmprior_jax.training.scoring import TableFiller
 
 
@@ -115,20 +116,16 @@ class ActingRun:
         Args:
           fresh: take other episodes than those by which training was watched.
         """
-        keys = self._fresh_keys if fresh else self._eval_keys
-        keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, self.segments)
+        keys = fold_in(self._fresh_keys if fresh else self._eval_keys, self.segments)
         results = {}
         for name, evaluate in self._evaluate.items():
-            episodes, missing = evaluate(self.state.agent, keys, self.table)
-            while self._fill(missing):
+            while True:
                 episodes, missing = evaluate(self.state.agent, keys, self.table)
-            episodes = fetch(episodes)
-            self.evaluated[name] = episodes
-            results |= {
-                f"{name}success_rate": np.mean(episodes.success, axis=1),
-                f"{name}return": np.mean(episodes.returns, axis=1),
-                f"{name}episode_length": np.mean(episodes.length, axis=1),
-            }
+                self.table, incomplete = self.filler.fill(self.table, missing)
+                if not incomplete:
+                    break
+            self.evaluated[name] = episodes = fetch(episodes)
+            results |= means(name, episodes.success, episodes.returns, episodes.length)
         if self._has_history:
             results["prompts_cut"] = np.full(len(keys), self.filler.prompts_cut)
         return results
@@ -141,39 +138,17 @@ class ActingRun:
           key: randomness of the environment and of the agent.
         """
         state = jax.tree.map(lambda leaf: leaf[seed], fetch(self.state.agent))
-        policy, act, step = jax.jit(self.agent.policy), jax.jit(self.agent.act), self.env.step
-        key, reset_key = jax.random.split(key)
-        observation, env_state = self.env.reset(reset_key, self.env_params)
-        done = False
-        while not done:
-            key, act_key, step_key = jax.random.split(key, 3)
+        policy, act = jax.jit(self.agent.policy), jax.jit(self.agent.act)
+
+        def choose(observation: jax.Array, key: jax.Array) -> Choice:
             self.table = self.filler.extend(self.table, np.asarray(observation)[None])
             prior = tables.lookup(self.table, tables.find(self.table, observation))
-            action = act(state, act_key, prior)
-            text = self.env.text_state(np.asarray(observation))
-            scene = self.env.scene(env_state)
             view = policy(state, prior)
-            observation, env_state, reward, terminated, truncated, info = step(
-                step_key, env_state, action, self.env_params
-            )
-            done = bool(terminated | truncated)
-            yield Decision(
-                text=text,
+            return Choice(
                 prior=np.exp(prior.log_probs),
                 q_values=np.asarray(view.q_values),
                 posterior=np.exp(view.log_probs),
-                action=int(action),
-                reward=float(reward),
-                success=bool(info["success"]),
-                truncated=bool(truncated),
-                scene=scene,
+                action=act(state, key, prior),
             )
 
-    def _fill(self, missing: Missing) -> bool:
-        """Scores the states that were missing; says whether there were any."""
-        is_missing = fetch(missing.is_missing)
-        if not is_missing.any():
-            return False
-        observations = fetch(missing.observation)[is_missing]
-        self.table = self.filler.extend(self.table, observations)
-        return True
+        return play(self.env, self.env_params, key, choose)

@@ -28,10 +28,11 @@ from llmprior_jax.priors import table as tables
 from llmprior_jax.priors.table import PriorTable
 from llmprior_jax.training.candidates import Candidates, Tried
 from llmprior_jax.training.config import Config
+from llmprior_jax.training.episodes import means
 from llmprior_jax.training.host_games import HostGames
 from llmprior_jax.training.loop import LoopConfig
 from llmprior_jax.training.replay import Record, lookup_rows, make_replay
-from llmprior_jax.training.runs import Decision, over_seeds, seed_keys, step_unit
+from llmprior_jax.training.runs import Decision, fold_in, over_seeds, seed_keys, step_unit
 from llmprior_jax.training.scoring import TableFiller
 from llmprior_jax.types import TextState
 
@@ -77,8 +78,8 @@ def make_host_loop(agent: Agent, config: LoopConfig) -> HostLoop:
         time: jax.Array,
         row: jax.Array,
     ) -> jax.Array:
-        fold_in = jax.vmap(jax.random.fold_in)
-        keys = fold_in(jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, episode), time)
+        of_episode = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, episode)
+        keys = jax.vmap(jax.random.fold_in)(of_episode, time)
         return jax.vmap(agent.act, in_axes=(None, 0, 0))(agent_state, keys, lookup_rows(table, row))
 
     def learn(
@@ -221,13 +222,13 @@ class HostRun:
         ):
             if games:
                 stream = 2 * number + fresh
-                means = self._evaluate(games, stream, _fold_in(keys, number))
-                results |= {f"{prefix}{name}": mean for name, mean in means.items()}
+                results |= means(prefix, *self._evaluate(games, stream, fold_in(keys, number)))
         return results
 
     def _evaluate(
         self, games: Sequence[str], stream: int, keys: jax.Array
-    ) -> dict[str, np.ndarray]:
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Success, return and length [S, E] of episodes in some games."""
         shape = self._shape[0], self._num_episodes
         begun = [0] * shape[0]
 
@@ -247,11 +248,7 @@ class HostRun:
             success[place] |= step.seen.won.reshape(self._shape)[seed, env]
             returns[place] += step.seen.reward.reshape(self._shape)[seed, env]
             length[place] += 1
-        return {
-            "success_rate": success.mean(axis=1),
-            "return": returns.mean(axis=1),
-            "episode_length": length.mean(axis=1),
-        }
+        return success, returns, length
 
     def _notice(self, step: "_Step", tried: list[list[tuple[TextState, str, float]]]) -> None:
         """Adds a step to what each environment has tried, and tells the candidates of episodes."""
@@ -419,7 +416,7 @@ class HostRun:
 
     def _keys(self, keys: jax.Array) -> jax.Array:
         """The keys [S] of the present segment."""
-        return _fold_in(keys, self.segments)
+        return fold_in(keys, self.segments)
 
 
 class _Episode(NamedTuple):
@@ -450,10 +447,6 @@ class _Step(NamedTuple):
     next_row: np.ndarray
     seen: HostStep
     states: tuple[TextState, ...]
-
-
-def _fold_in(keys: jax.Array, number: int) -> jax.Array:
-    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, number)
 
 
 def _nanmean(values: Sequence[np.ndarray]) -> np.ndarray:

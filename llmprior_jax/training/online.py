@@ -66,7 +66,7 @@ class OnlineRun(ActingRun):
             metrics = fetch(metrics)
             self._committed = self._committed + metrics.pop("committed")
             self._iteration += self._num_iterations
-            self._fill(missing)
+            self.table, _ = self.filler.fill(self.table, missing)
             collected.append(metrics)
         self.segments += 1
         # Before an agent learns, its losses are NaN.

@@ -29,10 +29,11 @@ from llmprior_jax.priors.table import PriorTable
 from llmprior_jax.priors.tokens import count_tokens
 from llmprior_jax.training import rollouts
 from llmprior_jax.training.config import Config
+from llmprior_jax.training.episodes import Choice, means, play
 from llmprior_jax.training.hosts import fetch
-from llmprior_jax.training.loop import EnvsState, Missing, reset_envs
+from llmprior_jax.training.loop import EnvsState, reset_envs
 from llmprior_jax.training.rollouts import Progress, Roller, make_roller
-from llmprior_jax.training.runs import Decision, over_seeds, seed_keys, step_unit
+from llmprior_jax.training.runs import Decision, fold_in, over_seeds, seed_keys, step_unit
 from llmprior_jax.training.scoring import TableFiller
 from llmprior_jax.types import TextState
 
@@ -152,16 +153,11 @@ class PolicyRun:
         Args:
           fresh: take other episodes than those by which training was watched.
         """
-        keys = self._fresh_keys if fresh else self._eval_keys
-        keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, self.segments)
+        keys = fold_in(self._fresh_keys if fresh else self._eval_keys, self.segments)
         results = {}
         for name, (reset, roller) in self._evaluating.items():
             episodes = fetch(self._episodes(self._roll(roller, reset(keys))))
-            results |= {
-                f"{name}success_rate": np.mean(episodes.success, axis=1),
-                f"{name}return": np.mean(episodes.returns, axis=1),
-                f"{name}episode_length": np.mean(episodes.length, axis=1),
-            }
+            results |= means(name, episodes.success, episodes.returns, episodes.length)
         return results
 
     def meta(self) -> dict[str, Any]:
@@ -184,31 +180,20 @@ class PolicyRun:
           key: randomness of the environment and of the policy.
         """
         agent_state = jax.tree.map(lambda leaf: leaf[seed], fetch(self.state.agent))
-        key, reset_key = jax.random.split(key)
-        observation, env_state = self.env.reset(reset_key, self.env_params)
-        done = False
-        while not done:
-            key, act_key, step_key = jax.random.split(key, 3)
+
+        def choose(observation: jax.Array, key: jax.Array) -> Choice:
             self.table = self._filler.extend(self.table, np.asarray(observation)[None])
             row = tables.find(self.table, observation)
             rows = jax.tree.map(operator.itemgetter(row[None]), self._reading.rows(self.table))
             log_probs, _ = self._policy(agent_state, self._model.frozen, rows)
-            action = jax.random.categorical(act_key, log_probs[0])
-            text = self.env.text_state(np.asarray(observation))
-            observation, env_state, reward, terminated, truncated, info = self.env.step(
-                step_key, env_state, action, self.env_params
-            )
-            done = bool(terminated | truncated)
-            yield Decision(
-                text=text,
+            return Choice(
                 prior=np.exp(tables.lookup(self.table, row).log_probs),
                 q_values=np.zeros(self.env.num_actions, np.float32),
                 posterior=np.exp(log_probs[0]),
-                action=int(action),
-                reward=float(reward),
-                success=bool(info["success"]),
-                truncated=bool(truncated),
+                action=jax.random.categorical(key, log_probs[0]),
             )
+
+        return play(self.env, self.env_params, key, choose)
 
     def _roll(self, roller: Roller, envs: EnvsState) -> Progress:
         """A complete rollout of all seeds, with the states that it meets added to the table."""
@@ -218,18 +203,10 @@ class PolicyRun:
             progress, missing = roller.advance(
                 progress, self.state.agent, self._model.frozen, rows, self.table
             )
-            if not self._fill(missing):
+            self.table, incomplete = self._filler.fill(self.table, missing)
+            if not incomplete:
                 return progress
             progress = rollouts.for_more_rows(progress, self.table.observations.shape[0])
-
-    def _fill(self, missing: Missing) -> bool:
-        """Scores the states that were missing; says whether there were any."""
-        is_missing = fetch(missing.is_missing)
-        if not is_missing.any():
-            return False
-        observations = fetch(missing.observation)[is_missing]
-        self.table = self._filler.extend(self.table, observations)
-        return True
 
 
 class Reading:

@@ -127,6 +127,11 @@ def seed_keys(config: Config) -> jax.Array:
     )
 
 
+def fold_in(keys: jax.Array, number: int) -> jax.Array:
+    """Keys [S] that follow from other keys [S] and a number."""
+    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, number)
+
+
 def over_seeds(
     function: Callable[..., Any],
     in_axes: tuple[int | None, ...],
