@@ -33,6 +33,9 @@ _REPLAY = flags.DEFINE_bool(
 _SEED = flags.DEFINE_integer(
     "seed", 0, "Which seed's agent plays the printed episode.", lower_bound=0
 )
+_MESH = flags.DEFINE_string(
+    "mesh", None, "Devices, such as data:1,model:2; by default those of the run if they are there."
+)
 
 _MOST_MISMATCHES = 5
 # Actions below this in prior and posterior are counted, not shown.
@@ -42,7 +45,7 @@ _UNLIKELY = 0.01
 def main(argv: Sequence[str]) -> None:
     del argv
     console = rich.console.Console()
-    run = training.restore(_WORKDIR.value, _AGENT.value, _EPISODES.value)
+    run = training.restore(_WORKDIR.value, _AGENT.value, _EPISODES.value, _MESH.value)
     results = run.evaluate(fresh=True)
     num_seeds = len(results["success_rate"])
     if _SEED.value >= num_seeds:

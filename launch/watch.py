@@ -23,11 +23,14 @@ _AGENT = flags.DEFINE_string("agent", "dqn_prior", "Which of the run's agents pl
 _SEED = flags.DEFINE_integer("seed", 0, "Which seed's agent plays.", lower_bound=0)
 _EPISODE = flags.DEFINE_integer("episode", 0, "Number of the episode to play.", lower_bound=0)
 _OUT = flags.DEFINE_string("out", None, "Directory to write to; by default --workdir/watch.")
+_MESH = flags.DEFINE_string(
+    "mesh", None, "Devices, such as data:1,model:2; by default those of the run if they are there."
+)
 
 
 def main(argv: Sequence[str]) -> None:
     del argv
-    run = training.restore(_WORKDIR.value, _AGENT.value, eval_episodes=1)
+    run = training.restore(_WORKDIR.value, _AGENT.value, eval_episodes=1, mesh=_MESH.value)
     num_seeds = training.read_config(pathlib.Path(_WORKDIR.value)).num_seeds
     if _SEED.value >= num_seeds:
         raise ValueError(f"--seed is {_SEED.value}; the run has seeds 0 to {num_seeds - 1}")

@@ -10,6 +10,7 @@ import pytest
 
 from llmprior_jax import training
 from llmprior_jax.training.mesh import explain_out_of_memory
+from llmprior_jax.training.metrics import read_metrics
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -131,11 +132,34 @@ def test_a_run_goes_on_with_another_mesh(tmp_path):
     run_script(script)
 
 
-def test_the_environments_of_one_seed_are_shared_out(tmp_path):
+@pytest.fixture(scope="module")
+def of_one_seed(tmp_path_factory) -> pathlib.Path:
+    """Where runs of one seed lie that were checked when they were made on eight devices."""
+    directory = tmp_path_factory.mktemp("one_seed")
     script = _RUNS_ON_EIGHT_DEVICES.format(
-        cache=ROOT / ".jax_cache", directory=tmp_path, script=_ENVIRONMENTS_OF_ONE_SEED
+        cache=ROOT / ".jax_cache", directory=directory, script=_ENVIRONMENTS_OF_ONE_SEED
     )
     run_script(script)
+    return directory
+
+
+def test_the_environments_of_one_seed_are_shared_out(of_one_seed):
+    assert (of_one_seed / "four" / "summary.json").exists()
+
+
+def test_a_run_of_eight_devices_is_evaluated_and_played_on_fewer(of_one_seed):
+    assert training.read_config(of_one_seed / "four").mesh == "data:4,model:2"
+    run = training.restore(of_one_seed / "four", "dqn_prior", eval_episodes=16)
+    told = read_metrics(of_one_seed / "four" / "dqn_prior")[-1]
+    assert run.evaluate()["success_rate"].tolist() == told["success_rate"]
+    assert list(run.play(0, jax.random.key(0)))
+
+
+def test_a_mesh_that_is_asked_for_is_made_or_refused(of_one_seed):
+    run = training.restore(of_one_seed / "four", "dqn_prior", eval_episodes=16, mesh="data:2")
+    assert len(run.state.envs.observation.sharding.device_set) == 2
+    with pytest.raises(ValueError, match="needs 8 devices, and there are 2"):
+        training.restore(of_one_seed / "four", "dqn_prior", 16, mesh="data:4,model:2")
 
 
 def test_a_mesh_that_divides_neither_seeds_nor_environments_says_what_would():

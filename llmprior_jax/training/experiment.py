@@ -31,7 +31,7 @@ from llmprior_jax.training.config import (
 )
 from llmprior_jax.training.files import write_atomically
 from llmprior_jax.training.making import make_environment, make_filler, make_run, read_dataset
-from llmprior_jax.training.mesh import explain_out_of_memory
+from llmprior_jax.training.mesh import explain_out_of_memory, mesh_here
 from llmprior_jax.training.metrics import MetricsWriter, read_metrics
 from llmprior_jax.training.runs import Run, step_unit
 from llmprior_jax.training.scoring import TableFiller
@@ -114,7 +114,9 @@ def run(
     return json.loads(hosts.from_first(lambda: _conclude(config, workdir).encode()))
 
 
-def restore(workdir: str | pathlib.Path, name: str, eval_episodes: int) -> Run:
+def restore(
+    workdir: str | pathlib.Path, name: str, eval_episodes: int, mesh: str | None = None
+) -> Run:
     """Restores an agent of a finished or interrupted run, to evaluate it.
 
     Examples:
@@ -126,17 +128,20 @@ def restore(workdir: str | pathlib.Path, name: str, eval_episodes: int) -> Run:
       workdir: directory of the run.
       name: one of the run's agents.
       eval_episodes: episodes per seed that `Run.evaluate` will take.
+      mesh: the devices, see `make_mesh`; by default those that the run was trained on where there
+        are so many, and otherwise as many as divide the seeds.
 
     Raises:
       FileNotFoundError: the directory holds no run, or no checkpoint of the agent.
-      ValueError: the run has no such agent.
-      RestoreError: the agent has checkpoints, and none can be read.
+      ValueError: the run has no such agent, or the mesh is not possible.
+      RestoreError: the agent has checkpoints, and none can be read, or another version wrote them.
     """
     workdir = pathlib.Path(workdir)
     config = read_config(workdir)
     if name not in config.agents:
         raise ValueError(f"{workdir} has no agent {name!r}; it has {', '.join(config.agents)}")
     config.eval_episodes = eval_episodes
+    config.mesh = mesh_here(config) if mesh is None else mesh
     env, env_params = make_environment(config)
     shown = make_examples(config, workdir)
     filler = make_filler(config, env, env_params, workdir / _PRIOR_TABLE, True, shown)

@@ -90,6 +90,15 @@ def make_mesh(spec: str, num_seeds: int, num_envs: int = 1) -> Mesh:
     return Mesh(np.array(devices).reshape(sizes[DATA], sizes[MODEL]), (DATA, MODEL))
 
 
+def mesh_here(config: Config) -> str:
+    """The mesh of a configuration if it can be made here, and the default one otherwise."""
+    try:
+        make_mesh(config.mesh, config.num_seeds, shared_environments(config))
+    except ValueError:
+        return ""
+    return config.mesh
+
+
 def shared_environments(config: Config) -> int:
     """The environments of a seed that devices may share out, 1 where they may not.
 
