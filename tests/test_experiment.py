@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -157,6 +158,18 @@ def test_a_damaged_checkpoint_is_trained_again_from_the_one_before(finished, tmp
         training.run(small_config(), workdir)
     assert f"checkpoint {newest.name}" in caplog.text
     assert_same_bits(final_state(workdir), final_state(finished))
+
+
+def test_a_checkpoint_of_a_version_that_kept_less_is_refused(finished, tmp_path, monkeypatch):
+    shutil.copytree(finished, tmp_path / "run")
+    of_now = training.OnlineRun.meta
+    monkeypatch.setattr(training.OnlineRun, "meta", lambda run: of_now(run) | {"new": 1})
+    for again in (
+        lambda: training.run(small_config(), tmp_path / "run"),
+        lambda: training.restore(tmp_path / "run", "dqn_prior", eval_episodes=1),
+    ):
+        with pytest.raises(training.RestoreError, match=r"another version .* did not keep new; "):
+            again()
 
 
 def test_another_configuration_in_the_same_directory_is_refused(finished):

@@ -20,7 +20,7 @@ from llmprior_jax.priors import Queries, prompts
 from llmprior_jax.priors.prompts import Example
 from llmprior_jax.training import examples, hosts, provenance
 from llmprior_jax.training import summary as summaries
-from llmprior_jax.training.checkpoints import Checkpoints
+from llmprior_jax.training.checkpoints import Checkpoints, RestoreError
 from llmprior_jax.training.checks import check_config
 from llmprior_jax.training.config import (
     CONFIG_FILE,
@@ -76,7 +76,8 @@ def run(
 
     Raises:
       ValueError: the configuration is invalid, or the directory belongs to another one.
-      RestoreError: the directory has checkpoints, and none can be read.
+      RestoreError: the directory has checkpoints, and none can be read, or another version wrote
+        them.
       InterruptedRunError: `should_stop` said so.
       OutOfMemoryError: a device had too little memory.
       ImportError: the configuration asks for what an extra brings; the message names it.
@@ -153,7 +154,7 @@ def restore(
         restored = checkpoints.restore_latest(run.state, set_aside=False)
     if restored is None:
         raise FileNotFoundError(f"{workdir} has no checkpoint of {name} yet")
-    run.restore(*restored)
+    _go_back(run, *restored, directory)
     return run
 
 
@@ -172,6 +173,23 @@ def make_examples(config: Config, workdir: pathlib.Path | None) -> list[Example]
     source = config.prior.examples
     run = restore(source.workdir, source.agent, eval_episodes=1)
     return examples.collect(run, source.count, jax.random.key(config.seed))
+
+
+def _go_back(
+    run: Run, step: int, state: Any, meta: dict[str, Any], directory: pathlib.Path
+) -> None:
+    """Restores a run from a checkpoint, unless that lacks what the run needs.
+
+    Raises:
+      RestoreError: another version wrote it, and did not keep as much.
+    """
+    if missing := sorted(run.meta().keys() - meta.keys()):
+        raise RestoreError(
+            f"checkpoint {step} of {directory} was written by another version of this package, "
+            f"which did not keep {', '.join(missing)}; go on with that version, or start the run "
+            "again with --noresume, or with another --workdir"
+        )
+    run.restore(step, state, meta)
 
 
 def _clear(workdir: pathlib.Path) -> None:
@@ -222,7 +240,7 @@ def _train(
     with Checkpoints(directory / "checkpoints", config.checkpoint.keep) as checkpoints:
         restored = checkpoints.restore_latest(run.state)
         if restored is not None:
-            run.restore(*restored)
+            _go_back(run, *restored, directory / "checkpoints")
             if hosts.is_first():
                 how = "is finished" if run.steps >= run.num_steps else "resumes"
                 tqdm.tqdm.write(f"{name}: {how} after {run.steps:,} {run.unit}")
