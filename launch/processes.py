@@ -1,14 +1,14 @@
-"""Taking part in a run of several processes, on one host or on many. Importing this joins them.
+"""Taking part in a run of several processes, on one host or on many.
 
 Every process is started with the same command. `--distributed` finds the others by what Slurm, Open
 MPI, Cloud TPU or GKE say in the environment; elsewhere three flags say where they are. Without any
 of them a command runs by itself, whatever it was started by.
-
-JAX wants this before anything uses a device, and importing gymnax does: hence at import, from
-`sys.argv`, and before the other imports of a command.
 """
 
+import math
+import socket
 import sys
+import time
 
 import jax
 from absl import flags
@@ -24,43 +24,90 @@ _NUMBER = flags.DEFINE_integer(
 )
 _ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.", lower_bound=0)
 
+# On a busy day, cluster managers start processes minutes apart.
+_SECONDS_TO_WAIT = 300
+_SECONDS_BETWEEN = 0.2
 
-def _join() -> None:
+
+def join() -> None:
     """Joins the other processes, if the flags say that there are any.
 
+    JAX wants this before anything uses a device, and importing gymnax does.
+
     Raises:
-      flags.Error: a flag cannot be parsed.
-      ValueError: the flags, or the environment, do not say who they are.
+      ValueError: the flags, or the environment, do not say who they are, or they cannot be joined.
     """
-    own = flags.FlagValues()
-    for holder in (_DISTRIBUTED, _COORDINATOR, _NUMBER, _ID):
-        own[holder.name] = flags.FLAGS[holder.name]
-    own(sys.argv, known_only=True)
-    coordinator, number, process = (own[h.name].value for h in (_COORDINATOR, _NUMBER, _ID))
-    named = [value is not None for value in (coordinator, number, process)]
-    if any(named):
-        if not all(named):
-            raise ValueError(
-                "--coordinator_address, --num_processes and --process_id go together; give all "
-                "three, or --distributed alone"
-            )
-        jax.distributed.initialize(coordinator, number, process)
-    elif own[_DISTRIBUTED.name].value:
+    named = _COORDINATOR.value, _NUMBER.value, _ID.value
+    if any(value is not None for value in named):
+        connect(*named)
+    elif _DISTRIBUTED.value:
+        _say("waiting for the other processes")
         try:
-            jax.distributed.initialize()
-        except ValueError as error:
+            jax.distributed.initialize(initialization_timeout=_SECONDS_TO_WAIT)
+        except (ValueError, RuntimeError) as error:
             raise ValueError(
-                f"--distributed found no other processes ({error}); start the command with srun or "
-                "mpirun, or give --coordinator_address, --num_processes and --process_id"
+                f"--distributed could not join other processes ({error}); start the command with "
+                "srun or mpirun, or give --coordinator_address, --num_processes and --process_id"
             ) from error
 
 
-try:
-    _join()
-except (flags.Error, ValueError) as error:
-    sys.exit(f"error: {error}")
+def connect(
+    coordinator: str | None,
+    num_processes: int | None,
+    process_id: int | None,
+    seconds: float = _SECONDS_TO_WAIT,
+) -> None:
+    """Joins the processes that meet at an address.
+
+    Raises:
+      ValueError: an argument is missing or out of its range, or nobody is there.
+    """
+    if coordinator is None or num_processes is None or process_id is None:
+        raise ValueError(
+            "--coordinator_address, --num_processes and --process_id go together; give all three, "
+            "or --distributed alone"
+        )
+    host, colon, port = coordinator.rpartition(":")
+    if not (host and colon and port.isdecimal()):
+        raise ValueError(
+            f"--coordinator_address is {coordinator!r}; write it like 10.0.0.1:8476, HOST:PORT"
+        )
+    if process_id >= num_processes:
+        raise ValueError(
+            f"--process_id is {process_id}, and --num_processes is {num_processes}; number them "
+            f"from 0 to {num_processes - 1}"
+        )
+    _say(f"waiting for {num_processes} processes at {coordinator}")
+    if process_id:
+        _wait_for(host.strip("[]"), int(port), seconds)
+    try:
+        jax.distributed.initialize(
+            coordinator, num_processes, process_id, initialization_timeout=math.ceil(seconds)
+        )
+    except RuntimeError as error:
+        raise ValueError(
+            f"process {process_id} cannot join the others at {coordinator} ({error}); see that its "
+            "port is free where process 0 runs, and give another if it is not"
+        ) from error
 
 
-def is_first() -> bool:
-    """Whether this is the process that prints."""
-    return jax.process_index() == 0
+def _wait_for(host: str, port: int, seconds: float) -> None:
+    """Returns once somebody listens; where nobody comes, JAX would abort the process."""
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            socket.create_connection((host, port), timeout=max(seconds, 1)).close()
+            return
+        except OSError as error:
+            if time.monotonic() >= until:
+                raise ValueError(
+                    f"nobody answers at --coordinator_address={host}:{port} after {seconds:g} "
+                    f"seconds ({error}); start process 0 with the same command there, and see that "
+                    "the port can be reached from here"
+                ) from error
+        time.sleep(_SECONDS_BETWEEN)
+
+
+def _say(what: str) -> None:
+    # Where some never come, JAX aborts with a report of its own that does not say so.
+    print(f"{what}, for {_SECONDS_TO_WAIT} seconds at most", file=sys.stderr, flush=True)

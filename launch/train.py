@@ -11,18 +11,15 @@ Several processes train one run together when each is started with this command,
 all of them see; `--distributed` finds them under Slurm, Open MPI and on TPUs.
 """
 
-from launch import processes
-
-# isort: split
 from collections.abc import Sequence
 
 import rich.console
 from absl import flags
 from ml_collections import config_flags
 
-from launch import app
+from launch import app, processes
 from llmprior_jax import training
-from llmprior_jax.training import summary
+from llmprior_jax.training import hosts, summary
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "What to run: a file with `get_config()`."
@@ -43,6 +40,7 @@ flags.mark_flag_as_required("config")
 
 def main(argv: Sequence[str]) -> None:
     del argv
+    processes.join()
     config = _CONFIG.value
     if _PRIOR.value is not None:
         config.prior.model = _PRIOR.value
@@ -52,7 +50,7 @@ def main(argv: Sequence[str]) -> None:
         config.wandb_project = _WANDB.value
     with app.StopSignal() as should_stop:
         results = training.run(config, _WORKDIR.value, _RESUME.value, should_stop)
-    if processes.is_first():
+    if hosts.is_first():
         rich.console.Console().print(summary.table(results, config.num_seeds))
         print(f"summary.json, learning_curves.png and metrics are in {_WORKDIR.value}")
 

@@ -12,6 +12,7 @@ import jax
 import pytest
 from test_experiment import assert_same_bits, final_state, reached, small_config
 
+from launch import processes
 from llmprior_jax import training
 from llmprior_jax.training import hosts
 from llmprior_jax.training.metrics import read_metrics
@@ -75,6 +76,29 @@ def test_two_processes_that_are_killed_end_as_one_process_does(tmp_path):
     assert_same_bits(final_state(workdir), final_state(tmp_path / "one"))
     assert read_metrics(workdir / "dqn_prior") == read_metrics(tmp_path / "one" / "dqn_prior")
     assert len((workdir / "prior_queries.jsonl").read_text().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        (("127.0.0.1:1", 2, None), "give all three"),
+        (("127.0.0.1", 2, 1), "write it like 10.0.0.1:8476"),
+        (("127.0.0.1:1", 2, 2), "number them from 0 to 1"),
+        (("127.0.0.1:1", 2, 1), r"nobody answers at .*=127\.0\.0\.1:1 after 0 seconds .*process 0"),
+    ],
+)
+def test_processes_that_cannot_be_joined_are_told_what_to_do(where, message):
+    with pytest.raises(ValueError, match=message):
+        processes.connect(*where, seconds=0)
+
+
+def test_a_port_that_is_taken_is_named(monkeypatch):
+    def initialize(*arguments, **options):
+        raise RuntimeError("UNKNOWN: Failed to start RPC server")
+
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    with pytest.raises(ValueError, match=r"cannot join .* at 127\.0\.0\.1:1 .* port is free"):
+        processes.connect("127.0.0.1:1", 2, 0)
 
 
 class Elsewhere:

@@ -17,6 +17,10 @@ ROOT = pathlib.Path(__file__).parent.parent
 CONFIGS = sorted(path for path in (ROOT / "launch" / "configs").glob("[!_]*.py"))
 
 
+# As one of two processes, whose first is nowhere: to wait for it takes five minutes.
+OF_SEVERAL = ["--coordinator_address=127.0.0.1:1", "--num_processes=2", "--process_id=1"]
+
+
 def launch(*arguments: str) -> subprocess.CompletedProcess:
     environment = os.environ | {
         "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache"),
@@ -29,13 +33,14 @@ def launch(*arguments: str) -> subprocess.CompletedProcess:
         capture_output=True,
         text=True,
         check=False,
+        timeout=240,
     )
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--config.agent.alhpa=0.1"], "alpha"),
+        (["--config.agent.alhpa=0.1", *OF_SEVERAL], "alpha"),
         (["--config.env=Overcooked-TomatoLetuceSalad"], "Overcooked-TomatoLettuceSalad"),
         (["--config.agent.alpha=0"], "alpha is 0"),
         (["--prior=/nowhere"], "/nowhere"),
@@ -66,7 +71,7 @@ def test_a_field_without_a_config_asks_for_one(tmp_path):
 
 
 def test_help_tells_what_the_app_is_for_and_its_own_flags_in_their_order():
-    result = launch("launch.train", "--help")
+    result = launch("launch.train", "--help", *OF_SEVERAL)
     assert result.returncode == 0
     assert result.stdout.startswith("Trains agents with a language-model prior")
     told = re.findall(r"^  --(\S+)", result.stdout, re.MULTILINE)

@@ -1,21 +1,34 @@
-"""Training ties text, arrays and agents together: the loop, evaluation, checkpoints, metrics."""
+"""Training ties text, arrays and agents together: the loop, evaluation, checkpoints, metrics.
 
-from llmprior_jax.training.acting import ActingRun
-from llmprior_jax.training.checkpoints import Checkpoints, RestoreError
-from llmprior_jax.training.config import Config, ConfigMismatchError, default_config, read_config
-from llmprior_jax.training.datasets import Dataset
-from llmprior_jax.training.experiment import (
-    SUMMARY_FILE,
-    InterruptedRunError,
-    restore,
-    run,
-)
-from llmprior_jax.training.loop import Episodes, Loop, LoopConfig, LoopState, make_loop
-from llmprior_jax.training.making import make_agent
-from llmprior_jax.training.mesh import OutOfMemoryError, make_mesh
-from llmprior_jax.training.offline import OfflineRun
-from llmprior_jax.training.online import OnlineRun
-from llmprior_jax.training.runs import Decision, Run, over_seeds, seed_keys
+What is here is imported when first used. So a configuration can be read before anything uses a
+device, which a run of several processes needs.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llmprior_jax.training.acting import ActingRun
+    from llmprior_jax.training.checkpoints import Checkpoints, RestoreError
+    from llmprior_jax.training.config import (
+        Config,
+        ConfigMismatchError,
+        default_config,
+        read_config,
+    )
+    from llmprior_jax.training.datasets import Dataset
+    from llmprior_jax.training.experiment import (
+        SUMMARY_FILE,
+        InterruptedRunError,
+        restore,
+        run,
+    )
+    from llmprior_jax.training.loop import Episodes, Loop, LoopConfig, LoopState, make_loop
+    from llmprior_jax.training.making import make_agent
+    from llmprior_jax.training.mesh import OutOfMemoryError, make_mesh
+    from llmprior_jax.training.offline import OfflineRun
+    from llmprior_jax.training.online import OnlineRun
+    from llmprior_jax.training.runs import Decision, Run, over_seeds, seed_keys
 
 __all__ = [
     "SUMMARY_FILE",
@@ -45,3 +58,28 @@ __all__ = [
     "run",
     "seed_keys",
 ]
+
+_NAMES = {
+    "acting": "ActingRun",
+    "checkpoints": "Checkpoints RestoreError",
+    "config": "Config ConfigMismatchError default_config read_config",
+    "datasets": "Dataset",
+    "experiment": "SUMMARY_FILE InterruptedRunError restore run",
+    "loop": "Episodes Loop LoopConfig LoopState make_loop",
+    "making": "make_agent",
+    "mesh": "OutOfMemoryError make_mesh",
+    "offline": "OfflineRun",
+    "online": "OnlineRun",
+    "runs": "Decision Run over_seeds seed_keys",
+}
+_MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
