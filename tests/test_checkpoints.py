@@ -50,6 +50,19 @@ def test_the_newest_checkpoint_comes_back_exactly(tmp_path):
     assert_same(state, state_of(2))
 
 
+@pytest.mark.parametrize("axis", range(3))
+def test_what_was_shared_out_over_an_axis_is_whole_on_one_device(tmp_path, axis):
+    mesh = jax.sharding.Mesh(np.array(jax.devices()), ("data",))
+    over = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*[None] * axis, "data"))
+    # More than a block of the digest, and blocks that the devices' parts do not end with.
+    state = {"array": jnp.arange(6 * 4 * 5000, dtype=jnp.float32).reshape(6, 4, 5000)}
+    with Checkpoints(tmp_path, 1) as checkpoints:
+        checkpoints.save(1, jax.device_put(state, over), {})
+    with Checkpoints(tmp_path, 1) as checkpoints:
+        _, restored, _ = checkpoints.restore_latest(jax.tree.map(jnp.zeros_like, state))
+    assert_same(restored, state)
+
+
 def test_nothing_saved_restores_nothing(tmp_path):
     with Checkpoints(tmp_path, 3) as checkpoints:
         assert checkpoints.restore_latest(state_of(0)) is None
