@@ -358,6 +358,16 @@ def test_a_store_that_knows_all_and_may_only_be_read_warns_of_nothing(store, mon
     assert caplog.text == ""
 
 
+def test_a_store_in_a_directory_that_may_only_be_read_is_read(tmp_path, monkeypatch):
+    path = tmp_path / "priors.sqlite"
+    with PriorStore(path) as store:
+        store.put_scores("f", "model", {"prompt": answers("prompt", ["a"])})
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with PriorStore(path) as store:
+        assert store.get_scores("f", ["prompt"])[0] is not None
+        assert list(tmp_path.iterdir()) == [path], "SQLite made a file where it may not"
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_file_without_write_permission_is_read(tmp_path):
     path = tmp_path / "priors.sqlite"

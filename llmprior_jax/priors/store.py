@@ -347,10 +347,15 @@ class PriorStore:
                 f"{self.path}: its directory cannot be made ({error}); {_ANOTHER}"
             ) from error
         # A file that others may write to, though not we, has to be opened so.
-        self.read_only = self.path.exists() and not os.access(self.path, os.W_OK)
-        mode = "ro" if self.read_only else "rwc"
+        may_write = [os.access(path, os.W_OK) for path in (self.path, self.path.parent)]
+        self.read_only = self.path.exists() and not all(may_write)
+        how = "mode=ro" if self.read_only else "mode=rwc"
+        # Even to read, SQLite makes files beside a database, unless it is told that nobody writes;
+        # who does has left one of them there.
+        if self.read_only and not may_write[1] and not pathlib.Path(f"{self.path}-wal").exists():
+            how += "&immutable=1"
         connection = sqlite3.connect(
-            f"{self.path.absolute().as_uri()}?mode={mode}",
+            f"{self.path.absolute().as_uri()}?{how}",
             uri=True,
             timeout=_SECONDS_TO_WAIT,
             isolation_level=None,
