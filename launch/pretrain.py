@@ -5,7 +5,7 @@ generates a corpus (`launch.pretraining`), learns a tokenizer from it, trains `m
 it for a few minutes on a CPU, and saves a Hugging Face checkpoint, which `models.load` and
  transformers' `Qwen2ForCausalLM` read like any other.
 
-    python -m launch.pretrain --out=/tmp/tiny
+    python -m launch.pretrain --out=runs/tiny
 
 What the corpus leaves out on purpose, and how good the result is, stands in
 `llmprior_jax/models/tiny/DATASHEET.md`.

@@ -120,10 +120,12 @@ def passes(states: Sequence[Sequences]) -> Iterator[Pass]:
     # Sorted, states with a common beginning are neighbours and meet in a row.
     short: list[int] = []
     long: list[int] = []  # Apart, so that one long state does not make every row long.
+    sizes = [_trie_size(state.tokens) for state in states]
     for b in sorted(range(len(states)), key=lambda b: _sort_key(states[b].tokens[0])):
-        (short if _tokens_needed(states[b]) <= _ROW_TOKENS else long).append(b)
+        is_short = max(sizes[b], _tokens_for_slots(states[b])) <= _ROW_TOKENS
+        (short if is_short else long).append(b)
     for order in filter(None, (short, long)):
-        rows, length = _fill_rows(states, order)
+        rows, length = _fill_rows(states, sizes, order)
         for begin, end in itertools.pairwise(_cuts(len(rows), length)):
             yield _pack(states, rows[begin:end], length)
 
@@ -156,12 +158,14 @@ def _cuts(rows: int, length: int) -> list[int]:
     return [*range(0, rows - rows % several, several), *range(rows - rows % several, rows + 1)]
 
 
-def _fill_rows(states: Sequence[Sequences], order: Sequence[int]) -> tuple[list[list[int]], int]:
+def _fill_rows(
+    states: Sequence[Sequences], trie_sizes: Sequence[int], order: Sequence[int]
+) -> tuple[list[list[int]], int]:
     """Puts indices of states into rows, in their order, and says how many tokens every row has."""
     # What the first texts of two neighbours share is the least that their tries share.
     firsts = [states[b].tokens[0] for b in order]
     shared = [0, *itertools.starmap(common_prefix, itertools.pairwise(firsts))]
-    sizes = [_trie_size(states[b].tokens) for b in order]
+    sizes = [trie_sizes[b] for b in order]
     slots = [len(states[b].tokens) for b in order]
 
     def fill(length: int) -> list[list[int]]:
@@ -182,7 +186,7 @@ def _fill_rows(states: Sequence[Sequences], order: Sequence[int]) -> tuple[list[
 
     # Either rows that fit the longest state, or rows of a standard length for several states. Both
     # vary little within a run, whatever the size of a batch.
-    needs = [max(size, _TOKENS_PER_SLOT * n) for size, n in zip(sizes, slots, strict=True)]
+    needs = [max(trie_sizes[b], _tokens_for_slots(states[b])) for b in order]
     close = _bucket(max(needs), steps=8)
     standard = min(_bucket(sum(needs), steps=1), _ROW_TOKENS)
     length = min((close, max(close, standard)), key=cost)
@@ -247,7 +251,12 @@ def _trie_size(texts: Sequence[np.ndarray]) -> int:
 
 def _tokens_needed(state: Sequences) -> int:
     """Tokens that a row must have for one state."""
-    return max(_trie_size(state.tokens), _TOKENS_PER_SLOT * len(state.tokens))
+    return max(_trie_size(state.tokens), _tokens_for_slots(state))
+
+
+def _tokens_for_slots(state: Sequences) -> int:
+    """Tokens that a row must have so that there is a slot for each text of a state."""
+    return _TOKENS_PER_SLOT * len(state.tokens)
 
 
 def _bucket(n: int, steps: int) -> int:
