@@ -12,7 +12,6 @@ import concurrent.futures
 import difflib
 import functools
 import itertools
-import json
 import operator
 import pathlib
 import re
@@ -31,6 +30,8 @@ from launch import app
 from llmprior_jax import training
 from llmprior_jax.training import summary
 from llmprior_jax.training.config import check_workdir
+from llmprior_jax.training.metrics import read_metrics
+from llmprior_jax.training.runs import step_unit
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "What to run: a file with `get_config()`."
@@ -92,8 +93,11 @@ def main(argv: Sequence[str]) -> None:
     results = {}
     for name in runs:
         if codes[name] == 0:
-            told = json.loads((workdir / name / training.SUMMARY_FILE).read_text())
-            results |= {f"{name} {agent}": row for agent, row in told.items()}
+            # Not from its summary, which another version may have written in other words.
+            config = training.read_config(workdir / name)
+            for agent in config.agents:
+                told = read_metrics(workdir / name / agent)
+                results[f"{name} {agent}"] = summary.summarize(told, step_unit(config))
     if results:
         rich.console.Console().print(summary.table(results, _CONFIG.value.num_seeds))
     failed = [name for name, code in codes.items() if code]

@@ -53,7 +53,9 @@ def test_a_sweep_tells_all_results_and_does_nothing_twice(tmp_path: pathlib.Path
     assert "config.eval_episodes is 0" in (tmp_path / "eval_episodes=0" / "log.txt").read_text()
     assert "eval_episodes=8" in first.stdout
     before = (tmp_path / "eval_episodes=8" / "log.txt").read_text()
-    launch(*command)
+    (tmp_path / "eval_episodes=8" / "summary.json").write_text('{"random": {"of": "before"}}')
+    again = launch(*command)
     assert (tmp_path / "eval_episodes=8" / "log.txt").read_text() == before
+    assert again.stdout.splitlines()[:5] == first.stdout.splitlines()[:5]
     other = launch(*command, "--config.seed=1")
     assert "seed: 0 in the directory, 1 now" in other.stderr
