@@ -259,6 +259,19 @@ def test_the_fingerprint_knows_the_pooling(plain, sentence):
     assert len(set(prints)) == 3
 
 
+def test_a_text_is_read_in_lower_case_where_the_checkpoint_says_so(sentence):
+    as_it_is = load_encoder(sentence)
+    edit_json(sentence / "sentence_bert_config.json", do_lower_case=True)
+    lower = load_encoder(sentence)
+    shouted, said = ["GO To the Plate"], ["go to the plate"]
+    assert not np.array_equal(as_it_is.encode(shouted), as_it_is.encode(said))
+    np.testing.assert_array_equal(lower.encode(shouted), as_it_is.encode(said))
+    np.testing.assert_array_equal(
+        lower.encode(said, pairs=shouted), as_it_is.encode(said, pairs=said)
+    )
+    assert lower.fingerprint != as_it_is.fingerprint
+
+
 def edit_json(path: pathlib.Path, **changes) -> None:
     write_json(path, json.loads(path.read_text()) | changes)
 

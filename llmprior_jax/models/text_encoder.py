@@ -49,6 +49,7 @@ class TextEncoder:
       pooling: "mean" over a text's tokens, or "cls", the first one.
       unit_length: whether vectors are scaled to length 1.
       fingerprint: as that of a `LanguageModel`, over pooling and length too.
+      lower_case: whether texts are read in lower case.
     """
 
     config: EncoderConfig
@@ -59,6 +60,7 @@ class TextEncoder:
     pooling: str
     unit_length: bool
     fingerprint: str
+    lower_case: bool = False
 
     def encode(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> jax.Array:
         """The vector of each text, or of each pair of texts.
@@ -86,8 +88,8 @@ class TextEncoder:
         if not texts:
             return jnp.asarray(vectors)
         encoded = self.tokenizer(
-            list(texts),
-            None if pairs is None else list(pairs),
+            self._as_read(texts),
+            None if pairs is None else self._as_read(pairs),
             return_token_type_ids=True,
             verbose=False,
         )
@@ -113,6 +115,9 @@ class TextEncoder:
         passes = jax.device_get(results)
         vectors[order] = np.concatenate(passes)[: len(order)]
         return jnp.asarray(vectors)
+
+    def _as_read(self, texts: Sequence[str]) -> list[str]:
+        return [text.lower() for text in texts] if self.lower_case else list(texts)
 
     def _check_tokens(self, tokens: Sequence[Sequence[int]], lengths: np.ndarray) -> None:
         longest = int(lengths.argmax())
@@ -180,8 +185,8 @@ def load_encoder(path_or_hub_id: str | Path, dtype: Any = jnp.float32) -> TextEn
         `tokenizer.json`; or an id on the Hugging Face hub such as
         "sentence-transformers/all-MiniLM-L6-v2", whose files are downloaded once. Where
         `modules.json` of sentence-transformers is there, it says how tokens are pooled and whether
-        vectors have length 1, and `sentence_bert_config.json` how long a text may be. Without it,
-        vectors are means of whatever length.
+        vectors have length 1, and `sentence_bert_config.json` how long a text may be and whether it
+        is read in lower case. Without it, vectors are means of whatever length.
       dtype: of parameters and activations: float32, bfloat16 or float16. Vectors are f32 always.
 
     Returns:
@@ -194,7 +199,7 @@ def load_encoder(path_or_hub_id: str | Path, dtype: Any = jnp.float32) -> TextEn
     """
     check_dtype(dtype)
     directory = find_directory(path_or_hub_id, _FILES)
-    pooling, unit_length, max_tokens = _read_modules(directory)
+    pooling, unit_length, max_tokens, lower_case = _read_modules(directory)
     config, graphdef, params = checkpoint.read(directory, dtype, architectures.ENCODERS)
     max_tokens = min(max_tokens or config.max_position_embeddings, config.max_position_embeddings)
     return TextEncoder(
@@ -205,14 +210,17 @@ def load_encoder(path_or_hub_id: str | Path, dtype: Any = jnp.float32) -> TextEn
         max_tokens=max_tokens,
         pooling=pooling,
         unit_length=unit_length,
-        fingerprint=checkpoint.fingerprint(directory, dtype, f"{pooling} {unit_length}"),
+        fingerprint=checkpoint.fingerprint(
+            directory, dtype, f"{pooling} {unit_length}{' lower case' if lower_case else ''}"
+        ),
+        lower_case=lower_case,
     )
 
 
-def _read_modules(directory: Path) -> tuple[str, bool, int | None]:
-    """Pooling, whether vectors have length 1, and the longest text if it is said."""
+def _read_modules(directory: Path) -> tuple[str, bool, int | None, bool]:
+    """Pooling, whether vectors have length 1, the longest text if it is said, and lower case."""
     if not (directory / _MODULES).is_file():
-        return "mean", False, None
+        return "mean", False, None, False
     problems: list[str] = []
     modules = checkpoint.read_json(directory / _MODULES, problems, list)
     pooling, unit_length = "mean", False
@@ -228,15 +236,16 @@ def _read_modules(directory: Path) -> tuple[str, bool, int | None]:
                 f"{_MODULES}: module {i} is {kind!r}; supported are 'Transformer', 'Pooling' and "
                 "'Normalize'"
             )
-    max_tokens = None
+    max_tokens, lower_case = None, False
     if (directory / _SENTENCE).is_file():
         fields = checkpoint.read_json(directory / _SENTENCE, problems)
         reader = Reader(fields or {}, f"{_SENTENCE}: ", problems)
         if "max_seq_length" in reader.fields:
             max_tokens = reader.integer("max_seq_length")
+        lower_case = reader.flag("do_lower_case", False)
     if problems:
         raise CheckpointError(str(directory), problems)
-    return pooling, unit_length, max_tokens
+    return pooling, unit_length, max_tokens, lower_case
 
 
 def _read_pooling(directory: Path, path: Any, problems: list[str]) -> str:
