@@ -134,7 +134,10 @@ def help_text(module: str) -> str:
         default = "" if flag.default in (None, "", [], False) else f" (default: {_shown(flag)})"
         head = f"  {names[flag.name]:<{len(indent) - 4}}  "
         lines += textwrap.wrap(
-            f"{flag.help}{default}", width, initial_indent=head, subsequent_indent=indent
+            " ".join(f"{flag.help}{default}".split()),
+            width,
+            initial_indent=head,
+            subsequent_indent=indent,
         )
     return "\n".join([*lines, "", "more: --helpfull"])
 

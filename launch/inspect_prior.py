@@ -16,14 +16,13 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
-import tqdm
 from absl import flags
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
 from launch import app, pictures
-from llmprior_jax import envs, models, priors, training
+from llmprior_jax import envs, models, priors, progress, training
 from llmprior_jax.training.acting import ActingRun
 from llmprior_jax.training.calibration import Calibration, calibration
 from llmprior_jax.training.files import write_atomically
@@ -74,7 +73,7 @@ def main(argv: Sequence[str]) -> None:
     lm = models.load(model)
     sections = [
         _section(lm, state, build_prompt(state), normalization, temperature)
-        for state in tqdm.tqdm(states, desc="inspecting", unit="state", disable=None)
+        for state in progress.bar(states, desc="inspecting", unit="state")
     ]
     title = f"The prior of {model}"
     body = f"<h1>{html.escape(title)}</h1>{chart}{''.join(sections)}"

@@ -12,11 +12,10 @@ Needs `pip install 'llmprior-jax[alfworld]'`. A game takes a few seconds.
 
 from collections.abc import Sequence
 
-import rich.console
-import rich.progress
 from absl import flags
 
 from launch import app
+from llmprior_jax import progress
 from llmprior_jax.envs import alfworld_games
 
 _TASKS = flags.DEFINE_list(
@@ -33,17 +32,15 @@ _OUT = flags.DEFINE_string("out", None, "Data directory to write.", required=Tru
 def main(argv: Sequence[str]) -> None:
     del argv
     tasks = tuple(alfworld_games.TASK_TYPES) if _TASKS.value == ["all"] else tuple(_TASKS.value)
-    console = rich.console.Console(stderr=True)
-    with rich.progress.Progress(console=console) as bar:
-        total = len(tasks) * (_TRAIN.value + _UNSEEN.value)
-        progress = bar.add_task("Making games", total=total)
+    total = len(tasks) * (_TRAIN.value + _UNSEEN.value)
+    with progress.bar(total=total, desc="games", unit="game") as bar:
         games = alfworld_games.make_games(
             _OUT.value,
             tasks=tasks,
             train=_TRAIN.value,
             unseen=_UNSEEN.value,
             seed=_SEED.value,
-            progress=lambda _: bar.advance(progress),
+            progress=lambda _: bar.update(),
         )
     counts = ", ".join(f"{len(paths)} in {split}" for split, paths in games.items())
     print(f"Made {counts}. Play them with ALFWORLD_DATA={_OUT.value}")

@@ -22,7 +22,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import safetensors.numpy
-import tqdm
 from absl import flags
 from flax import nnx
 from transformers import PreTrainedTokenizerBase
@@ -31,6 +30,7 @@ from launch import app
 from launch.pretraining import corpus
 from launch.pretraining.phrases import Document
 from launch.pretraining.tokenizer import train_tokenizer
+from llmprior_jax import progress
 from llmprior_jax.models import Decoder, DecoderConfig, checkpoint
 
 _OUT = flags.DEFINE_string("out", None, "Folder to write the checkpoint to.", required=True)
@@ -193,12 +193,12 @@ def train(decoder: Decoder, rows: Rows, seed: int) -> None:
 
     state = optimizer.init(params)
     order = np.random.default_rng(seed).permutation(len(rows.tokens))
-    progress = tqdm.trange(steps, desc="training", unit="step")
-    for number in progress:
+    bar = progress.bar(range(steps), desc="training", unit="step")
+    for number in bar:
         batch = Rows(*(field[order[number * BATCH : (number + 1) * BATCH]] for field in rows))
         params, state, value = step(params, state, batch)
         if number % 10 == 0:
-            progress.set_postfix(loss=f"{value:.3f}")
+            bar.set_postfix(loss=f"{value:.3f}")
     nnx.update(decoder, params)
 
 

@@ -24,7 +24,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import tqdm
 from absl import flags
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -32,7 +31,7 @@ from matplotlib.figure import Figure
 from launch import app, claims, experiments
 from launch.claims import Curve
 from launch.experiments import Experiment, Run
-from llmprior_jax import training
+from llmprior_jax import progress, training
 from llmprior_jax.training import provenance, summary
 from llmprior_jax.training.config import check_workdir
 from llmprior_jax.training.files import write_atomically
@@ -123,7 +122,7 @@ def _finished(workdir: pathlib.Path, chosen: Mapping[str, Experiment]) -> dict[s
 def _train(workdir: pathlib.Path, runs: Mapping[str, Run]) -> None:
     """Trains what is not finished yet."""
     with app.StopSignal() as should_stop:
-        for name, run in tqdm.tqdm(runs.items(), desc="runs", disable=None):
+        for name, run in progress.bar(runs.items(), desc="runs"):
             check_workdir(workdir / name, run.config)
             if not (workdir / name / training.SUMMARY_FILE).exists():
                 with _timed(workdir, name):

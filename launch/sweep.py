@@ -22,12 +22,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import rich.console
-import tqdm
 from absl import flags
 from ml_collections import config_flags
 
 from launch import app
-from llmprior_jax import training
+from llmprior_jax import progress, training
 from llmprior_jax.training import summary
 from llmprior_jax.training.config import check_workdir
 from llmprior_jax.training.metrics import read_metrics
@@ -38,7 +37,7 @@ _CONFIG = config_flags.DEFINE_config_file(
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the sweep.", required=True)
 _SET = flags.DEFINE_multi_string(
-    "set", [], "A field of the configuration and its values: agent.alpha=0.01,0.1. Repeatable."
+    "set", [], "A field of the configuration and its values: agent.alpha=0.01,0.1"
 )
 _JOBS = flags.DEFINE_integer(
     "jobs", 1, "Runs at the same time; one already uses all cores.", lower_bound=1
@@ -80,7 +79,7 @@ def main(argv: Sequence[str]) -> None:
     with (
         app.StopSignal() as should_stop,
         concurrent.futures.ThreadPoolExecutor(_JOBS.value) as pool,
-        tqdm.tqdm(total=len(runs), desc="sweep", unit="run", disable=None) as bar,
+        progress.bar(total=len(runs), desc="sweep", unit="run") as bar,
     ):
         futures = {}
         for name, point in runs.items():

@@ -11,11 +11,10 @@ import pathlib
 from collections.abc import Sequence
 
 import jax
-import tqdm
 from absl import flags
 
 from launch import app, pictures
-from llmprior_jax import training
+from llmprior_jax import progress, training
 from llmprior_jax.training.files import write_atomically
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.", required=True)
@@ -35,9 +34,7 @@ def main(argv: Sequence[str]) -> None:
     if _SEED.value >= num_seeds:
         raise ValueError(f"--seed is {_SEED.value}; the run has seeds 0 to {num_seeds - 1}")
     key = jax.random.fold_in(jax.random.key(_SEED.value), _EPISODE.value)
-    decisions = list(
-        tqdm.tqdm(run.play(_SEED.value, key), desc="playing", unit="step", disable=None)
-    )
+    decisions = list(progress.bar(run.play(_SEED.value, key), desc="playing", unit="step"))
     out = pathlib.Path(_OUT.value or pathlib.Path(_WORKDIR.value) / "watch")
     out.mkdir(parents=True, exist_ok=True)
     title = f"{_AGENT.value} after {run.steps:,} steps, episode {_EPISODE.value}"

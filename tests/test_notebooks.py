@@ -21,6 +21,10 @@ def test_a_notebook_runs(path, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     notebook = nbformat.read(path, as_version=4)
     NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    if path.stem == "quickstart":  # A notebook is no terminal, and shows progress nevertheless.
+        outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+        told = "".join(output.text for output in outputs if output.get("name") == "stderr")
+        assert "dqn_prior: 100%" in told
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -9,7 +9,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = "llmprior_jax"
 EQUATIONS = {"posterior", "bellman", "elbo"}
-LEAVES = EQUATIONS | {"types"}
+LEAVES = EQUATIONS | {"types", "progress"}
 # What each package may import beside the leaves and itself.
 ALLOWED = {
     "models": set(),

@@ -1,7 +1,7 @@
 """What a store holds as a Parquet file: to move it, to publish it, to read it with other tools.
 
 One row is one prompt with what a model said of its actions, or one sampled answer; columns that the
-other kind of row has are null. Floats keep their bits. Needs `pip install 'llmprior-jax[parquet]'`.
+other kind of row has are null. Floats keep their bits.
 """
 
 import itertools
@@ -11,11 +11,27 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from llmprior_jax.priors.store import PriorStore, StoredScores, StoreError
 
 _ROWS_AT_ONCE = 1024
 _SCORES, _PROPOSAL = "scores", "proposal"
+_SCHEMA = pa.schema(
+    {
+        "kind": pa.string(),
+        "fingerprint": pa.string(),
+        "model": pa.string(),
+        "prompt": pa.string(),
+        "actions": pa.list_(pa.string()),
+        "log_probs": pa.list_(pa.float32()),
+        "num_tokens": pa.list_(pa.int32()),
+        "features": pa.list_(pa.float32()),
+        "settings": pa.string(),
+        "answer": pa.string(),
+    }
+)
 
 
 def export_parquet(store: PriorStore, path: str | os.PathLike[str]) -> int:
@@ -26,17 +42,15 @@ def export_parquet(store: PriorStore, path: str | os.PathLike[str]) -> int:
     of proposals `settings` and `answer`, as JSON.
 
     Raises:
-      ImportError: pyarrow is not installed.
       StoreError: the store is damaged.
       OSError: the file cannot be written.
     """
-    pyarrow, parquet, schema = _pyarrow()
     count = 0
     temporary = f"{os.fspath(path)}.partial"
-    with parquet.ParquetWriter(temporary, schema, compression="zstd") as writer:
+    with pq.ParquetWriter(temporary, _SCHEMA, compression="zstd") as writer:
         rows = _rows(store)
         while batch := list(itertools.islice(rows, _ROWS_AT_ONCE)):
-            writer.write_batch(pyarrow.RecordBatch.from_pylist(batch, schema=schema))
+            writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=_SCHEMA))
             count += len(batch)
     os.replace(temporary, path)
     return count
@@ -46,14 +60,12 @@ def import_parquet(store: PriorStore, path: str | os.PathLike[str]) -> int:
     """Adds what `export_parquet` wrote; what the store knows already stays. Returns the rows read.
 
     Raises:
-      ImportError: pyarrow is not installed.
       FileNotFoundError: there is no such file.
       StoreError: the file is not one of `export_parquet`, or the store cannot be written.
     """
-    _, parquet, schema = _pyarrow()
     try:
-        with parquet.ParquetFile(path) as file:
-            if not file.schema_arrow.equals(schema):
+        with pq.ParquetFile(path) as file:
+            if not file.schema_arrow.equals(_SCHEMA):
                 raise StoreError(f"{path} has other columns than an exported store")
             return sum(
                 _add(store, batch.to_pylist(), path)
@@ -63,31 +75,6 @@ def import_parquet(store: PriorStore, path: str | os.PathLike[str]) -> int:
         raise
     except (OSError, TypeError, ValueError) as error:
         raise StoreError(f"{path} cannot be read as Parquet: {error}") from error
-
-
-def _pyarrow() -> tuple[Any, Any, Any]:
-    """The library, its part that reads and writes, and the columns."""
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise ImportError(
-            "Parquet files need pyarrow: pip install 'llmprior-jax[parquet]'"
-        ) from error
-    text, floats = pyarrow.string(), pyarrow.list_(pyarrow.float32())
-    columns = {
-        "kind": text,
-        "fingerprint": text,
-        "model": text,
-        "prompt": text,
-        "actions": pyarrow.list_(text),
-        "log_probs": floats,
-        "num_tokens": pyarrow.list_(pyarrow.int32()),
-        "features": floats,
-        "settings": text,
-        "answer": text,
-    }
-    return pyarrow, parquet, pyarrow.schema(list(columns.items()))
 
 
 def _rows(store: PriorStore) -> Iterator[dict[str, Any]]:

@@ -14,10 +14,9 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-import tqdm
 from absl import logging
 
-from llmprior_jax import models
+from llmprior_jax import models, progress
 from llmprior_jax.priors.features import encode_actions
 from llmprior_jax.priors.generation import Sampling
 from llmprior_jax.priors.prompts import Builder, Prompt, fit
@@ -193,7 +192,7 @@ class Scorer:
         answers: dict[str, StoredScores] = {}
         texts = list(wanted)
         before = self.queries
-        with tqdm.tqdm(total=len(texts), desc="prior", unit="state", disable=None) as bar:
+        with progress.bar(total=len(texts), desc="prior", unit="state") as bar:
             for start in range(0, len(texts), self._prompts_per_batch):
                 batch = texts[start : start + self._prompts_per_batch]
                 answers |= self._answer({text: tuple(wanted[text]) for text in batch})
@@ -225,7 +224,7 @@ class Scorer:
         # An answer depends on all of these, and never on the actions that are listed.
         asked = list(dict.fromkeys((prompt.text, prompt.after_thought) for prompt in prompts))
         answers: dict[tuple[str, str | None], Proposals] = {}
-        with tqdm.tqdm(total=len(asked), desc="proposals", unit="state", disable=None) as bar:
+        with progress.bar(total=len(asked), desc="proposals", unit="state") as bar:
             for start in range(0, len(asked), _PROMPTS_PER_BATCH):
                 batch = asked[start : start + _PROMPTS_PER_BATCH]
                 for after_thought in dict.fromkeys(after for _, after in batch):

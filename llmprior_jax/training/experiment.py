@@ -16,6 +16,7 @@ import jax
 import numpy as np
 import tqdm
 
+from llmprior_jax import progress
 from llmprior_jax.priors import Queries, prompts
 from llmprior_jax.priors.prompts import Example
 from llmprior_jax.training import examples, hosts, provenance
@@ -251,7 +252,7 @@ def _train(
                 metrics = opened.enter_context(MetricsWriter(directory, last, run.steps, config))
                 total, unit = run.num_steps, f" {run.unit}"
                 bar = opened.enter_context(
-                    tqdm.tqdm(total=total, initial=run.steps, desc=name, unit=unit, disable=None)
+                    progress.bar(total=total, initial=run.steps, desc=name, unit=unit)
                 )
 
             def record(values: dict[str, Any]) -> None:
