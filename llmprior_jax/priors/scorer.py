@@ -10,7 +10,7 @@ import functools
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -28,6 +28,7 @@ from llmprior_jax.types import TextState
 
 HIDDEN = "hidden"
 _PROMPTS_PER_BATCH = 32
+_PATIENCE = 0.5  # seconds; what takes less needs no bar
 
 
 class Queries(NamedTuple):
@@ -192,7 +193,7 @@ class Scorer:
         answers: dict[str, StoredScores] = {}
         texts = list(wanted)
         before = self.queries
-        with progress.bar(total=len(texts), desc="prior", unit="state") as bar:
+        with _bar(len(texts), "prior") as bar:
             for start in range(0, len(texts), self._prompts_per_batch):
                 batch = texts[start : start + self._prompts_per_batch]
                 answers |= self._answer({text: tuple(wanted[text]) for text in batch})
@@ -224,7 +225,7 @@ class Scorer:
         # An answer depends on all of these, and never on the actions that are listed.
         asked = list(dict.fromkeys((prompt.text, prompt.after_thought) for prompt in prompts))
         answers: dict[tuple[str, str | None], Proposals] = {}
-        with progress.bar(total=len(asked), desc="proposals", unit="state") as bar:
+        with _bar(len(asked), "proposals") as bar:
             for start in range(0, len(asked), _PROMPTS_PER_BATCH):
                 batch = asked[start : start + _PROMPTS_PER_BATCH]
                 for after_thought in dict.fromkeys(after for _, after in batch):
@@ -355,3 +356,7 @@ class Scorer:
         actions = [prompt.actions for prompt in prompts]
         log_probs = normalize(scores, actions, self._normalization, self._temperature)
         return log_probs, scores.features
+
+
+def _bar(states: int, what: str) -> Any:
+    return progress.bar(total=states, desc=what, unit="state", delay=_PATIENCE)

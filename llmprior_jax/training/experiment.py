@@ -250,18 +250,17 @@ def _train(
             if hosts.is_first():
                 last = -1 if restored is None else run.segments
                 metrics = opened.enter_context(MetricsWriter(directory, last, run.steps, config))
-                total, unit = run.num_steps, f" {run.unit}"
-                bar = opened.enter_context(
-                    progress.bar(total=total, initial=run.steps, desc=name, unit=unit)
-                )
+                bar = opened.enter_context(_bar(name, run))
+            asked_before = filler.queries.made
 
             def record(values: dict[str, Any]) -> None:
                 if metrics is not None:
                     metrics.write(run.segments, run.steps, **values)
                 if bar is not None:
-                    bar.update(run.steps - bar.n)
+                    # Engines end a segment with whole rounds, and so some steps too late.
+                    bar.update(min(run.steps, run.num_steps) - bar.n)
                     told = {"success": f"{np.mean(values['success_rate']):.2f}"}
-                    if filler.queries.made:
+                    if filler.queries.made > asked_before:
                         told["queries/s"] = f"{filler.queries.per_second:,.0f}"
                     bar.set_postfix(told)
 
@@ -280,3 +279,14 @@ def _train(
                         f"stopped after {run.steps:,} of {run.num_steps:,} {run.unit} of {name}; "
                         "the same command goes on from there"
                     )
+
+
+def _bar(name: str, run: Run) -> Any:
+    """Of an agent's steps; one that does not learn takes none, and shows how it does."""
+    return progress.bar(
+        total=run.num_steps,
+        initial=run.steps,
+        desc=name,
+        unit=f" {run.unit.split()[-1]}",
+        bar_format=None if run.num_steps else "{desc}: {elapsed}{postfix}",
+    )
