@@ -674,7 +674,7 @@ def make_games(
     train: int = 28,
     unseen: int = 26,
     seed: int = 0,
-    progress: Callable[[pathlib.Path], None] = lambda path: None,
+    progress: Callable[[pathlib.Path], object] = lambda path: None,
 ) -> dict[str, list[pathlib.Path]]:
     """Writes a data directory of games, laid out as ``alfworld-download`` lays it out.
 
