@@ -78,7 +78,7 @@ FULL = Scale(
     offline_updates=6_000,
     dataset_sizes=(250, 500, 1_000, 2_000, 4_000, 8_000, 16_000, 32_000),
     alfworld_steps=1_600,
-    alfworld_sizes=(250, 1_000, 4_000),
+    alfworld_sizes=(250, 4_000),
     is_quick=False,
 )
 QUICK = Scale(
