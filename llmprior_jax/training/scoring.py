@@ -182,7 +182,9 @@ class TableFiller:
             raise ValueError(f"a state has {most} actions; the environment has {slots} slots")
         acting = [row for row, state in enumerate(states) if state.actions]
         observations = np.array(acting)  # They only number the states here.
-        known = self._whitened(observations, *self._score_states([states[row] for row in acting]))
+        rows = self._whitened(observations, *self._score_states([states[row] for row in acting]))
+        # As the first process has them: the others may have computed other last bits.
+        known = _from_bytes(_Rows, hosts.from_first(lambda: _to_bytes(rows)))
         log_probs = np.full((len(states), slots), -np.inf, np.float32)
         features = np.zeros((*log_probs.shape, known.features.shape[-1]), np.float32)
         log_probs[acting], features[acting] = known.log_probs, known.features
