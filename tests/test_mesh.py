@@ -51,6 +51,11 @@ for model in (cut, spread):
     np.testing.assert_allclose(shared_out.log_probs, whole.log_probs, rtol=1e-6, atol=1e-5)
     np.testing.assert_allclose(shared_out.features, whole.features, atol=1e-4)
 assert len(spread.mesh.devices.ravel()) == 4
+
+asked, sampling = [priors.Prompt(text, ()) for text in prompts], priors.Sampling(max_new_tokens=6)
+told = priors.propose(lm, asked, jax.random.key(0), 4, sampling)
+for model in (cut, spread):
+    assert priors.propose(model, asked, jax.random.key(0), 4, sampling) == told
 print("all equal")
 """
 

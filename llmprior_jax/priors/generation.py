@@ -13,7 +13,7 @@ string that is spread over several tokens is found afterwards, in the text.
 import functools
 import hashlib
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -23,6 +23,7 @@ from flax import nnx
 
 from llmprior_jax.models import EncoderDecoder, EncoderDecoderConfig, KVCache, LanguageModel
 from llmprior_jax.models.encoder_decoder import AnswerCache
+from llmprior_jax.priors import spread
 from llmprior_jax.priors.tokens import encode, leading_special_tokens
 
 # Answers that grow together, and tokens of prompts that are read together: enough to keep the
@@ -130,35 +131,29 @@ def generate(
     ends = _end_tokens(lm.tokenizer, lm.config.vocab_size, sampling.stop)
 
     # Dispatch is asynchronous: while the device works on a pass, the host prepares the next.
+    sample = _sampler(num_samples, sampling.max_new_tokens, jax.random.key_impl(keys))
+    key_data = np.asarray(jax.random.key_data(keys))
+    shared = ends, sampling.temperature, sampling.top_p
     places, results = [], []
-    for place, tokens, lengths in _passes(texts, num_samples):
-        padded = np.resize(place, len(tokens))  # Rows of padding need a key, whichever.
-        sampled = sample_tokens(
-            lm.graphdef,
-            lm.params,
-            tokens,
-            lengths,
-            keys[padded],
-            ends,
-            sampling.temperature,
-            sampling.top_p,
-            num_samples=num_samples,
-            max_new_tokens=sampling.max_new_tokens,
-        )
-        places.append(place)
-        results.append(sampled)
+    for group in spread.groups(_passes(texts, key_data, num_samples), lm.mesh):
+        places.append([place for _, place in group])
+        results.append(spread.run(sample, lm, [batch for batch, _ in group], shared))
 
+    sampled = (
+        (b, result.tokens[i][row], result.is_finite[i][row])
+        for group, result in zip(places, jax.device_get(results), strict=True)
+        for i, place in enumerate(group)
+        for row, b in enumerate(place)
+    )
     completions: list[list[Completion]] = [[] for _ in prompts]
-    for place, sampled in zip(places, jax.device_get(results), strict=True):
-        for row, b in enumerate(place):
-            if not sampled.is_finite[row]:
-                raise ValueError(
-                    f"the language model has no finite logits after prompt {b}; look at its "
-                    "weights, or load it in float32"
-                )
-            last = int(texts[b][-1])
-            answers = [answer[answer != _NO_TOKEN] for answer in sampled.tokens[row]]
-            completions[b] = _complete(lm.tokenizer, last, answers, ends, sampling.stop)
+    for b, tokens, is_finite in sampled:
+        if not is_finite:
+            raise ValueError(
+                f"the language model has no finite logits after prompt {b}; look at its weights, "
+                "or load it in float32"
+            )
+        answers = [answer[answer != _NO_TOKEN] for answer in tokens]
+        completions[b] = _complete(lm.tokenizer, int(texts[b][-1]), answers, ends, sampling.stop)
     return completions
 
 
@@ -300,6 +295,37 @@ def _begin(model: Any, tokens: jax.Array, lengths: jax.Array) -> tuple[jax.Array
     return start, jnp.minimum(lengths, 1), cache
 
 
+class _Batch(NamedTuple):
+    """The prompts of one pass: tokens i32[B, S], lengths i32[B], and the data of keys u32[B, ...].
+
+    Rows of padding have length 0 and some prompt's key.
+    """
+
+    tokens: np.ndarray
+    lengths: np.ndarray
+    key_data: np.ndarray
+
+
+@functools.cache
+def _sampler(num_samples: int, max_new_tokens: int, impl: Any) -> Callable[..., Sampled]:
+    """`sample_tokens` as `spread.run` takes it, with keys of one implementation."""
+
+    def sample(graphdef: Any, params: Any, batch: _Batch, shared: tuple[Any, Any, Any]) -> Sampled:
+        keys = jax.random.wrap_key_data(jnp.asarray(batch.key_data), impl=impl)
+        return sample_tokens(
+            graphdef,
+            params,
+            batch.tokens,
+            batch.lengths,
+            keys,
+            *shared,
+            num_samples=num_samples,
+            max_new_tokens=max_new_tokens,
+        )
+
+    return sample
+
+
 class _Writing(NamedTuple):
     """Answers that are being written; all have their tokens up to `step`.
 
@@ -391,9 +417,9 @@ def _tokenize(lm: LanguageModel, prompts: Sequence[str], max_new_tokens: int) ->
 
 
 def _passes(
-    texts: Sequence[np.ndarray], num_samples: int
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Distributes prompts over passes of few shapes: places in the batch, tokens, lengths."""
+    texts: Sequence[np.ndarray], key_data: np.ndarray, num_samples: int
+) -> Iterator[tuple[_Batch, np.ndarray]]:
+    """Distributes prompts over passes of few shapes, each with the places of its prompts."""
     order = sorted(range(len(texts)), key=lambda b: len(texts[b]))
     while order:
         # The longest first: it says how many rows fit.
@@ -406,7 +432,8 @@ def _passes(
         for row, b in enumerate(place):
             tokens[row, : len(texts[b])] = texts[b]
             lengths[row] = len(texts[b])
-        yield np.asarray(place), tokens, lengths
+        batch = _Batch(tokens, lengths, key_data[np.resize(place, rows)])
+        yield batch, np.asarray(place)
 
 
 def _bucket(length: int) -> int:

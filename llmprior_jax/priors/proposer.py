@@ -8,6 +8,7 @@ from scoring the list.
 from collections import Counter
 from collections.abc import Sequence
 
+import jax
 import numpy as np
 
 from llmprior_jax.priors.generation import Sampling, check_sampling
@@ -37,6 +38,7 @@ class Proposer(Scorer):
         pseudo_count: float = 0.0,
         seed: int = 0,
         store: PriorStore | None = None,
+        mesh: jax.sharding.Mesh | None = None,
         features: str = HIDDEN,
         quantize: str | None = None,
     ):
@@ -50,13 +52,14 @@ class Proposer(Scorer):
           pseudo_count: added to the count of every action; see `estimate`.
           seed: of the samples.
           store: see `Scorer`.
+          mesh: see `Scorer`; what is sampled is shared out as what is scored.
           features: see `Scorer`.
           quantize: see `Scorer`.
 
         Raises:
           ValueError: an argument is out of its range.
         """
-        super().__init__(model, store=store, features=features, quantize=quantize)
+        super().__init__(model, store=store, mesh=mesh, features=features, quantize=quantize)
         check_sampling(k, sampling)
         check_estimate(no_match, pseudo_count)
         self._k, self._sampling, self._seed = k, sampling, seed

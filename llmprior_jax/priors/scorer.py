@@ -222,7 +222,8 @@ class Scorer:
         Raises:
           TypeError, ValueError: see `llmprior_jax.priors.propose`; or the store is damaged.
         """
-        # An answer depends on all of these, and never on the actions that are listed.
+        # An answer depends on all of these, and never on the actions that are listed. However many
+        # devices there are, batches are the same ones, and so is how their sums are rounded.
         asked = list(dict.fromkeys((prompt.text, prompt.after_thought) for prompt in prompts))
         answers: dict[tuple[str, str | None], Proposals] = {}
         with _bar(len(asked), "proposals") as bar:

@@ -216,10 +216,10 @@ def make_scorer(config: Config) -> Scorer:
     prior = config.prior
     quantize = prior.quantize or None
     store = SharedStore(prior.store) if prior.store else None
+    mesh = make_mesh(config.mesh, config.num_seeds, shared_environments(config))
+    if not config.mesh and jax.default_backend() == "cpu" and jax.process_count() == 1:
+        mesh = None  # One device of a CPU computes on all of its cores.
     if prior.method != "propose":
-        mesh = make_mesh(config.mesh, config.num_seeds, shared_environments(config))
-        if not config.mesh and jax.default_backend() == "cpu" and jax.process_count() == 1:
-            mesh = None  # One device of a CPU computes on all of its cores.
         return Scorer(
             prior.model,
             prior.normalization,
@@ -239,6 +239,7 @@ def make_scorer(config: Config) -> Scorer:
         propose.pseudo_count,
         config.seed,
         store,
+        mesh,
         prior.features,
         quantize,
     )
