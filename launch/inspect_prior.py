@@ -40,12 +40,14 @@ _AGENT = flags.DEFINE_string("agent", "dqn_prior", "Which of the run's agents.")
 _OUT = flags.DEFINE_string("out", "prior.html", "File to write.")
 
 _STYLE = """\
+h1 { margin: 0 0 .5rem }
 section { border-top: 1px solid var(--line); padding: 1rem 0 }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: .8rem; line-height: 1.7;
   margin: 0 0 .6rem }
 pre span:nth-child(odd), td.tokens span:nth-child(odd) { background: var(--hit) }
 thead th:last-child { width: 50% }
 td.tokens span { display: inline-block; white-space: pre }
+td.tokens b { white-space: nowrap }
 td.tokens sub { opacity: .65; font-size: .65rem }
 img { max-width: 100%; height: auto }
 """
@@ -141,15 +143,15 @@ def _chart(curve: Calibration) -> str:
     for x, y, count in zip(curve.predicted, curve.observed, curve.count, strict=True):
         if count:
             axes.annotate(f"{count:,}", (x, y), (4, -10), textcoords="offset points", fontsize=7)
-    axes.set(xlabel="prior of an action", ylabel="how often the agent takes it")
+    axes.set(xlabel="prior of an action", ylabel=f"how often {_AGENT.value} takes it")
     axes.legend(loc="upper left")
     canvas.draw()
     rgba = Image.frombuffer("RGBA", canvas.get_width_height(), bytes(canvas.buffer_rgba()))
     alt = "how often the agent takes an action, against the prior of the action"
     return (
-        f"{pictures.embedded_png(rgba.convert('RGB'), alt)}<p>Expected calibration error "
-        f"{curve.error:.3f} over {curve.count.sum():,} state-action pairs (their number stands at "
-        "each point).</p>"
+        f"{pictures.embedded_png(rgba.convert('RGB'), alt)}<p>What the model would do, against "
+        f"what {html.escape(_AGENT.value)} does: expected calibration error {curve.error:.3f} over "
+        f"{curve.count.sum():,} pairs of state and action (their number stands at each point).</p>"
     )
 
 
