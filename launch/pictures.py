@@ -40,6 +40,7 @@ _THINGS = {
     "onion": "#b58ac0",
 }
 _OTHER = "#dddddd"
+_HEADS = {"prior": "prior", "Q": "Q", "posterior": "post."}
 _MOST_BARS = 12  # actions in an animation's frame; a web page has room for all
 
 
@@ -99,13 +100,20 @@ def overruled(decision: Decision) -> bool:
 
 def write_gif(decisions: Sequence[Decision], path: pathlib.Path, seconds: float = 1.5) -> None:
     """Writes an episode as an animation, `seconds` per decision."""
-    frames = [_frame(number, decision) for number, decision in enumerate(decisions, start=1)]
+    drawn = _drawn(decisions)
+    frames = [_frame(number, decision, drawn) for number, decision in enumerate(decisions, start=1)]
     milliseconds = int(1000 * seconds)
     durations = [milliseconds] * (len(frames) - 1) + [3 * milliseconds]
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=durations, loop=0)
 
 
-def _frame(number: int, decision: Decision) -> Image.Image:
+def _drawn(decisions: Sequence[Decision]) -> tuple[str, ...]:
+    """The bars of an action; an agent that has learned no Q has none but zeros."""
+    has_q = any(decision.q_values.any() for decision in decisions)
+    return ("prior", "Q", "posterior") if has_q else ("prior", "posterior")
+
+
+def _frame(number: int, decision: Decision, drawn: Sequence[str]) -> Image.Image:
     figure = Figure(figsize=(10, 4.8), dpi=80, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     if decision.scene is None:
@@ -119,11 +127,14 @@ def _frame(number: int, decision: Decision) -> Image.Image:
     if decision.action not in shown:
         shown[-1] = decision.action
     y = np.arange(len(shown))
-    for offset, color, label, values in (
-        (-0.27, PRIOR, "prior", decision.prior),
-        (0.0, VALUE, "Q", _positions(decision.q_values[: len(decision.text.actions)])),
-        (0.27, POSTERIOR, "posterior", decision.posterior),
-    ):
+    bars = {
+        "prior": (PRIOR, decision.prior),
+        "Q": (VALUE, _positions(decision.q_values[: len(decision.text.actions)])),
+        "posterior": (POSTERIOR, decision.posterior),
+    }
+    for place, label in enumerate(drawn):
+        color, values = bars[label]
+        offset = 0.27 * (place - (len(drawn) - 1) / 2)
         panel.barh(y + offset, np.asarray(values)[shown], 0.25, color=color, label=label)
     panel.set(yticks=y, xlim=(0, 1.02), ylim=(len(shown) - 0.4, -0.6))
     panel.set_yticklabels([_escape(decision.text.actions[index]) for index in shown])
@@ -162,7 +173,9 @@ def _escape(text: str) -> str:
 
 def episode_page(title: str, decisions: Sequence[Decision]) -> str:
     """An episode as one self-contained HTML page, readable on a phone and without JavaScript."""
-    steps = "\n".join(_step(number, step) for number, step in enumerate(decisions, start=1))
+    drawn = _drawn(decisions)
+    scale = "; bars of Q go from the lowest to the highest of the step" if "Q" in drawn else ""
+    steps = "\n".join(_step(number, step, drawn) for number, step in enumerate(decisions, start=1))
     chips = "".join(
         f'<a href="#step{number}"{" class=overruled" if overruled(step) else ""}>{number}</a>'
         for number, step in enumerate(decisions, start=1)
@@ -171,8 +184,8 @@ def episode_page(title: str, decisions: Sequence[Decision]) -> str:
     end = "solved" if decisions[-1].success else "not solved"
     body = f"""<h1>{html.escape(decisions[0].text.task)}</h1>
 <p>{html.escape(title)}: {end} in {len(decisions)} decisions, return {total:.3f}; learning overruled
-the model in {sum(map(overruled, decisions))} of them. The action taken is in bold; bars of Q go
-from the lowest to the highest of the step.{_legend(decisions)}</p>
+the model in {sum(map(overruled, decisions))} of them. The action taken is in
+bold{scale}.{_legend(decisions)}</p>
 <nav><button type="button" hidden>Play</button>{chips}</nav>
 <main>
 {steps}
@@ -214,12 +227,13 @@ def embedded_png(image: Image.Image, alt: str) -> str:
     return f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{data}">'
 
 
-def _step(number: int, decision: Decision) -> str:
+def _step(number: int, decision: Decision, drawn: Sequence[str]) -> str:
     actions = decision.text.actions
     order = np.argsort(-decision.posterior[: len(actions)], kind="stable")
     heights = _positions(decision.q_values[: len(actions)])
-    rows = [_bars(decision, index, float(heights[index])) for index in order]
-    table = "<table><thead><tr><th>action<th>prior<th>Q<th>post.</tr></thead>{}</table>".format
+    rows = [_bars(decision, index, float(heights[index]), drawn) for index in order]
+    head = "".join(f"<th>{_HEADS[name]}" for name in drawn)
+    table = f"<table><thead><tr><th>action{head}</tr></thead>{{}}</table>".format
     more = ""
     if len(rows) > _MOST_BARS:
         rest = "".join(rows[_MOST_BARS:])
@@ -244,15 +258,16 @@ def _step(number: int, decision: Decision) -> str:
     )
 
 
-def _bars(decision: Decision, index: int, height: float) -> str:
+def _bars(decision: Decision, index: int, height: float, drawn: Sequence[str]) -> str:
     taken = " class=taken" if index == decision.action else ""
+    bars = {
+        "prior": ("p", decision.prior[index], decision.prior[index]),
+        "Q": ("q", height, decision.q_values[index]),
+        "posterior": ("o", decision.posterior[index], decision.posterior[index]),
+    }
     cells = "".join(
         f'<td><i class={kind} style="width:{94 * width:.1f}%"></i><b>{value:.3f}</b>'
-        for kind, width, value in (
-            ("p", decision.prior[index], decision.prior[index]),
-            ("q", height, decision.q_values[index]),
-            ("o", decision.posterior[index], decision.posterior[index]),
-        )
+        for kind, width, value in map(bars.__getitem__, drawn)
     )
     return f"<tr{taken}><th>{html.escape(decision.text.actions[index])}{cells}</tr>"
 

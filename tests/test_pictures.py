@@ -101,6 +101,16 @@ def test_a_page_holds_every_decision_and_loads_nothing():
     assert "In the pictures: A agent." in page.text
 
 
+def test_a_page_has_no_column_for_a_q_that_the_agent_does_not_have():
+    assert "action prior Q post." in columns([AGREED, OVERRULED])
+    assert "action prior post." in columns([AGREED])
+
+
+def columns(decisions) -> str:
+    page = pictures.episode_page("t", decisions)
+    return Reader(page.replace("<th>", " <th>")).text
+
+
 def test_a_page_folds_the_less_likely_of_many_actions():
     chances = np.arange(30, 0, -1) / 465
     many = decision(chances, np.zeros(30), chances, actions=tuple(f"go to {i}" for i in range(30)))
