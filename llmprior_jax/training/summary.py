@@ -131,7 +131,11 @@ def plot(
     }
     if not any(_UNSEEN in record for records in records_by_agent.values() for record in records):
         del panels[_UNSEEN]
-    figure = Figure(figsize=(5 * len(panels), 4), layout="constrained")
+    width = 5 * len(panels)
+    # One legend below all panels, where it covers no curve; an inch holds about 12 letters.
+    columns = max(1, 12 * width // (max(map(len, records_by_agent)) + 8))
+    rows = -(-len(records_by_agent) // columns)
+    figure = Figure(figsize=(width, 4 + 0.25 * rows), layout="constrained")
     FigureCanvasAgg(figure)
     for axes, (key, label) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
         for color, (name, records) in enumerate(records_by_agent.items()):
@@ -149,7 +153,8 @@ def plot(
             axes.fill_between(steps, low, high, color=f"C{color}", alpha=0.2, linewidth=0)
         axes.set(xlabel=unit, ylabel=f"{label}, interquartile mean of seeds")
         axes.grid(alpha=0.3)
-        axes.legend()
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(columns, len(labels)))
     figure.savefig(path, dpi=150)
 
 
