@@ -292,7 +292,8 @@ def _alfworld(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
         config.games.train = (f"{inputs.games}/json_2.1.1/train",)
         config.games.unseen = (f"{inputs.games}/json_2.1.1/valid_unseen",)
         # Nearly every state is new to the language model, in evaluations too.
-        config.num_seeds, config.eval_episodes = scale.num_seeds, 4
+        config.num_seeds = scale.num_seeds
+        config.eval_episodes = 1 if scale.is_quick else 4
         config.num_steps, config.eval_every = scale.alfworld_steps, scale.alfworld_steps // 2
         return config
 
