@@ -41,13 +41,14 @@ def join() -> None:
     if any(value is not None for value in named):
         connect(*named)
     elif _DISTRIBUTED.value:
-        _say("waiting for the other processes")
+        _say("waiting for the other processes", _SECONDS_TO_WAIT)
         try:
             jax.distributed.initialize(initialization_timeout=_SECONDS_TO_WAIT)
         except (ValueError, RuntimeError) as error:
             raise ValueError(
                 f"--distributed could not join other processes ({error}); start the command with "
-                "srun or mpirun, or give --coordinator_address, --num_processes and --process_id"
+                "srun or mpirun, or give --coordinator_address, --num_processes and --process_id, "
+                "and see that the file of --config imports nothing that uses devices"
             ) from error
 
 
@@ -68,7 +69,7 @@ def connect(
             "or --distributed alone"
         )
     host, colon, port = coordinator.rpartition(":")
-    if not (host and colon and port.isdecimal()):
+    if not (host and colon and port.isdecimal() and 0 < int(port) < 2**16):
         raise ValueError(
             f"--coordinator_address is {coordinator!r}; write it like 10.0.0.1:8476, HOST:PORT"
         )
@@ -77,17 +78,21 @@ def connect(
             f"--process_id is {process_id}, and --num_processes is {num_processes}; number them "
             f"from 0 to {num_processes - 1}"
         )
-    _say(f"waiting for {num_processes} processes at {coordinator}")
+    _say(f"waiting for {num_processes} processes at {coordinator}", seconds)
+    until = time.monotonic() + seconds
     if process_id:
         _wait_for(host.strip("[]"), int(port), seconds)
+    left = max(math.ceil(until - time.monotonic()), 1)
     try:
         jax.distributed.initialize(
-            coordinator, num_processes, process_id, initialization_timeout=math.ceil(seconds)
+            coordinator, num_processes, process_id, initialization_timeout=left
         )
     except RuntimeError as error:
+        # Devices are in use before that only where a config imports what uses them.
         raise ValueError(
-            f"process {process_id} cannot join the others at {coordinator} ({error}); see that its "
-            "port is free where process 0 runs, and give another if it is not"
+            f"process {process_id} cannot join the others at {coordinator} ({error}); see that the "
+            "port is free where process 0 runs, that as many processes are started as "
+            "--num_processes says, and that the file of --config imports nothing that uses devices"
         ) from error
 
 
@@ -96,7 +101,8 @@ def _wait_for(host: str, port: int, seconds: float) -> None:
     until = time.monotonic() + seconds
     while True:
         try:
-            socket.create_connection((host, port), timeout=max(seconds, 1)).close()
+            left = max(until - time.monotonic(), 0.1)
+            socket.create_connection((host, port), timeout=min(left, 5)).close()
             return
         except OSError as error:
             if time.monotonic() >= until:
@@ -108,6 +114,6 @@ def _wait_for(host: str, port: int, seconds: float) -> None:
         time.sleep(_SECONDS_BETWEEN)
 
 
-def _say(what: str) -> None:
+def _say(what: str, seconds: float) -> None:
     # Where some never come, JAX aborts with a report of its own that does not say so.
-    print(f"{what}, for {_SECONDS_TO_WAIT} seconds at most", file=sys.stderr, flush=True)
+    print(f"{what}, for {seconds:g} seconds at most", file=sys.stderr, flush=True)

@@ -1,6 +1,5 @@
 """Checkpoints: exact, kept to the newest, and a damaged one never used."""
 
-import hashlib
 import pathlib
 
 import jax
@@ -135,20 +134,16 @@ def test_a_reader_leaves_a_damaged_checkpoint_where_it_is(tmp_path):
     assert (directory / "2").is_dir()
 
 
-def test_a_checkpoint_of_version_0_1_is_read(tmp_path):
-    # Arrays of the host, keys as numbers, and one digest over all bytes.
+def test_a_checkpoint_of_another_version_is_read_unchecked_and_said_to_be(tmp_path, caplog):
     state = state_of(1)
     arrays = state | {"key": jax.random.key_data(state["key"])}
     arrays = jax.tree.map(np.asarray, arrays)
-    digest = hashlib.sha256(b'{"number": 1}')
-    for path, leaf in jax.tree_util.tree_leaves_with_path(arrays):
-        digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode())
-        digest.update(leaf.tobytes())
     with ocp.CheckpointManager(tmp_path) as manager:
-        about = {"digest": digest.hexdigest(), "meta": {"number": 1}}
+        about = {"digest": "another way to weigh", "meta": {"number": 1}}
         parts = {"state": ocp.args.StandardSave(arrays), "meta": ocp.args.JsonSave(about)}
         manager.save(1, args=ocp.args.Composite(**parts))
-    with Checkpoints(tmp_path, 3) as checkpoints:
+    with caplog.at_level("WARNING", logger="absl"), Checkpoints(tmp_path, 3) as checkpoints:
         step, restored, meta = checkpoints.restore_latest(state_of(0))
     assert (step, meta) == (1, {"number": 1})
+    assert "cannot be checked for damage" in caplog.text
     assert_same(restored, state)

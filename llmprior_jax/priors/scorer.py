@@ -168,8 +168,9 @@ class Scorer:
         encoder = self.text_encoder
         if encoder is None:
             return prompt, left_out
-        # Prompt and action are a pair there, with a mark between them.
-        context = encoder.max_tokens - 1 - self._room_kept
+        # Prompt and action are a pair there, with a mark between them; it reads a thought, too.
+        thought = self._room_kept if prompt.after_thought is not None else 0
+        context = encoder.max_tokens - 1 - thought
         count = functools.partial(count_tokens, encoder.tokenizer)
         rest = state._replace(history=state.history[left_out:])
         prompt, more = fit(rest, context, count, build)

@@ -1,7 +1,7 @@
 """Checkpoints that survive SIGKILL: written asynchronously by orbax, checked when read.
 
 Orbax publishes a checkpoint by renaming a finished directory, so a killed run leaves the previous
-one whole. What orbax does not notice is a file damaged later; a digest of the arrays is kept beside
+one whole. What orbax does not notice is a file damaged later; a hash of the arrays is kept beside
 them, and a checkpoint that does not match it is set aside in favour of the one before.
 
 Several processes save and restore together, each what its devices hold; on which devices that is,
@@ -101,11 +101,11 @@ class Checkpoints:
                 read = self._read(step, like)
             except Exception as error:  # orbax and tensorstore raise many types
                 problem = str(error).split("\n")[0]
-            # Outside of the `try`, because it takes all processes to compare digests.
+            # Outside of the `try`, because it takes all processes to compare hashes.
             everywhere = hosts.in_all(read is not None)
             restored = self._checked(read, like) if everywhere else None
             if everywhere and restored is None:
-                problem = "the arrays do not match the digest that was saved with them"
+                problem = "the arrays do not match the hash that was saved with them"
             if restored is None:
                 logging.warning(
                     "checkpoint %d in %s cannot be read; falling back to the one before: %s",
@@ -146,13 +146,14 @@ class Checkpoints:
     def _checked(self, read: Any, like: Any) -> tuple[Any, dict[str, Any]] | None:
         """`(state, meta)`, or None where they are not what was saved."""
         arrays, kept = read.state, read.meta
+        whole = True
         if "hash" in kept:
             whole = kept["hash"] == _hash(arrays, kept["meta"])
-        elif "digest" in kept:
-            whole = kept["digest"] == _digest_of_0_1(arrays, kept["meta"])
         else:
-            whole = True
-            logging.warning("a checkpoint in %s has no digest to compare", self._directory)
+            logging.warning(
+                "a checkpoint in %s is of another version, and cannot be checked for damage",
+                self._directory,
+            )
         return (jax.tree.map(_with_key, arrays, like), kept["meta"]) if whole else None
 
     def _set_aside(self, steps: list[int]) -> None:
@@ -209,15 +210,6 @@ def _hash(state: Any, meta: dict[str, Any]) -> str:
     if hosts.is_first():
         own += _weight(json.dumps(meta, sort_keys=True))
     return f"{hosts.total(own % _MODULUS) % _MODULUS:016x}"
-
-
-def _digest_of_0_1(state: Any, meta: dict[str, Any]) -> str:
-    """What version 0.1 kept beside the arrays, which were all on one host."""
-    digest = hashlib.sha256(json.dumps(meta, sort_keys=True).encode())
-    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
-        digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode())
-        digest.update(np.ascontiguousarray(hosts.fetch(leaf)).tobytes())
-    return digest.hexdigest()
 
 
 def _sum_of_elements(name: str, leaf: jax.Array) -> int:

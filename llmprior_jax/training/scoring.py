@@ -182,9 +182,9 @@ class TableFiller:
             raise ValueError(f"a state has {most} actions; the environment has {slots} slots")
         acting = [row for row, state in enumerate(states) if state.actions]
         observations = np.array(acting)  # They only number the states here.
-        rows = self._whitened(observations, *self._score_states([states[row] for row in acting]))
-        # As the first process has them: the others may have computed other last bits.
-        known = _from_bytes(_Rows, hosts.from_first(lambda: _to_bytes(rows)))
+        known = _of_first(
+            self._whitened(observations, *self._score_states([states[row] for row in acting]))
+        )
         log_probs = np.full((len(states), slots), -np.inf, np.float32)
         features = np.zeros((*log_probs.shape, known.features.shape[-1]), np.float32)
         log_probs[acting], features[acting] = known.log_probs, known.features
@@ -338,6 +338,20 @@ class _Rows(NamedTuple):
 
 
 _Arrays = TypeVar("_Arrays", _Rows, whitening.Whitening)
+
+
+def _of_first(rows: _Rows) -> _Rows:
+    """Rows as the first process has them: the others may have computed other last bits."""
+    if jax.process_count() == 1:
+        return rows
+    parts = [
+        jax.tree.map(lambda leaf, at=at: leaf[at : at + _STATES_AT_ONCE], rows)
+        for at in range(0, max(len(rows.log_probs), 1), _STATES_AT_ONCE)
+    ]
+    sent = [
+        _from_bytes(_Rows, hosts.from_first(lambda part=part: _to_bytes(part))) for part in parts
+    ]
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *sent)
 
 
 def _to_bytes(arrays: _Rows | whitening.Whitening, about: dict[str, str] | None = None) -> bytes:
