@@ -13,8 +13,9 @@ import pytest
 from test_experiment import assert_same_bits, final_state, reached, small_config
 
 from launch import processes
-from llmprior_jax import training
-from llmprior_jax.training import hosts
+from llmprior_jax import envs, training
+from llmprior_jax.training import collecting, datasets, hosts
+from llmprior_jax.training.collecting import Part, random_behaviour
 from llmprior_jax.training.metrics import read_metrics
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -23,9 +24,6 @@ CHANGES = {"agents": ("dqn_prior",), "num_steps": 640}
 
 def start(workdir: pathlib.Path) -> list[subprocess.Popen]:
     """Starts both processes, a device each."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     changed = small_config(**CHANGES).to_dict()
     command = [sys.executable, "-m", "launch.train", "--config=quickstart", f"--workdir={workdir}"]
     command += [
@@ -33,23 +31,31 @@ def start(workdir: pathlib.Path) -> list[subprocess.Popen]:
         for name in ("env", "agents", "num_seeds", "num_steps", "eval_every", "eval_episodes")
     ]
     command += ["--config.checkpoint.every=1", "--num_processes=2"]
-    command += [f"--coordinator_address=127.0.0.1:{port}"]
+    command += [f"--coordinator_address=127.0.0.1:{free_port()}"]
+    return [start_one([*command, f"--process_id={number}"]) for number in range(2)]
+
+
+def free_port() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
+
+
+def start_one(command: list[str]) -> subprocess.Popen:
+    """Starts a process with one device."""
     environment = os.environ | {
         "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache"),
         "JAX_NUM_CPU_DEVICES": "1",
         "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo",
     }
-    return [
-        subprocess.Popen(
-            [*command, f"--process_id={number}"],
-            cwd=ROOT,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for number in range(2)
-    ]
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
 
 
 def test_two_processes_that_are_killed_end_as_one_process_does(tmp_path):
@@ -76,6 +82,78 @@ def test_two_processes_that_are_killed_end_as_one_process_does(tmp_path):
     assert_same_bits(final_state(workdir), final_state(tmp_path / "one"))
     assert read_metrics(workdir / "dqn_prior") == read_metrics(tmp_path / "one" / "dqn_prior")
     assert len((workdir / "prior_queries.jsonl").read_text().splitlines()) == 1
+
+
+_TINY = {
+    "env": "FrozenLake-4x4",
+    "num_seeds": 2,
+    "eval_episodes": 4,
+    "prior.num_features": 8,
+    "prior.store": "",
+}
+# What only some runs do: to learn from a dataset, to train a language model, to sample proposals.
+_OTHER_RUNS = {
+    "cql_prior": {
+        "offline.dataset": "shown.jsonl",
+        "num_steps": 32,
+        "eval_every": 16,
+        "loop.batch_size": 4,
+    },
+    "gflan_prior": {
+        "num_steps": 32,
+        "eval_every": 16,
+        "policy.num_envs": 4,
+        "policy.rollout_steps": 4,
+        "policy.lora_rank": 2,
+        "policy.hidden_sizes": (),
+        "prior.method": "propose",
+        "prior.propose.k": 2,
+        "prior.propose.max_new_tokens": 4,
+        "prior.propose.pseudo_count": 1.0,
+    },
+}
+
+
+def run_others(directory: pathlib.Path, data: pathlib.Path) -> None:
+    """Trains both agents, in as many processes as there are."""
+    for name, changes in _OTHER_RUNS.items():
+        config = training.default_config()
+        config.update_from_flattened_dict(_TINY | changes | {"agents": (name,)})
+        if config.offline.dataset:
+            config.offline.dataset = str(data / config.offline.dataset)
+        training.run(config, directory / name)
+
+
+_ONE_OF_TWO = """
+import pathlib, sys
+sys.path.insert(0, "tests")
+import jax
+from launch import processes
+directory, port, number = sys.argv[1:]
+processes.connect(f"127.0.0.1:{port}", 2, int(number))
+from test_hosts import run_others
+directory = pathlib.Path(directory)
+run_others(directory / "two", directory)
+"""
+
+
+def test_learning_offline_and_training_a_policy_end_in_two_processes_as_in_one(tmp_path):
+    env, params = envs.make("FrozenLake-4x4")
+    dataset = collecting.collect(env, params, [Part(random_behaviour(), 1.0)], num_episodes=4)
+    datasets.write(tmp_path / "shown.jsonl", dataset)
+    command = [sys.executable, "-c", _ONE_OF_TWO, str(tmp_path), free_port()]
+    two = [start_one([*command, str(number)]) for number in range(2)]
+    run_others(tmp_path / "one", tmp_path)
+    output = [process.communicate()[0] for process in two]
+    assert all(process.returncode == 0 for process in two), output
+    for name in _OTHER_RUNS:
+        states = [
+            training.restore(tmp_path / of / name, name, eval_episodes=4).state
+            for of in ("one", "two")
+        ]
+        assert_same_bits(*states)
+        told = [read_metrics(tmp_path / of / name / name) for of in ("one", "two")]
+        assert told[0] == told[1]
 
 
 @pytest.mark.parametrize(
