@@ -15,12 +15,26 @@ from typing import Any
 import jax
 from absl import app, flags, logging
 
-from llmprior_jax import training
-from llmprior_jax.training.hosts import FirstProcessError
+from llmprior_jax.training.errors import (
+    FirstProcessError,
+    InterruptedRunError,
+    OutOfMemoryError,
+    RestoreError,
+)
 
 _CONFIGS = pathlib.Path(__file__).parent / "configs"
 _CONFIG_FLAG = re.compile(r"^--?config=(.*)$")
 _HELP_FLAG = re.compile(r"^--?(help|helpshort|h|\?)$")
+# What is raised for a user's mistake; its message says what is wrong, where, and what to do.
+_MISTAKES = (
+    ValueError,
+    TypeError,
+    FileNotFoundError,
+    ImportError,  # of an extra, which the message names
+    RestoreError,
+    OutOfMemoryError,
+    FirstProcessError,
+)
 
 _INTERRUPTED = 128 + signal.SIGINT  # what shells report of a command ended by Ctrl-C
 
@@ -90,30 +104,13 @@ def run(main: Callable[[Sequence[str]], None], max_arguments: int = 0) -> None:
         logging.set_verbosity(logging.WARNING)
         try:
             main(argv)
-        except _mistakes() as error:
+        except _MISTAKES as error:
             sys.exit(f"error: {error}")
-        except training.InterruptedRunError as interruption:
+        except InterruptedRunError as interruption:
             print(interruption, file=sys.stderr)
             sys.exit(_INTERRUPTED)
 
     app.run(guarded, flags_parser=functools.partial(_parse_flags, module=main.__module__))
-
-
-def _mistakes() -> tuple[type[Exception], ...]:
-    """What is raised for a user's mistake; its message says what is wrong, where, and what to do.
-
-    Asked for when something was raised: these names import what uses devices, and the flags are
-    read before that.
-    """
-    return (
-        ValueError,
-        TypeError,
-        FileNotFoundError,
-        ImportError,  # of an extra, which the message names
-        training.RestoreError,
-        training.OutOfMemoryError,
-        FirstProcessError,
-    )
 
 
 def help_text(module: str) -> str:

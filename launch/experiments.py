@@ -443,13 +443,13 @@ def _quality(scale: Scale, inputs: Inputs) -> Experiment:
 def _bad_prior(scale: Scale, inputs: Inputs) -> Experiment:
     """An adversarial prior, and what mixing it with the uniform one is worth."""
     maker = _salad(scale, inputs)
-    shares = {"": 0.0, ", half uniform": 0.5, f", {ROBUST_SHARE:.0%} uniform": ROBUST_SHARE}
-    shares = {label: shares[label] for label in scale.pick(list(shares), list(shares)[::2])}
+    labels = {0.0: "", 0.5: ", half uniform", ROBUST_SHARE: f", {ROBUST_SHARE:.0%} uniform"}
+    shares = scale.pick((0.0, 0.5, ROBUST_SHARE), (0.0, ROBUST_SHARE))
     runs = [maker.run("dqn", **_CLOSELY)]
     for told, is_reversed in (("DQN-Prior", False), ("reversed", True)):
-        for label, share in shares.items():
+        for share in shares:
             fields: dict[str, Any] = {"prior__reversed": is_reversed, "prior__uniform_share": share}
-            runs.append(maker.run("dqn_prior", told + label, **fields, **_CLOSELY))
+            runs.append(maker.run("dqn_prior", told + labels[share], **fields, **_CLOSELY))
     return Experiment(
         f"A bad prior: {SALAD}",
         "The prior's probabilities are reversed: the likeliest action gets the smallest. Mixed "

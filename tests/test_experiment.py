@@ -58,6 +58,18 @@ def assert_same_bits(left, right) -> None:
         np.testing.assert_array_equal(a, b)
 
 
+def start(command: list[str], **environment: str) -> subprocess.Popen:
+    """Starts a command of ours, whose programs are compiled once for all tests."""
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=os.environ | {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache")} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
 def test_a_run_leaves_its_results(finished):
     summary = json.loads((finished / "summary.json").read_text())
     assert set(summary) == {"prior", "dqn_prior"}
@@ -84,26 +96,18 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits(finished, 
     command = [sys.executable, "-m", "launch.train", "--config=launch/configs/quickstart.py"]
     command += [f"--workdir={workdir}"]
     command += [f"--config.{name}={value}" for name, value in SMALL.items()]
-    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache")}
     output = ""
     # The moments: while the prior is written, in the first segments, in the middle of a save.
     for moment in ("prior_table/rows-*", 1, 4, "dqn_prior/checkpoints/*orbax-checkpoint-tmp"):
-        process = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        process = start(command)
         while process.poll() is None and not reached(workdir, moment):
             time.sleep(0.002)
         process.send_signal(signal.SIGKILL)
         output += process.communicate()[0]
-    last = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True
-    )
-    assert "resumes after" in output + last.stdout + last.stderr
+    last = start(command)
+    output += last.communicate()[0]
+    assert last.returncode == 0, output
+    assert "resumes after" in output
     assert_same_bits(final_state(workdir), final_state(finished))
     assert read_metrics(workdir / "dqn_prior") == read_metrics(finished / "dqn_prior")
 

@@ -1,6 +1,5 @@
 """Two processes train one run together, and are killed: it ends as in one process."""
 
-import os
 import pathlib
 import signal
 import socket
@@ -11,6 +10,7 @@ import time
 import jax
 import pytest
 from test_experiment import assert_same_bits, final_state, reached, small_config
+from test_experiment import start as start_command
 
 from launch import processes
 from llmprior_jax import envs, training
@@ -43,18 +43,8 @@ def free_port() -> str:
 
 def start_one(command: list[str]) -> subprocess.Popen:
     """Starts a process with one device."""
-    environment = os.environ | {
-        "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache"),
-        "JAX_NUM_CPU_DEVICES": "1",
-        "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo",
-    }
-    return subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
+    return start_command(
+        command, JAX_NUM_CPU_DEVICES="1", JAX_CPU_COLLECTIVES_IMPLEMENTATION="gloo"
     )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llmprior_jax.training.acting import ActingRun
-    from llmprior_jax.training.checkpoints import Checkpoints, RestoreError
+    from llmprior_jax.training.checkpoints import Checkpoints
     from llmprior_jax.training.config import (
         Config,
         ConfigMismatchError,
@@ -17,15 +17,11 @@ if TYPE_CHECKING:
         read_config,
     )
     from llmprior_jax.training.datasets import Dataset
-    from llmprior_jax.training.experiment import (
-        SUMMARY_FILE,
-        InterruptedRunError,
-        restore,
-        run,
-    )
+    from llmprior_jax.training.errors import InterruptedRunError, OutOfMemoryError, RestoreError
+    from llmprior_jax.training.experiment import SUMMARY_FILE, restore, run
     from llmprior_jax.training.loop import Episodes, Loop, LoopConfig, LoopState, make_loop
     from llmprior_jax.training.making import make_agent
-    from llmprior_jax.training.mesh import OutOfMemoryError, make_mesh
+    from llmprior_jax.training.mesh import make_mesh
     from llmprior_jax.training.offline import OfflineRun
     from llmprior_jax.training.online import OnlineRun
     from llmprior_jax.training.runs import Decision, Run, over_seeds, seed_keys
@@ -61,13 +57,14 @@ __all__ = [
 
 _NAMES = {
     "acting": "ActingRun",
-    "checkpoints": "Checkpoints RestoreError",
+    "checkpoints": "Checkpoints",
     "config": "Config ConfigMismatchError default_config read_config",
     "datasets": "Dataset",
-    "experiment": "SUMMARY_FILE InterruptedRunError restore run",
+    "errors": "InterruptedRunError OutOfMemoryError RestoreError",
+    "experiment": "SUMMARY_FILE restore run",
     "loop": "Episodes Loop LoopConfig LoopState make_loop",
     "making": "make_agent",
-    "mesh": "OutOfMemoryError make_mesh",
+    "mesh": "make_mesh",
     "offline": "OfflineRun",
     "online": "OnlineRun",
     "runs": "Decision Run over_seeds seed_keys",

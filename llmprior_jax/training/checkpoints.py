@@ -23,13 +23,10 @@ import orbax.checkpoint as ocp
 from absl import logging
 
 from llmprior_jax.training import hosts
+from llmprior_jax.training.errors import RestoreError
 
 _MODULUS = 1 << 64
 _BLOCK = 1 << 15  # Elements that stay in a processor's cache.
-
-
-class RestoreError(RuntimeError):
-    """No checkpoint of a directory can be read."""
 
 
 class Checkpoints:

@@ -21,7 +21,7 @@ from llmprior_jax.priors import Queries, prompts
 from llmprior_jax.priors.prompts import Example
 from llmprior_jax.training import examples, hosts, provenance
 from llmprior_jax.training import summary as summaries
-from llmprior_jax.training.checkpoints import Checkpoints, RestoreError
+from llmprior_jax.training.checkpoints import Checkpoints
 from llmprior_jax.training.checks import check_config
 from llmprior_jax.training.config import (
     CONFIG_FILE,
@@ -30,6 +30,7 @@ from llmprior_jax.training.config import (
     claim_workdir,
     read_config,
 )
+from llmprior_jax.training.errors import InterruptedRunError, RestoreError
 from llmprior_jax.training.files import write_atomically
 from llmprior_jax.training.making import make_environment, make_filler, make_run, read_dataset
 from llmprior_jax.training.mesh import explain_out_of_memory, mesh_here
@@ -41,10 +42,6 @@ _PRIOR_TABLE = "prior_table"
 _QUERIES = "prior_queries.jsonl"
 SUMMARY_FILE = "summary.json"
 _CURVES = "learning_curves.png"
-
-
-class InterruptedRunError(RuntimeError):
-    """Training was asked to stop; the work directory holds all that was learned until then."""
 
 
 def run(

@@ -19,10 +19,7 @@ import safetensors.numpy
 from jax.experimental import multihost_utils
 
 from llmprior_jax.priors.store import PriorStore, StoredScores
-
-
-class FirstProcessError(RuntimeError):
-    """The first process failed, and says why; this one cannot go on without it."""
+from llmprior_jax.training.errors import FirstProcessError
 
 
 def is_first() -> bool:

@@ -18,12 +18,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from llmprior_jax import agents
 from llmprior_jax.training.config import Config
+from llmprior_jax.training.errors import OutOfMemoryError
 
 DATA, MODEL = "data", "model"
-
-
-class OutOfMemoryError(RuntimeError):
-    """A device had too little memory; the message says what to lower."""
 
 
 def make_mesh(spec: str, num_seeds: int, num_envs: int = 1) -> Mesh:
