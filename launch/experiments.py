@@ -78,7 +78,7 @@ FULL = Scale(
     offline_updates=6_000,
     dataset_sizes=(250, 500, 1_000, 2_000, 4_000, 8_000, 16_000, 32_000),
     alfworld_steps=1_600,
-    alfworld_sizes=(250, 4_000),
+    alfworld_sizes=(250, 1_000, 4_000, 32_000),
     is_quick=False,
 )
 QUICK = Scale(
@@ -100,20 +100,15 @@ class Run(NamedTuple):
     Attributes:
       label: what sets it apart from the experiment's other runs. Runs that differ in their amount
         alone share a label and are the points of one curve.
+      name: runs share it exactly if they are the same, wherever their inputs lie.
       config: of the run; it has one agent.
       amount: how much of what is scarce it was given, where the experiment varies that.
     """
 
     label: str
+    name: str
     config: training.Config
     amount: int | None = None
-
-    @property
-    def directory(self) -> str:
-        """A name that runs share exactly if they are the same."""
-        told = json.dumps(changes(self.config), sort_keys=True)
-        digest = hashlib.sha256(told.encode()).hexdigest()
-        return f"{self.config.agents[0]}-{digest[:12]}"
 
 
 class Claim(NamedTuple):
@@ -209,11 +204,11 @@ class _Maker(NamedTuple):
     """Makes runs that have a configuration in common.
 
     Attributes:
-      store: what the language model said, for all of them.
+      inputs: the files that they may read.
       default: gives that configuration.
     """
 
-    store: pathlib.Path
+    inputs: Inputs
     default: Callable[[], training.Config]
 
     def run(
@@ -222,10 +217,10 @@ class _Maker(NamedTuple):
         """A run of `agent` with fields of the configuration, `agent__alpha` for `agent.alpha`."""
         config = self.default()
         config.agents = (agent,)
-        config.prior.store = str(self.store)
+        config.prior.store = str(self.inputs.store)
         values = {name.replace("__", "."): value for name, value in fields.items()}
         config.update_from_flattened_dict(values)
-        return Run(label or _NAMES[agent], config, amount)
+        return Run(label or _NAMES[agent], self._name(config), config, amount)
 
     def vary(
         self, agent: str, field: str, labels: Mapping[str, Any] | Iterable[Any]
@@ -233,6 +228,21 @@ class _Maker(NamedTuple):
         """A run for each value of a field, by label or for itself."""
         named = labels if isinstance(labels, Mapping) else {str(value): value for value in labels}
         return tuple(self.run(agent, label, **{field: value}) for label, value in named.items())
+
+    def _name(self, config: training.Config) -> str:
+        """Of a run; made of its configuration, and of its inputs by what they are."""
+
+        def known(value: Any) -> Any:
+            if isinstance(value, list):
+                return list(map(known, value))
+            for name, path in self.inputs._asdict().items():
+                if isinstance(value, str) and path and pathlib.Path(value).is_relative_to(path):
+                    return f"{name}/{pathlib.Path(value).relative_to(path)}"
+            return value
+
+        told = {field: known(value) for field, value in changes(config).items()}
+        digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+        return f"{config.agents[0]}-{digest[:12]}"
 
 
 def _salad(scale: Scale, inputs: Inputs) -> _Maker:
@@ -246,7 +256,7 @@ def _salad(scale: Scale, inputs: Inputs) -> _Maker:
         config.eval_every, config.eval_episodes = 2_000, 32
         return config
 
-    return _Maker(inputs.store, default)
+    return _Maker(inputs, default)
 
 
 def _online(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
@@ -297,7 +307,7 @@ def _alfworld(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
         config.num_steps, config.eval_every = scale.alfworld_steps, scale.alfworld_steps // 2
         return config
 
-    maker = _Maker(inputs.store, default)
+    maker = _Maker(inputs, default)
     online = Experiment(
         "Online: ALFWorld Pick",
         "Does the prior save environment steps where each game is another?",

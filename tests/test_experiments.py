@@ -32,7 +32,7 @@ def test_every_claim_is_about_runs_that_there_are(planned):
 
 
 def test_every_run_has_a_valid_configuration_of_one_agent(planned):
-    for run in {run.directory: run for told in planned.values() for run in told.runs}.values():
+    for run in {run.name: run for told in planned.values() for run in told.runs}.values():
         check_config(run.config)
         assert len(run.config.agents) == 1
 
@@ -45,16 +45,16 @@ def test_a_curve_or_a_point_is_told_once(planned):
 
 def test_the_default_is_trained_once_for_all_that_look_at_it(planned):
     def shared(*names: str) -> set[str]:
-        return set.intersection(*({run.directory for run in planned[n].runs} for n in names))
+        return set.intersection(*({run.name for run in planned[n].runs} for n in names))
 
     assert len(shared("ablation-alpha", "ablation-backup", "ablation-features")) == 1
     assert len(shared("online-salad", "ablation-bad-prior")) == 2  # DQN and DQN-Prior
 
 
-def test_runs_that_differ_have_directories_of_their_own(inputs):
+def test_runs_that_differ_have_names_of_their_own(inputs):
     runs = [run for told in experiments.make(SCALES["full"], inputs).values() for run in told.runs]
-    by_directory = {run.directory: run.config.to_json() for run in runs}
-    assert len(set(by_directory.values())) == len(by_directory)
+    by_name = {run.name: run.config.to_json() for run in runs}
+    assert len(set(by_name.values())) == len(by_name)
 
 
 def test_the_full_report_has_the_seeds_that_it_is_to_have(inputs):

@@ -1,0 +1,113 @@
+"""The report: what it says of runs whose numbers are known, and what it keeps of earlier calls."""
+
+import json
+import pathlib
+
+import pytest
+from test_launch import launch
+
+from launch import evidence, experiments
+from llmprior_jax import training
+
+CALL = {
+    "written": "2026-01-02",
+    "command": "python -m launch.reproduce",
+    "minutes": 3,
+    "commits": ["c0ffee"],
+    "devices": ["cpu: cpu"],
+    "python": "3.11.7",
+    "versions": {"jax": "0.7.1"},
+    "sizes": "small",
+}
+
+
+def run(label: str, amount: int | None = None) -> experiments.Run:
+    config = training.default_config()
+    config.agents, config.num_seeds = ("dqn",), 4
+    return experiments.Run(label, f"{label}-{amount}", config, amount)
+
+
+@pytest.fixture
+def planned():
+    claim = experiments.Claim("new", "old", at_most=0.5)
+    runs = (run("old", 100), run("old", 400), run("new", 100), run("new", 400))
+    experiment = experiments.Experiment(
+        "A title", "A question?", runs, scarce="transitions", claims=(claim,)
+    )
+    return {"an-experiment": experiment}
+
+
+def records(success: float) -> evidence.Records:
+    return [
+        {"step": 0, "success_rate": [0.0] * 4, "return": [0.0] * 4},
+        {"step": 9, "success_rate": [success] * 4, "return": [2 * success] * 4},
+    ]
+
+
+@pytest.fixture
+def known():
+    return evidence.Evidence({}, []).add(
+        {"old-100": records(0.2), "old-400": records(0.6), "new-100": records(0.6)}, CALL
+    )
+
+
+def test_the_report_has_the_numbers_of_the_runs_and_the_verdict(planned, known, tmp_path):
+    assert evidence.write(tmp_path, planned, known, 4) == 1
+    report = (tmp_path / "report.md").read_text()
+    assert "3 of 4 runs are finished" in report
+    assert "| old | 400 | 4 | 0.60 [0.60, 0.60] | 1.20 [1.20, 1.20] |" in report
+    # 0.6 is the old one's best, which it needs 400 transitions for and the new one 100.
+    assert "**Claim: new needs at most 0.5 times the transitions of old. Borne out.**" in report
+    assert "old needs 400 and new 100: 0.25 times as many" in report
+    assert (tmp_path / "an-experiment.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_report_is_read_as_it_was_written(planned, known, tmp_path):
+    evidence.write(tmp_path, planned, known, 4)
+    assert evidence.read(tmp_path) == known
+
+
+def test_where_there_is_no_report_nothing_is_known(tmp_path):
+    assert evidence.read(tmp_path) == evidence.Evidence({}, [])
+
+
+def test_a_run_is_from_the_last_call_that_trained_it(known):
+    later = known.add({"old-400": records(0.9)}, {**CALL, "minutes": 5})
+    assert later.records["old-400"] == records(0.9)
+    assert [call["runs"] for call in later.calls] == [["old-100", "new-100"], ["old-400"]]
+
+
+def test_a_call_that_no_run_is_from_any_more_is_not_told(known):
+    later = known.add(dict(known.records), {**CALL, "minutes": 5})
+    assert [call["minutes"] for call in later.calls] == [5]
+
+
+def test_a_damaged_file_is_named(planned, known, tmp_path):
+    evidence.write(tmp_path, planned, known, 4)
+    (tmp_path / "results.jsonl").write_text('{"name": "old-100"}\n')
+    with pytest.raises(ValueError, match=r"results\.jsonl is damaged"):
+        evidence.read(tmp_path)
+
+
+def test_a_report_of_other_runs_is_not_overwritten(planned, known, tmp_path):
+    evidence.write(tmp_path / "report", planned, known, 4)
+    before = (tmp_path / "report" / "report.md").read_text()
+    result = launch(
+        "launch.reproduce",
+        f"--workdir={tmp_path / 'runs'}",
+        f"--out={tmp_path / 'report'}",
+        "--notrain",
+    )
+    assert result.returncode != 0
+    assert "tells of 3 runs that are none of these" in result.stderr
+    assert (tmp_path / "report" / "report.md").read_text() == before
+
+
+def test_the_recorded_report_is_of_these_experiments():
+    """Or its runs could not be told apart from newer ones."""
+    out = pathlib.Path(__file__).parent.parent / "launch" / "results" / "reproduce"
+    names = {json.loads(line)["name"] for line in (out / "results.jsonl").read_text().splitlines()}
+    inputs = experiments.find_inputs(pathlib.Path("runs"))
+    made = {name: pathlib.Path(f"/made/{name}") for name in ("games", "pick", "encoder")}
+    planned = experiments.make(experiments.FULL, inputs._replace(**made))
+    assert names <= {run.name for told in planned.values() for run in told.runs}
