@@ -18,7 +18,7 @@ from llmprior_jax.models import (
 INIT = nnx.initializers.normal(0.3)
 
 
-def small_lm(texts: list[str], encoder_decoder: bool = False) -> LanguageModel:
+def small_lm(texts: list[str], encoder_decoder: bool = False, context: int = 128) -> LanguageModel:
     """A model whose tokens are the words of some texts and the marks between them."""
     tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(unk_token="?"))
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Split(
@@ -33,7 +33,7 @@ def small_lm(texts: list[str], encoder_decoder: bool = False) -> LanguageModel:
         "num_hidden_layers": 1,
         "num_attention_heads": 2,
         "head_dim": 8,
-        "max_position_embeddings": 128,
+        "max_position_embeddings": context,
     }
     if encoder_decoder:
         config = EncoderDecoderConfig(**shape, num_decoder_layers=1)

@@ -7,7 +7,7 @@ import pytest
 from small_lm import small_lm
 
 from llmprior_jax.models import lora
-from llmprior_jax.priors import policy, score
+from llmprior_jax.priors import packing, policy, score
 
 PROMPTS = [
     "Task: make a tomato salad\nNow: You see a tomato.\nNext:",
@@ -74,10 +74,9 @@ def test_the_hidden_state_is_that_of_the_end_of_the_prompt(lm):
 def test_states_read_together_and_with_padding_have_the_same_policy(model, request):
     lm = request.getfixturevalue(model)
     together, hidden, reader = policy_of(lm)
-    rows = policy.concatenate(
-        [reader.read(PROMPTS[i : i + 1], ACTIONS[i : i + 1]) for i in range(3)]
-    )
-    rows = policy.with_capacity(rows, 4)
+    rows = None
+    for i, capacity in enumerate((1, 2, 4)):
+        rows = policy.append(rows, i, reader.read(PROMPTS[i : i + 1], ACTIONS[i : i + 1]), capacity)
     log_probs, padded_hidden = reader.apply(lm.params, (), rows)
     np.testing.assert_allclose(log_probs[:3], together, atol=1e-5)
     np.testing.assert_allclose(padded_hidden[:3], hidden, atol=1e-5)
@@ -113,6 +112,32 @@ def test_the_gradient_is_that_of_the_likelihood(lm):
     step = 1e-3
     difference = (likelihood(step) - likelihood(-step)) / (2 * step)
     np.testing.assert_allclose(jax.grad(likelihood)(0.0), difference, rtol=1e-2)
+
+
+def test_long_rows_are_read_at_their_length_as_each_alone():
+    texts = [" ".join(["Now: You see a tomato."] * count) for count in (9, 30, 60, 100)]
+    lm = small_lm([*TEXTS, *texts], context=1024)
+    reader = policy.language_policy(lm, NUM_ACTIONS)
+    actions = [ACTIONS[0]] * len(texts)
+    together = reader.read(texts, actions)
+    alone = [reader.read([text], actions[:1]) for text in texts]
+    lengths = [rows.tokens.shape[1] for rows in alone]
+    assert lengths[0] <= packing.SHARED_ROW_TOKENS // 4
+    assert lengths[-1] > packing.SHARED_ROW_TOKENS
+
+    def likelihood(params, rows):
+        log_probs, hidden = reader.apply(params, (), rows)
+        return log_probs[:, 1].sum() + 1e-2 * hidden.sum()
+
+    value, gradient = jax.value_and_grad(likelihood)(lm.params, together)
+    # A short row alone is read in another way, without other rows or lengths.
+    values, gradients = zip(
+        *(jax.value_and_grad(likelihood)(lm.params, rows) for rows in alone), strict=True
+    )
+    np.testing.assert_allclose(value, sum(values), rtol=1e-5)
+    summed = jax.tree.map(lambda *leaves: sum(leaves), *gradients)
+    for ours, theirs in zip(*map(jax.tree.leaves, (gradient, summed)), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=2e-4)
 
 
 # --- Low-rank adaptation --------------------------------------------------------------------------

@@ -21,7 +21,7 @@ import numpy as np
 
 # The standard length of a row that several states share: enough for them to have much in common and
 # to leave little padding, few enough that attention stays cheap beside the matrices.
-_ROW_TOKENS = 512
+SHARED_ROW_TOKENS = 512
 # Rows in one forward pass: four, and what is left one by one. So no rows of padding are computed
 # and only these shapes compiled. Four rows keep an accelerator busy; more would only cost memory.
 _ROWS_PER_PASS = 4
@@ -122,7 +122,7 @@ def passes(states: Sequence[Sequences]) -> Iterator[Pass]:
     long: list[int] = []  # Apart, so that one long state does not make every row long.
     sizes = [_trie_size(state.tokens) for state in states]
     for b in sorted(range(len(states)), key=lambda b: _sort_key(states[b].tokens[0])):
-        is_short = max(sizes[b], _tokens_for_slots(states[b])) <= _ROW_TOKENS
+        is_short = max(sizes[b], _tokens_for_slots(states[b])) <= SHARED_ROW_TOKENS
         (short if is_short else long).append(b)
     for order in filter(None, (short, long)):
         rows, length = _fill_rows(states, sizes, order)
@@ -188,7 +188,7 @@ def _fill_rows(
     # vary little within a run, whatever the size of a batch.
     needs = [max(trie_sizes[b], _tokens_for_slots(states[b])) for b in order]
     close = _bucket(max(needs), steps=8)
-    standard = min(_bucket(sum(needs), steps=1), _ROW_TOKENS)
+    standard = min(_bucket(sum(needs), steps=1), SHARED_ROW_TOKENS)
     length = min((close, max(close, standard)), key=cost)
     return fill(length), length
 

@@ -19,10 +19,13 @@ from flax import nnx
 from llmprior_jax.models import LanguageModel, lora
 from llmprior_jax.posterior import normalise
 from llmprior_jax.priors import packing, scoring
+from llmprior_jax.priors import table as tables
 
 # Logits held at once: of more states than this many fit, they are computed a few states at a time,
 # in the backward pass again (67 MB in float32).
 _LOGITS_AT_ONCE = 1 << 24
+# Lengths at which long rows are read, up to that of the longest.
+_LENGTHS = 4
 
 
 class Rows(NamedTuple):
@@ -64,7 +67,7 @@ class LanguagePolicy(NamedTuple):
     Attributes:
       read: `(prompts, actions) -> rows`, what the model needs to know of some states (host side): a
         NamedTuple of arrays with a leading axis of states. Other states may need other sizes; zeros
-        are padding in every field (`concatenate`).
+        are padding in every field (`append`).
       init: `key -> params`, the parameters to be learned.
       apply: `(params, frozen, rows) -> (log_probs f32[B, A], hidden f32[B, D])` for B states: the
         policy, `-inf` where no action is, and a hidden state for a value head.
@@ -121,19 +124,29 @@ def language_policy(
     )
 
 
-def concatenate(rows: Sequence[Any]) -> Any:
-    """One batch of the states of several, padded with zeros to the largest sizes (host side)."""
+def append(rows: Any, size: int, new: Any, capacity: int) -> Any:
+    """Adds states to those on the device (host side), in time that depends on their number alone.
 
-    def join(*fields: np.ndarray) -> np.ndarray:
-        sizes = np.max([field.shape[1:] for field in fields], axis=0, initial=0).astype(int)
-        return np.concatenate([_pad(field, (len(field), *sizes)) for field in fields])
+    Args:
+      rows: `size` states and padding, as this function gave them: they are used up, donated to
+        those returned. None where there are no states yet.
+      size: the states that are there.
+      new: M more states, as `LanguagePolicy.read` gives them.
+      capacity: states to have room for, `size + M` or more.
 
-    return jax.tree.map(join, *rows)
+    Returns:
+      The states in their order, and padding: [capacity, ...], large enough for every state.
+    """
+    if rows is None:
+        rows = jax.tree.map(lambda field: jnp.zeros((0, *field.shape[1:]), field.dtype), new)
 
+    def enlarged(field: jax.Array, other: np.ndarray) -> jax.Array:
+        shape = capacity, *np.maximum(field.shape[1:], other.shape[1:])
+        return field if field.shape == shape else jnp.asarray(_pad(np.asarray(field), shape))
 
-def with_capacity(rows: Any, capacity: int) -> Any:
-    """The same states first, then padding up to `capacity` of them (host side)."""
-    return jax.tree.map(lambda field: _pad(field, (capacity, *field.shape[1:])), rows)
+    rows = jax.tree.map(enlarged, rows, new)
+    padded = jax.tree.map(lambda field, old: _pad(field, (len(field), *old.shape[1:])), new, rows)
+    return tables.write_rows(rows, size, padded)
 
 
 def _read(
@@ -201,21 +214,49 @@ def _pad(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     return np.pad(array, widths)
 
 
+def _hidden(model: Any, rows: Rows) -> jax.Array:
+    """Hidden states [B, L, D] of B rows."""
+    L, S = rows.tokens.shape[1], rows.prompt.shape[1]
+    i, j = jnp.arange(L)[:, None], jnp.arange(L)
+    mask = (j <= i) & (i < rows.ends[:, None, :])
+    if S == 0:
+        return model(rows.tokens, rows.positions, mask)
+    is_text = jnp.arange(S) < rows.prompt_length[:, None]
+    encoded = model.encode(rows.prompt, is_text)
+    return model.decode(rows.tokens, rows.positions, mask, encoded, is_text)
+
+
+def _hidden_one_by_one(model: Any, rows: Rows) -> jax.Array:
+    """The same of long rows, at the length of each: in a batch all were as long as the longest.
+
+    One such row keeps a device busy. Its activations are computed again in the backward pass, so
+    that those of one row are held and not those of all.
+    """
+    L = rows.tokens.shape[1]
+    lengths = range(L // _LENGTHS, L + 1, L // _LENGTHS)
+
+    def up_to(length: int, row: Rows) -> jax.Array:
+        cut = {name: getattr(row, name)[:length] for name in ("tokens", "positions", "ends")}
+        one = jax.tree.map(lambda field: field[None], row._replace(**cut))
+        return jnp.pad(_hidden(model, one)[0], ((0, L - length), (0, 0)))
+
+    @jax.checkpoint
+    def read(row: Rows) -> jax.Array:
+        # The first token of a text is before all others.
+        shorter = sum(row.ends[0] > length for length in lengths[:-1])
+        return jax.lax.switch(shorter, [functools.partial(up_to, n) for n in lengths], row)
+
+    return jax.lax.map(read, rows)
+
+
 def _apply(
     graphdef: nnx.GraphDef[Any], params: Any, rows: Rows, temperature: float
 ) -> tuple[jax.Array, jax.Array]:
     """log pi(a|s) f32[B, A] of B rows, and the hidden states f32[B, D] before the actions."""
     model = nnx.merge(graphdef, params)
     B, L = rows.tokens.shape
-    i, j = jnp.arange(L)[:, None], jnp.arange(L)
-    mask = (j <= i) & (i < rows.ends[:, None, :])
-    S = rows.prompt.shape[1]
-    if S == 0:
-        hidden = model(rows.tokens, rows.positions, mask)
-    else:
-        is_text = jnp.arange(S) < rows.prompt_length[:, None]
-        encoded = model.encode(rows.prompt, is_text)
-        hidden = model.decode(rows.tokens, rows.positions, mask, encoded, is_text)
+    one_by_one = L > packing.SHARED_ROW_TOKENS and rows.prompt.shape[1] == 0
+    hidden = _hidden_one_by_one(model, rows) if one_by_one else _hidden(model, rows)
 
     @jax.checkpoint
     def scores(of_state: tuple[jax.Array, ...]) -> jax.Array:

@@ -101,19 +101,29 @@ def insert(table: PriorTable, observations: np.ndarray, prior: ActionPrior) -> P
         old = [
             _grow(leaf, new_capacity, filler) for leaf, filler in zip(old, _FILLERS, strict=True)
         ]
-    # Rows of padding lie beyond the capacity, and are dropped.
-    rows = _padded(np.arange(size, new_size, dtype=np.int32), new_capacity)
-    new = [
-        _padded(np.asarray(leaf, old_leaf.dtype), 0)
-        for leaf, old_leaf in zip((observations, *prior), old, strict=True)
-    ]
-    kept, log_probs, features = _write(tuple(old), rows, tuple(new))
+    kept, log_probs, features = write_rows(tuple(old), size, (observations, *prior))
     return PriorTable(
         slots=jnp.asarray(slots),
         observations=kept,
         prior=ActionPrior(log_probs, features),
         size=jnp.asarray(new_size, jnp.int32),
     )
+
+
+def write_rows(leaves: Any, first: int, new: Any) -> Any:
+    """Writes rows into arrays on the device (host side), in time that depends on their number.
+
+    Args:
+      leaves: a pytree of arrays [N, ...]. They are used up: donated to those returned.
+      first: the row of the first one.
+      new: the same pytree of arrays [M, ...], with `first + M <= N`.
+    """
+    (count,) = {len(leaf) for leaf in jax.tree.leaves(new)}
+    capacity = jax.tree.leaves(leaves)[0].shape[0]
+    # Rows of padding lie beyond the capacity, and are dropped.
+    rows = _padded(np.arange(first, first + count, dtype=np.int32), capacity)
+    padded = jax.tree.map(lambda leaf, old: _padded(np.asarray(leaf, old.dtype), 0), new, leaves)
+    return _write(leaves, rows, padded)
 
 
 def find(table: PriorTable, observation: jax.Array) -> jax.Array:

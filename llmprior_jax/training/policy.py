@@ -19,12 +19,7 @@ from llmprior_jax.agents import PolicyAgent, States
 from llmprior_jax.envs import TextEnvironment
 from llmprior_jax.priors import prompts
 from llmprior_jax.priors import table as tables
-from llmprior_jax.priors.policy import (
-    LanguagePolicy,
-    concatenate,
-    language_policy,
-    with_capacity,
-)
+from llmprior_jax.priors.policy import LanguagePolicy, append, language_policy
 from llmprior_jax.priors.table import PriorTable
 from llmprior_jax.priors.tokens import count_tokens
 from llmprior_jax.training import rollouts
@@ -210,26 +205,24 @@ class PolicyRun:
 
 
 class Reading:
-    """What the policy reads of each state of a table, tokenised once."""
+    """What the policy reads of each state of a table, tokenised once and kept on the device."""
 
     def __init__(self, model: LanguagePolicy, env: TextEnvironment, build_prompt: prompts.Builder):
         self._model = model
         self._env = env
         self._build_prompt = build_prompt
-        self._host: Any = None
+        self._rows: Any = None
         self._size = 0
-        self._device: Any = None
-        self._shown = 0, 0
 
     def rows(self, table: PriorTable) -> Any:
         """The rows of all states of a table, in its order and with its capacity.
 
+        What was returned before is used up where the table has grown.
+
         Raises:
           ValueError: the policy has other actions in a state than the prior.
         """
-        size, capacity = int(table.size), table.observations.shape[0]
-        if (size, capacity) == self._shown:
-            return self._device
+        size = int(table.size)
         if size > self._size:
             observations = np.asarray(table.observations[self._size : size])
             texts = [self._env.text_state(observation) for observation in observations]
@@ -238,12 +231,10 @@ class Reading:
             new = self._model.read(
                 [prompt.text for prompt in asked], [prompt.actions for prompt in asked]
             )
-            self._host = new if self._host is None else concatenate([self._host, new])
+            capacity = table.observations.shape[0]
+            self._rows = append(self._rows, self._size, new, capacity)
             self._size = size
-        shown = jax.tree.map(lambda leaf: leaf[:size], self._host)
-        self._device = jax.tree.map(jnp.asarray, with_capacity(shown, capacity))
-        self._shown = size, capacity
-        return self._device
+        return self._rows
 
 
 def check_actions(states: list[TextState], prior_log_probs: np.ndarray) -> None:
