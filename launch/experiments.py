@@ -223,11 +223,13 @@ class _Maker(NamedTuple):
         return Run(label or _NAMES[agent], self._name(config), config, amount)
 
     def vary(
-        self, agent: str, field: str, labels: Mapping[str, Any] | Iterable[Any]
+        self, agent: str, field: str, labels: Mapping[str, Any] | Iterable[Any], **fields: Any
     ) -> tuple[Run, ...]:
-        """A run for each value of a field, by label or for itself."""
+        """A run for each value of a field, by label or for itself, with other fields in common."""
         named = labels if isinstance(labels, Mapping) else {str(value): value for value in labels}
-        return tuple(self.run(agent, label, **{field: value}) for label, value in named.items())
+        return tuple(
+            self.run(agent, label, **{field: value}, **fields) for label, value in named.items()
+        )
 
     def _name(self, config: training.Config) -> str:
         """Of a run; made of its configuration, and of its inputs by what they are."""
@@ -282,13 +284,16 @@ def _online(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
         ]
         policies = [
             maker.run(agent, env=env, **policy, **of_policies, **_CLOSELY)
-            for agent in POLICY_AGENTS
+            for agent in scale.pick(POLICY_AGENTS, POLICY_AGENTS if env == SALAD else ())
         ]
         experiments[name] = Experiment(
             f"Online: {env}",
             "How many environment steps does a prior save an agent that learns online?",
             (*values, *policies),
-            claims=(Claim("DQN-Prior", "DQN"), Claim("GFlan-Prior", "GFlan")),
+            claims=(
+                Claim("DQN-Prior", "DQN"),
+                *([Claim("GFlan-Prior", "GFlan")] if policies else []),
+            ),
             tried=tried,
         )
     return experiments
@@ -308,10 +313,22 @@ def _alfworld(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
         return config
 
     maker = _Maker(inputs, default)
+    values = ("random", "prior", "dqn", "dqn_prior")
+    # Each step is a state of its own, and few rollouts fit into so many steps.
+    policy: dict[str, Any] = {
+        "num_seeds": scale.num_policy_seeds,
+        "policy__num_envs": 8,
+        "policy__rollout_steps": 25,
+        "policy__epochs": 2,
+        "policy__minibatch_states": 16,
+    }
     online = Experiment(
         "Online: ALFWorld Pick",
         "Does the prior save environment steps where each game is another?",
-        tuple(maker.run(agent) for agent in ("random", "prior", "dqn", "dqn_prior")),
+        (
+            *map(maker.run, scale.pick(values, values[1:])),
+            *(maker.run(agent, **policy) for agent in scale.pick(POLICY_AGENTS, ())),
+        ),
         claims=(Claim("DQN-Prior", "DQN"),),
         needs=("games",),
     )
@@ -378,9 +395,9 @@ def _offline(scale: Scale, inputs: Inputs) -> Experiment:
 
 
 def _ablations(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
-    def vary(title: str, question: str, field: str, labels) -> Experiment:
-        runs = _salad(scale, inputs).vary("dqn_prior", field, labels)
-        return Experiment(f"{title}: {SALAD}, DQN-Prior", question, runs)
+    def vary(title: str, question: str, field: str, labels, env: str = SALAD) -> Experiment:
+        runs = _salad(scale, inputs).vary("dqn_prior", field, labels, env=env)
+        return Experiment(f"{title}: {env}, DQN-Prior", question, runs)
 
     candidates = {"exact": 0} | {f"k = {k}": k for k in scale.pick((1, 5, 10, 15), (1, 10))}
     features = {"hidden state": "hidden"}
@@ -424,6 +441,8 @@ def _ablations(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
             "sentence encoder (MiniLM) for state and action. Which is better?",
             "prior__features",
             features,
+            # A sentence encoder reads every action of every state: for minutes in the kitchen.
+            *scale.pick((), ("FrozenLake-4x4",)),
         ),
     }
 

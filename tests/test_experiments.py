@@ -47,7 +47,7 @@ def test_the_default_is_trained_once_for_all_that_look_at_it(planned):
     def shared(*names: str) -> set[str]:
         return set.intersection(*({run.name for run in planned[n].runs} for n in names))
 
-    assert len(shared("ablation-alpha", "ablation-backup", "ablation-features")) == 1
+    assert len(shared("ablation-alpha", "ablation-backup", "ablation-candidates")) == 1
     assert len(shared("online-salad", "ablation-bad-prior")) == 2  # DQN and DQN-Prior
 
 
