@@ -35,8 +35,6 @@ _NAMES = {
     "cql": "CQL",
     "cql_prior": "CQL-Prior",
 }
-# How often agents are evaluated whose samples are counted for a claim.
-_CLOSELY: dict[str, Any] = {"eval_every": 1_000, "eval_episodes": 64}
 _Value = TypeVar("_Value")
 
 
@@ -68,6 +66,11 @@ class Scale(NamedTuple):
     def pick(self, full: Sequence[_Value], quick: Sequence[_Value]) -> Sequence[_Value]:
         """The values of what is varied."""
         return quick if self.is_quick else full
+
+    @property
+    def closely(self) -> dict[str, Any]:
+        """How often agents are evaluated whose samples are counted for a claim."""
+        return {} if self.is_quick else {"eval_every": 1_000, "eval_episodes": 64}
 
 
 FULL = Scale(
@@ -263,7 +266,12 @@ def _salad(scale: Scale, inputs: Inputs) -> _Maker:
 
 def _online(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
     maker = _salad(scale, inputs)
-    policy: dict[str, Any] = {"num_seeds": scale.num_policy_seeds, "num_steps": scale.policy_steps}
+    policy: dict[str, Any] = {
+        "num_seeds": scale.num_policy_seeds,
+        "num_steps": scale.policy_steps,
+        "eval_every": 1_000,
+        "eval_episodes": 64,
+    }
     # Most steps on the lake slip, so that the goal is far and values differ little: agents look
     # far, and the temperature is low. Eleven states where one can act fill no larger minibatch.
     lake_values: dict[str, Any] = {"agent__alpha": 0.003, "agent__discount": 0.99}
@@ -274,7 +282,7 @@ def _online(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
         "stays at 0.06 and DQN-Prior at 0.03. Half of the prior uniform makes no difference."
     )
     for name, env, of_values, of_policies, tried in (
-        ("online-salad", SALAD, _CLOSELY, {}, ""),
+        ("online-salad", SALAD, scale.closely, {}, ""),
         ("online-tomato-salad", "Overcooked-TomatoSalad", {}, {}, ""),
         ("online-frozen-lake", "FrozenLake-4x4", lake_values, lake_policies, lake_tried),
     ):
@@ -283,7 +291,7 @@ def _online(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
             for agent in ("random", "prior", "dqn", "dqn_prior")
         ]
         policies = [
-            maker.run(agent, env=env, **policy, **of_policies, **_CLOSELY)
+            maker.run(agent, env=env, **policy, **of_policies)
             for agent in scale.pick(POLICY_AGENTS, POLICY_AGENTS if env == SALAD else ())
         ]
         experiments[name] = Experiment(
@@ -474,11 +482,11 @@ def _bad_prior(scale: Scale, inputs: Inputs) -> Experiment:
     maker = _salad(scale, inputs)
     labels = {0.0: "", 0.5: ", half uniform", ROBUST_SHARE: f", {ROBUST_SHARE:.0%} uniform"}
     shares = scale.pick((0.0, 0.5, ROBUST_SHARE), (0.0, ROBUST_SHARE))
-    runs = [maker.run("dqn", **_CLOSELY)]
+    runs = [maker.run("dqn", **scale.closely)]
     for told, is_reversed in (("DQN-Prior", False), ("reversed", True)):
         for share in shares:
             fields: dict[str, Any] = {"prior__reversed": is_reversed, "prior__uniform_share": share}
-            runs.append(maker.run("dqn_prior", told + labels[share], **fields, **_CLOSELY))
+            runs.append(maker.run("dqn_prior", told + labels[share], **fields, **scale.closely))
     return Experiment(
         f"A bad prior: {SALAD}",
         "The prior's probabilities are reversed: the likeliest action gets the smallest. Mixed "

@@ -21,6 +21,8 @@ from llmprior_jax.types import ActionPrior
 # is rare; `insert` doubles the slots until every row lies within its window.
 _WINDOW = 8
 _MIN_ROWS = 64
+# A table that grows gets at least one row in so many to spare.
+_PART_KEPT_FREE = 8
 _EMPTY = -1
 
 # Murmur3's finaliser and Weyl constants: they spread small integers over all 32 bits.
@@ -92,7 +94,9 @@ def insert(table: PriorTable, observations: np.ndarray, prior: ActionPrior) -> P
         )
     size, capacity = int(table.size), table.observations.shape[0]
     new_size = size + len(observations)
-    new_capacity = max(capacity, _power_of_two(new_size))
+    # With room to grow: programs are compiled for each capacity, and states rarely come alone.
+    grown = _power_of_two(new_size + new_size // _PART_KEPT_FREE)
+    new_capacity = capacity if new_size <= capacity else grown
     slots = _assign_slots(
         np.asarray(table.slots), table.observations, size, observations, 4 * new_capacity
     )

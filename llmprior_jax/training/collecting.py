@@ -19,9 +19,12 @@ from llmprior_jax.training.loop import Missing
 from llmprior_jax.training.scoring import TableFiller
 from llmprior_jax.types import ActionPrior, TextState
 
-_EPISODES_PER_ROUND = 64
-# Rounds without an episode of the kind that is wanted, until it is given up.
-_PATIENCE = 50
+# Episodes that are played together: fewer where few are wanted.
+_FEWEST_PER_ROUND, _MOST_PER_ROUND = 16, 64
+# Of transitions that are wanted, what an episode may have at the least.
+_SHORT_EPISODE = 8
+# Episodes without one of the kind that is wanted, until it is given up.
+_PATIENCE = 3_200
 
 
 class Behaviour(NamedTuple):
@@ -114,7 +117,9 @@ def collect(
 
     kept: list[_Episode] = []
     size = 0
-    for episode in _select(_play(env, env_params, mixture, seed), success_share):
+    wanted = num_episodes if num_episodes is not None else (num_transitions or 0) // _SHORT_EPISODE
+    per_round = min(max(wanted, _FEWEST_PER_ROUND), _MOST_PER_ROUND)
+    for episode in _select(_play(env, env_params, mixture, seed, per_round), success_share):
         kept.append(episode)
         size += len(episode.action)
         if len(kept) == num_episodes or (num_transitions is not None and size >= num_transitions):
@@ -148,17 +153,17 @@ def _check_mixture(mixture: Sequence[Part]) -> None:
 
 
 def _play(
-    env: TextEnvironment, env_params: Any, mixture: Sequence[Part], seed: int
+    env: TextEnvironment, env_params: Any, mixture: Sequence[Part], seed: int, per_round: int
 ) -> Iterator[_Episode]:
-    """Plays episodes without end, a batch at a time."""
+    """Plays episodes without end, so many at a time."""
     shares = np.array([part.share for part in mixture])
     # Shares of every batch, as exact as whole episodes allow.
-    ends = np.rint(np.cumsum(shares) / shares.sum() * _EPISODES_PER_ROUND).astype(int)
-    which = np.searchsorted(ends, np.arange(_EPISODES_PER_ROUND), side="right")
+    ends = np.rint(np.cumsum(shares) / shares.sum() * per_round).astype(int)
+    which = np.searchsorted(ends, np.arange(per_round), side="right")
     if len(np.unique(which)) < len(mixture):
         raise ValueError(
             f"the shares {shares.tolist()} leave a behaviour without an episode in a round of "
-            f"{_EPISODES_PER_ROUND}; use larger ones, or leave it out"
+            f"{per_round}; use larger ones, or leave it out"
         )
     play = jax.jit(functools.partial(_play_batch, env, env_params, mixture))
     priors = [part.behaviour.filler and part.behaviour.filler.load() for part in mixture]
@@ -176,7 +181,7 @@ def _play(
                     priors[index] = filler.extend(table, missing.observation[new])
             if is_complete:
                 break
-        for episode in range(_EPISODES_PER_ROUND):
+        for episode in range(per_round):
             length = int(running[:, episode].sum())
             yield jax.tree.map(lambda leaf, n=length, e=episode: leaf[:n, e], steps)
 
@@ -268,7 +273,7 @@ def _select(episodes: Iterator[_Episode], success_share: float | None) -> Iterat
             episode = next(episodes)
             waiting[bool(episode.success.any())].append(episode)
             tried += 1
-            if tried > _PATIENCE * _EPISODES_PER_ROUND:
+            if tried > _PATIENCE:
                 kind = "succeeded" if wanted else "failed"
                 raise ValueError(
                     f"none of {tried:,} episodes {kind}, and success_share {success_share} needs "
