@@ -327,7 +327,7 @@ def _alfworld(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
         "num_seeds": scale.num_policy_seeds,
         "policy__num_envs": 8,
         "policy__rollout_steps": 25,
-        "policy__epochs": 2,
+        "policy__epochs": 1,
         "policy__minibatch_states": 16,
     }
     online = Experiment(
