@@ -1,13 +1,16 @@
-"""The commands that are printed: apps have their flags, configs their fields; some are run."""
+"""The commands that are printed: apps have their flags, configs their fields, and they run."""
 
 import ast
 import functools
 import os
+import pathlib
 import re
 import shlex
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
+from typing import NamedTuple
 
 import nbformat
 import pytest
@@ -18,10 +21,14 @@ from launch import app
 from llmprior_jax import training
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    *(ROOT / "README.md", ROOT / "CONTRIBUTING.md"),
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "llmprior_jax").rglob("*.md")),
+]
 FENCED = re.compile(r"^```(?:sh|bash)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`((?:python -m launch|llmprior-|make |pip install )[^`]+)`", re.DOTALL)
-# In docstrings of apps and configs: indented by four, continued by a backslash.
+# In docstrings of apps and configs, and in pages: indented by four, continued by a backslash.
 INDENTED = re.compile(r"^    ((?:python -m launch\.|pip install )(?:.*\\\n)*.*)", re.MULTILINE)
 OWN = re.compile(r"python -m launch\.|llmprior-|make |pip install ")
 
@@ -32,15 +39,17 @@ def commands() -> list[tuple[str, str]]:
     for page in PAGES:
         text = page.read_text()
         found += [(page.name, command) for command in INLINE.findall(text)]
+        found += [(page.name, text.replace("\\\n", " ")) for text in INDENTED.findall(text)]
         for block in FENCED.findall(text):
             found += [(page.name, command) for command in block.replace("\\\n", " ").splitlines()]
     for source in sorted((ROOT / "launch").rglob("*.py")):
         doc = ast.get_docstring(ast.parse(source.read_text()), clean=False) or ""
         found += [(source.name, text.replace("\\\n", " ")) for text in INDENTED.findall(doc)]
     for path in sorted((ROOT / "colab").glob("*.ipynb")):
-        cells = nbformat.read(path, as_version=4).cells
-        lines = [line for cell in cells for line in cell.source.splitlines()]
-        found += [(path.name, line.lstrip("!% ")) for line in lines if line[:1] in "!%"]
+        for cell in nbformat.read(path, as_version=4).cells:
+            found += [(path.name, command) for command in INLINE.findall(cell.source)]
+            lines = [line.strip() for line in cell.source.splitlines()]
+            found += [(path.name, line.lstrip("!%")) for line in lines if line[:1] in ("!", "%")]
     return [
         (where, " ".join(command.split()))
         for where, command in dict.fromkeys(found)
@@ -145,16 +154,152 @@ def test_a_command_that_is_none_is_noticed(command):
         check(command)
 
 
-@pytest.mark.parametrize("beginning", ["python -m launch.prior show", "python -m launch.inspect"])
-def test_a_quick_command_of_the_docs_runs(tmp_path, beginning):
-    command = next(
-        command
-        for where, command in COMMANDS
-        if where.endswith(".md") and command.startswith(beginning) and "workdir" not in command
-    )
+class Run(NamedTuple):
+    """How a printed command is run here.
+
+    Attributes:
+      smaller: flags that come after those that are printed, so that it ends within seconds.
+      after: printed commands that are run before it, in the same directory.
+      leaves: patterns of files that it writes.
+    """
+
+    smaller: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+    leaves: tuple[str, ...] = ()
+
+
+QUICKSTART = "python -m launch.train --config=quickstart --workdir=runs/quickstart"
+COLLECT = (
+    "python -m launch.collect --env=Overcooked-TomatoLettuceSalad --behaviour=expert@0.7 "
+    "--success_share=0.75 --transitions=32000 --out=data/salad.parquet"
+)
+SALADS = "python -m launch.make_textworld --games=4 --out=data/salads"
+RUNS = {
+    QUICKSTART: Run(
+        (  # As in test_experiment, so that the programs are compiled for both.
+            "--config.env=FrozenLake-4x4",
+            "--config.agents=('dqn_prior',)",
+            "--config.num_seeds=2",
+            "--config.num_steps=320",
+            "--config.eval_every=160",
+            "--config.eval_episodes=16",
+        ),
+        leaves=("runs/quickstart/summary.json",),
+    ),
+    "python -m launch.watch --workdir=runs/quickstart": Run(
+        after=(QUICKSTART,),
+        leaves=("runs/quickstart/watch/episode.html", "runs/quickstart/watch/episode.gif"),
+    ),
+    "python -m launch.inspect_prior --workdir=runs/quickstart": Run(
+        ("--states=1", "--out=compared.html"), (QUICKSTART,), ("compared.html",)
+    ),
+    'python -m launch.inspect_prior --env=Overcooked-TomatoLettuceSalad --match="You hold" '
+    "--out=prior.html": Run(leaves=("prior.html",)),
+    "python -m launch.prior show": Run(),
+    "python -m launch.prior remove --model=tiny": Run(),
+    COLLECT: Run(("--transitions=400",), leaves=("data/salad.parquet",)),
+    "python -m launch.train --config=overcooked_cql_prior --workdir=runs/offline": Run(
+        (
+            "--config.agents=('cql_prior',)",
+            "--config.offline.size=200",
+            "--config.num_seeds=1",
+            "--config.num_steps=20",
+            "--config.eval_every=20",
+            "--config.eval_episodes=2",
+        ),
+        (COLLECT,),
+        ("runs/offline/summary.json",),
+    ),
+    SALADS: Run(("--games=1",), leaves=("data/salads/*.z8",)),
+    "python -m launch.train --config=textworld_free_form --workdir=runs/salads": Run(
+        (
+            "--config.agents=('dqn_prior',)",
+            "--config.freeform.k=4",
+            "--config.loop.num_envs=1",
+            "--config.loop.warmup_steps=4",
+            "--config.num_seeds=1",
+            "--config.num_steps=12",
+            "--config.eval_every=12",
+            "--config.eval_episodes=1",
+        ),
+        (SALADS,),
+        ("runs/salads/summary.json",),
+    ),
+}
+# What the other commands do, by their kinds, these tests do with less ...
+ELSEWHERE = {
+    "launch.train overcooked_dqn_prior": "test_experiment",
+    "launch.train overcooked_gflan_prior": "test_policy_run",
+    "launch.train alfworld_pick": "test_alfworld_training",
+    "launch.train alfworld_examine": "test_alfworld_training",
+    "launch.evaluate": "test_experiment",
+    "launch.make_games": "test_make_games",
+    "launch.sweep": "test_sweep",
+    "launch.report": "test_report",
+    "launch.prior fill": "test_store",
+    "launch.prior export": "test_store",
+    "launch.prior import": "test_store",
+    "launch.benchmark envs": "test_envs_benchmark",
+    "launch.benchmark train": "test_envs_benchmark",
+    "launch.benchmark scoring": "test_scoring_benchmark",
+    "launch.benchmark generation": "test_scoring_benchmark",
+}
+# ... or it is run by hand: it takes minutes, or needs a network.
+BY_HAND = {
+    *("make train", "make test", "make package", "make versions", "make docs"),
+    *("pip install", "launch.pretrain", "launch.reproduce"),
+}
+
+
+def kind(command: str) -> str:
+    """What a command does: its app, and the config that it trains or the word that says what."""
+    words = shlex.split(command, comments=True)
+    if words[0] != "python":
+        return " ".join(words[:2])
+    config = re.search(r"--config=(?:launch/configs/)?(\w+)", command)
+    if words[2] == "launch.train" and config:
+        return f"{words[2]} {config[1]}"
+    return " ".join(word for word in words[2:4] if not word.startswith("-"))
+
+
+@pytest.mark.parametrize("what", sorted({kind(command) for _, command in COMMANDS}))
+def test_what_a_printed_command_does_is_run(what):
+    assert what in BY_HAND | ELSEWHERE.keys() | {kind(command) for command in RUNS}
+    assert what not in ELSEWHERE or (ROOT / "tests" / f"{ELSEWHERE[what]}.py").exists()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> pathlib.Path:
+    """Where the commands are run, one after another."""
+    return tmp_path_factory.mktemp("commands")
+
+
+@pytest.fixture(scope="module")
+def run(folder) -> Callable[[str], None]:
+    """Runs a printed command and those before it, each once."""
     environment = os.environ | {
         "PYTHONPATH": str(ROOT),
         "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache"),
     }
-    words = [sys.executable, *shlex.split(command, comments=True)[1:]]
-    subprocess.run(words, cwd=tmp_path, env=environment, check=True, capture_output=True)
+
+    @functools.cache
+    def run_once(command: str) -> None:
+        for earlier in RUNS[command].after:
+            run_once(earlier)
+        words = [sys.executable, *shlex.split(command)[1:], *RUNS[command].smaller]
+        done = subprocess.run(
+            words, cwd=folder, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{shlex.join(words)}\n{done.stdout}{done.stderr}"
+
+    return run_once
+
+
+@pytest.mark.parametrize("command", RUNS, ids=lambda command: command[:60])
+def test_a_printed_command_runs(folder, run, command):
+    assert any(printed.partition(" #")[0] == command for _, printed in COMMANDS)
+    if "textworld" in command:
+        pytest.importorskip("textworld")
+    run(command)
+    for pattern in RUNS[command].leaves:
+        assert list(folder.glob(pattern)), f"there is no {pattern}"
