@@ -1,5 +1,5 @@
 # `make train` and `make test` set everything up by themselves, in .venv. `make docs` builds the
-# documentation, `make package` the wheel and the sdist, which it tries in an empty environment;
+# documentation, `make package` the wheel and the sdist, and tries both in an empty environment;
 # `make versions` runs a fast part of the tests on each Python with its oldest and its newest JAX.
 
 PYTHON ?= python3
@@ -35,6 +35,7 @@ package: $(VENV)/installed-test
 	$(TRIAL)/venv/bin/python -m pip install --quiet --constraint constraints.txt dist/*.whl
 	cd $(TRIAL) && venv/bin/llmprior-train --config=quickstart --workdir=runs/quickstart \
 		--config.num_seeds=2 --config.num_steps=4000
+	$(TRIAL)/venv/bin/python -m pip install --quiet --force-reinstall --no-deps dist/*.tar.gz
 	cd $(TRIAL) && venv/bin/llmprior-evaluate --workdir=runs/quickstart --episodes=16
 	cd $(TRIAL) && venv/bin/llmprior-watch --workdir=runs/quickstart
 	rm -rf $(TRIAL)
