@@ -1,5 +1,6 @@
 """What all commands share: where compiled programs are kept, how to stop, how mistakes are told."""
 
+import contextlib
 import difflib
 import functools
 import os
@@ -9,7 +10,7 @@ import shutil
 import signal
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import jax
@@ -90,25 +91,32 @@ def find_config(value: str) -> str:
     )
 
 
+@contextlib.contextmanager
+def guard() -> Generator[None]:
+    """What commands do their work in: programs are kept on disk, mistakes told in a line."""
+    cache = pathlib.Path.home() / ".cache" / "llmprior_jax" / "jax"
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", str(cache))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    # The checkpoint library tells every step of every save at the level below.
+    logging.set_verbosity(logging.WARNING)
+    try:
+        yield
+    except _MISTAKES as error:
+        sys.exit(f"error: {error}")
+    except InterruptedRunError as interruption:
+        print(interruption, file=sys.stderr)
+        sys.exit(_INTERRUPTED)
+
+
 def run(main: Callable[[Sequence[str]], None], max_arguments: int = 0) -> None:
     """Runs `main` as an absl app that takes flags and up to `max_arguments` other words."""
 
     def guarded(argv: Sequence[str]) -> None:
         if len(argv) > 1 + max_arguments:
             sys.exit(f"error: unexpected argument {argv[-1]!r}; flags begin with --")
-        cache = pathlib.Path.home() / ".cache" / "llmprior_jax" / "jax"
-        if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-            jax.config.update("jax_compilation_cache_dir", str(cache))
-            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-        # The checkpoint library tells every step of every save at the level below.
-        logging.set_verbosity(logging.WARNING)
-        try:
+        with guard():
             main(argv)
-        except _MISTAKES as error:
-            sys.exit(f"error: {error}")
-        except InterruptedRunError as interruption:
-            print(interruption, file=sys.stderr)
-            sys.exit(_INTERRUPTED)
 
     app.run(guarded, flags_parser=functools.partial(_parse_flags, module=main.__module__))
 

@@ -1,7 +1,7 @@
 """Runs the experiments of the paper and some more, and writes a report that a reader can check.
 
     python -m launch.reproduce --workdir=runs/reproduce --out=report
-    python -m launch.reproduce --workdir=runs/quick --out=report --quick
+    python -m launch.reproduce --workdir=runs/quick --out=report --quick --jobs=2
     python -m launch.reproduce --workdir=runs/reproduce --out=report --only=offline
     python -m launch.reproduce --workdir=runs/reproduce --out=report --notrain
 
@@ -12,23 +12,20 @@ the command goes on where it stopped, and what a report in `--out` tells of othe
 far. The settings are in `launch/experiments.py`.
 """
 
-import contextlib
 import datetime
 import difflib
 import json
 import pathlib
 import subprocess
 import sys
-import time
-from collections.abc import Collection, Generator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-import jax
 from absl import flags
 
-from launch import app, evidence, experiments
+from launch import app, evidence, experiments, workers
 from launch.experiments import Experiment, Run
-from llmprior_jax import progress, training
+from llmprior_jax import training
 from llmprior_jax.training import provenance
 from llmprior_jax.training.metrics import read_metrics
 
@@ -36,9 +33,13 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the runs.", requir
 _OUT = flags.DEFINE_string("out", None, "Directory of the report.", required=True)
 _QUICK = flags.DEFINE_bool("quick", False, "Do all of it small, for a look.")
 _ONLY = flags.DEFINE_string("only", "", "Only experiments whose name begins so.")
+_JOBS = flags.DEFINE_integer(
+    "jobs",
+    1,
+    "Processes that share the runs, on CPUs; one seldom keeps two cores busy.",
+    lower_bound=1,
+)
 _TRAIN = flags.DEFINE_bool("train", True, "Train; --notrain reports what is finished so far.")
-
-_SECONDS = "seconds.jsonl"
 
 
 def main(argv: Sequence[str]) -> None:
@@ -62,7 +63,8 @@ def main(argv: Sequence[str]) -> None:
     if _TRAIN.value:
         needs = {need for experiment in chosen.values() for need in experiment.needs}
         _prepare(inputs, scale, needs)
-        _train(workdir, runs)
+        configs = {name: run.config for name, run in runs.items()}
+        workers.train(workdir, configs, _JOBS.value)
     finished = {
         name: [
             record
@@ -80,16 +82,6 @@ def main(argv: Sequence[str]) -> None:
 def _distinct(chosen: Mapping[str, Experiment]) -> dict[str, Run]:
     """The runs of all experiments by name, each once."""
     return {run.name: run for experiment in chosen.values() for run in experiment.runs}
-
-
-def _train(workdir: pathlib.Path, runs: Mapping[str, Run]) -> None:
-    """Trains what is not finished yet."""
-    with app.StopSignal() as should_stop:
-        for name, run in progress.bar(runs.items(), desc="runs"):
-            if not (workdir / name / training.SUMMARY_FILE).exists():
-                with _timed(workdir, name):
-                    training.run(run.config, workdir / name, should_stop=should_stop)
-                jax.clear_caches()  # Programs are kept on disk, and nothing else would free them.
 
 
 def _prepare(inputs: experiments.Inputs, scale: experiments.Scale, needs: set[str]) -> None:
@@ -123,26 +115,13 @@ def _prepare(inputs: experiments.Inputs, scale: experiments.Scale, needs: set[st
         path = getattr(inputs, name)
         finished = path.with_suffix(f"{path.suffix}.complete")
         if not finished.exists():
-            with _timed(path.parent, path.name):
+            with workers.timed(path.parent, path.name):
                 _command(*command, f"--out={path}")
             finished.touch()
 
 
 def _command(module: str, *arguments: str) -> None:
     subprocess.run([sys.executable, "-m", module, *arguments], check=True)
-
-
-@contextlib.contextmanager
-def _timed(workdir: pathlib.Path, name: str) -> Generator[None]:
-    """Adds the time that something takes to what is known of it, whether it ends or is stopped."""
-    started = time.monotonic()
-    try:
-        yield
-    finally:
-        workdir.mkdir(parents=True, exist_ok=True)
-        with (workdir / _SECONDS).open("a") as file:
-            told = {"name": name, "seconds": round(time.monotonic() - started, 1)}
-            file.write(json.dumps(told) + "\n")
 
 
 def _call(
@@ -155,7 +134,7 @@ def _call(
         for name in finished
         for line in (workdir / name / provenance.FILE).read_text().splitlines()
     )
-    spent = workdir / _SECONDS
+    spent = workdir / workers.SECONDS_FILE
     times = [json.loads(line) for line in spent.read_text().splitlines()] if finished else []
     return {
         "written": str(datetime.date.today()),
