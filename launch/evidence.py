@@ -7,7 +7,7 @@ there and what newer calls add make one report.
 
 import json
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,24 +31,35 @@ class Evidence(NamedTuple):
 
     Attributes:
       records: by a run's name its evaluations: the step, and for each metric a number per seed.
-      calls: of the command, in their order: `runs`, the names of those that are from it, and what
-        the report says of it (`written`, `command`, `minutes`, `commits`, `devices`, `python`,
-        `versions`, `sizes`).
+      calls: of the command, in order: `runs`, the names of those that are from it, `finished`,
+        how many it had, and what the report says of all these (`written`, `command`, `minutes`,
+        `commits`, `devices`, `python`, `versions`, `sizes`).
     """
 
     records: Mapping[str, Records]
     calls: Sequence[Mapping[str, Any]]
 
     def add(self, records: Mapping[str, Records], call: Mapping[str, Any]) -> "Evidence":
-        """This, and runs from one more call; those that were known are from the new one now."""
+        """This, and runs from one more call; those that were known are from the new one now.
+
+        Args:
+          records: as `training.read_metrics` gives them.
+          call: what is said of it; `runs` and `finished` are added.
+        """
         if not records:
             return self
+        calls = list(self.only(self.records.keys() - records.keys()).calls)
+        calls.append({**call, "runs": list(records), "finished": len(records)})
+        evaluations = {name: _evaluations(told) for name, told in records.items()}
+        return Evidence({**self.records, **evaluations}, calls)
+
+    def only(self, names: Collection[str]) -> "Evidence":
+        """What is known of some of the runs."""
         calls = []
-        for earlier in self.calls:
-            left = [name for name in earlier["runs"] if name not in records]
-            calls += [{**earlier, "runs": left}] if left else []
-        calls.append({**call, "runs": list(records)})
-        return Evidence({**self.records, **records}, calls)
+        for call in self.calls:
+            left = [name for name in call["runs"] if name in names]
+            calls += [{**call, "runs": left}] if left else []
+        return Evidence({name: self.records[name] for name in self.records if name in names}, calls)
 
 
 def read(out: pathlib.Path) -> Evidence:
@@ -92,6 +103,8 @@ def write(
             "no two runs of an experiment are finished; leave --notrain out, and see that --workdir"
             " is the directory of the runs"
         )
+    names = {run.name for experiment in told.values() for run in experiment.runs}
+    evidence = evidence.only(names)
     out.mkdir(parents=True, exist_ok=True)
     for file, lines in (
         (_RESULTS, _results(told, evidence.records)),
@@ -104,6 +117,22 @@ def write(
     head = _head(evidence, num_planned)
     write_atomically(out / "report.md", "\n\n".join([head, *sections]) + "\n")
     return len(told)
+
+
+def _evaluations(records: Records) -> Records:
+    """What the report tells of a run, as the lines say it."""
+    return [
+        {
+            "step": record["step"],
+            **{
+                name: [round(value, 6) for value in record[name]]
+                for name in _METRICS
+                if name in record
+            },
+        }
+        for record in records
+        if "success_rate" in record
+    ]
 
 
 def _lines(path: pathlib.Path) -> Iterator[dict[str, Any]]:
@@ -139,7 +168,7 @@ def _results(
                     "seed": seed,
                     "steps": [record["step"] for record in known],
                     **{
-                        metric: [round(record[metric][seed], 6) for record in known]
+                        metric: [record[metric][seed] for record in known]
                         for metric in _METRICS
                         if metric in known[-1]
                     },
@@ -297,8 +326,9 @@ def _head(evidence: Evidence, num_planned: int) -> str:
         return "\n".join(
             [
                 f"- `{call['command']}`",
-                f"  - written {call['written']}; {len(call['runs'])} of its runs are told here, "
-                f"which took {call['minutes']} minutes, over all calls that trained them",
+                f"  - written {call['written']}; {call['finished']} runs, of which "
+                f"{len(call['runs'])} are told here; they took {call['minutes']} minutes of "
+                "processes, over all calls that trained them",
                 f"  - commits of the runs: {', '.join(map(str, call['commits']))}",
                 f"  - devices: {', '.join(call['devices'])}; Python {call['python']}; {versions}",
                 f"  - sizes: {call['sizes']}",

@@ -49,7 +49,8 @@ class Scale(NamedTuple):
       offline_updates: updates of a seed that learns from a dataset.
       dataset_sizes: transitions to learn from.
       alfworld_steps: environment steps of a seed in ALFWorld.
-      alfworld_sizes: transitions to learn from in ALFWorld.
+      alfworld_sizes: transitions to learn from in ALFWorld, of a dataset of the largest size.
+      alfworld_large_sizes: likewise, of a larger dataset: all its states are scored for each run.
       is_quick: whether of each setting that is varied a few values will do.
     """
 
@@ -61,6 +62,7 @@ class Scale(NamedTuple):
     dataset_sizes: tuple[int, ...]
     alfworld_steps: int
     alfworld_sizes: tuple[int, ...]
+    alfworld_large_sizes: tuple[int, ...]
     is_quick: bool
 
     def pick(self, full: Sequence[_Value], quick: Sequence[_Value]) -> Sequence[_Value]:
@@ -81,7 +83,8 @@ FULL = Scale(
     offline_updates=6_000,
     dataset_sizes=(250, 500, 1_000, 2_000, 4_000, 8_000, 16_000, 32_000),
     alfworld_steps=1_600,
-    alfworld_sizes=(250, 1_000, 4_000, 32_000),
+    alfworld_sizes=(250, 1_000, 4_000),
+    alfworld_large_sizes=(32_000,),
     is_quick=False,
 )
 QUICK = Scale(
@@ -93,6 +96,7 @@ QUICK = Scale(
     dataset_sizes=(250, 2_000),
     alfworld_steps=128,
     alfworld_sizes=(100,),
+    alfworld_large_sizes=(),
     is_quick=True,
 )
 
@@ -163,6 +167,7 @@ class Inputs(NamedTuple):
       demonstrations: of salads by an expert, to make priors of.
       games: directory of ALFWorld games, or None where the engine is not installed.
       pick: dataset of things put in their place in those games, or None likewise.
+      pick_large: a larger one, or None likewise.
       encoder: directory of a sentence encoder, or None where it is not installed.
     """
 
@@ -171,6 +176,7 @@ class Inputs(NamedTuple):
     demonstrations: pathlib.Path
     games: pathlib.Path | None
     pick: pathlib.Path | None
+    pick_large: pathlib.Path | None
     encoder: pathlib.Path | None
 
 
@@ -185,6 +191,7 @@ def find_inputs(workdir: pathlib.Path) -> Inputs:
         demonstrations=workdir / "demonstrations.parquet",
         games=workdir / "pick" if has_alfworld else None,
         pick=workdir / "pick.parquet" if has_alfworld else None,
+        pick_large=workdir / "pick_large.parquet" if has_alfworld else None,
         encoder=pathlib.Path(package.origin).parent / "model"
         if package is not None and package.origin is not None
         else None,
@@ -346,13 +353,17 @@ def _alfworld(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
             agent,
             amount=size,
             games__unseen=(),
-            offline__dataset=str(inputs.pick),
+            offline__dataset=str(dataset),
             offline__size=size,
             num_steps=updates,
             eval_every=updates,
         )
         for agent in ("bc", "cql", "cql_prior")
-        for size in scale.alfworld_sizes
+        for dataset, sizes in (
+            (inputs.pick, scale.alfworld_sizes),
+            (inputs.pick_large, scale.alfworld_large_sizes),
+        )
+        for size in sizes
     )
     return {
         "online-alfworld-pick": online,
@@ -369,7 +380,7 @@ def _alfworld(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
             offline,
             scarce="transitions",
             claims=(Claim("CQL-Prior", "CQL"),),
-            needs=("games", "pick"),
+            needs=("games", "pick", *(("pick_large",) if scale.alfworld_large_sizes else ())),
         ),
     }
 

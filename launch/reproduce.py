@@ -8,26 +8,29 @@
 `--out` gets `report.md` with a table, a figure and a verdict on each claim, the figures, and
 `results.jsonl`: a line for each seed of each run, from which all of it is computed. Given again,
 the command goes on where it stopped, and what a report in `--out` tells of other runs stays there.
-`--quick` does all of it small, in 8.5 minutes with two processes on 2 cores (11 with one), except
-GFlan in ALFWorld; `--notrain` tells what is finished so far. The settings are in
-`launch/experiments.py`.
+`--quick` does each experiment small, in 8.5 minutes with two processes on 2 cores (11 with one),
+and leaves out what only a long look can tell apart, such as GFlan beyond one kitchen; `--notrain`
+tells what is finished so far. The settings are in `launch/experiments.py`.
 """
 
 import datetime
 import difflib
 import json
 import pathlib
+import shlex
 import subprocess
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+import filelock
 from absl import flags
 
 from launch import app, evidence, experiments, workers
 from launch.experiments import Experiment, Run
 from llmprior_jax import training
 from llmprior_jax.training import provenance
+from llmprior_jax.training.files import write_atomically
 from llmprior_jax.training.metrics import read_metrics
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the runs.", required=True)
@@ -54,8 +57,7 @@ def main(argv: Sequence[str]) -> None:
         near = difflib.get_close_matches(_ONLY.value, planned, n=1, cutoff=0.0)[0]
         raise ValueError(f"--only={_ONLY.value}: no experiment begins so; did you mean {near!r}?")
     every, runs = _distinct(planned), _distinct(chosen)
-    known = evidence.read(out)
-    if others := known.records.keys() - every.keys():
+    if others := evidence.read(out).records.keys() - every.keys():
         raise ValueError(
             f"the report in {out} tells of {len(others)} runs that are none of these: they were "
             "made with --quick or without it, with other settings, or with packages that are "
@@ -67,15 +69,12 @@ def main(argv: Sequence[str]) -> None:
         configs = {name: run.config for name, run in runs.items()}
         workers.train(workdir, configs, _JOBS.value)
     finished = {
-        name: [
-            record
-            for record in read_metrics(workdir / name / run.config.agents[0])
-            if "success_rate" in record
-        ]
+        name: read_metrics(workdir / name / run.config.agents[0])
         for name, run in runs.items()
         if (workdir / name / training.SUMMARY_FILE).exists()
     }
-    known = known.add(finished, _call(scale, workdir, finished))
+    # Read again: another call may have added to it meanwhile.
+    known = evidence.read(out).add(finished, _call(scale, workdir, finished))
     told = evidence.write(out, planned, known, len(every))
     print(f"the report of {told} experiments is in {out / 'report.md'}")
 
@@ -100,29 +99,48 @@ def _prepare(inputs: experiments.Inputs, scale: experiments.Scale, needs: set[st
         ),
         "demonstrations": ("launch.collect", salad, "--behaviour=expert@0.1", "--transitions=4000"),
         "games": ("launch.make_games", "--tasks=pick", f"--train={train}", f"--unseen={unseen}"),
-        "pick": (
-            "launch.collect",
-            "--env=ALFWorld",
-            f"--games={games}",
-            "--history=3",
-            "--behaviour=prior:0.75,random:0.25",
-            "--success_share=0.75",
-            f"--transitions={max(scale.alfworld_sizes)}",
-        ),
+        **{
+            name: (
+                "launch.collect",
+                "--env=ALFWorld",
+                f"--games={games}",
+                "--history=3",
+                "--behaviour=prior:0.75,random:0.25",
+                "--success_share=0.75",
+                f"--transitions={max(sizes, default=0)}",
+            )
+            for name, sizes in (
+                ("pick", scale.alfworld_sizes),
+                ("pick_large", scale.alfworld_large_sizes),
+            )
+        },
     }
     for name, command in commands.items():
-        if name not in needs:
-            continue
-        path = getattr(inputs, name)
-        finished = path.with_suffix(f"{path.suffix}.complete")
+        if name in needs:
+            _make(getattr(inputs, name), *command)
+
+
+def _make(path: pathlib.Path, module: str, *arguments: str) -> None:
+    """Makes a file or a directory by a command, unless it is there.
+
+    Raises:
+      ValueError: it was made by another command.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    finished = path.with_suffix(f"{path.suffix}.complete")
+    # Wherever the work directory lies.
+    command = shlex.join([module, *arguments]).replace(f"{path.parent}/", "")
+    with filelock.FileLock(path.with_suffix(f"{path.suffix}.lock")):
         if not finished.exists():
             with workers.timed(path.parent, path.name):
-                _command(*command, f"--out={path}")
-            finished.touch()
-
-
-def _command(module: str, *arguments: str) -> None:
-    subprocess.run([sys.executable, "-m", module, *arguments], check=True)
+                made = [sys.executable, "-m", module, *arguments, f"--out={path}"]
+                subprocess.run(made, check=True)
+            write_atomically(finished, command + "\n")
+    if finished.read_text().strip() != command:
+        raise ValueError(
+            f"{path} was made by `{finished.read_text().strip()}`, and `{command}` is wanted; use "
+            "another --workdir"
+        )
 
 
 def _call(

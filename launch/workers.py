@@ -7,6 +7,7 @@ So a command that is given twice, or by several processes, trains no run twice.
 import contextlib
 import json
 import multiprocessing
+import os
 import pathlib
 import sys
 import time
@@ -17,9 +18,11 @@ import jax
 
 from launch import app
 from llmprior_jax import progress, training
+from llmprior_jax.training.config import check_workdir
 
 SECONDS_FILE = "seconds.jsonl"
 _POLL_SECONDS = 0.5
+_STOPPED = "stopped; the same command goes on in {}"
 
 
 def train(workdir: pathlib.Path, configs: Mapping[str, training.Config], jobs: int = 1) -> None:
@@ -31,6 +34,7 @@ def train(workdir: pathlib.Path, configs: Mapping[str, training.Config], jobs: i
       jobs: processes that share them. More than one say what they do in `process*.log`.
 
     Raises:
+      ConfigMismatchError: a directory is that of another run.
       InterruptedRunError: Ctrl-C or SIGTERM; the runs that were under way can go on.
       SystemExit: a process failed.
     """
@@ -61,6 +65,9 @@ def _train(
 ) -> None:
     workdir.mkdir(parents=True, exist_ok=True)
     for name, config in progress.bar(configs.items(), desc="runs"):
+        if should_stop():
+            raise training.InterruptedRunError(_STOPPED.format(workdir))
+        check_workdir(workdir / name, config)
         with _claim(workdir / f"{name}.lock") as is_ours:
             if not is_ours or _is_finished(workdir, name):
                 continue
@@ -95,30 +102,39 @@ def _supervise(
     should_stop: Callable[[], bool],
 ) -> None:
     workdir.mkdir(parents=True, exist_ok=True)
-    spawn = multiprocessing.get_context(
-        "spawn"
-    )  # JAX has threads, and no process is forked safely.
+    # A process with JAX's threads is not to be forked.
+    spawn = multiprocessing.get_context("spawn")
     logs = [workdir / f"process{number}.log" for number in range(jobs)]
     processes = [spawn.Process(target=_work, args=(workdir, configs, log)) for log in logs]
-    for process in processes:
-        process.start()
-    is_told = False
-    with progress.bar(total=len(configs), desc="runs", unit="run") as bar:
-        while any(process.is_alive() for process in processes):
-            time.sleep(_POLL_SECONDS)
-            bar.update(sum(_is_finished(workdir, name) for name in configs) - bar.n)
-            if should_stop() and not is_told:
-                is_told = True  # A second signal would stop them at once.
-                for process in processes:
-                    process.terminate()
-    if should_stop():
-        raise training.InterruptedRunError(f"stopped; the same command goes on in {workdir}")
+    asked = False
+
+    def ask_to_stop() -> None:
+        for process in processes:
+            if process.is_alive():
+                process.terminate()
+
+    try:
+        for process in processes:
+            process.start()
+        with progress.bar(total=len(configs), desc="runs", unit="run") as bar:
+            while any(process.is_alive() for process in processes):
+                time.sleep(_POLL_SECONDS)
+                bar.update(sum(_is_finished(workdir, name) for name in configs) - bar.n)
+                if should_stop() and not asked:
+                    ask_to_stop()
+                    asked = True
+    finally:
+        ask_to_stop()  # Those that are still there: a second signal, which stops them at once.
     failed = [str(log) for process, log in zip(processes, logs, strict=True) if process.exitcode]
+    if failed and should_stop():
+        raise training.InterruptedRunError(_STOPPED.format(workdir))
     if failed:
         sys.exit(f"error: {len(failed)} of {jobs} processes failed; see {', '.join(failed)}")
 
 
 def _work(workdir: pathlib.Path, configs: Mapping[str, training.Config], log: pathlib.Path) -> None:
+    # In a session of its own: Ctrl-C reaches the first process alone, which asks this one to end.
+    os.setsid()
     # Left open: what is to be said of an exception is said when this function is over.
     sys.stdout = sys.stderr = log.open("a", buffering=1)
     with app.guard(), app.StopSignal() as should_stop:

@@ -193,7 +193,7 @@ def test_successes_that_do_not_come_are_an_error():
                 "num_episodes": 1,
                 "mixture": [Part(collecting.random_behaviour(), share) for share in (1.0, 0.001)],
             },
-            "without an episode in a round of 16",
+            "without an episode in a round of 64",
         ),
     ],
 )

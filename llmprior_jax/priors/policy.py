@@ -2,7 +2,7 @@
 
 A prior is asked once for each text and then looked up. A policy changes with every update, so what
 can be prepared once is its reading matter: the tokens of each state's prompt and actions, laid out
-in one row per state. A batch of states is then a gather of rows and one forward pass, which is
+in one row per state. A batch of states is then a gather of rows and a forward pass, which is
 differentiable in the parameters. Before any learning the policy is the prior that `score` gives
 with the same model, normalization and temperature.
 """
@@ -125,7 +125,9 @@ def language_policy(
 
 
 def append(rows: Any, size: int, new: Any, capacity: int) -> Any:
-    """Adds states to those on the device (host side), in time that depends on their number alone.
+    """Adds states to those on the device (host side).
+
+    That takes time for the new ones alone, unless the arrays must grow.
 
     Args:
       rows: `size` states and padding, as this function gave them: they are used up, donated to
@@ -230,9 +232,10 @@ def _hidden_one_by_one(model: Any, rows: Rows) -> jax.Array:
     """The same of long rows, at the length of each: in a batch all were as long as the longest.
 
     One such row keeps a device busy. Its activations are computed again in the backward pass, so
-    that those of one row are held and not those of all.
+    that those of one row are held and not those of all. A decoder's rows hold the prompts, and vary
+    in length; those of an encoder-decoder hold actions alone, and hardly do.
     """
-    L = rows.tokens.shape[1]
+    L = rows.tokens.shape[1]  # a multiple of 16, as `packing` makes it
     lengths = range(L // _LENGTHS, L + 1, L // _LENGTHS)
 
     def up_to(length: int, row: Rows) -> jax.Array:

@@ -21,8 +21,8 @@ from llmprior_jax.types import ActionPrior
 # is rare; `insert` doubles the slots until every row lies within its window.
 _WINDOW = 8
 _MIN_ROWS = 64
-# A table that grows gets at least one row in so many to spare.
-_PART_KEPT_FREE = 8
+# A table has a row to spare for so many that are in use.
+_ROWS_PER_SPARE_ROW = 8
 _EMPTY = -1
 
 # Murmur3's finaliser and Weyl constants: they spread small integers over all 32 bits.
@@ -95,8 +95,7 @@ def insert(table: PriorTable, observations: np.ndarray, prior: ActionPrior) -> P
     size, capacity = int(table.size), table.observations.shape[0]
     new_size = size + len(observations)
     # With room to grow: programs are compiled for each capacity, and states rarely come alone.
-    grown = _power_of_two(new_size + new_size // _PART_KEPT_FREE)
-    new_capacity = capacity if new_size <= capacity else grown
+    new_capacity = max(capacity, _power_of_two(new_size + new_size // _ROWS_PER_SPARE_ROW))
     slots = _assign_slots(
         np.asarray(table.slots), table.observations, size, observations, 4 * new_capacity
     )
@@ -121,6 +120,9 @@ def write_rows(leaves: Any, first: int, new: Any) -> Any:
       leaves: a pytree of arrays [N, ...]. They are used up: donated to those returned.
       first: the row of the first one.
       new: the same pytree of arrays [M, ...], with `first + M <= N`.
+
+    Returns:
+      The arrays [N, ...], with rows `first .. first + M - 1` as in `new`.
     """
     (count,) = {len(leaf) for leaf in jax.tree.leaves(new)}
     capacity = jax.tree.leaves(leaves)[0].shape[0]

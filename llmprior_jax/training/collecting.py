@@ -118,8 +118,8 @@ def collect(
     kept: list[_Episode] = []
     size = 0
     wanted = num_episodes if num_episodes is not None else (num_transitions or 0) // _SHORT_EPISODE
-    per_round = min(max(wanted, _FEWEST_PER_ROUND), _MOST_PER_ROUND)
-    for episode in _select(_play(env, env_params, mixture, seed, per_round), success_share):
+    which = _parts_of_a_round(mixture, wanted)
+    for episode in _select(_play(env, env_params, mixture, seed, which), success_share):
         kept.append(episode)
         size += len(episode.action)
         if len(kept) == num_episodes or (num_transitions is not None and size >= num_transitions):
@@ -152,19 +152,24 @@ def _check_mixture(mixture: Sequence[Part]) -> None:
         raise ValueError("name at least one behaviour")
 
 
-def _play(
-    env: TextEnvironment, env_params: Any, mixture: Sequence[Part], seed: int, per_round: int
-) -> Iterator[_Episode]:
-    """Plays episodes without end, so many at a time."""
+def _parts_of_a_round(mixture: Sequence[Part], wanted: int) -> np.ndarray:
+    """For each episode of a round the index of its part, in shares as exact as episodes allow."""
     shares = np.array([part.share for part in mixture])
-    # Shares of every batch, as exact as whole episodes allow.
-    ends = np.rint(np.cumsum(shares) / shares.sum() * per_round).astype(int)
-    which = np.searchsorted(ends, np.arange(per_round), side="right")
-    if len(np.unique(which)) < len(mixture):
-        raise ValueError(
-            f"the shares {shares.tolist()} leave a behaviour without an episode in a round of "
-            f"{per_round}; use larger ones, or leave it out"
-        )
+    for size in sorted({min(max(wanted, _FEWEST_PER_ROUND), _MOST_PER_ROUND), _MOST_PER_ROUND}):
+        ends = np.rint(np.cumsum(shares) / shares.sum() * size).astype(int)
+        which = np.searchsorted(ends, np.arange(size), side="right")
+        if len(np.unique(which)) == len(mixture):
+            return which
+    raise ValueError(
+        f"the shares {shares.tolist()} leave a behaviour without an episode in a round of "
+        f"{_MOST_PER_ROUND}; use larger ones, or leave it out"
+    )
+
+
+def _play(
+    env: TextEnvironment, env_params: Any, mixture: Sequence[Part], seed: int, which: np.ndarray
+) -> Iterator[_Episode]:
+    """Plays episodes without end, a round at a time, whose parts of the mixture are `which`."""
     play = jax.jit(functools.partial(_play_batch, env, env_params, mixture))
     priors = [part.behaviour.filler and part.behaviour.filler.load() for part in mixture]
     for number in range(2**31):
@@ -181,7 +186,7 @@ def _play(
                     priors[index] = filler.extend(table, missing.observation[new])
             if is_complete:
                 break
-        for episode in range(per_round):
+        for episode in range(len(which)):
             length = int(running[:, episode].sum())
             yield jax.tree.map(lambda leaf, n=length, e=episode: leaf[:n, e], steps)
 
