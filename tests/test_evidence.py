@@ -4,9 +4,12 @@ import json
 import pathlib
 
 import pytest
+from absl import flags
+from absl.testing import flagsaver
 from test_launch import launch
 
 from launch import evidence, experiments
+from launch import reproduce as module
 from llmprior_jax import training
 
 CALL = {
@@ -63,8 +66,16 @@ def test_the_report_has_the_numbers_of_the_runs_and_the_verdict(planned, known, 
 
 
 def test_a_report_is_read_as_it_was_written(planned, known, tmp_path):
+    known = known.add({"old-100": records(1 / 3)}, CALL)  # a number without end
     evidence.write(tmp_path, planned, known, 4)
     assert evidence.read(tmp_path) == known
+
+
+def test_a_run_that_has_nothing_beside_it_is_not_told(planned, known, tmp_path):
+    lone = known.add({"alone": records(1.0)}, {**CALL, "minutes": 5})
+    evidence.write(tmp_path, planned, lone, 4)
+    assert evidence.read(tmp_path) == known
+    assert "3 of 4 runs are finished" in (tmp_path / "report.md").read_text()
 
 
 def test_where_there_is_no_report_nothing_is_known(tmp_path):
@@ -103,11 +114,56 @@ def test_a_report_of_other_runs_is_not_overwritten(planned, known, tmp_path):
     assert (tmp_path / "report" / "report.md").read_text() == before
 
 
+def reproduce(*arguments: str) -> None:
+    """The command, in this process."""
+    with flagsaver.flagsaver():
+        flags.FLAGS(["reproduce", *arguments])
+        module.main(["reproduce"])
+
+
+def test_calls_for_some_experiments_make_one_report(tmp_path, monkeypatch):
+    def lake(seed: int) -> experiments.Run:
+        config = training.default_config()
+        config.env, config.agents, config.seed = "FrozenLake-4x4", ("random",), seed
+        config.num_seeds, config.eval_episodes, config.prior.store = 2, 4, ""
+        return experiments.Run(f"seed {seed}", f"random-{seed}", config)
+
+    made = {
+        "one": experiments.Experiment("One", "?", (lake(0), lake(1))),
+        "two": experiments.Experiment("Two", "?", (lake(1), lake(2))),
+    }
+    monkeypatch.setattr(experiments, "make", lambda scale, inputs: made)
+    report = tmp_path / "report" / "report.md"
+    places = [f"--workdir={tmp_path / 'runs'}", f"--out={tmp_path / 'report'}"]
+    reproduce(*places, "--only=one")
+    assert "2 of 3 runs are finished" in report.read_text()
+    first = (tmp_path / "report" / "results.jsonl").read_text()
+    reproduce(f"--workdir={tmp_path / 'elsewhere'}", places[1], "--only=two")
+    told = report.read_text()
+    assert "3 of 3 runs are finished" in told
+    assert "## One" in told
+    assert "## Two" in told
+    assert (
+        first.splitlines()[:2]
+        == ((tmp_path / "report" / "results.jsonl").read_text().splitlines()[:2])
+    )
+
+
+def test_an_input_that_another_command_made_is_refused(tmp_path):
+    (tmp_path / "pick.complete").write_text("launch.make_games --tasks=pick --train=2\n")
+    with pytest.raises(ValueError, match=r"was made by `launch\.make_games .* --train=2`"):
+        module._make(tmp_path / "pick", "launch.make_games", "--tasks=pick", "--train=28")
+
+
 def test_the_recorded_report_is_of_these_experiments():
     """Or its runs could not be told apart from newer ones."""
     out = pathlib.Path(__file__).parent.parent / "launch" / "results" / "reproduce"
+    if not out.exists():
+        pytest.skip("recorded results are in the repository, and in no sdist")
     names = {json.loads(line)["name"] for line in (out / "results.jsonl").read_text().splitlines()}
     inputs = experiments.find_inputs(pathlib.Path("runs"))
-    made = {name: pathlib.Path(f"/made/{name}") for name in ("games", "pick", "encoder")}
+    made = {
+        name: pathlib.Path(f"/made/{name}") for name in ("games", "pick", "pick_large", "encoder")
+    }
     planned = experiments.make(experiments.FULL, inputs._replace(**made))
     assert names <= {run.name for told in planned.values() for run in told.runs}

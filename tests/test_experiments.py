@@ -15,8 +15,8 @@ SCALES = {"full": experiments.FULL, "quick": experiments.QUICK}
 @pytest.fixture(scope="module")
 def inputs():
     found = experiments.find_inputs(pathlib.Path("runs"))
-    made = {name: pathlib.Path(f"/made/{name}") for name in ("games", "pick", "encoder")}
-    return found._replace(games=made["games"], pick=made["pick"], encoder=made["encoder"])
+    names = ("games", "pick", "pick_large", "encoder")
+    return found._replace(**{name: pathlib.Path(f"/made/{name}") for name in names})
 
 
 @pytest.fixture(scope="module", params=SCALES)

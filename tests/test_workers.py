@@ -1,6 +1,11 @@
 """Runs shared by processes: each is trained once, and what another process is at is left to it."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import filelock
 import pytest
@@ -54,3 +59,39 @@ def test_the_log_of_a_process_that_failed_is_named(tmp_path, configs):
         workers.train(tmp_path, configs, jobs=2)
     logs = "".join(path.read_text() for path in tmp_path.glob("process*.log"))
     assert "FrozenLake-4x4" in logs  # the nearest name
+
+
+_LONG = """
+import pathlib, sys
+from launch import app, workers
+from llmprior_jax import training
+
+def main():
+    config = training.default_config()
+    config.env, config.agents, config.prior.store = "FrozenLake-4x4", ("dqn",), ""
+    config.num_seeds, config.num_steps, config.eval_every = 1, 10_000_000, 400
+    config.eval_episodes, config.checkpoint.every = 1, 1_000_000
+    with app.guard():
+        workers.train(pathlib.Path(sys.argv[1]), {"long": config}, jobs=2)
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+def test_ctrl_c_ends_the_processes_with_a_checkpoint(tmp_path):
+    (tmp_path / "long.py").write_text(_LONG)
+    command = [sys.executable, str(tmp_path / "long.py"), str(tmp_path)]
+    environment = os.environ | {"PYTHONPATH": os.getcwd()}
+    process = subprocess.Popen(command, start_new_session=True, env=environment)
+    metrics = tmp_path / "long" / "dqn" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (metrics.exists() and len(metrics.read_text().splitlines()) > 2):
+        assert process.poll() is None
+        assert time.monotonic() < deadline, "training never began"
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    assert process.wait(60) == 128 + signal.SIGINT
+    # Otherwise the only checkpoint would be that of the beginning.
+    steps = [int(path.name) for path in (tmp_path / "long" / "dqn" / "checkpoints").iterdir()]
+    assert max(steps) > 0
