@@ -23,6 +23,10 @@ from llmprior_jax.training.runs import step_unit
 
 _RESULTS, _CALLS = "results.jsonl", "calls.jsonl"
 _METRICS = ("success_rate", "return", "unseen_success_rate")
+_OF_A_CALL = (
+    *("written", "command", "minutes", "commits", "devices", "python", "versions", "sizes"),
+    *("runs", "finished"),
+)
 Records = Sequence[Mapping[str, Any]]
 
 
@@ -75,7 +79,8 @@ def read(out: pathlib.Path) -> Evidence:
             by_seed.setdefault(line["name"], {})[line["seed"]] = line
         records = {name: _records(seeds) for name, seeds in by_seed.items()}
         path = out / _CALLS
-        return Evidence(records, list(_lines(path)))
+        calls = [{field: call[field] for field in _OF_A_CALL} for call in _lines(path)]
+        return Evidence(records, calls)
     except (KeyError, ValueError, IndexError) as error:
         raise ValueError(f"{path} is damaged ({error!r}); use another --out") from error
 

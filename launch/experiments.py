@@ -376,7 +376,8 @@ def _alfworld(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
         "offline-alfworld-pick": Experiment(
             "Offline: ALFWorld Pick",
             "How many transitions does a prior save an agent that learns from a dataset? Episodes "
-            "are of the language model alone and of random play; three in four succeed.",
+            "are of the language model alone and of random play; three in four succeed. Up to "
+            "4,000 transitions are drawn from a dataset of that size, 32,000 from a larger one.",
             offline,
             scarce="transitions",
             claims=(Claim("CQL-Prior", "CQL"),),
