@@ -1,15 +1,15 @@
 """The report: what it says of runs whose numbers are known, and what it keeps of earlier calls."""
 
 import json
+import os
 import pathlib
+import subprocess
+import sys
 
 import pytest
-from absl import flags
-from absl.testing import flagsaver
 from test_launch import launch
 
 from launch import evidence, experiments
-from launch import reproduce as module
 from llmprior_jax import training
 
 CALL = {
@@ -114,45 +114,61 @@ def test_a_report_of_other_runs_is_not_overwritten(planned, known, tmp_path):
     assert (tmp_path / "report" / "report.md").read_text() == before
 
 
-def reproduce(*arguments: str) -> None:
-    """The command, in this process."""
-    with flagsaver.flagsaver():
-        flags.FLAGS(["reproduce", *arguments])
-        module.main(["reproduce"])
+# The command, with experiments that take a moment.
+_SMALL = """
+from launch import app, experiments, reproduce
+from llmprior_jax import training
+
+def lake(seed):
+    config = training.default_config()
+    config.env, config.agents, config.seed = "FrozenLake-4x4", ("random",), seed
+    config.num_seeds, config.eval_episodes, config.prior.store = 2, 4, ""
+    return experiments.Run(f"seed {seed}", f"random-{seed}", config)
+
+made = {
+    "one": experiments.Experiment("One", "?", (lake(0), lake(1))),
+    "two": experiments.Experiment("Two", "?", (lake(1), lake(2))),
+    "three": experiments.Experiment("Three", "?", (lake(1), lake(3)), needs=("games",)),
+}
+experiments.make = lambda scale, inputs: made
+app.run(reproduce.main)
+"""
 
 
-def test_calls_for_some_experiments_make_one_report(tmp_path, monkeypatch):
-    def lake(seed: int) -> experiments.Run:
-        config = training.default_config()
-        config.env, config.agents, config.seed = "FrozenLake-4x4", ("random",), seed
-        config.num_seeds, config.eval_episodes, config.prior.store = 2, 4, ""
-        return experiments.Run(f"seed {seed}", f"random-{seed}", config)
-
-    made = {
-        "one": experiments.Experiment("One", "?", (lake(0), lake(1))),
-        "two": experiments.Experiment("Two", "?", (lake(1), lake(2))),
-    }
-    monkeypatch.setattr(experiments, "make", lambda scale, inputs: made)
-    report = tmp_path / "report" / "report.md"
-    places = [f"--workdir={tmp_path / 'runs'}", f"--out={tmp_path / 'report'}"]
-    reproduce(*places, "--only=one")
-    assert "2 of 3 runs are finished" in report.read_text()
-    first = (tmp_path / "report" / "results.jsonl").read_text()
-    reproduce(f"--workdir={tmp_path / 'elsewhere'}", places[1], "--only=two")
-    told = report.read_text()
-    assert "3 of 3 runs are finished" in told
-    assert "## One" in told
-    assert "## Two" in told
-    assert (
-        first.splitlines()[:2]
-        == ((tmp_path / "report" / "results.jsonl").read_text().splitlines()[:2])
+def reproduce(tmp_path: pathlib.Path, *arguments: str) -> subprocess.CompletedProcess:
+    script = tmp_path / "small.py"
+    script.write_text(_SMALL)
+    root = pathlib.Path(__file__).parent.parent
+    return subprocess.run(
+        [sys.executable, str(script), f"--out={tmp_path / 'report'}", *arguments],
+        env=os.environ | {"PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
+def test_calls_for_some_experiments_make_one_report(tmp_path):
+    report = tmp_path / "report" / "report.md"
+    first = reproduce(tmp_path, f"--workdir={tmp_path / 'runs'}", "--only=one")
+    assert first.returncode == 0, first.stderr
+    assert "2 of 4 runs are finished" in report.read_text()
+    lines = (tmp_path / "report" / "results.jsonl").read_text().splitlines()
+    second = reproduce(tmp_path, f"--workdir={tmp_path / 'elsewhere'}", "--only=two")
+    assert second.returncode == 0, second.stderr
+    told = report.read_text()
+    assert "3 of 4 runs are finished" in told
+    assert "## One" in told
+    assert "## Two" in told
+    assert (tmp_path / "report" / "results.jsonl").read_text().splitlines()[:2] == lines[:2]
+
+
 def test_an_input_that_another_command_made_is_refused(tmp_path):
-    (tmp_path / "pick.complete").write_text("launch.make_games --tasks=pick --train=2\n")
-    with pytest.raises(ValueError, match=r"was made by `launch\.make_games .* --train=2`"):
-        module._make(tmp_path / "pick", "launch.make_games", "--tasks=pick", "--train=28")
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "pick.complete").write_text("launch.make_games --tasks=pick --train=3\n")
+    result = reproduce(tmp_path, f"--workdir={tmp_path / 'runs'}", "--only=three")
+    assert result.returncode != 0
+    assert "was made by `launch.make_games --tasks=pick --train=3`" in result.stderr
 
 
 def test_the_recorded_report_is_of_these_experiments():

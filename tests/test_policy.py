@@ -114,29 +114,25 @@ def test_the_gradient_is_that_of_the_likelihood(lm):
     np.testing.assert_allclose(jax.grad(likelihood)(0.0), difference, rtol=1e-2)
 
 
-def test_long_rows_are_read_at_their_length_as_each_alone():
-    texts = [" ".join(["Now: You see a tomato."] * count) for count in (9, 30, 60, 100)]
+def test_long_rows_are_read_at_their_length_as_in_a_batch(monkeypatch):
+    texts = [" ".join(["Now: You see a tomato."] * count) for count in (9, 60, 100)]
     lm = small_lm([*TEXTS, *texts], context=1024)
     reader = policy.language_policy(lm, NUM_ACTIONS)
-    actions = [ACTIONS[0]] * len(texts)
-    together = reader.read(texts, actions)
-    alone = [reader.read([text], actions[:1]) for text in texts]
-    lengths = [rows.tokens.shape[1] for rows in alone]
-    assert lengths[0] <= packing.SHARED_ROW_TOKENS // 4
-    assert lengths[-1] > packing.SHARED_ROW_TOKENS
+    rows = policy.append(None, 0, reader.read(texts, [ACTIONS[0]] * len(texts)), 4)
+    lengths = np.asarray(rows.ends[:, 0])
+    assert lengths[0] <= rows.tokens.shape[1] // 4
+    assert lengths[2] > packing.SHARED_ROW_TOKENS
 
-    def likelihood(params, rows):
+    def likelihood(params):
         log_probs, hidden = reader.apply(params, (), rows)
-        return log_probs[:, 1].sum() + 1e-2 * hidden.sum()
+        return log_probs[:3, 1].sum() + 1e-2 * hidden[:3].sum()
 
-    value, gradient = jax.value_and_grad(likelihood)(lm.params, together)
-    # A short row alone is read in another way, without other rows or lengths.
-    values, gradients = zip(
-        *(jax.value_and_grad(likelihood)(lm.params, rows) for rows in alone), strict=True
-    )
-    np.testing.assert_allclose(value, sum(values), rtol=1e-5)
-    summed = jax.tree.map(lambda *leaves: sum(leaves), *gradients)
-    for ours, theirs in zip(*map(jax.tree.leaves, (gradient, summed)), strict=True):
+    value, gradient = jax.jit(jax.value_and_grad(likelihood))(lm.params)
+    monkeypatch.setattr(packing, "SHARED_ROW_TOKENS", rows.tokens.shape[1])
+    in_a_batch = jax.jit(jax.value_and_grad(lambda params: likelihood(params)))(lm.params)
+    np.testing.assert_allclose(value, in_a_batch[0], rtol=1e-5)
+    for ours, theirs in zip(*map(jax.tree.leaves, (gradient, in_a_batch[1])), strict=True):
+        assert np.isfinite(ours).all(), "of a row of padding"
         np.testing.assert_allclose(ours, theirs, atol=2e-4)
 
 
