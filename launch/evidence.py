@@ -85,16 +85,13 @@ def read(out: pathlib.Path) -> Evidence:
         raise ValueError(f"{path} is damaged ({error!r}); use another --out") from error
 
 
-def write(
-    out: pathlib.Path, planned: Mapping[str, Experiment], evidence: Evidence, num_planned: int
-) -> int:
+def write(out: pathlib.Path, planned: Mapping[str, Experiment], evidence: Evidence) -> int:
     """Writes the report on the experiments of which two runs or more are known.
 
     Args:
       out: directory of the report.
       planned: all experiments by name.
       evidence: what is known of their runs.
-      num_planned: how many runs they have.
 
     Returns:
       How many experiments are told.
@@ -108,8 +105,7 @@ def write(
             "no two runs of an experiment are finished; leave --notrain out, and see that --workdir"
             " is the directory of the runs"
         )
-    names = {run.name for experiment in told.values() for run in experiment.runs}
-    evidence = evidence.only(names)
+    evidence = evidence.only(_names(told))
     out.mkdir(parents=True, exist_ok=True)
     for file, lines in (
         (_RESULTS, _results(told, evidence.records)),
@@ -119,9 +115,13 @@ def write(
     sections = [
         _section(name, experiment, evidence.records, out) for name, experiment in told.items()
     ]
-    head = _head(evidence, num_planned)
+    head = _head(evidence, len(_names(planned)))
     write_atomically(out / "report.md", "\n\n".join([head, *sections]) + "\n")
     return len(told)
+
+
+def _names(experiments: Mapping[str, Experiment]) -> set[str]:
+    return {run.name for experiment in experiments.values() for run in experiment.runs}
 
 
 def _evaluations(records: Records) -> Records:

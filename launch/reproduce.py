@@ -75,7 +75,7 @@ def main(argv: Sequence[str]) -> None:
     }
     # Read again: another call may have added to it meanwhile.
     known = evidence.read(out).add(finished, _call(scale, workdir, finished))
-    told = evidence.write(out, planned, known, len(every))
+    told = evidence.write(out, planned, known)
     print(f"the report of {told} experiments is in {out / 'report.md'}")
 
 
