@@ -1,11 +1,11 @@
 """Collects a dataset of episodes to learn from offline.
 
     python -m launch.collect --env=Overcooked-TomatoLettuceSalad \\
-        --behaviour=expert@0.2:0.75,random:0.25 --transitions=32000 --success_share=0.75 \\
+        --behavior=expert@0.2:0.75,random:0.25 --transitions=32000 --success_share=0.75 \\
         --out=data/salad.parquet
 
-A mixture names behaviours, each with its share of the episodes; NAME@E takes a random action with
-probability E. Behaviours are
+A mixture names behaviors, each with its share of the episodes; NAME@E takes a random action with
+probability E. Behaviors are
 
 - `expert`, the surest and quickest way to success (for environments with few states);
 - `random`, uniform over the admissible actions;
@@ -32,11 +32,12 @@ from llmprior_jax.training.games import list_games
 _ENV = flags.DEFINE_string("env", None, "Environment to collect from.", required=True)
 _GAMES = flags.DEFINE_list("games", [], "Games of an environment that takes them from files.")
 _HISTORY = flags.DEFINE_integer("history", 0, "Pairs that an observation holds.", lower_bound=0)
-_BEHAVIOUR = flags.DEFINE_string("behaviour", "expert", "Mixture, NAME[@EPSILON]:SHARE,...")
+_BEHAVIOR = flags.DEFINE_string("behavior", "expert", "Mixture, NAME[@EPSILON]:SHARE,...")
+flags.DEFINE_alias("behaviour", "behavior")  # As version 0.1 spelled it.
 _EPISODES = flags.DEFINE_integer("episodes", None, "Episodes to collect.")
 _TRANSITIONS = flags.DEFINE_integer("transitions", None, "Transitions to collect, at least.")
 _SUCCESS_SHARE = flags.DEFINE_float("success_share", None, "Share of episodes that succeed.")
-_PRIOR = flags.DEFINE_string("prior", "tiny", "Language model of the behaviour `prior`.")
+_PRIOR = flags.DEFINE_string("prior", "tiny", "Language model of the behavior `prior`.")
 _AGENT_SEED = flags.DEFINE_integer("agent_seed", 0, "Which seed's agent of a run.", lower_bound=0)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed; the same one gives the same dataset.")
 _OUT = flags.DEFINE_string("out", None, "File to write, .parquet or .jsonl.", required=True)
@@ -54,24 +55,24 @@ def main(argv: Sequence[str]) -> None:
         raise ValueError(f"{config.env} is no environment in JAX, which collecting needs")
     with tempfile.TemporaryDirectory() as scratch:
 
-        def behaviour(name: str) -> collecting.Behaviour:
+        def behavior(name: str) -> collecting.Behavior:
             if name == "random":
-                return collecting.random_behaviour()
+                return collecting.random_behavior()
             if name == "expert":
-                return collecting.expert_behaviour(env, env_params)
+                return collecting.expert_behavior(env, env_params)
             if name == "prior":
                 filler = making.make_filler(config, env, env_params, pathlib.Path(scratch))
-                return collecting.agent_behaviour(agents.prior_alone(), (), filler)
+                return collecting.agent_behavior(agents.prior_alone(), (), filler)
             workdir, slash, agent = name.rpartition("/")
             if not slash:
                 raise ValueError(
-                    f"there is no behaviour {name!r}; use expert, random, prior, or WORKDIR/AGENT"
+                    f"there is no behavior {name!r}; use expert, random, prior, or WORKDIR/AGENT"
                 )
             return _trained(workdir, agent, config)
 
         mixture = [
-            collecting.Part(behaviour(name), share, epsilon)
-            for name, epsilon, share in collecting.parse_mixture(_BEHAVIOUR.value)
+            collecting.Part(behavior(name), share, epsilon)
+            for name, epsilon, share in collecting.parse_mixture(_BEHAVIOR.value)
         ]
         dataset = collecting.collect(
             env,
@@ -91,7 +92,7 @@ def main(argv: Sequence[str]) -> None:
     )
 
 
-def _trained(workdir: str, agent: str, wanted: training.Config) -> collecting.Behaviour:
+def _trained(workdir: str, agent: str, wanted: training.Config) -> collecting.Behavior:
     config = training.read_config(pathlib.Path(workdir))
     if config.env != wanted.env:
         raise ValueError(f"the agents of {workdir} act in {config.env}, not in {wanted.env}")
@@ -112,7 +113,7 @@ def _trained(workdir: str, agent: str, wanted: training.Config) -> collecting.Be
     if _AGENT_SEED.value >= config.num_seeds:
         raise ValueError(f"--agent_seed is {_AGENT_SEED.value}; {workdir} has {config.num_seeds}")
     state = jax.tree.map(lambda leaf: leaf[_AGENT_SEED.value], run.state.agent)
-    return collecting.agent_behaviour(run.agent, state, run.filler)
+    return collecting.agent_behavior(run.agent, state, run.filler)
 
 
 if __name__ == "__main__":

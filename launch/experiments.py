@@ -23,7 +23,7 @@ SALAD = "Overcooked-TomatoLettuceSalad"
 ROBUST_SHARE = 0.9
 # Of an expert that takes a random action seven times in ten: with better data little is left to
 # save, since a thousand transitions are enough even without a prior.
-DATASET_BEHAVIOUR = "expert@0.7"
+DATASET_BEHAVIOR = "expert@0.7"
 _NAMES = {
     "random": "random",
     "prior": "prior alone",
@@ -367,8 +367,8 @@ def _alfworld(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
     )
     return {
         "online-alfworld-pick": online,
-        "generalisation-alfworld-pick": online._replace(
-            title="Generalisation: ALFWorld Pick, unseen tasks",
+        "generalization-alfworld-pick": online._replace(
+            title="Generalization: ALFWorld Pick, unseen tasks",
             question="The same agents, in floor plans and for pairs of object and receptacle that "
             "no training game has. Does what they learn carry over?",
             success="unseen_success_rate",
@@ -450,7 +450,7 @@ def _ablations(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
             scale.pick(("posterior", "soft", "max"), ("posterior", "max")),
         ),
         "ablation-normalization": vary(
-            "Normalisation",
+            "Normalization",
             "How should the log-probabilities of an action's tokens become its score?",
             "prior__normalization",
             scale.pick(("sum", "token", "word"), ("sum", "token")),

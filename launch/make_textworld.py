@@ -43,7 +43,7 @@ def make_game(path: pathlib.Path, num_wanted: int, rng: random.Random) -> None:
         raise ImportError("games are made with: pip install 'llmprior-jax[alfworld]'") from error
     options = GameOptions()
     options.seeds = rng.randrange(2**16)
-    options.grammar.theme = "basic"  # Says what there is, and nothing for colour.
+    options.grammar.theme = "basic"  # Says what there is, and nothing for color.
     options.path, options.force_recompile = str(path), True
     maker = GameMaker(options)
     kitchen = maker.new_room("kitchen")

@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 from llmprior_jax.envs import Scene
 from llmprior_jax.training import Decision
 
-PRIOR, VALUE, POSTERIOR = "#8a94a6", "#d98b2b", "#2563b8"  # told apart without colour vision, too
+PRIOR, VALUE, POSTERIOR = "#8a94a6", "#d98b2b", "#2563b8"  # told apart without color vision, too
 _TILE = 72  # pixels
 _TILES = {
     "floor": "#f4efe6",
@@ -73,7 +73,7 @@ def draw_scene(scene: Scene) -> Image.Image:
 
 
 def _draw_thing(draw, name: str, row: int, column: int, index: int, count: int) -> None:
-    """One of `count` things on a tile: in a ring around its centre, or in the centre alone."""
+    """One of `count` things on a tile: in a ring around its center, or in the center alone."""
     angle = 2 * np.pi * index / count
     off = _TILE * (0.22 if count > 1 else 0.0)
     x = (column + 0.5) * _TILE - 1 + off * np.sin(angle)

@@ -93,11 +93,11 @@ def _prepare(inputs: experiments.Inputs, scale: experiments.Scale, needs: set[st
         "dataset": (
             "launch.collect",
             salad,
-            f"--behaviour={experiments.DATASET_BEHAVIOUR}",
+            f"--behavior={experiments.DATASET_BEHAVIOR}",
             "--success_share=0.75",
             f"--transitions={max(scale.dataset_sizes)}",
         ),
-        "demonstrations": ("launch.collect", salad, "--behaviour=expert@0.1", "--transitions=4000"),
+        "demonstrations": ("launch.collect", salad, "--behavior=expert@0.1", "--transitions=4000"),
         "games": ("launch.make_games", "--tasks=pick", f"--train={train}", f"--unseen={unseen}"),
         **{
             name: (
@@ -105,7 +105,7 @@ def _prepare(inputs: experiments.Inputs, scale: experiments.Scale, needs: set[st
                 "--env=ALFWorld",
                 f"--games={games}",
                 "--history=3",
-                "--behaviour=prior:0.75,random:0.25",
+                "--behavior=prior:0.75,random:0.25",
                 "--success_share=0.75",
                 f"--transitions={max(sizes, default=0)}",
             )

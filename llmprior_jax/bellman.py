@@ -16,7 +16,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from llmprior_jax.posterior import normalise, posterior_log_probs, soft_value
+from llmprior_jax.posterior import normalize, posterior_log_probs, soft_value
 
 Backup = Literal["posterior", "soft", "max"]
 
@@ -37,7 +37,7 @@ def posterior_bellman_target(
 
     - "posterior": `E_pi[Q]`, the expected value of acting by the posterior;
     - "soft": `E_pi[Q] - alpha KL(pi || p)`, which without a separate selector is the soft value
-      `alpha log sum_b p(b) exp(Q(b)/alpha)`; its fixed point maximises return minus alpha KL;
+      `alpha log sum_b p(b) exp(Q(b)/alpha)`; its fixed point maximizes return minus alpha KL;
     - "max": Q at the selector's best action within the prior's support; alpha plays no role.
 
     A separate selector makes it double Q-learning ("Deep Reinforcement Learning with Double
@@ -84,7 +84,7 @@ def posterior_bellman_target(
         raise ValueError(f"Unknown backup {backup!r}: choose one of {valid}.")
 
     selector = next_q_values if selector_q_values is None else selector_q_values
-    log_p = normalise(next_prior_log_probs)
+    log_p = normalize(next_prior_log_probs)
     exists = log_p != -jnp.inf
     values = jnp.where(exists, next_q_values, 0.0)
     values = values.astype(jnp.promote_types(values.dtype, log_p.dtype))

@@ -1,6 +1,6 @@
 """Policy learning with a prior over actions: the evidence lower bound, and a PPO loss for it.
 
-Variational inference makes the policy itself the posterior: it maximises the evidence lower bound
+Variational inference makes the policy itself the posterior: it maximizes the evidence lower bound
 
     ELBO = E_pi[ sum_t g^t (r_t - alpha KL(pi(.|s_t) || p(.|s_t))) ],
 
@@ -15,7 +15,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from llmprior_jax.posterior import check_alpha, kl_to_prior, normalise
+from llmprior_jax.posterior import check_alpha, kl_to_prior, normalize
 
 
 def elbo(
@@ -65,16 +65,16 @@ def elbo(
 
 def clipped_surrogate_loss(
     policy_log_probs: jax.Array,
-    behaviour_log_prob: jax.Array | float,
+    behavior_log_prob: jax.Array | float,
     action: jax.Array | int,
     advantage: jax.Array | float,
     clip_epsilon: float = 0.2,
 ) -> jax.Array:
     """PPO's policy loss of one time step, without a price for departing from a prior.
 
-        loss = -min(rho A, clip(rho, 1 - eps, 1 + eps) A),  rho = pi(a|s) / behaviour(a|s)
+        loss = -min(rho A, clip(rho, 1 - eps, 1 + eps) A),  rho = pi(a|s) / behavior(a|s)
 
-    No gradient flows into `advantage` and `behaviour_log_prob`.
+    No gradient flows into `advantage` and `behavior_log_prob`.
 
     See "Proximal Policy Optimization Algorithms" by Schulman et al.
     (https://arxiv.org/abs/1707.06347).
@@ -86,7 +86,7 @@ def clipped_surrogate_loss(
 
     Args:
       policy_log_probs: float[A], log pi(a|s), `-inf` where no action is.
-      behaviour_log_prob: float[], log-probability that `action` had when it was taken.
+      behavior_log_prob: float[], log-probability that `action` had when it was taken.
       action: int[], the action a that was taken.
       advantage: float[], A, the advantage of that action.
       clip_epsilon: eps, how far rho may move from 1 before the incentive ends.
@@ -94,16 +94,16 @@ def clipped_surrogate_loss(
     Returns:
       f32[], the loss; 0 for a state without actions.
     """
-    chex.assert_rank([policy_log_probs, behaviour_log_prob, action, advantage], [1, 0, 0, 0])
+    chex.assert_rank([policy_log_probs, behavior_log_prob, action, advantage], [1, 0, 0, 0])
     chex.assert_type(
-        [policy_log_probs, behaviour_log_prob, action, advantage], [float, float, int, float]
+        [policy_log_probs, behavior_log_prob, action, advantage], [float, float, int, float]
     )
 
-    log_prob = normalise(policy_log_probs)[action]
+    log_prob = normalize(policy_log_probs)[action]
     # In padding no action was taken: neither ratio nor advantage mean anything.
-    taken = (log_prob != -jnp.inf) & (behaviour_log_prob != -jnp.inf)
-    behaviour_log_prob, advantage = jax.lax.stop_gradient((behaviour_log_prob, advantage))
-    ratio = jnp.exp(jnp.where(taken, log_prob - behaviour_log_prob, 0.0))
+    taken = (log_prob != -jnp.inf) & (behavior_log_prob != -jnp.inf)
+    behavior_log_prob, advantage = jax.lax.stop_gradient((behavior_log_prob, advantage))
+    ratio = jnp.exp(jnp.where(taken, log_prob - behavior_log_prob, 0.0))
     advantage = jnp.where(taken, advantage, 0.0)
     # Equal to the minimum of the two products, without its tie at a ratio of 1.
     clipped_ratio = jnp.where(
@@ -116,7 +116,7 @@ def clipped_surrogate_loss(
 
 def elbo_policy_loss(
     policy_log_probs: jax.Array,
-    behaviour_log_prob: jax.Array | float,
+    behavior_log_prob: jax.Array | float,
     action: jax.Array | int,
     advantage: jax.Array | float,
     prior_log_probs: jax.Array,
@@ -126,13 +126,13 @@ def elbo_policy_loss(
     """The policy loss of GFlan-Prior for one time step: PPO's clipped surrogate plus alpha KL.
 
         loss = -min(rho A, clip(rho, 1 - eps, 1 + eps) A) + alpha KL(pi(.|s) || p(.|s)),
-        rho = pi(a|s) / behaviour(a|s)
+        rho = pi(a|s) / behavior(a|s)
 
     Departing from the prior costs twice over, here and later, and both are in the gradient of the
     ELBO: the price of this step is the exact divergence above; the price of later steps belongs
     into the advantage, which is to be estimated (say, by GAE) from the rewards `r_t - alpha KL_t`.
     With such advantages, on-policy and weighted by g^t, the gradient is that of the ELBO.
-    No gradient flows into `advantage` and `behaviour_log_prob`.
+    No gradient flows into `advantage` and `behavior_log_prob`.
 
     See "Efficient Reinforcement Learning with Large Language Model Priors" by Yan et al.
     (https://arxiv.org/abs/2410.07927) and "Proximal Policy Optimization Algorithms" by Schulman et
@@ -147,7 +147,7 @@ def elbo_policy_loss(
 
     Args:
       policy_log_probs: float[A], log pi(a|s), `-inf` where no action is.
-      behaviour_log_prob: float[], log-probability that `action` had when it was taken.
+      behavior_log_prob: float[], log-probability that `action` had when it was taken.
       action: int[], the action a that was taken.
       advantage: float[], A, the advantage of that action.
       prior_log_probs: float[A], log p(a|s), `-inf` where no action is.
@@ -165,7 +165,7 @@ def elbo_policy_loss(
     chex.assert_type(prior_log_probs, float)
 
     surrogate = clipped_surrogate_loss(
-        policy_log_probs, behaviour_log_prob, action, advantage, clip_epsilon
+        policy_log_probs, behavior_log_prob, action, advantage, clip_epsilon
     )
     divergence = kl_to_prior(policy_log_probs, prior_log_probs)
     return surrogate + check_alpha(alpha, divergence.dtype) * divergence

@@ -1,7 +1,7 @@
 """The posterior over actions that a language-model prior and a Q-function define together.
 
-Maximising `E_pi[Q] - alpha KL(pi || p)` over policies `pi` is Bayesian inference: the prior is
-`p(a|s)`, the likelihood of an action is `exp(Q(s,a)/alpha)`, and the maximiser is the posterior
+Maximizing `E_pi[Q] - alpha KL(pi || p)` over policies `pi` is Bayesian inference: the prior is
+`p(a|s)`, the likelihood of an action is `exp(Q(s,a)/alpha)`, and the maximizer is the posterior
 
     log pi(a|s) = log p(a|s) + Q(s,a)/alpha - log sum_b p(b|s) exp(Q(s,b)/alpha)
     V(s)        = alpha log sum_b p(b|s) exp(Q(s,b)/alpha)
@@ -18,7 +18,7 @@ What holds for every function of `posterior`, `bellman` and `elbo`:
   gradient of exactly zero; the Q-value that stands there may be anything, even NaN.
 - A row of `-inf` only (padding of a batch) is a state without actions: its log-probabilities are
   `-inf`, its value, backup, penalty and KL are 0, its sampled action is 0, all its gradients are 0.
-- Log-probabilities are normalised over their support before use. Logits serve as well, and the
+- Log-probabilities are normalized over their support before use. Logits serve as well, and the
   rounding of a low-precision prior is not blown up by a large alpha.
 - Sums are taken, and results given, in float32 (float64 if an input is), also for bfloat16 inputs.
 - `alpha` is a Python number or a traced scalar. A Python number that is not positive raises a
@@ -62,7 +62,7 @@ def posterior_log_probs(
     chex.assert_equal_shape([prior_log_probs, q_values])
 
     log_p, scaled_gaps, _ = _scaled_gaps(prior_log_probs, q_values, alpha)
-    return normalise(log_p + scaled_gaps)
+    return normalize(log_p + scaled_gaps)
 
 
 def soft_value(
@@ -174,7 +174,7 @@ def sample_candidates(key: jax.Array, prior_log_probs: jax.Array, k: int) -> jax
     if k < 1:
         raise ValueError(f"k is the number of candidates to draw and must be at least 1, got {k}.")
 
-    log_probs = normalise(prior_log_probs)
+    log_probs = normalize(prior_log_probs)
     return jax.random.categorical(key, log_probs, shape=(k,)).astype(jnp.int32)
 
 
@@ -259,7 +259,7 @@ def kl_to_prior(policy_log_probs: jax.Array, prior_log_probs: jax.Array) -> jax.
     chex.assert_type([policy_log_probs, prior_log_probs], float)
     chex.assert_equal_shape([policy_log_probs, prior_log_probs])
 
-    log_pi, log_p = normalise(policy_log_probs), normalise(prior_log_probs)
+    log_pi, log_p = normalize(policy_log_probs), normalize(prior_log_probs)
     in_policy, in_prior = log_pi != -jnp.inf, log_p != -jnp.inf
     both = in_policy & in_prior
     ratio = jnp.where(both, log_pi, 0.0) - jnp.where(both, log_p, 0.0)
@@ -276,8 +276,8 @@ def kl_to_prior(policy_log_probs: jax.Array, prior_log_probs: jax.Array) -> jax.
     return jnp.where(jnp.any(in_policy) & jnp.any(in_prior), divergence, 0.0)
 
 
-def normalise(log_probs: jax.Array) -> jax.Array:
-    """Normalises log-probabilities or logits over the actions that exist.
+def normalize(log_probs: jax.Array) -> jax.Array:
+    """Normalizes log-probabilities or logits over the actions that exist.
 
     As `jax.nn.log_softmax`, but in float32 at least, and safe for a row of `-inf` only.
 
@@ -326,12 +326,12 @@ def check_alpha(alpha: jax.Array | float, dtype: jnp.dtype) -> jax.Array:
 def _scaled_gaps(
     prior_log_probs: jax.Array, q_values: jax.Array, alpha: jax.Array | float
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The normalised prior, `(Q - max Q) / alpha` (0 where no action is), and `max Q` (or 0).
+    """The normalized prior, `(Q - max Q) / alpha` (0 where no action is), and `max Q` (or 0).
 
     The differences are taken before the division: where Q/alpha is large, the prior would otherwise
     vanish in its rounding, and with it the odds between actions of equal Q.
     """
-    log_p = normalise(prior_log_probs)
+    log_p = normalize(prior_log_probs)
     dtype = jnp.promote_types(log_p.dtype, jnp.asarray(q_values).dtype)
     log_p, q_values = log_p.astype(dtype), jnp.asarray(q_values).astype(dtype)
     exists = log_p != -jnp.inf

@@ -40,7 +40,7 @@ class ActionPrior(NamedTuple):
       ((2,), (2, 8))
 
     Attributes:
-      log_probs: f32[..., A], `log p(a|s)`, normalised over the actions; `-inf` where no action is.
+      log_probs: f32[..., A], `log p(a|s)`, normalized over the actions; `-inf` where no action is.
       features: f32[..., A, D], what the language model makes of (state, action); zero where no
         action is.
     """

@@ -234,10 +234,10 @@ def test_gradients_equal_finite_differences():
 def test_soft_value_iteration_solves_a_linearly_solvable_mdp():
     """The soft backup's fixed point against the linear system of Todorov (PNAS 2009).
 
-    A walk on a graph: an action is the neighbour to go to, the prior is the passive dynamics, the
+    A walk on a graph: an action is the neighbor to go to, the prior is the passive dynamics, the
     reward depends on the state. With `z = exp(V/alpha)`, soft Bellman optimality is linear:
     `z = exp(r/alpha) P z` inside, given `z` at the terminal states. The optimal policy is
-    `p(s'|s) z(s')`, normalised. States have 1 to 5 neighbours, so most slots are empty.
+    `p(s'|s) z(s')`, normalized. States have 1 to 5 neighbors, so most slots are empty.
     """
     num_states, num_slots, alpha = 9, 5, 0.5
     rng = np.random.default_rng(3)
@@ -246,15 +246,15 @@ def test_soft_value_iteration_solves_a_linearly_solvable_mdp():
     rewards = -rng.uniform(0.1, 1.0, num_states)
     final_values = np.where(terminal, [0.0] * 8 + [2.0], 0.0)
 
-    neighbours = np.zeros((num_states, num_slots), int)
+    neighbors = np.zeros((num_states, num_slots), int)
     passive = np.zeros((num_states, num_slots))
     for state in range(num_states):
         degree = 1 + state % num_slots
         others = rng.permutation(np.delete(np.arange(num_states), state))[: degree - 1]
-        neighbours[state, :degree] = [(state + 1) % num_states, *others][:degree]
+        neighbors[state, :degree] = [(state + 1) % num_states, *others][:degree]
         passive[state, :degree] = rng.dirichlet(np.ones(degree))
     transitions = np.zeros((num_states, num_states))
-    np.add.at(transitions, (np.arange(num_states)[:, None], neighbours), passive)
+    np.add.at(transitions, (np.arange(num_states)[:, None], neighbors), passive)
 
     inside = ~terminal
     gain = np.diag(np.exp(-rewards[inside] / alpha))
@@ -264,10 +264,10 @@ def test_soft_value_iteration_solves_a_linearly_solvable_mdp():
         transitions[np.ix_(inside, terminal)] @ z[terminal],
     )
 
-    # Q(s, a) is what the target gives for the transition from s to its neighbour a.
+    # Q(s, a) is what the target gives for the transition from s to its neighbor a.
     log_passive = jnp.log(jnp.asarray(passive, jnp.float32))
-    reward_of = jnp.asarray(rewards[:, None] + final_values[neighbours], jnp.float32)
-    discount_of = jnp.asarray(1.0 - terminal[neighbours], jnp.float32)
+    reward_of = jnp.asarray(rewards[:, None] + final_values[neighbors], jnp.float32)
+    discount_of = jnp.asarray(1.0 - terminal[neighbors], jnp.float32)
 
     backup = functools.partial(posterior_bellman_target, alpha=alpha, backup="soft")
     sweep = jax.vmap(jax.vmap(backup))
@@ -275,7 +275,7 @@ def test_soft_value_iteration_solves_a_linearly_solvable_mdp():
     @jax.jit
     def solve():
         def step(q_values, _):
-            return sweep(reward_of, discount_of, q_values[neighbours], log_passive[neighbours]), ()
+            return sweep(reward_of, discount_of, q_values[neighbors], log_passive[neighbors]), ()
 
         return jax.lax.scan(step, jnp.zeros((num_states, num_slots)), length=300)[0]
 
@@ -285,7 +285,7 @@ def test_soft_value_iteration_solves_a_linearly_solvable_mdp():
     np.testing.assert_allclose(
         batched_value(log_passive, q_values)[inside], alpha * np.log(z[inside]), rtol=1e-4
     )
-    optimal = passive * z[neighbours]
+    optimal = passive * z[neighbors]
     optimal /= optimal.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(
         np.exp(batched_policy(log_passive, q_values))[inside], optimal[inside], atol=1e-5

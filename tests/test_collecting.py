@@ -17,7 +17,7 @@ PARAMS = LOCK.default_params
 
 @pytest.fixture(scope="module")
 def expert():
-    return collecting.expert_behaviour(LOCK, PARAMS)
+    return collecting.expert_behavior(LOCK, PARAMS)
 
 
 def successes(dataset: datasets.Dataset) -> np.ndarray:
@@ -36,7 +36,7 @@ def test_an_episode_that_succeeds_with_its_last_step_is_no_time_out(expert):
 def test_the_expert_crosses_the_lake_on_a_shortest_way():
     env, params = envs.make("FrozenLake-4x4", is_slippery=False)
     dataset = collecting.collect(
-        env, params, [Part(collecting.expert_behaviour(env, params), 1.0)], num_episodes=4
+        env, params, [Part(collecting.expert_behavior(env, params), 1.0)], num_episodes=4
     )
     assert np.bincount(dataset.episode).tolist() == [6] * 4  # three down, three right
     assert np.bincount(dataset.episode, dataset.reward).tolist() == [1.0] * 4
@@ -74,7 +74,7 @@ def test_the_expert_of_slippery_ice_is_the_one_of_value_iteration_by_hand():
 
 def test_the_expert_serves_the_salad_and_its_mistakes_cost():
     env, params = envs.make("Overcooked-TomatoLettuceSalad")
-    expert = collecting.expert_behaviour(env, params)
+    expert = collecting.expert_behavior(env, params)
     sure = collecting.collect(env, params, [Part(expert, 1.0)], num_episodes=16)
     assert sure.terminated.sum() == 16
     assert len(set(np.bincount(sure.episode))) == 1, "one way was quicker than another"
@@ -86,7 +86,7 @@ def test_the_expert_serves_the_salad_and_its_mistakes_cost():
 def test_what_is_recorded_is_what_the_environment_does():
     env, params = envs.make("FrozenLake-4x4", is_slippery=False)
     dataset = collecting.collect(
-        env, params, [Part(collecting.random_behaviour(), 1.0)], num_episodes=64
+        env, params, [Part(collecting.random_behavior(), 1.0)], num_episodes=64
     )
     position_of = {env.text_state(np.int32(p)): p for p in range(16)}
     for number in range(dataset.num_transitions):
@@ -102,7 +102,7 @@ def test_what_is_recorded_is_what_the_environment_does():
 
 
 def test_a_written_dataset_passes_the_checks_of_reading(tmp_path, expert):
-    mixture = [Part(expert, 0.5), Part(collecting.random_behaviour(), 0.5)]
+    mixture = [Part(expert, 0.5), Part(collecting.random_behavior(), 0.5)]
     dataset = collecting.collect(LOCK, PARAMS, mixture, num_episodes=64)
     datasets.write(tmp_path / "lock.parquet", dataset)
     again = datasets.read(tmp_path / "lock.parquet")
@@ -111,7 +111,7 @@ def test_a_written_dataset_passes_the_checks_of_reading(tmp_path, expert):
 
 
 def test_shares_of_a_mixture_are_exact(expert):
-    mixture = [Part(expert, 0.75), Part(collecting.random_behaviour(), 0.25)]
+    mixture = [Part(expert, 0.75), Part(collecting.random_behavior(), 0.25)]
     dataset = collecting.collect(LOCK, PARAMS, mixture, num_episodes=128)
     # Random play opens the lock once in 1.7 million episodes.
     assert successes(dataset).sum() == 96
@@ -119,7 +119,7 @@ def test_shares_of_a_mixture_are_exact(expert):
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.75, 1.0])
 def test_success_share_is_kept_at_every_length(expert, share):
-    mixture = [Part(expert, 0.5), Part(collecting.random_behaviour(), 0.5)]
+    mixture = [Part(expert, 0.5), Part(collecting.random_behavior(), 0.5)]
     dataset = collecting.collect(LOCK, PARAMS, mixture, num_episodes=100, success_share=share)
     counts = np.cumsum(successes(dataset))
     assert counts[-1] == 100 * share
@@ -160,8 +160,8 @@ class Filler:
 
 
 def test_states_without_a_prior_are_scored_before_the_episode_counts():
-    behaviour = collecting.agent_behaviour(agents.prior_alone(), (), Filler())
-    dataset = collecting.collect(LOCK, PARAMS, [Part(behaviour, 1.0)], num_episodes=1024)
+    behavior = collecting.agent_behavior(agents.prior_alone(), (), Filler())
+    dataset = collecting.collect(LOCK, PARAMS, [Part(behavior, 1.0)], num_episodes=1024)
     # The prior opens the lock in 0.9^8 of episodes; five standard errors are 0.08.
     assert abs(successes(dataset).mean() - 0.9**LENGTH) < 0.08
 
@@ -171,7 +171,7 @@ def test_successes_that_do_not_come_are_an_error():
         collecting.collect(
             LOCK,
             PARAMS,
-            [Part(collecting.random_behaviour(), 1.0)],
+            [Part(collecting.random_behavior(), 1.0)],
             num_episodes=4,
             success_share=0.5,
         )
@@ -183,22 +183,22 @@ def test_successes_that_do_not_come_are_an_error():
         ({}, "how many episodes or how many transitions"),
         ({"num_episodes": 0}, "0 episodes were asked for"),
         ({"num_episodes": 1, "success_share": 2.0}, "success_share is 2.0"),
-        ({"num_episodes": 1, "mixture": []}, "at least one behaviour"),
+        ({"num_episodes": 1, "mixture": []}, "at least one behavior"),
         (
-            {"num_episodes": 1, "mixture": [Part(collecting.random_behaviour(), 1.0, -1.0)]},
+            {"num_episodes": 1, "mixture": [Part(collecting.random_behavior(), 1.0, -1.0)]},
             "epsilon is -1.0",
         ),
         (
             {
                 "num_episodes": 1,
-                "mixture": [Part(collecting.random_behaviour(), share) for share in (1.0, 0.001)],
+                "mixture": [Part(collecting.random_behavior(), share) for share in (1.0, 0.001)],
             },
             "without an episode in a round of 64",
         ),
     ],
 )
 def test_arguments_out_of_range_are_refused(arguments, message):
-    arguments = {"mixture": [Part(collecting.random_behaviour(), 1.0)]} | arguments
+    arguments = {"mixture": [Part(collecting.random_behavior(), 1.0)]} | arguments
     with pytest.raises(ValueError, match=message):
         collecting.collect(LOCK, PARAMS, **arguments)
 

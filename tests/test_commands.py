@@ -170,7 +170,7 @@ class Run(NamedTuple):
 
 QUICKSTART = "python -m launch.train --config=quickstart --workdir=runs/quickstart"
 COLLECT = (
-    "python -m launch.collect --env=Overcooked-TomatoLettuceSalad --behaviour=expert@0.7 "
+    "python -m launch.collect --env=Overcooked-TomatoLettuceSalad --behavior=expert@0.7 "
     "--success_share=0.75 --transitions=32000 --out=data/salad.parquet"
 )
 SALADS = "python -m launch.make_textworld --games=4 --out=data/salads"

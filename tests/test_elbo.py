@@ -43,7 +43,7 @@ def test_one_discount_serves_for_all_steps():
     np.testing.assert_allclose(elbo(rewards, 0.5, kls, 0.2), 2.7, rtol=1e-6)
 
 
-def test_elbo_is_the_discounted_return_of_penalised_rewards():
+def test_elbo_is_the_discounted_return_of_penalized_rewards():
     rng = np.random.default_rng(0)
     rewards, kls, discounts = jnp.asarray(rng.uniform(size=(3, 40)), jnp.float32)
     discounts = discounts.at[30].set(0.0)
@@ -94,7 +94,7 @@ def test_wrong_shapes_are_refused():
 
 
 @pytest.mark.parametrize(
-    ("behaviour", "advantage", "surrogate"),
+    ("behavior", "advantage", "surrogate"),
     [
         pytest.param(0.5, 3.0, 3.0, id="on policy"),
         pytest.param(0.25, 3.0, 1.2 * 3.0, id="good action already likelier: clipped"),
@@ -104,28 +104,28 @@ def test_wrong_shapes_are_refused():
     ],
 )
 @all_variants
-def test_policy_loss_by_hand(variant, behaviour, advantage, surrogate):
-    loss = variant(elbo_policy_loss)(POLICY, jnp.log(behaviour), 2, advantage, PRIOR, 0.1)
+def test_policy_loss_by_hand(variant, behavior, advantage, surrogate):
+    loss = variant(elbo_policy_loss)(POLICY, jnp.log(behavior), 2, advantage, PRIOR, 0.1)
     np.testing.assert_allclose(loss, -surrogate + 0.1 * DIVERGENCE, rtol=1e-5)
 
 
 def test_policy_loss_less_the_divergence_is_the_surrogate_of_rlax():
     rng = np.random.default_rng(0)
     logits, prior = jnp.asarray(rng.normal(size=(2, 30, 5)), jnp.float32)
-    behaviour = jnp.log(jnp.asarray(rng.uniform(0.05, 0.6, size=30), jnp.float32))
+    behavior = jnp.log(jnp.asarray(rng.uniform(0.05, 0.6, size=30), jnp.float32))
     advantages = jnp.asarray(rng.normal(size=30), jnp.float32)
     actions = jnp.asarray(rng.integers(0, 5, size=30))
 
     def ours(logits):
         log_probs = jax.nn.log_softmax(logits)
         losses = jax.vmap(elbo_policy_loss, (0, 0, 0, 0, 0, None, None))(
-            log_probs, behaviour, actions, advantages, prior, 0.4, 0.3
+            log_probs, behavior, actions, advantages, prior, 0.4, 0.3
         )
         return jnp.mean(losses) - 0.4 * jnp.mean(jax.vmap(kl_to_prior)(log_probs, prior))
 
     def theirs(logits):
         log_probs = jax.nn.log_softmax(logits)[jnp.arange(30), actions]
-        return rlax.clipped_surrogate_pg_loss(jnp.exp(log_probs - behaviour), advantages, 0.3)
+        return rlax.clipped_surrogate_pg_loss(jnp.exp(log_probs - behavior), advantages, 0.3)
 
     value, gradient = jax.jit(jax.value_and_grad(ours))(logits)
     expected_value, expected_gradient = jax.jit(jax.value_and_grad(theirs))(logits)
@@ -147,11 +147,11 @@ def test_expected_gradient_vanishes_at_the_posterior():
 
     @jax.jit
     @jax.value_and_grad
-    def expected_loss(log_probs, behaviour):
+    def expected_loss(log_probs, behavior):
         losses = jax.vmap(elbo_policy_loss, (None, 0, 0, 0, None, None))(
-            log_probs, behaviour[:3], actions, q_values[:3], PRIOR, alpha
+            log_probs, behavior[:3], actions, q_values[:3], PRIOR, alpha
         )
-        return jnp.sum(jnp.exp(behaviour[:3]) * losses)
+        return jnp.sum(jnp.exp(behavior[:3]) * losses)
 
     optimum = posterior_log_probs(PRIOR, q_values, alpha)
     # Its KL is to count once: the surrogates already sum to E_pi[Q], the divergences to KL.
@@ -187,14 +187,14 @@ def test_gradient_of_the_loss_is_that_of_the_exact_elbo():
         )
         return jnp.sum(probabilities * bounds)
 
-    def expected_loss(logits, behaviour):
-        probabilities = jnp.exp(jnp.sum(behaviour[states, actions], axis=1))
-        penalised = rewards[states, actions] - alpha * divergences(behaviour)
-        returns = penalised.at[:, 0].add(discount * penalised[:, 1])
+    def expected_loss(logits, behavior):
+        probabilities = jnp.exp(jnp.sum(behavior[states, actions], axis=1))
+        penalized = rewards[states, actions] - alpha * divergences(behavior)
+        returns = penalized.at[:, 0].add(discount * penalized[:, 1])
         loss = jax.vmap(jax.vmap(elbo_policy_loss, (0, 0, 0, 0, 0, None)), (0, 0, 0, 0, 0, None))
         losses = loss(
             jax.nn.log_softmax(logits)[states],
-            behaviour[states, actions],
+            behavior[states, actions],
             actions,
             returns,
             prior[states],
@@ -210,9 +210,9 @@ posterior = jax.jit(posterior_log_probs)
 loss_and_gradients = jax.jit(jax.value_and_grad(elbo_policy_loss, argnums=(0, 4, 5)))
 
 
-@pytest.mark.parametrize("behaviour", [-1.0, -jnp.inf])
-def test_a_state_without_actions_costs_nothing(behaviour):
-    value, gradients = loss_and_gradients(PADDING, behaviour, 0, jnp.nan, PADDING, 0.5)
+@pytest.mark.parametrize("behavior", [-1.0, -jnp.inf])
+def test_a_state_without_actions_costs_nothing(behavior):
+    value, gradients = loss_and_gradients(PADDING, behavior, 0, jnp.nan, PADDING, 0.5)
     assert value == 0
     for gradient in gradients:
         np.testing.assert_array_equal(gradient, np.zeros_like(gradient))
@@ -229,9 +229,9 @@ def test_policy_mass_outside_the_prior_costs_infinity_with_finite_gradients():
 def test_loss_of_any_policy_is_finite_with_finite_gradients(case: Case):
     """The policy is the posterior, which for small alpha is far from the prior."""
     policy = posterior(case.prior_log_probs, case.q_values, case.alpha)
-    behaviour = case.prior_log_probs[case.action].astype(jnp.float32)
+    behavior = case.prior_log_probs[case.action].astype(jnp.float32)
     value, gradients = loss_and_gradients(
-        policy, behaviour, case.action, -1.0, case.prior_log_probs.astype(jnp.float32), case.alpha
+        policy, behavior, case.action, -1.0, case.prior_log_probs.astype(jnp.float32), case.alpha
     )
     assert np.isfinite(value)
     for gradient in gradients:

@@ -278,7 +278,7 @@ def test_spare_copies_are_ignored(flan, copy):
         ({"relative_attention_num_buckets": 16}, ["[8, 4] instead of [16, 4]"]),
         ({"decoder_start_token_id": 200}, ["decoder_start_token_id is 200", "has 200 tokens"]),
         ({"is_encoder_decoder": False}, ["is_encoder_decoder is False"]),
-        ({"quantization_config": {"bits": 8}}, ["quantization_config", "unquantised"]),
+        ({"quantization_config": {"bits": 8}}, ["quantization_config", "unquantized"]),
         ({"model_type": "mt5"}, ["model_type is 'mt5'", "'t5'"]),
         ({"model_type": ["t5"]}, ["model_type is ['t5']"]),
     ],

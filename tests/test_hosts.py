@@ -15,7 +15,7 @@ from test_experiment import start as start_command
 from launch import processes
 from llmprior_jax import envs, training
 from llmprior_jax.training import collecting, datasets, hosts
-from llmprior_jax.training.collecting import Part, random_behaviour
+from llmprior_jax.training.collecting import Part, random_behavior
 from llmprior_jax.training.metrics import read_metrics
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -129,7 +129,7 @@ run_others(directory / "two", directory)
 
 def test_learning_offline_and_training_a_policy_end_in_two_processes_as_in_one(tmp_path):
     env, params = envs.make("FrozenLake-4x4")
-    dataset = collecting.collect(env, params, [Part(random_behaviour(), 1.0)], num_episodes=4)
+    dataset = collecting.collect(env, params, [Part(random_behavior(), 1.0)], num_episodes=4)
     datasets.write(tmp_path / "shown.jsonl", dataset)
     command = [sys.executable, "-c", _ONE_OF_TWO, str(tmp_path), free_port()]
     two = [start_one([*command, str(number)]) for number in range(2)]

@@ -57,7 +57,7 @@ class Kitchen:
         return TextState("make a salad", "You see a tomato.", past, ("chop", "wait", "look"))
 
 
-def test_a_state_is_recognised_by_a_history_that_a_language_model_has_no_room_for(tmp_path):
+def test_a_state_is_recognized_by_a_history_that_a_language_model_has_no_room_for(tmp_path):
     states, scorer = Kitchen(), Forgetful()
     counts = {prompts.plain(states.text_state(1)).text: {" wait": 3}}
     filler = TableFiller(
@@ -77,7 +77,7 @@ def test_a_run_without_demonstrations_to_imitate_is_refused(tmp_path):
 
 def test_a_run_s_prior_does_what_the_dataset_shows(tmp_path):
     lock = Lock()
-    expert = collecting.expert_behaviour(lock, lock.default_params)
+    expert = collecting.expert_behavior(lock, lock.default_params)
     dataset = collecting.collect(lock, lock.default_params, [Part(expert, 1.0)], num_episodes=3)
     states = [lock.text_state(np.array(wheel)) for wheel in range(len(RIGHT))]
     counts = datasets.count_actions(dataset)

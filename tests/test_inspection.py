@@ -31,7 +31,7 @@ def test_the_tokens_are_the_text(read):
 def test_the_log_probs_of_the_tokens_add_up_to_the_score(tiny, read):
     totals = [sum(token.log_prob for token in tokens) for tokens in read.actions]
     prior = np.asarray(priors.score_actions(tiny, [PROMPT], [ACTIONS]))[0]
-    # Scores are normalised over the list, so only their differences can be compared.
+    # Scores are normalized over the list, so only their differences can be compared.
     for a, b in itertools.pairwise(range(len(ACTIONS))):
         assert totals[a] - totals[b] == pytest.approx(prior[a] - prior[b], abs=1e-4)
 

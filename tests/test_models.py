@@ -410,7 +410,7 @@ def test_both_places_of_that_text_model_are_read(gemma3_with_images, tmp_path):
             {"rope_parameters": {"full_attention": {"rope_theta": 1e6}}},
             ["rope_parameters.full_attention", "one rotary embedding for all layers"],
         ),
-        ({"quantization_config": {"bits": 4}}, ["quantization_config", "unquantised"]),
+        ({"quantization_config": {"bits": 4}}, ["quantization_config", "unquantized"]),
         ({"use_bidirectional_attention": True}, ["use_bidirectional_attention is True"]),
         ({"hidden_size": "32"}, ["hidden_size is '32'", "integer"]),
         ({"num_hidden_layers": 0}, ["num_hidden_layers is 0", "at least 1"]),
@@ -784,7 +784,7 @@ DAMAGES = {
         lambda d: edit_json(d / "config.json", model_type="llama"),
         ["6 tensors have no place", "self_attn.q_proj.bias"],
     ),
-    "quantised tensor": (
+    "quantized tensor": (
         lambda d: edit_tensor(d, Q, lambda x: x.astype(np.int8)),
         ["not of a supported dtype", f"{Q} is I8"],
     ),

@@ -42,7 +42,7 @@ class Filler:
 
 @pytest.fixture(scope="module")
 def expert():
-    return collecting.expert_behaviour(LOCK, LOCK.default_params)
+    return collecting.expert_behavior(LOCK, LOCK.default_params)
 
 
 @functools.cache

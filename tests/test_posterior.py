@@ -21,7 +21,7 @@ from llmprior_jax.posterior import (
     candidate_log_probs,
     empirical_log_probs,
     kl_to_prior,
-    normalise,
+    normalize,
     posterior_log_probs,
     sample_candidates,
     sample_posterior,
@@ -180,7 +180,7 @@ def test_no_policy_beats_the_posterior(alpha):
 
 def test_logits_serve_as_a_prior():
     logits = PRIOR + 3.0
-    np.testing.assert_allclose(np.exp(normalise(logits)), np.exp(PRIOR), rtol=1e-6)
+    np.testing.assert_allclose(np.exp(normalize(logits)), np.exp(PRIOR), rtol=1e-6)
     np.testing.assert_allclose(soft_value(logits, Q_VALUES, 1.0), VALUE, rtol=1e-6)
 
 

@@ -67,7 +67,7 @@ def test_sampling_goes_on_from_a_cache(narrow):
     assert answer.text.startswith(narrow.tokenizer.decode([first]))
 
 
-def test_what_cannot_be_quantised_is_refused():
+def test_what_cannot_be_quantized_is_refused():
     with pytest.raises(ValueError, match="quantize is 'int4'; supported are 'int8'"):
         models.load("tiny", quantize="int4")
 

@@ -1,6 +1,6 @@
 """Packed scoring against scoring each prompt + action alone with PyTorch.
 
-The reference is written from the definition: tokenise the prompt and the joined text, run the
+The reference is written from the definition: tokenize the prompt and the joined text, run the
 joined text alone and unpadded through transformers' model, and add up the log-probabilities of the
 tokens that the two do not share.
 """
@@ -104,7 +104,7 @@ def bos_tokenizer():
 
 @pytest.fixture(scope="module")
 def merging_tokenizer():
-    """BPE without pre-tokenisation: tokens hold spaces, colons and several words."""
+    """BPE without pre-tokenization: tokens hold spaces, colons and several words."""
     return _fast(_bpe(None, 100))
 
 
@@ -182,7 +182,7 @@ class Alone:
     def check(self, prior, prompts, actions):
         for b, (prompt, group) in enumerate(zip(prompts, actions, strict=True)):
             n = len(group)
-            # Totals reach 82 nats, where neighbours in f32 are 8e-6 apart.
+            # Totals reach 82 nats, where neighbors in f32 are 8e-6 apart.
             np.testing.assert_allclose(prior.log_probs[b, :n], self.prior(prompt, group), atol=4e-5)
             features = [self.pair(prompt, action)[2] for action in group]
             # Two libraries round differently: a few parts in 10^5 of states of size 2.

@@ -305,7 +305,7 @@ def test_a_prompt_without_actions_is_refused():
         Scorer("tiny").score([Prompt("Now:", ())])
 
 
-def test_another_normalisation_asks_nothing_and_another_model_asks_everything(store, monkeypatch):
+def test_another_normalization_asks_nothing_and_another_model_asks_everything(store, monkeypatch):
     asked = Asked(monkeypatch)
     Scorer("model", store=store).score(PROMPTS)
     count = len(asked.pairs)

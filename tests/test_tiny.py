@@ -92,7 +92,7 @@ def test_its_features_tell_states_apart(lm):
 
 
 def test_an_action_begins_at_a_token(lm):
-    """Prompt and action, tokenised apart, are the joined text's tokens."""
+    """Prompt and action, tokenized apart, are the joined text's tokens."""
     for task, observation, actions in _KITCHEN:
         prompt = prompts.plain(TextState(task, observation, actions=actions))
         before = lm.tokenizer(prompt.text)["input_ids"]

@@ -12,7 +12,7 @@ they are installed:
 - padded batch: all pairs of a state in one padded batch, logits at every position, as most do it;
 - shared cache: the prompt once, its keys and values repeated for a batch of the actions.
 
-Ours are timed from text to log-probabilities, tokenising and packing included: four states in a
+Ours are timed from text to log-probabilities, tokenizing and packing included: four states in a
 call ("states/s"), one state in a call ("one by one"), and four states whose prompts begin with the
 same instructions, half of the prompt ("common head"). Every way runs in a process of its own, and
 they take turns. Of pairs, which are all alike, four are timed and the rest reckoned. A way that
@@ -31,7 +31,7 @@ the shared cache.
 
 Where the time goes, with Qwen2.5-0.5B on 2 CPU cores in f32, four such states in a pass of 3.52 s:
 2.75 s are the products of the linear layers, at 200 GFLOP/s where the fastest plain product runs
-at 203; 0.17 s those of attention; 0.39 s the vocabulary, at 158 GFLOP/s; 0.005 s tokenising and
+at 203; 0.17 s those of attention; 0.39 s the vocabulary, at 158 GFLOP/s; 0.005 s tokenizing and
 packing on the host. What is left, norms, rotation, softmax, gating and sums, is 0.2 s. Padding is
 within these: rows of 192 tokens, 768 in all, for 744, and 224 positions projected for 200.
 """

@@ -1,6 +1,6 @@
 """CQL-Prior and its baselines on Overcooked-TomatoLettuceSalad, from 1,000 recorded transitions.
 
-    python -m launch.collect --env=Overcooked-TomatoLettuceSalad --behaviour=expert@0.7 \\
+    python -m launch.collect --env=Overcooked-TomatoLettuceSalad --behavior=expert@0.7 \\
         --success_share=0.75 --transitions=32000 --out=data/salad.parquet
     python -m launch.train --config=launch/configs/overcooked_cql_prior.py --workdir=runs/offline
 

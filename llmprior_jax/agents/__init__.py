@@ -16,7 +16,7 @@ from llmprior_jax.agents.agent import (
     with_prior,
     with_uniform_prior,
 )
-from llmprior_jax.agents.behaviour_cloning import bc_prior
+from llmprior_jax.agents.behavior_cloning import bc_prior
 from llmprior_jax.agents.cql_prior import cql_prior
 from llmprior_jax.agents.dqn_prior import dqn_prior
 from llmprior_jax.agents.gflan_prior import GFlanState, gflan_prior
@@ -53,7 +53,7 @@ def make(name: str, **kwargs: Any) -> Agent:
       ValueError: there is no agent 'dqn_priro'; did you mean 'dqn_prior'? ...
 
     Args:
-      name: "dqn_prior", "cql_prior" (offline), "bc_prior" (behaviour cloning), "prior" (samples
+      name: "dqn_prior", "cql_prior" (offline), "bc_prior" (behavior cloning), "prior" (samples
         from the prior), or one of these with a uniform prior: "dqn", "cql", "bc", "random".
       **kwargs: arguments of the function of that name in this package. What only other agents
         take is ignored, so that one configuration serves an agent and its baselines.

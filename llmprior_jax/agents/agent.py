@@ -1,4 +1,4 @@
-"""What an agent is: a few pure functions over arrays, as optax does for optimisers.
+"""What an agent is: a few pure functions over arrays, as optax does for optimizers.
 
 An agent never sees text. A state reaches it as an `ActionPrior`: log-probabilities of the actions
 and features of (state, action). Every baseline is the same agent with another prior, which is what

@@ -1,13 +1,13 @@
 """GFlan-Prior: a language model is the policy, fine-tuned by PPO on the evidence lower bound.
 
-Yan et al., 2025 (arXiv 2410.07927), variational inference: maximise
+Yan et al., 2025 (arXiv 2410.07927), variational inference: maximize
 
     E_pi[ sum_t g^t (r_t - alpha KL(pi(.|s_t) || p(.|s_t))) ]
 
 over the policy's parameters, with the frozen language model as the prior p. With alpha = 0 it is
 GFlan, the fine-tuning of GLAM (Carta et al., ICML 2023, arXiv 2302.02662): the same model, which
 then nothing holds near to where it began. Updates are those of PPO (Schulman et al., 2017, arXiv
-1707.06347) with generalised advantages (arXiv 1506.02438), and two peculiarities. A minibatch is a
+1707.06347) with generalized advantages (arXiv 1506.02438), and two peculiarities. A minibatch is a
 set of states with all that happened in them, so that the language model reads each distinct state
 once per epoch. And advantages are not rescaled, or alpha would have no unit.
 
@@ -47,7 +47,7 @@ class GFlanParams(NamedTuple):
 
 
 class GFlanState(NamedTuple):
-    """Parameters and the optimiser's state.
+    """Parameters and the optimizer's state.
 
     Examples:
       >>> state = agents.GFlanState(params=(), optimizer=())
@@ -93,7 +93,7 @@ def gflan_prior(
       kl_in: where it is charged, "reward" or "loss"; see above.
       clip_epsilon: how far a probability ratio may move from 1 before the incentive ends.
       discount: g, per decision.
-      gae_lambda: of the generalised advantages.
+      gae_lambda: of the generalized advantages.
       learning_rate: of Adam, for the language model.
       value_learning_rate: of Adam, for the value head.
       value_coefficient: weight of the value loss beside the policy's in the language model's

@@ -84,7 +84,7 @@ class PolicyAgent(NamedTuple):
 def advantage_estimates(
     rollout: Rollout, alpha: float, discount: float, gae_lambda: float
 ) -> jax.Array:
-    """Generalised advantages f32[T, N] of the rewards `r_t - alpha KL_t`.
+    """Generalized advantages f32[T, N] of the rewards `r_t - alpha KL_t`.
 
     An episode that was cut off is worth what its last state is worth; nothing flows over its end.
     """

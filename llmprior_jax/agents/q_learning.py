@@ -19,7 +19,7 @@ from llmprior_jax.types import ActionPrior
 
 
 class QLearnerState(NamedTuple):
-    """Parameters of Q and of the slowly following target Q, the optimiser's state, and alpha's.
+    """Parameters of Q and of the slowly following target Q, the optimizer's state, and alpha's.
 
     Examples:
       >>> prior = ActionPrior(jnp.zeros(2), jnp.zeros((2, 3)))

@@ -3,7 +3,7 @@
 What a prior rules out is neither tried nor bootstrapped from, so a prior that is sure of what is
 wrong can hardly be corrected. Mixed with the uniform distribution it can, at a price that is known
 beforehand; a uniform prior stays uniform, so DQN stays DQN. `agents.with_prior` gives an agent the
-transformed prior. (Flattening a prior by a temperature is done where it is normalised,
+transformed prior. (Flattening a prior by a temperature is done where it is normalized,
 `priors.score`.)
 
 Example:

@@ -106,7 +106,7 @@ def adapted(
     """Alpha at which the posterior is, on average over states, `target_kl` away from the prior.
 
     Dual ascent, as in "Maximum a Posteriori Policy Optimisation" (Abdolmaleki et al., 2018, arXiv
-    1806.06920): alpha is the multiplier of the constraint KL(pi || p) <= target_kl, and minimises
+    1806.06920): alpha is the multiplier of the constraint KL(pi || p) <= target_kl, and minimizes
     `alpha target_kl + E_s[alpha log sum_b p(b|s) exp(Q(s,b)/alpha)]`, whose derivative is
     `target_kl - E_s[KL(pi || p)]`. Adam takes the steps, in log alpha.
 

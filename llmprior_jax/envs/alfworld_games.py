@@ -98,8 +98,8 @@ _FIXTURES = {
 # Furniture that the simulator's record of standing points leaves out comes once, but for these.
 _COPIES = {"StoveBurner": 4, "HandTowelHolder": 2}
 
-_GRID = 0.25  # metres between two places to stand
-_EYE_HEIGHT = 1.575  # metres
+_GRID = 0.25  # meters between two places to stand
+_EYE_HEIGHT = 1.575  # meters
 _FEWEST_TARGETS = {"pick_two_obj_and_place": 2}
 _HELD_OUT_SHARE = 0.36  # of all pairs of object and receptacle; so many are for unseen games
 _ATTEMPTS = 20  # rooms drawn for one game before giving up
@@ -147,7 +147,7 @@ class _Room:
     kind: str
     things: frozenset[str]
     receptacles: tuple[_Receptacle, ...]
-    points: np.ndarray  # f64[P, 2]: where one can stand, in metres
+    points: np.ndarray  # f64[P, 2]: where one can stand, in meters
 
     @functools.cached_property
     def receptacle_types(self) -> frozenset[str]:
@@ -282,7 +282,7 @@ def _room(plan: int) -> _Room:
 
 
 def _beside(points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A place by the wall, half a metre past a standing point at the edge of the room."""
+    """A place by the wall, half a meter past a standing point at the edge of the room."""
     axis, side = rng.integers(2), rng.choice([-1.0, 1.0])
     outward = points[:, axis] * side
     edge = points[outward >= outward.max() - _GRID / 2]

@@ -175,7 +175,7 @@ class DecoderConfig:
         if not family:  # What its other fields mean is anybody's guess.
             raise CheckpointError(where, reader.problems)
         if family == "gemma3":  # It reads images too; its text model has a config of its own.
-            reader.must_be_unquantised()
+            reader.must_be_unquantized()
             reader = reader.table("text_config").with_defaults(_GEMMA3_TEXT)
             reader.must_be("model_type", "gemma3_text")
         known = _FAMILIES[family](reader, _common_fields(reader, _CONTEXTS[family]))
@@ -217,9 +217,9 @@ class Reader:
         self.report(name, f"supported are {', '.join(map(repr, supported))}")
         return ""
 
-    def must_be_unquantised(self) -> None:
+    def must_be_unquantized(self) -> None:
         if "quantization_config" in self.fields:
-            self.report("quantization_config", "supported are unquantised checkpoints only")
+            self.report("quantization_config", "supported are unquantized checkpoints only")
 
     def must_be(self, name: str, supported: Any) -> None:
         """Refuses a field that is there and is not this."""
@@ -269,7 +269,7 @@ class Reader:
 
 
 def _common_fields(reader: Reader, context: int) -> dict[str, Any]:
-    reader.must_be_unquantised()
+    reader.must_be_unquantized()
     for experts in ("num_experts", "num_local_experts"):
         reader.must_be(experts, None)
     reader.must_be("use_bidirectional_attention", False)

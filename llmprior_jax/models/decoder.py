@@ -295,7 +295,7 @@ class Decoder(nnx.Module):
         return self.norm(x), KVCache(tuple(all_keys), tuple(all_values), others)
 
     def logits(self, hidden: jax.Array) -> jax.Array:
-        """Unnormalised next-token log-probabilities, f32[..., V], of hidden states [..., D]."""
+        """Unnormalized next-token log-probabilities, f32[..., V], of hidden states [..., D]."""
         tied = self.config.tie_word_embeddings
         weight = self.embed[...] if tied else self.lm_head.kernel[...]
         logits = project(hidden, weight, tied)

@@ -80,7 +80,7 @@ class EncoderConfig:
         """
         reader = Reader(fields)
         reader.choice("model_type", ("bert",))
-        reader.must_be_unquantised()
+        reader.must_be_unquantized()
         reader.must_be("is_decoder", False)
         reader.must_be("add_cross_attention", False)
         reader.must_be("position_embedding_type", "absolute")

@@ -107,7 +107,7 @@ class EncoderDecoderConfig:
         """
         reader = Reader(fields)
         reader.choice("model_type", ("t5",))
-        reader.must_be_unquantised()
+        reader.must_be_unquantized()
         reader.must_be("is_encoder_decoder", True)
         mlp = reader.choice("feed_forward_proj", ("relu", "gated-gelu"), "relu")
         layers = reader.integer("num_layers", 6)
@@ -179,7 +179,7 @@ def distance_buckets(config: EncoderDecoderConfig, bidirectional: bool) -> np.nd
 
 
 class Attention(nnx.Module):
-    """Attention whose scores are not scaled: T5's initialisation does that (Raffel et al.)."""
+    """Attention whose scores are not scaled: T5's initialization does that (Raffel et al.)."""
 
     def __init__(self, config: EncoderDecoderConfig, dtype: Any, init: Initializer, rngs: nnx.Rngs):
         self.head_dim = config.head_dim
@@ -485,7 +485,7 @@ class EncoderDecoder(nnx.Module):
         ]
 
     def logits(self, hidden: jax.Array) -> jax.Array:
-        """Unnormalised next-token log-probabilities, f32[..., V], of hidden states [..., D]."""
+        """Unnormalized next-token log-probabilities, f32[..., V], of hidden states [..., D]."""
         if self.config.scale_outputs:
             hidden = hidden * jnp.asarray(self.config.hidden_size**-0.5, hidden.dtype)
         tied = self.config.tie_word_embeddings

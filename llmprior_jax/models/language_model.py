@@ -138,7 +138,7 @@ def load(
     Raises:
       CheckpointError: there is no such directory or hub id, or the checkpoint is not complete,
         not supported or damaged; the message lists all that is wrong.
-      ValueError: `dtype` is not one of the three, or the model cannot be quantised so.
+      ValueError: `dtype` is not one of the three, or the model cannot be quantized so.
     """
     dtype = _default_dtype() if dtype is None else dtype
     check_dtype(dtype)
@@ -154,7 +154,7 @@ def load(
         with jax.default_device(jax.local_devices(backend="cpu")[0]):
             config, graphdef, params = checkpoint.read(directory, dtype, supported)
             if not isinstance(config, DecoderConfig):
-                raise ValueError(f"{directory} is no decoder, and only decoders can be quantised")
+                raise ValueError(f"{directory} is no decoder, and only decoders can be quantized")
             graphdef, params = quantization.int8(graphdef, params)
         (default,) = jnp.zeros(()).devices()
         params = jax.device_put(params, default)

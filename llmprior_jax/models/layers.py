@@ -116,7 +116,7 @@ def attend(
 
     Args:
       q: [B, L, H, d], queries.
-      k: [B, S, K, d], keys; K divides H, and neighbouring heads of queries share one of keys.
+      k: [B, S, K, d], keys; K divides H, and neighboring heads of queries share one of keys.
       v: [B, S, K, d], values.
       mask: bool, broadcast to [B, L, S]: whether query i may attend to key j. A query that may
         attend to nothing gets a meaningless average instead of NaN, in values and in gradients.

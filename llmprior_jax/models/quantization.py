@@ -1,7 +1,7 @@
 """Weights in 8 bits, for models that do not fit otherwise.
 
 Each column of a weight matrix of a block is stored as int8 with one scale of its own, rounded to
-nearest, and multiplied with activations that stay as they are (weight-only quantisation, by qwix).
+nearest, and multiplied with activations that stay as they are (weight-only quantization, by qwix).
 The embedding table, the logits' matrix, norms and biases stay in the model's dtype.
 
 What it does to log-probabilities and memory, measured on a CPU:
@@ -31,7 +31,7 @@ def int8(
       params: its parameters; they are not changed.
 
     Returns:
-      The structure and the parameters of the same decoder with quantised matrices. Structures of
+      The structure and the parameters of the same decoder with quantized matrices. Structures of
       two calls are never equal, so each is compiled anew.
     """
     rules = [qwix.QuantizationRule(module_path=r"blocks/.*", weight_qtype=jnp.int8)]

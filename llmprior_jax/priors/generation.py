@@ -239,7 +239,7 @@ def sample_tokens(
     last = jnp.maximum(lengths - 1, 0)[:, None, None]
     first, is_finite = draw(0, jnp.take_along_axis(hidden, last, axis=1))
 
-    # Token t of answer i is in slot S + t k + i, so that the tokens of a step are neighbours.
+    # Token t of answer i is in slot S + t k + i, so that the tokens of a step are neighbors.
     slots = jnp.arange(S + N * k)
     in_prompt = slots < jnp.minimum(lengths, S)[:, None, None]
     in_answer = (slots >= S) & ((slots - S) % k == jnp.arange(k)[:, None])

@@ -52,7 +52,7 @@ def inspect(lm: LanguageModel, prompt: str, actions: Sequence[str]) -> Inspectio
     """Reads each action after the prompt, in a forward pass of its own.
 
     The log-probabilities of an action's tokens add up to its score in `score_actions` with the
-    normalization "sum", before it is normalised over the list.
+    normalization "sum", before it is normalized over the list.
 
     Examples:
       >>> read = priors.inspect(models.load("tiny"), "Task: wash the cup.", [" go to the sink"])

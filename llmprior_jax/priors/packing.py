@@ -117,7 +117,7 @@ def passes(states: Sequence[Sequences]) -> Iterator[Pass]:
     if prompts:
         yield from _passes_with_prompts(states, prompts)
         return
-    # Sorted, states with a common beginning are neighbours and meet in a row.
+    # Sorted, states with a common beginning are neighbors and meet in a row.
     short: list[int] = []
     long: list[int] = []  # Apart, so that one long state does not make every row long.
     sizes = [_trie_size(state.tokens) for state in states]
@@ -162,7 +162,7 @@ def _fill_rows(
     states: Sequence[Sequences], trie_sizes: Sequence[int], order: Sequence[int]
 ) -> tuple[list[list[int]], int]:
     """Puts indices of states into rows, in their order, and says how many tokens every row has."""
-    # What the first texts of two neighbours share is the least that their tries share.
+    # What the first texts of two neighbors share is the least that their tries share.
     firsts = [states[b].tokens[0] for b in order]
     shared = [0, *itertools.starmap(common_prefix, itertools.pairwise(firsts))]
     sizes = [trie_sizes[b] for b in order]

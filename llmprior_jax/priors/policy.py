@@ -17,7 +17,7 @@ import numpy as np
 from flax import nnx
 
 from llmprior_jax.models import LanguageModel, lora
-from llmprior_jax.posterior import normalise
+from llmprior_jax.posterior import normalize
 from llmprior_jax.priors import packing, scoring
 from llmprior_jax.priors import table as tables
 
@@ -158,7 +158,7 @@ def _read(
     prompts: Sequence[str],
     actions: Sequence[Sequence[str]],
 ) -> Rows:
-    """Tokenises states and lays each out in a row of its own."""
+    """Tokenizes states and lays each out in a row of its own."""
     most = max(map(len, actions))
     if most > num_actions:
         raise ValueError(f"a state has {most} actions, and the policy has {num_actions} slots")
@@ -281,4 +281,4 @@ def _apply(
         is_action, summed / (jnp.where(is_action, rows.divisor, 1.0) * temperature), -jnp.inf
     )
     last = jnp.take_along_axis(hidden, rows.last[:, None, None], axis=1)[:, 0]
-    return jax.vmap(normalise)(logits), last.astype(jnp.float32)
+    return jax.vmap(normalize)(logits), last.astype(jnp.float32)

@@ -221,7 +221,7 @@ def fitting(build: Builder, context: int, count_tokens: Callable[[str], int]) ->
 
 def _fits(prompt: Prompt, context: int, count_tokens: Callable[[str], int]) -> bool:
     room = context - count_tokens(prompt.text)
-    # No token is less than a byte, so mostly the actions need not be tokenised.
+    # No token is less than a byte, so mostly the actions need not be tokenized.
     if room >= max((len(action.encode()) for action in prompt.actions), default=0):
         return True
     # A prompt without actions is itself to fit.

@@ -57,7 +57,7 @@ class Queries(NamedTuple):
 
 
 class Scorer:
-    """One language model with its way of normalising, and the store of what it said.
+    """One language model with its way of normalizing, and the store of what it said.
 
     Examples:
       >>> scorer = priors.Scorer("tiny")
@@ -341,7 +341,7 @@ class Scorer:
     def _priors(
         self, prompts: Sequence[Prompt], answers: dict[str, StoredScores]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The answers in the order of the prompts and of their actions, normalised."""
+        """The answers in the order of the prompts and of their actions, normalized."""
         B, A = len(prompts), max((len(prompt.actions) for prompt in prompts), default=0)
         D = max((answer.features.shape[1] for answer in answers.values()), default=0)
         scores = TextScores(

@@ -2,7 +2,7 @@
 
 The probability of an action is the probability that the model continues the prompt with its text
 (SayCan, Ahn et al., 2022, arXiv 2204.01691; TWOSOME, Tan et al., ICLR 2024, arXiv 2401.14151),
-normalised over the list of admissible actions, as "Efficient Reinforcement Learning with Large
+normalized over the list of admissible actions, as "Efficient Reinforcement Learning with Large
 Language Model Priors" (Yan et al., ICLR 2025, arXiv 2410.07927) uses it.
 
 `score_packed` is the computation: a pure function on arrays, over texts packed so that no common
@@ -10,7 +10,7 @@ beginning is computed twice (`packing`). `score` and `score_actions` are its fac
 `normalize` what `score_texts` gives.
 
 Which tokens are the action's. Tokenizers may merge the end of a prompt with the beginning of an
-action, so the text is tokenised as it stands, `prompt + action`, with the tokenizer's leading
+action, so the text is tokenized as it stands, `prompt + action`, with the tokenizer's leading
 special tokens (Llama's BOS) and without its trailing ones. The action's tokens are those after the
 longest common beginning with the tokens of the prompt alone. Mostly that is the whole prompt; where
 a token spans the boundary, it is the action's. So an action's score depends on its prompt and its
@@ -67,10 +67,10 @@ def score_actions(
       prompts: B texts.
       actions: for each prompt its admissible actions, one or more; A is the largest number.
       normalization: how the log-probabilities of an action's tokens become its score. "sum" adds
-        them up: the log-probability of the text, which favours short actions. "token" divides by
+        them up: the log-probability of the text, which favors short actions. "token" divides by
         the number of tokens, "word" by the number of words (stretches without white space, at
-        least one): the token and word normalisation of TWOSOME.
-      temperature: scores are divided by it before they are normalised over the list.
+        least one): the token and word normalization of TWOSOME.
+      temperature: scores are divided by it before they are normalized over the list.
       head: what all these prompts begin with, and those of other calls too: instructions, examples.
         The model reads it once and keeps its keys and values for as long as `lm` lives. None: a
         long beginning that the prompts of this call have in common is found.
@@ -128,7 +128,7 @@ def score(
 
 
 class TextScores(NamedTuple):
-    """What a language model makes of prompts' actions, before it is normalised over them (NumPy).
+    """What a language model makes of prompts' actions, before it is normalized over them (NumPy).
 
     Examples:
       >>> actions = [[" go to the sink", " wait"]]

@@ -7,7 +7,7 @@ not there, and a process killed at any moment loses no more than it had not comm
 An entry is one prompt with the actions that it has been scored with, under the model's fingerprint
 (its weights, config, tokenizer and dtype). What is kept of an action is what depends on nothing
 else: the summed log-probability of its tokens, their number, and the hidden state, as they left the
-model, to the last bit. Normalisation, temperature and whitening are applied to what is read, so a
+model, to the last bit. Normalization, temperature and whitening are applied to what is read, so a
 change of them needs no query; the template is in the prompt's text, so a change of it finds nothing
 old. A prompt that comes back with other actions is asked about those alone that are new.
 

@@ -25,7 +25,7 @@ _MIN_ROWS = 64
 _ROWS_PER_SPARE_ROW = 8
 _EMPTY = -1
 
-# Murmur3's finaliser and Weyl constants: they spread small integers over all 32 bits.
+# Murmur3's finalizer and Weyl constants: they spread small integers over all 32 bits.
 _MIX_1, _MIX_2, _WEYL = 0x85EBCA6B, 0xC2B2AE35, 0x9E3779B9
 
 
@@ -219,7 +219,7 @@ def _hash(observations: Any, xp: Any) -> Any:
     words = _without_negative_zero(_flat(words), xp)
     words = words if words.dtype.itemsize == 4 else words.astype(xp.int32)
     words = words.view(xp.uint32)
-    # Each word is keyed by its place and mixed on its own, so that the sum can be vectorised.
+    # Each word is keyed by its place and mixed on its own, so that the sum can be vectorized.
     places = xp.arange(1, words.shape[1] + 1, dtype=xp.uint32) * xp.uint32(_WEYL)
     return _mix(_mix(words + places, xp).sum(axis=1, dtype=xp.uint32), xp)
 

@@ -43,8 +43,8 @@ def fit(features: np.ndarray, num_features: int) -> Whitening:
     """
     mean = features.mean(axis=0)
     # D x D at most, whatever N is; in float64, since squaring halves the digits.
-    centred = (features - mean).astype(np.float64)
-    variances, directions = np.linalg.eigh(centred.T @ centred / len(features))
+    centered = (features - mean).astype(np.float64)
+    variances, directions = np.linalg.eigh(centered.T @ centered / len(features))
     variances, directions = variances[::-1][:num_features], directions[:, ::-1][:, :num_features]
     spread = np.sqrt(np.maximum(variances, 0.0))
     # The sign of a direction is arbitrary; fixing it makes the same sample give the same features.

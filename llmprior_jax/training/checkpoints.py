@@ -2,7 +2,7 @@
 
 Orbax publishes a checkpoint by renaming a finished directory, so a killed run leaves the previous
 one whole. What orbax does not notice is a file damaged later; a hash of the arrays is kept beside
-them, and a checkpoint that does not match it is set aside in favour of the one before.
+them, and a checkpoint that does not match it is set aside in favor of the one before.
 
 Several processes save and restore together, each what its devices hold; on which devices that is,
 a checkpoint does not know.

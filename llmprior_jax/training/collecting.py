@@ -1,4 +1,4 @@
-"""Collecting datasets: whole episodes of a stated mixture of behaviours, in batches under jit."""
+"""Collecting datasets: whole episodes of a stated mixture of behaviors, in batches under jit."""
 
 import functools
 from collections import deque
@@ -27,13 +27,13 @@ _SHORT_EPISODE = 8
 _PATIENCE = 3_200
 
 
-class Behaviour(NamedTuple):
+class Behavior(NamedTuple):
     """One way to act.
 
     Attributes:
       act: `(key, state, mask, prior) -> i32[]`; `state` of the environment, `mask` bool[A] of its
         admissible actions, `prior` of what is observed, or None without a filler.
-      filler: source of the priors, None for behaviours that need none.
+      filler: source of the priors, None for behaviors that need none.
     """
 
     act: Callable[[jax.Array, Any, jax.Array, ActionPrior | None], jax.Array]
@@ -44,22 +44,22 @@ class Part(NamedTuple):
     """A part of a mixture.
 
     Attributes:
-      behaviour: how its episodes are played.
+      behavior: how its episodes are played.
       share: its share of the episodes; shares need not sum to 1.
       epsilon: how often it takes a random action instead, 0 to 1.
     """
 
-    behaviour: Behaviour
+    behavior: Behavior
     share: float
     epsilon: float = 0.0
 
 
-def random_behaviour() -> Behaviour:
+def random_behavior() -> Behavior:
     """Takes each admissible action equally often."""
-    return Behaviour(lambda key, state, mask, prior: _random(key, mask))
+    return Behavior(lambda key, state, mask, prior: _random(key, mask))
 
 
-def expert_behaviour(env: TextEnvironment, env_params: Any) -> Behaviour:
+def expert_behavior(env: TextEnvironment, env_params: Any) -> Behavior:
     """Takes the surest and quickest way to success; see `planning.expert`."""
     expert = planning.expert(env, env_params)
 
@@ -68,10 +68,10 @@ def expert_behaviour(env: TextEnvironment, env_params: Any) -> Behaviour:
         row = tables.find(expert, planning.encode(state))
         return jax.random.categorical(key, tables.lookup(expert, row).log_probs)
 
-    return Behaviour(act)
+    return Behavior(act)
 
 
-def agent_behaviour(agent: Agent, state: AgentState, filler: TableFiller) -> Behaviour:
+def agent_behavior(agent: Agent, state: AgentState, filler: TableFiller) -> Behavior:
     """Acts as an agent does.
 
     Args:
@@ -79,7 +79,7 @@ def agent_behaviour(agent: Agent, state: AgentState, filler: TableFiller) -> Beh
       state: its state, of one seed.
       filler: source of the priors that it acts on.
     """
-    return Behaviour(lambda key, env_state, mask, prior: agent.act(state, key, prior), filler)
+    return Behavior(lambda key, env_state, mask, prior: agent.act(state, key, prior), filler)
 
 
 def collect(
@@ -96,7 +96,7 @@ def collect(
     Args:
       env: the environment.
       env_params: its parameters.
-      mixture: behaviours and their shares of the episodes that are played.
+      mixture: behaviors and their shares of the episodes that are played.
       num_episodes: how many episodes to collect; give this or `num_transitions`.
       num_transitions: how many transitions to collect at least; episodes are kept whole.
       success_share: what share of the episodes kept are successful; None keeps all as they come.
@@ -145,11 +145,11 @@ _Episode = _Steps
 def _check_mixture(mixture: Sequence[Part]) -> None:
     for part in mixture:
         if not part.share > 0:
-            raise ValueError(f"a behaviour has the share {part.share}; use numbers > 0")
+            raise ValueError(f"a behavior has the share {part.share}; use numbers > 0")
         if not 0 <= part.epsilon <= 1:
             raise ValueError(f"epsilon is {part.epsilon}; use a number from 0 to 1")
     if not mixture:
-        raise ValueError("name at least one behaviour")
+        raise ValueError("name at least one behavior")
 
 
 def _parts_of_a_round(mixture: Sequence[Part], wanted: int) -> np.ndarray:
@@ -161,7 +161,7 @@ def _parts_of_a_round(mixture: Sequence[Part], wanted: int) -> np.ndarray:
         if len(np.unique(which)) == len(mixture):
             return which
     raise ValueError(
-        f"the shares {shares.tolist()} leave a behaviour without an episode in a round of "
+        f"the shares {shares.tolist()} leave a behavior without an episode in a round of "
         f"{_MOST_PER_ROUND}; use larger ones, or leave it out"
     )
 
@@ -171,7 +171,7 @@ def _play(
 ) -> Iterator[_Episode]:
     """Plays episodes without end, a round at a time, whose parts of the mixture are `which`."""
     play = jax.jit(functools.partial(_play_batch, env, env_params, mixture))
-    priors = [part.behaviour.filler and part.behaviour.filler.load() for part in mixture]
+    priors = [part.behavior.filler and part.behavior.filler.load() for part in mixture]
     for number in range(2**31):
         key = jax.random.fold_in(jax.random.key(seed), number)
         shuffled = np.random.default_rng((seed, number)).permutation(which)
@@ -180,7 +180,7 @@ def _play(
             is_complete = True
             for index, part in enumerate(mixture):
                 new = missing.is_missing & (shuffled == index)
-                filler, table = part.behaviour.filler, priors[index]
+                filler, table = part.behavior.filler, priors[index]
                 if filler is not None and table is not None and new.any():
                     is_complete = False
                     priors[index] = filler.extend(table, missing.observation[new])
@@ -217,7 +217,7 @@ def _play_batch(
             for part, table in zip(mixture, priors, strict=True):
                 row = jnp.int32(0) if table is None else tables.find(table, observation)
                 prior = None if table is None else tables.lookup(table, jnp.maximum(row, 0))
-                actions.append(part.behaviour.act(act_key, state, mask, prior))
+                actions.append(part.behavior.act(act_key, state, mask, prior))
                 missing.append(row < 0)
             epsilon = jnp.array([part.epsilon for part in mixture])[which]
             is_random = jax.random.uniform(epsilon_key) < epsilon
@@ -282,7 +282,7 @@ def _select(episodes: Iterator[_Episode], success_share: float | None) -> Iterat
                 kind = "succeeded" if wanted else "failed"
                 raise ValueError(
                     f"none of {tried:,} episodes {kind}, and success_share {success_share} needs "
-                    "some that do; use another mixture of behaviours"
+                    "some that do; use another mixture of behaviors"
                 )
         successes, count = successes + wanted, count + 1
         yield waiting[wanted].popleft()

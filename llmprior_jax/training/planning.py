@@ -1,7 +1,7 @@
 """The expert of a small environment: the surest and quickest way to success from every state.
 
 All states that can be reached are listed by trying every action in each, breadth-first, and value
-iteration finds the policy that maximises `E[g^T]`, T the number of decisions until success. The
+iteration finds the policy that maximizes `E[g^T]`, T the number of decisions until success. The
 expert sees the state itself, also where an agent sees only part of it.
 """
 

@@ -1,7 +1,7 @@
 """Learning a policy that is a language model: rollouts, and updates by what came of them.
 
 Seeds are trained one after the other, in one jitted loop: a language model per seed, with its
-gradients and its optimiser, is more than most devices hold at once, and a batch of seeds would not
+gradients and its optimizer, is more than most devices hold at once, and a batch of seeds would not
 be faster where one language model already fills the device.
 """
 
@@ -205,7 +205,7 @@ class PolicyRun:
 
 
 class Reading:
-    """What the policy reads of each state of a table, tokenised once and kept on the device."""
+    """What the policy reads of each state of a table, tokenized once and kept on the device."""
 
     def __init__(self, model: LanguagePolicy, env: TextEnvironment, build_prompt: prompts.Builder):
         self._model = model

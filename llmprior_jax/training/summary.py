@@ -67,7 +67,7 @@ def summarize(records: Sequence[Mapping[str, Any]], unit: str) -> dict[str, Any]
     success = np.array([record["success_rate"] for record in evaluations], float)
     returns = np.array([record["return"] for record in evaluations], float)
     steps = steps_to(SOLVED, [record["step"] for record in evaluations], success)
-    # The higher of two neighbours: where half of the seeds never get there, the median is never.
+    # The higher of two neighbors: where half of the seeds never get there, the median is never.
     quartiles = np.quantile(steps, [0.25, 0.5, 0.75], method="higher")
     last = evaluations[-1]
     unseen = {_UNSEEN: _over_seeds(np.array(last[_UNSEEN], float))} if _UNSEEN in last else {}

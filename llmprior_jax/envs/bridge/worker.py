@@ -136,7 +136,7 @@ def _keep_translations() -> None:
             sys.argv[:] = arguments  # the translator leaves its own there
 
     def pddl2sas(domain: str, problem: str, verbose: bool = False, optimize: bool = False) -> Any:
-        # The second, optimised form serves the planner alone.
+        # The second, optimized form serves the planner alone.
         del verbose, optimize
         return translated(domain, problem)
 

@@ -1,7 +1,7 @@
-"""Behaviour cloning on top of a prior: the actions of the data, rewards or not.
+"""Behavior cloning on top of a prior: the actions of the data, rewards or not.
 
 The policy is `p(a|s) exp(f(s,a))`, the prior corrected by a learned score, and is fitted to the
-data by cross-entropy over the admissible actions. With a uniform prior it is plain behaviour
+data by cross-entropy over the admissible actions. With a uniform prior it is plain behavior
 cloning, the baseline that tells how much of an offline agent's success is imitation; with the
 language model's it tells how much is the prior and imitation, without values.
 """
@@ -23,7 +23,7 @@ def bc_prior(
     max_grad_norm: float = 10.0,
     hidden_sizes: Sequence[int] = (64, 64),
 ) -> Agent:
-    """Behaviour cloning on top of the prior, as pure functions.
+    """Behavior cloning on top of the prior, as pure functions.
 
     Examples:
       >>> agent = agents.bc_prior(learning_rate=1e-2, hidden_sizes=(16,))
