@@ -14,8 +14,8 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from launch import app
-from launch.benchmarks import environments, generation, learning, report, scoring
+from launch.benchmarks import environments, generation, learning, scoring, timing
+from launch.common import app
 
 _JSON = flags.DEFINE_bool("json", False, "Print the result as JSON, too, on the last line.")
 
@@ -35,7 +35,7 @@ def main(argv: Sequence[str]) -> None:
     if name not in _BENCHMARKS:
         (nearest,) = difflib.get_close_matches(name, _BENCHMARKS, n=1, cutoff=0)
         raise ValueError(f"there is no benchmark {name!r}; did you mean {nearest!r}?")
-    report.show(name, _BENCHMARKS[name](), _JSON.value)
+    timing.show(name, _BENCHMARKS[name](), _JSON.value)
 
 
 if __name__ == "__main__":

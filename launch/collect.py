@@ -24,10 +24,11 @@ import jax
 import numpy as np
 from absl import flags
 
-from launch import app
+from launch.common import app
 from llmprior_jax import agents, envs, training
-from llmprior_jax.training import collecting, datasets, making
-from llmprior_jax.training.games import list_games
+from llmprior_jax.envs.engines.games import list_games
+from llmprior_jax.play import collecting, datasets
+from llmprior_jax.training import build
 
 _ENV = flags.DEFINE_string("env", None, "Environment to collect from.", required=True)
 _GAMES = flags.DEFINE_list("games", [], "Games of an environment that takes them from files.")
@@ -50,7 +51,7 @@ def main(argv: Sequence[str]) -> None:
     config = training.default_config()
     config.env, config.history = _ENV.value, _HISTORY.value
     config.games.train, config.prior.model = tuple(_GAMES.value), _PRIOR.value
-    env, env_params = making.make_environment(config)
+    env, env_params = build.make_environment(config)
     if not isinstance(env, envs.TextEnvironment):
         raise ValueError(f"{config.env} is no environment in JAX, which collecting needs")
     with tempfile.TemporaryDirectory() as scratch:
@@ -61,7 +62,7 @@ def main(argv: Sequence[str]) -> None:
             if name == "expert":
                 return collecting.expert_behavior(env, env_params)
             if name == "prior":
-                filler = making.make_filler(config, env, env_params, pathlib.Path(scratch))
+                filler = build.make_filler(config, env, env_params, pathlib.Path(scratch))
                 return collecting.agent_behavior(agents.prior_alone(), (), filler)
             workdir, slash, agent = name.rpartition("/")
             if not slash:

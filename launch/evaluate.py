@@ -18,9 +18,9 @@ import rich.markup
 import rich.table
 from absl import flags
 
-from launch import app
+from launch.common import app
 from llmprior_jax import training
-from llmprior_jax.envs import alfworld_replay
+from llmprior_jax.envs.alfworld import replay
 from llmprior_jax.training import summary
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.", required=True)
@@ -78,7 +78,7 @@ def _replay_on_engine(run: training.Run, console: rich.console.Console) -> None:
             np.asarray(leaf).reshape(-1, *leaf.shape[2:])
             for leaf in (episodes.start, episodes.actions, episodes.success)
         )
-        again = alfworld_replay.replay(run.env, run.env_params, start, actions)
+        again = replay.replay(run.env, run.env_params, start, actions)
         console.print(
             f"  {name}replay on the engine: {len(success)} episodes, {again.steps:,} steps; "
             f"{success.sum()} won in JAX, {again.won.sum()} in the engine; "

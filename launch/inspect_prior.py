@@ -21,11 +21,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from launch import app, pictures
+from launch.common import app, pictures
 from llmprior_jax import envs, models, priors, progress, training
-from llmprior_jax.training.acting import ActingRun
+from llmprior_jax.files import write_atomically
+from llmprior_jax.learning.acting import ActingRun
 from llmprior_jax.training.calibration import Calibration, calibration
-from llmprior_jax.training.files import write_atomically
 from llmprior_jax.types import TextState
 
 _ENV = flags.DEFINE_string("env", "Overcooked-TomatoLettuceSalad", "Environment, by name.")

@@ -14,14 +14,14 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from launch import app
+from launch.common import app
 from llmprior_jax import progress
-from llmprior_jax.envs import alfworld_games
+from llmprior_jax.envs.alfworld import game_maker
 
 _TASKS = flags.DEFINE_list(
     "tasks",
     ["pick", "examine"],
-    f"Tasks to make games of, or all: {', '.join(alfworld_games.TASK_TYPES)}.",
+    f"Tasks to make games of, or all: {', '.join(game_maker.TASK_TYPES)}.",
 )
 _TRAIN = flags.DEFINE_integer("train", 28, "Training games of each task.", lower_bound=0)
 _UNSEEN = flags.DEFINE_integer("unseen", 26, "Unseen games of each task.", lower_bound=0)
@@ -31,10 +31,10 @@ _OUT = flags.DEFINE_string("out", None, "Data directory to write.", required=Tru
 
 def main(argv: Sequence[str]) -> None:
     del argv
-    tasks = tuple(alfworld_games.TASK_TYPES) if _TASKS.value == ["all"] else tuple(_TASKS.value)
+    tasks = tuple(game_maker.TASK_TYPES) if _TASKS.value == ["all"] else tuple(_TASKS.value)
     total = len(tasks) * (_TRAIN.value + _UNSEEN.value)
     with progress.bar(total=total, desc="games", unit="game") as bar:
-        games = alfworld_games.make_games(
+        games = game_maker.make_games(
             _OUT.value,
             tasks=tasks,
             train=_TRAIN.value,

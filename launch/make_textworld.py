@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from launch import app
+from launch.common import app
 
 _OUT = flags.DEFINE_string("out", None, "Directory for the games.", required=True)
 _GAMES = flags.DEFINE_integer("games", 1, "How many games.", lower_bound=1)

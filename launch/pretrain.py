@@ -26,7 +26,7 @@ from absl import flags
 from flax import nnx
 from transformers import PreTrainedTokenizerBase
 
-from launch import app
+from launch.common import app
 from launch.pretraining import corpus
 from launch.pretraining.phrases import Document
 from launch.pretraining.tokenizer import train_tokenizer

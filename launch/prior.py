@@ -27,11 +27,11 @@ import rich.table
 from absl import flags
 from ml_collections import config_flags
 
-from launch import app
+from launch.common import app
 from llmprior_jax import models, training
 from llmprior_jax.priors import PriorStore
 from llmprior_jax.priors.parquet import export_parquet, import_parquet
-from llmprior_jax.training import checks, experiment, making
+from llmprior_jax.training import build, experiment, validation
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "What to fill the store for: a file with `get_config()`."
@@ -48,11 +48,11 @@ def fill() -> None:
     if config is None:
         raise ValueError("fill needs --config, e.g. --config=quickstart")
     config.prior.store = _path()
-    checks.check_config(config)
-    env, env_params = making.make_environment(config)
+    validation.check_config(config)
+    env, env_params = build.make_environment(config)
     # Filled as a run does it, in the same batches, so that a run finds the very same bits.
     with tempfile.TemporaryDirectory() as directory:
-        filler = making.make_filler(
+        filler = build.make_filler(
             config,
             env,
             env_params,

@@ -14,12 +14,12 @@ from collections.abc import Sequence
 import rich.console
 from absl import flags
 
-from launch import app
+from launch.common import app
 from llmprior_jax import training
+from llmprior_jax.files import write_atomically
+from llmprior_jax.learning.run import step_unit
 from llmprior_jax.training import summary
-from llmprior_jax.training.files import write_atomically
 from llmprior_jax.training.metrics import read_metrics
-from llmprior_jax.training.runs import step_unit
 
 _OUT = flags.DEFINE_string("out", None, "Directory of the report.", required=True)
 

@@ -10,7 +10,7 @@
 the command goes on where it stopped, and what a report in `--out` tells of other runs stays there.
 `--quick` does each experiment small, in 8.5 minutes with two processes on 2 cores (11 with one),
 and leaves out what only a long look can tell apart, such as GFlan beyond one kitchen; `--notrain`
-tells what is finished so far. The settings are in `launch/experiments.py`.
+tells what is finished so far. The settings are in `launch/plan.py`.
 """
 
 import datetime
@@ -26,11 +26,12 @@ from typing import Any
 import filelock
 from absl import flags
 
-from launch import app, evidence, experiments, workers
-from launch.experiments import Experiment, Run
+from launch.common import app, run_pool
+from launch.paper import plan, report
+from launch.paper.plan import Experiment, Run
 from llmprior_jax import training
+from llmprior_jax.files import write_atomically
 from llmprior_jax.training import provenance
-from llmprior_jax.training.files import write_atomically
 from llmprior_jax.training.metrics import read_metrics
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the runs.", required=True)
@@ -48,16 +49,16 @@ _TRAIN = flags.DEFINE_bool("train", True, "Train; --notrain reports what is fini
 
 def main(argv: Sequence[str]) -> None:
     del argv
-    scale = experiments.QUICK if _QUICK.value else experiments.FULL
+    scale = plan.QUICK if _QUICK.value else plan.FULL
     workdir, out = pathlib.Path(_WORKDIR.value), pathlib.Path(_OUT.value)
-    inputs = experiments.find_inputs(workdir)
-    planned = experiments.make(scale, inputs)
+    inputs = plan.find_inputs(workdir)
+    planned = plan.make(scale, inputs)
     chosen = {name: told for name, told in planned.items() if name.startswith(_ONLY.value)}
     if not chosen:
         near = difflib.get_close_matches(_ONLY.value, planned, n=1, cutoff=0.0)[0]
         raise ValueError(f"--only={_ONLY.value}: no experiment begins so; did you mean {near!r}?")
     every, runs = _distinct(planned), _distinct(chosen)
-    if others := evidence.read(out).records.keys() - every.keys():
+    if others := report.read(out).records.keys() - every.keys():
         raise ValueError(
             f"the report in {out} tells of {len(others)} runs that are none of these: they were "
             "made with --quick or without it, with other settings, or with packages that are "
@@ -67,15 +68,15 @@ def main(argv: Sequence[str]) -> None:
         needs = {need for experiment in chosen.values() for need in experiment.needs}
         _prepare(inputs, scale, needs)
         configs = {name: run.config for name, run in runs.items()}
-        workers.train(workdir, configs, _JOBS.value)
+        run_pool.train(workdir, configs, _JOBS.value)
     finished = {
         name: read_metrics(workdir / name / run.config.agents[0])
         for name, run in runs.items()
         if (workdir / name / training.SUMMARY_FILE).exists()
     }
     # Read again: another call may have added to it meanwhile.
-    known = evidence.read(out).add(finished, _call(scale, workdir, finished))
-    told = evidence.write(out, planned, known)
+    known = report.read(out).add(finished, _call(scale, workdir, finished))
+    told = report.write(out, planned, known)
     print(f"the report of {told} experiments is in {out / 'report.md'}")
 
 
@@ -84,16 +85,16 @@ def _distinct(chosen: Mapping[str, Experiment]) -> dict[str, Run]:
     return {run.name: run for experiment in chosen.values() for run in experiment.runs}
 
 
-def _prepare(inputs: experiments.Inputs, scale: experiments.Scale, needs: set[str]) -> None:
+def _prepare(inputs: plan.Inputs, scale: plan.Scale, needs: set[str]) -> None:
     """Makes the files that experiments need and that are not there yet."""
-    salad, games = f"--env={experiments.SALAD}", f"{inputs.games}/json_2.1.1/train"
+    salad, games = f"--env={plan.SALAD}", f"{inputs.games}/json_2.1.1/train"
     train, unseen = scale.pick((28, 26), (2, 2))
     commands = {
         # 100 of the 133 episodes of the paper's released dataset succeed.
         "dataset": (
             "launch.collect",
             salad,
-            f"--behavior={experiments.DATASET_BEHAVIOR}",
+            f"--behavior={plan.DATASET_BEHAVIOR}",
             "--success_share=0.75",
             f"--transitions={max(scale.dataset_sizes)}",
         ),
@@ -132,7 +133,7 @@ def _make(path: pathlib.Path, module: str, *arguments: str) -> None:
     command = shlex.join([module, *arguments]).replace(f"{path.parent}/", "")
     with filelock.FileLock(path.with_suffix(f"{path.suffix}.lock")):
         if not finished.exists():
-            with workers.timed(path.parent, path.name):
+            with run_pool.timed(path.parent, path.name):
                 made = [sys.executable, "-m", module, *arguments, f"--out={path}"]
                 subprocess.run(made, check=True)
             write_atomically(finished, command + "\n")
@@ -143,9 +144,7 @@ def _make(path: pathlib.Path, module: str, *arguments: str) -> None:
         )
 
 
-def _call(
-    scale: experiments.Scale, workdir: pathlib.Path, finished: Collection[str]
-) -> dict[str, Any]:
+def _call(scale: plan.Scale, workdir: pathlib.Path, finished: Collection[str]) -> dict[str, Any]:
     """What a report says of this call, to which it owes those runs."""
     told = provenance.describe()
     commits = dict.fromkeys(
@@ -153,7 +152,7 @@ def _call(
         for name in finished
         for line in (workdir / name / provenance.FILE).read_text().splitlines()
     )
-    spent = workdir / workers.SECONDS_FILE
+    spent = workdir / run_pool.SECONDS_FILE
     times = [json.loads(line) for line in spent.read_text().splitlines()] if finished else []
     return {
         "written": str(datetime.date.today()),

@@ -25,12 +25,12 @@ import rich.console
 from absl import flags
 from ml_collections import config_flags
 
-from launch import app
+from launch.common import app
 from llmprior_jax import progress, training
+from llmprior_jax.learning.run import step_unit
 from llmprior_jax.training import summary
 from llmprior_jax.training.config import check_workdir
 from llmprior_jax.training.metrics import read_metrics
-from llmprior_jax.training.runs import step_unit
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "What to run: a file with `get_config()`."

@@ -17,9 +17,10 @@ import rich.console
 from absl import flags
 from ml_collections import config_flags
 
-from launch import app, processes
+from launch.common import app, cluster
 from llmprior_jax import training
-from llmprior_jax.training import hosts, summary
+from llmprior_jax.distributed import processes
+from llmprior_jax.training import summary
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "What to run: a file with `get_config()`."
@@ -40,7 +41,7 @@ flags.mark_flag_as_required("config")
 
 def main(argv: Sequence[str]) -> None:
     del argv
-    processes.join()
+    cluster.join()
     config = _CONFIG.value
     if _PRIOR.value is not None:
         config.prior.model = _PRIOR.value
@@ -50,7 +51,7 @@ def main(argv: Sequence[str]) -> None:
         config.wandb_project = _WANDB.value
     with app.StopSignal() as should_stop:
         results = training.run(config, _WORKDIR.value, _RESUME.value, should_stop)
-    if hosts.is_first():
+    if processes.is_first():
         rich.console.Console().print(summary.table(results, config.num_seeds))
         print(f"summary.json, learning_curves.png and metrics are in {_WORKDIR.value}")
 

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 import jax
 from absl import flags
 
-from launch import app, pictures
+from launch.common import app, pictures
 from llmprior_jax import progress, training
-from llmprior_jax.training.files import write_atomically
+from llmprior_jax.files import write_atomically
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.", required=True)
 _AGENT = flags.DEFINE_string("agent", "dqn_prior", "Which of the run's agents plays.")

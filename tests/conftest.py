@@ -23,8 +23,8 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 def alfworld_data(tmp_path_factory) -> pathlib.Path:
     """An ALFWorld data directory with two training games and an unseen one, of Pick."""
     pytest.importorskip("alfworld")
-    from llmprior_jax.envs import alfworld_games
+    from llmprior_jax.envs.alfworld import game_maker
 
     out = tmp_path_factory.mktemp("alfworld") / "data"
-    alfworld_games.make_games(out, tasks=["pick"], train=2, unseen=1)
+    game_maker.make_games(out, tasks=["pick"], train=2, unseen=1)
     return out

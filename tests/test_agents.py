@@ -266,33 +266,33 @@ def of_probabilities(*probabilities: float) -> ActionPrior:
 
 
 def test_a_prior_mixed_with_uniform_by_hand():
-    mixed = agents.robust.mixed_with_uniform(of_probabilities(0.9, 0.1, 0.0), 0.5)
+    mixed = agents.prior_transforms.mixed_with_uniform(of_probabilities(0.9, 0.1, 0.0), 0.5)
     # Two actions exist: half of (0.9, 0.1) and half of (0.5, 0.5).
     np.testing.assert_allclose(np.exp(mixed.log_probs), [0.7, 0.3, 0.0], rtol=1e-6)
 
 
 def test_a_reversed_prior_by_hand():
-    reversed_prior = agents.robust.reversed_order(of_probabilities(0.6, 0.0, 0.3, 0.1))
+    reversed_prior = agents.prior_transforms.reversed_order(of_probabilities(0.6, 0.0, 0.3, 0.1))
     np.testing.assert_allclose(np.exp(reversed_prior.log_probs), [0.1, 0.0, 0.3, 0.6], rtol=1e-6)
 
 
 def test_reversing_twice_and_mixing_nothing_change_nothing_and_uniform_stays_uniform():
     prior = of_probabilities(0.6, 0.0, 0.3, 0.1)
-    twice = agents.robust.reversed_order(agents.robust.reversed_order(prior))
+    twice = agents.prior_transforms.reversed_order(agents.prior_transforms.reversed_order(prior))
     np.testing.assert_array_equal(twice.log_probs, prior.log_probs)
-    alike = agents.robust.mixed_with_uniform(prior, 0.0)
+    alike = agents.prior_transforms.mixed_with_uniform(prior, 0.0)
     np.testing.assert_allclose(alike.log_probs, prior.log_probs, rtol=1e-6)
     flat = agents.uniform(prior)
-    mixed = agents.robust.mixed_with_uniform(flat, 0.3)
+    mixed = agents.prior_transforms.mixed_with_uniform(flat, 0.3)
     np.testing.assert_allclose(mixed.log_probs, flat.log_probs, rtol=1e-6)
 
 
 def test_a_share_that_is_none_is_refused():
     with pytest.raises(ValueError, match=r"share of the uniform distribution is 1\.5"):
-        agents.robust.mixed_with_uniform(of_probabilities(1.0), 1.5)
+        agents.prior_transforms.mixed_with_uniform(of_probabilities(1.0), 1.5)
 
 
 def test_an_agent_acts_by_the_prior_it_was_given():
-    agent = agents.with_prior(agents.prior_alone(), agents.robust.reversed_order)
+    agent = agents.with_prior(agents.prior_alone(), agents.prior_transforms.reversed_order)
     policy = agent.policy((), of_probabilities(0.8, 0.2))
     np.testing.assert_allclose(np.exp(policy.log_probs), [0.2, 0.8], rtol=1e-6)

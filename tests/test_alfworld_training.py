@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from llmprior_jax import envs, training
-from llmprior_jax.envs import alfworld_replay
-from llmprior_jax.envs.bridge import GameError
-from llmprior_jax.training import making
+from llmprior_jax.envs.alfworld import replay
+from llmprior_jax.envs.engines.bridge import GameError
+from llmprior_jax.training import build
 from llmprior_jax.training.metrics import read_metrics
 
 
@@ -55,8 +55,8 @@ def test_training_and_unseen_games_are_judged_apart(workdir):
 
 
 def test_an_agent_never_trains_in_unseen_games(config):
-    env, params = making.make_environment(config)
-    unseen = making.unseen_params(config, params)
+    env, params = build.make_environment(config)
+    unseen = build.unseen_params(config, params)
     train_names = {env.env.games[game] for game in params.games.tolist()}
     unseen_names = {env.env.games[game] for game in unseen.games.tolist()}
     assert all("/train/" in name for name in train_names)
@@ -70,7 +70,7 @@ def test_an_evaluation_played_again_on_the_engine_tells_the_same(workdir):
     assert set(run.evaluated) == {"", "unseen_"}
     for name, episodes in run.evaluated.items():
         start, actions = episodes.start[0], episodes.actions[0]
-        again = alfworld_replay.replay(run.env, run.env_params, start, actions)
+        again = replay.replay(run.env, run.env_params, start, actions)
         assert again.mismatches == ()
         assert again.won.tolist() == episodes.success[0].tolist()
         assert again.steps == episodes.length.sum()
@@ -82,7 +82,7 @@ def test_an_episode_that_was_recorded_wrongly_is_found_out(alfworld_data):
     env, params = envs.make("ALFWorld", games=games)
     start, _ = env.reset(jax.random.key(0), params)
     too_short = np.array([[0, 0, -1, -1]])
-    again = alfworld_replay.replay(env, params, np.asarray(start)[None], too_short)
+    again = replay.replay(env, params, np.asarray(start)[None], too_short)
     (mismatch,) = again.mismatches
     assert games[0] in mismatch
     assert "another length" in mismatch
@@ -92,14 +92,14 @@ def test_an_episode_that_was_recorded_wrongly_is_found_out(alfworld_data):
 def test_no_episodes_are_played_again_as_none(alfworld_data):
     games = [str(path) for path in alfworld_data.rglob("train/*/*/game.tw-pddl")][:1]
     env, params = envs.make("ALFWorld", games=games)
-    again = alfworld_replay.replay(env, params, np.zeros((0, 1)), np.zeros((0, 2)))
+    again = replay.replay(env, params, np.zeros((0, 1)), np.zeros((0, 2)))
     assert (len(again.won), again.steps, again.mismatches) == (0, 0, ())
 
 
 def test_only_alfworld_is_played_again(config):
     env, params = envs.make("FrozenLake-4x4")
     with pytest.raises(ValueError, match="FrozenLake-4x4 is played by no engine"):
-        alfworld_replay.replay(env, params, np.zeros((1, 1)), np.zeros((1, 1)))
+        replay.replay(env, params, np.zeros((1, 1)), np.zeros((1, 1)))
 
 
 def test_a_missing_data_directory_is_named_with_what_to_do(config, tmp_path):

@@ -12,8 +12,8 @@ import pytest
 pytest.importorskip("alfworld")
 pytest.importorskip("gymnasium")
 
-from llmprior_jax.envs import alfworld_games, bridge
-from llmprior_jax.envs.bridge import worker
+from llmprior_jax.envs.alfworld import game_maker
+from llmprior_jax.envs.engines import bridge, worker
 
 # A Gymnasium environment in text that can be told to fail in every way.
 _CORRIDOR = '''
@@ -100,7 +100,7 @@ def single():
 def data(tmp_path_factory) -> pathlib.Path:
     """A data directory of two small games."""
     out = tmp_path_factory.mktemp("alfworld")
-    alfworld_games.make_games(out, ["pick", "examine"], train=1, unseen=0, seed=3)
+    game_maker.make_games(out, ["pick", "examine"], train=1, unseen=0, seed=3)
     return out
 
 

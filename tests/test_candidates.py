@@ -5,15 +5,15 @@ import json
 import pytest
 from small_lm import small_lm
 
-from llmprior_jax.envs.bridge import GameError
-from llmprior_jax.priors import Sampling
-from llmprior_jax.training.candidates import (
+from llmprior_jax.envs.engines.bridge import GameError
+from llmprior_jax.play.candidates import (
     Admissible,
     Proposed,
     Tried,
     from_language_model,
     from_vocabulary,
 )
+from llmprior_jax.priors import Sampling
 from llmprior_jax.types import TextState
 
 HALL = TextState("leave", "You are in the hall.")

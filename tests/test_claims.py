@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from launch import claims
-from launch.claims import Curve
+from launch.paper import claims
+from launch.paper.claims import Curve
 
 AMOUNTS = np.array([100, 1_000, 10_000])
 

@@ -7,9 +7,10 @@ import pytest
 from lock_env import LENGTH, RIGHT, Lock, lock_table, prior_of
 
 from llmprior_jax import agents, envs
+from llmprior_jax.play import collecting, datasets
+from llmprior_jax.play.collecting import Part
+from llmprior_jax.play.expert import encode, plan
 from llmprior_jax.priors import table as tables
-from llmprior_jax.training import collecting, datasets, planning
-from llmprior_jax.training.collecting import Part
 
 LOCK = Lock()
 PARAMS = LOCK.default_params
@@ -44,7 +45,7 @@ def test_the_expert_crosses_the_lake_on_a_shortest_way():
 
 def test_the_expert_of_slippery_ice_is_the_one_of_value_iteration_by_hand():
     env, params = envs.make("FrozenLake-4x4")
-    table = planning.expert(env, params, discount=0.99, num_outcomes=256)
+    table = plan(env, params, discount=0.99, num_outcomes=256)
     lake = "SFFFFHFHFFFHHFFG"
     moves = [(0, -1), (1, 0), (0, 1), (-1, 0)]
 
@@ -67,7 +68,7 @@ def test_the_expert_of_slippery_ice_is_the_one_of_value_iteration_by_hand():
         values = np.where([t in "HG" for t in lake], values, 0.99 * q_values.max(1))
     for position in (0, 4, 8, 9, 13, 14):
         state = env.reset(jax.random.key(0), params)[1].replace(position=jnp.int32(position))
-        prior = tables.lookup(table, tables.find(table, planning.encode(state)))
+        prior = tables.lookup(table, tables.find(table, encode(state)))
         best = q_values[position] >= q_values[position].max() - 1e-3
         assert best[np.argmax(prior.log_probs)], position
 

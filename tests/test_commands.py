@@ -17,7 +17,7 @@ import pytest
 from ml_collections import ConfigDict
 from test_launch import ROOT
 
-from launch import app
+from launch.common import app
 from llmprior_jax import training
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -247,7 +247,7 @@ ELSEWHERE = {
 # ... or it is run by hand: it takes minutes, or needs a network.
 BY_HAND = {
     *("make train", "make test", "make package", "make versions", "make docs"),
-    *("pip install", "launch.pretrain", "launch.reproduce"),
+    *("pip install", "launch.pretraining.__main__", "launch.reproduce"),
 }
 
 

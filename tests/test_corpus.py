@@ -14,12 +14,11 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from launch import pretrain
-from launch.pretraining import corpus, household, kitchen, walks
+from launch import corpus, household, kitchen, pretrain, walks
 from launch.pretraining.phrases import Document, Piece
 from launch.pretraining.tokenizer import train_tokenizer
 from llmprior_jax import envs
-from llmprior_jax.envs.alfworld_games import TASK_TYPES, is_held_out
+from llmprior_jax.envs.alfworld.game_maker import TASK_TYPES, is_held_out
 from llmprior_jax.models import Decoder, DecoderConfig
 
 _SAMPLE = 6000

@@ -22,18 +22,11 @@ from transformers.models.t5.modeling_t5 import T5Attention
 from llmprior_jax import models
 from llmprior_jax.models import CheckpointError, EncoderDecoderConfig, checkpoint
 from llmprior_jax.models.encoder_decoder import distance_buckets
-from llmprior_jax.priors import (
-    Sampling,
-    generate,
-    inspect,
-    packing,
-    propose,
-    score,
-    score_actions,
-)
-from llmprior_jax.priors.generation import sample_tokens
+from llmprior_jax.priors import Sampling, generate, inspect, propose, score, score_actions
 from llmprior_jax.priors.prompts import Prompt
-from llmprior_jax.priors.scoring import score_packed
+from llmprior_jax.priors.sampling.generation import sample_tokens
+from llmprior_jax.priors.scoring import packing
+from llmprior_jax.priors.scoring.score import score_packed
 
 TEXTS = [
     "Task: make a tomato salad. Now: You see a tomato on the counter. Next: pick up the tomato",

@@ -9,7 +9,7 @@ import sys
 import pytest
 from test_launch import launch
 
-from launch import evidence, experiments
+from launch.paper import plan, report
 from llmprior_jax import training
 
 CALL = {
@@ -24,23 +24,23 @@ CALL = {
 }
 
 
-def run(label: str, amount: int | None = None) -> experiments.Run:
+def run(label: str, amount: int | None = None) -> plan.Run:
     config = training.default_config()
     config.agents, config.num_seeds = ("dqn",), 4
-    return experiments.Run(label, f"{label}-{amount}", config, amount)
+    return plan.Run(label, f"{label}-{amount}", config, amount)
 
 
 @pytest.fixture
 def planned():
-    claim = experiments.Claim("new", "old", at_most=0.5)
+    claim = plan.Claim("new", "old", at_most=0.5)
     runs = (run("old", 100), run("old", 400), run("new", 100), run("new", 400))
-    experiment = experiments.Experiment(
+    experiment = plan.Experiment(
         "A title", "A question?", runs, scarce="transitions", claims=(claim,)
     )
     return {"an-experiment": experiment}
 
 
-def records(success: float) -> evidence.Records:
+def records(success: float) -> report.Records:
     return [
         {"step": 0, "success_rate": [0.0] * 4, "return": [0.0] * 4},
         {"step": 9, "success_rate": [success] * 4, "return": [2 * success] * 4},
@@ -49,37 +49,37 @@ def records(success: float) -> evidence.Records:
 
 @pytest.fixture
 def known():
-    return evidence.Evidence({}, []).add(
+    return report.Evidence({}, []).add(
         {"old-100": records(0.2), "old-400": records(0.6), "new-100": records(0.6)}, CALL
     )
 
 
 def test_the_report_has_the_numbers_of_the_runs_and_the_verdict(planned, known, tmp_path):
-    assert evidence.write(tmp_path, planned, known) == 1
-    report = (tmp_path / "report.md").read_text()
-    assert "3 of 4 runs are finished" in report
-    assert "| old | 400 | 4 | 0.60 [0.60, 0.60] | 1.20 [1.20, 1.20] |" in report
+    assert report.write(tmp_path, planned, known) == 1
+    page = (tmp_path / "report.md").read_text()
+    assert "3 of 4 runs are finished" in page
+    assert "| old | 400 | 4 | 0.60 [0.60, 0.60] | 1.20 [1.20, 1.20] |" in page
     # 0.6 is the old one's best, which it needs 400 transitions for and the new one 100.
-    assert "**Claim: new needs at most 0.5 times the transitions of old. Borne out.**" in report
-    assert "old needs 400 and new 100: 0.25 times as many" in report
+    assert "**Claim: new needs at most 0.5 times the transitions of old. Borne out.**" in page
+    assert "old needs 400 and new 100: 0.25 times as many" in page
     assert (tmp_path / "an-experiment.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_report_is_read_as_it_was_written(planned, known, tmp_path):
     known = known.add({"old-100": records(1 / 3)}, CALL)  # a number without end
-    evidence.write(tmp_path, planned, known)
-    assert evidence.read(tmp_path) == known
+    report.write(tmp_path, planned, known)
+    assert report.read(tmp_path) == known
 
 
 def test_a_run_that_has_nothing_beside_it_is_not_told(planned, known, tmp_path):
     lone = known.add({"alone": records(1.0)}, {**CALL, "minutes": 5})
-    evidence.write(tmp_path, planned, lone)
-    assert evidence.read(tmp_path) == known
+    report.write(tmp_path, planned, lone)
+    assert report.read(tmp_path) == known
     assert "3 of 4 runs are finished" in (tmp_path / "report.md").read_text()
 
 
 def test_where_there_is_no_report_nothing_is_known(tmp_path):
-    assert evidence.read(tmp_path) == evidence.Evidence({}, [])
+    assert report.read(tmp_path) == report.Evidence({}, [])
 
 
 def test_a_run_is_from_the_last_call_that_trained_it(known):
@@ -94,14 +94,14 @@ def test_a_call_that_no_run_is_from_any_more_is_not_told(known):
 
 
 def test_a_damaged_file_is_named(planned, known, tmp_path):
-    evidence.write(tmp_path, planned, known)
+    report.write(tmp_path, planned, known)
     (tmp_path / "results.jsonl").write_text('{"name": "old-100"}\n')
     with pytest.raises(ValueError, match=r"results\.jsonl is damaged"):
-        evidence.read(tmp_path)
+        report.read(tmp_path)
 
 
 def test_a_report_of_other_runs_is_not_overwritten(planned, known, tmp_path):
-    evidence.write(tmp_path / "report", planned, known)
+    report.write(tmp_path / "report", planned, known)
     before = (tmp_path / "report" / "report.md").read_text()
     result = launch(
         "launch.reproduce",
@@ -123,14 +123,14 @@ def lake(seed):
     config = training.default_config()
     config.env, config.agents, config.seed = "FrozenLake-4x4", ("random",), seed
     config.num_seeds, config.eval_episodes, config.prior.store = 2, 4, ""
-    return experiments.Run(f"seed {seed}", f"random-{seed}", config)
+    return plan.Run(f"seed {seed}", f"random-{seed}", config)
 
 made = {
-    "one": experiments.Experiment("One", "?", (lake(0), lake(1))),
-    "two": experiments.Experiment("Two", "?", (lake(1), lake(2))),
-    "three": experiments.Experiment("Three", "?", (lake(1), lake(3)), needs=("games",)),
+    "one": plan.Experiment("One", "?", (lake(0), lake(1))),
+    "two": plan.Experiment("Two", "?", (lake(1), lake(2))),
+    "three": plan.Experiment("Three", "?", (lake(1), lake(3)), needs=("games",)),
 }
-experiments.make = lambda scale, inputs: made
+plan.make = lambda scale, inputs: made
 app.run(reproduce.main)
 """
 
@@ -175,9 +175,9 @@ def test_the_recorded_report_is_of_these_experiments():
     """Or its runs could not be told apart from newer ones."""
     out = pathlib.Path(__file__).parent.parent / "launch" / "results" / "reproduce"
     names = {json.loads(line)["name"] for line in (out / "results.jsonl").read_text().splitlines()}
-    inputs = experiments.find_inputs(pathlib.Path("runs"))
+    inputs = plan.find_inputs(pathlib.Path("runs"))
     made = {
         name: pathlib.Path(f"/made/{name}") for name in ("games", "pick", "pick_large", "encoder")
     }
-    planned = experiments.make(experiments.FULL, inputs._replace(**made))
+    planned = plan.make(plan.FULL, inputs._replace(**made))
     assert names <= {run.name for told in planned.values() for run in told.runs}

@@ -6,10 +6,10 @@ import pytest
 from test_proposer import small_config
 
 from llmprior_jax import training
+from llmprior_jax.learning.run import Decision
 from llmprior_jax.priors import Scorer
 from llmprior_jax.priors.prompts import Example
 from llmprior_jax.training import examples, experiment
-from llmprior_jax.training.runs import Decision
 from llmprior_jax.types import TextState
 
 KEY = jax.random.key(0)

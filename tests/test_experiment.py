@@ -16,8 +16,9 @@ import pytest
 from lock_env import LENGTH, Lock, prior_of
 
 from llmprior_jax import training
-from llmprior_jax.priors import TextScores, scorer
-from llmprior_jax.training import making
+from llmprior_jax.priors import TextScores
+from llmprior_jax.priors.sources import cached
+from llmprior_jax.training import build
 from llmprior_jax.training.metrics import read_metrics
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -233,9 +234,9 @@ def test_states_that_cannot_be_listed_are_scored_as_they_are_met(
     class Model:
         fingerprint = "a lock's"
 
-    monkeypatch.setattr(making.envs, "make", lambda name, **kwargs: (env, env.default_params))
-    monkeypatch.setattr(scorer, "score_texts", score_texts)
-    monkeypatch.setattr(scorer.models, "load", lambda name, **how: Model)
+    monkeypatch.setattr(build.envs, "make", lambda name, **kwargs: (env, env.default_params))
+    monkeypatch.setattr(cached, "score_texts", score_texts)
+    monkeypatch.setattr(cached.models, "load", lambda name, **how: Model)
     config = small_config(agents=("dqn_prior",), num_steps=8000, eval_every=800)
     config.update_from_flattened_dict(
         {

@@ -5,23 +5,23 @@ import pathlib
 
 import pytest
 
-from launch import experiments
+from launch.paper import plan
 from llmprior_jax.agents import POLICY_AGENTS
-from llmprior_jax.training.checks import check_config
+from llmprior_jax.training.validation import check_config
 
-SCALES = {"full": experiments.FULL, "quick": experiments.QUICK}
+SCALES = {"full": plan.FULL, "quick": plan.QUICK}
 
 
 @pytest.fixture(scope="module")
 def inputs():
-    found = experiments.find_inputs(pathlib.Path("runs"))
+    found = plan.find_inputs(pathlib.Path("runs"))
     names = ("games", "pick", "pick_large", "encoder")
     return found._replace(**{name: pathlib.Path(f"/made/{name}") for name in names})
 
 
 @pytest.fixture(scope="module", params=SCALES)
 def planned(request, inputs):
-    return experiments.make(SCALES[request.param], inputs)
+    return plan.make(SCALES[request.param], inputs)
 
 
 def test_every_claim_is_about_runs_that_there_are(planned):
@@ -52,13 +52,13 @@ def test_the_default_is_trained_once_for_all_that_look_at_it(planned):
 
 
 def test_runs_that_differ_have_names_of_their_own(inputs):
-    runs = [run for told in experiments.make(SCALES["full"], inputs).values() for run in told.runs]
+    runs = [run for told in plan.make(SCALES["full"], inputs).values() for run in told.runs]
     by_name = {run.name: run.config.to_json() for run in runs}
     assert len(set(by_name.values())) == len(by_name)
 
 
 def test_the_full_report_has_the_seeds_that_it_is_to_have(inputs):
-    for name, experiment in experiments.make(SCALES["full"], inputs).items():
+    for name, experiment in plan.make(SCALES["full"], inputs).items():
         for run in experiment.runs:
             few = run.config.agents[0] in POLICY_AGENTS or "alfworld" in name
             assert run.config.num_seeds >= (5 if few else 16), name

@@ -15,10 +15,11 @@ from llmprior_jax import agents
 from llmprior_jax.agents import Rollout, States
 from llmprior_jax.models import Encoder, EncoderConfig, EncoderDecoder, EncoderDecoderConfig
 from llmprior_jax.models.text_encoder import encode_tokens
-from llmprior_jax.priors import packing, prompts
-from llmprior_jax.priors.generation import sample_tokens
-from llmprior_jax.priors.policy import language_policy
-from llmprior_jax.priors.scoring import score_packed
+from llmprior_jax.priors import prompts
+from llmprior_jax.priors.language_policy import language_policy
+from llmprior_jax.priors.sampling.generation import sample_tokens
+from llmprior_jax.priors.scoring import packing
+from llmprior_jax.priors.scoring.score import score_packed
 from llmprior_jax.training import LoopConfig, make_loop
 
 PLATFORMS = ("cpu", "cuda", "tpu")

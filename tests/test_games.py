@@ -5,7 +5,7 @@ import pathlib
 import pytest
 
 from llmprior_jax import training
-from llmprior_jax.training.games import list_games
+from llmprior_jax.envs.engines.games import list_games
 
 
 def test_a_game_stands_for_itself_and_a_directory_for_the_games_in_it(tmp_path):

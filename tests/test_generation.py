@@ -13,7 +13,7 @@ from test_models import V, torch_model, write_tokenizer
 
 from llmprior_jax import models
 from llmprior_jax.priors import Sampling, generate, prompt_keys
-from llmprior_jax.priors.generation import sample_tokens
+from llmprior_jax.priors.sampling.generation import sample_tokens
 
 PROMPTS = ["w3 w4 w5 w9 w23 w7 w80", "w17", "w5 w60 w61 w62 w9 w11 w12 w13 w14 w15 w33"]
 END = 1  # The id of the tokenizer's "<end>".

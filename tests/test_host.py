@@ -14,7 +14,8 @@ import pytest
 pytest.importorskip("gymnasium")
 
 from llmprior_jax import training
-from llmprior_jax.training import checks, experiment, host_games, making
+from llmprior_jax.play import engine_games
+from llmprior_jax.training import build, experiment, validation
 from llmprior_jax.training.metrics import read_metrics
 
 # Four rooms, each with four doors, of which one goes on: walking blindly, one in 256 gets through.
@@ -106,9 +107,9 @@ def finished(tmp_path_factory) -> pathlib.Path:
 def make_run(name: str, workdir: pathlib.Path, **changes):
     """The run of one agent that nothing has trained yet, with the table of `workdir`."""
     config = small_config(**changes)
-    games, _ = making.make_environment(config)
-    return making.make_run(
-        name, config, games, None, making.make_filler(config, games, None, workdir / "prior_table")
+    games, _ = build.make_environment(config)
+    return build.make_run(
+        name, config, games, None, build.make_filler(config, games, None, workdir / "prior_table")
     )
 
 
@@ -143,7 +144,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(finished, tmp_path
 
 
 def test_a_text_is_scored_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(host_games, "_EXPLORED_STEPS", 1)
+    monkeypatch.setattr(engine_games, "_EXPLORED_STEPS", 1)
     run = make_run("random", tmp_path, eval_every=200)
     assert run.table.size == 1, "exploring ends in the first room"
     metrics = [run.train(), run.train()]
@@ -234,7 +235,7 @@ def test_free_form_actions_are_learned_from_proposals(tmp_path, monkeypatch):
 
         return propose
 
-    monkeypatch.setattr(making, "from_vocabulary", three_doors)
+    monkeypatch.setattr(build, "from_vocabulary", three_doors)
     config = small_config(
         **{
             "games.train": (SILENT,),
@@ -264,14 +265,14 @@ def test_free_form_actions_are_learned_from_proposals(tmp_path, monkeypatch):
 )
 def test_proposals_that_make_no_sense_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
-        checks.check_config(small_config(**changes))
+        validation.check_config(small_config(**changes))
 
 
 def test_alfworld_and_textworld_play_in_one_batch(tmp_path):
     pytest.importorskip("alfworld")
-    from llmprior_jax.envs import alfworld_games
+    from llmprior_jax.envs.alfworld import game_maker
 
-    alfworld_games.make_games(tmp_path / "data", ["examine"], train=1, unseen=0, seed=3)
+    game_maker.make_games(tmp_path / "data", ["examine"], train=1, unseen=0, seed=3)
     game = tmp_path / "games" / "game.z8"
     maker = pathlib.Path(sys.executable).with_name("tw-make")
     command = [str(maker), "tw-simple", "--rewards=dense", "--goal=detailed", "--seed=1"]

@@ -12,10 +12,11 @@ import pytest
 from test_experiment import assert_same_bits, final_state, reached, small_config
 from test_experiment import start as start_command
 
-from launch import processes
+from launch.common import cluster
 from llmprior_jax import envs, training
-from llmprior_jax.training import collecting, datasets, hosts
-from llmprior_jax.training.collecting import Part, random_behavior
+from llmprior_jax.distributed import processes
+from llmprior_jax.play import collecting, datasets
+from llmprior_jax.play.collecting import Part, random_behavior
 from llmprior_jax.training.metrics import read_metrics
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -120,7 +121,7 @@ sys.path.insert(0, "tests")
 import jax
 from launch import processes
 directory, port, number = sys.argv[1:]
-processes.connect(f"127.0.0.1:{port}", 2, int(number))
+cluster.connect(f"127.0.0.1:{port}", 2, int(number))
 from test_hosts import run_others
 directory = pathlib.Path(directory)
 run_others(directory / "two", directory)
@@ -157,7 +158,7 @@ def test_learning_offline_and_training_a_policy_end_in_two_processes_as_in_one(t
 )
 def test_processes_that_cannot_be_joined_are_told_what_to_do(where, message):
     with pytest.raises(ValueError, match=message):
-        processes.connect(*where, seconds=0)
+        cluster.connect(*where, seconds=0)
 
 
 def test_a_port_that_is_taken_is_named(monkeypatch):
@@ -166,7 +167,7 @@ def test_a_port_that_is_taken_is_named(monkeypatch):
 
     monkeypatch.setattr(jax.distributed, "initialize", initialize)
     with pytest.raises(ValueError, match=r"cannot join .* at 127\.0\.0\.1:1 .* port is free"):
-        processes.connect("127.0.0.1:1", 2, 0)
+        cluster.connect("127.0.0.1:1", 2, 0)
 
 
 class Elsewhere:
@@ -182,6 +183,6 @@ class Elsewhere:
 def test_a_failure_of_the_first_process_is_told_to_the_others(monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(jax, "process_index", lambda: 1)
-    monkeypatch.setattr(hosts, "multihost_utils", Elsewhere([-1]))
-    with pytest.raises(hosts.FirstProcessError, match="its output says why"):
-        hosts.from_first(lambda: pytest.fail("the first process alone does it"))
+    monkeypatch.setattr(processes, "multihost_utils", Elsewhere([-1]))
+    with pytest.raises(processes.FirstProcessError, match="its output says why"):
+        processes.from_first(lambda: pytest.fail("the first process alone does it"))

@@ -5,10 +5,11 @@ import pytest
 from lock_env import RIGHT, Lock
 
 from llmprior_jax import training
+from llmprior_jax.play import collecting, datasets
+from llmprior_jax.play.collecting import Part
+from llmprior_jax.play.scored_states import TableFiller
 from llmprior_jax.priors import Imitator, Prompt, prompts
-from llmprior_jax.training import collecting, datasets, making
-from llmprior_jax.training.collecting import Part
-from llmprior_jax.training.scoring import TableFiller
+from llmprior_jax.training import build
 from llmprior_jax.types import TextState
 
 ACTIONS = (" chop", " wait", " look")
@@ -87,7 +88,7 @@ def test_a_run_s_prior_does_what_the_dataset_shows(tmp_path):
     config = training.default_config()
     config.prior.method = "imitate"
     config.prior.demonstrations = str(tmp_path / "shown.jsonl")
-    imitator = making.make_imitator(config)
+    imitator = build.make_imitator(config)
     log_probs = imitator.log_probs([prompts.plain(state) for state in states])
     np.testing.assert_array_equal(log_probs.argmax(axis=1), RIGHT)
     np.testing.assert_allclose(np.exp(log_probs.max(axis=1)), 4 / 9, rtol=1e-6)

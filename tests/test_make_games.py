@@ -10,8 +10,8 @@ import pytest
 
 pytest.importorskip("alfworld")
 
-from llmprior_jax.envs import alfworld_games as games
-from llmprior_jax.envs import bridge
+from llmprior_jax.envs.alfworld import game_maker as games
+from llmprior_jax.envs.engines import bridge
 
 _SEED = 3
 

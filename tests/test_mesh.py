@@ -9,7 +9,7 @@ import jax
 import pytest
 
 from llmprior_jax import training
-from llmprior_jax.training.mesh import explain_out_of_memory
+from llmprior_jax.distributed.mesh import explain_out_of_memory
 from llmprior_jax.training.metrics import read_metrics
 
 ROOT = pathlib.Path(__file__).parent.parent

@@ -10,8 +10,8 @@ import pytest
 from tensorboardX.proto import event_pb2
 
 from llmprior_jax import training
-from llmprior_jax.training.checks import check_config
 from llmprior_jax.training.metrics import MetricsWriter
+from llmprior_jax.training.validation import check_config
 
 
 @pytest.fixture

@@ -8,8 +8,9 @@ import pytest
 from lock_env import Lock, lock_table, prior_of
 
 from llmprior_jax import training
-from llmprior_jax.training import collecting, datasets, offline
-from llmprior_jax.training.collecting import Part
+from llmprior_jax.learning import offline
+from llmprior_jax.play import collecting, datasets
+from llmprior_jax.play.collecting import Part
 from llmprior_jax.types import ActionPrior
 
 LOCK = Lock()

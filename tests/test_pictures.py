@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from launch import pictures
+from launch.common import pictures
 from llmprior_jax import envs
 from llmprior_jax.training import Decision
 from llmprior_jax.types import TextState

@@ -7,7 +7,8 @@ import pytest
 from small_lm import small_lm
 
 from llmprior_jax.models import lora
-from llmprior_jax.priors import packing, policy, score
+from llmprior_jax.priors import language_policy, score
+from llmprior_jax.priors.scoring import packing
 
 PROMPTS = [
     "Task: make a tomato salad\nNow: You see a tomato.\nNext:",
@@ -37,7 +38,7 @@ def encoder_decoder():
 
 def policy_of(lm, prompts=PROMPTS, actions=ACTIONS, params=None, **kwargs):
     """log pi and hidden states of some states, and the policy itself."""
-    model = policy.language_policy(lm, NUM_ACTIONS, **kwargs)
+    model = language_policy.language_policy(lm, NUM_ACTIONS, **kwargs)
     params = model.init(jax.random.key(0)) if params is None else params
     return *model.apply(params, model.frozen, model.read(prompts, actions)), model
 
@@ -76,7 +77,9 @@ def test_states_read_together_and_with_padding_have_the_same_policy(model, reque
     together, hidden, reader = policy_of(lm)
     rows = None
     for i, capacity in enumerate((1, 2, 4)):
-        rows = policy.append(rows, i, reader.read(PROMPTS[i : i + 1], ACTIONS[i : i + 1]), capacity)
+        rows = language_policy.append(
+            rows, i, reader.read(PROMPTS[i : i + 1], ACTIONS[i : i + 1]), capacity
+        )
     log_probs, padded_hidden = reader.apply(lm.params, (), rows)
     np.testing.assert_allclose(log_probs[:3], together, atol=1e-5)
     np.testing.assert_allclose(padded_hidden[:3], hidden, atol=1e-5)
@@ -84,14 +87,14 @@ def test_states_read_together_and_with_padding_have_the_same_policy(model, reque
 
 
 def test_few_logits_at_once_give_the_same_policy_and_gradient(lm, monkeypatch):
-    model = policy.language_policy(lm, NUM_ACTIONS)
+    model = language_policy.language_policy(lm, NUM_ACTIONS)
     rows = model.read(PROMPTS, ACTIONS)
 
     def likelihood(params):
         return model.apply(params, (), rows)[0][:, 0].sum()
 
     value, gradient = jax.value_and_grad(likelihood)(lm.params)
-    monkeypatch.setattr(policy, "_LOGITS_AT_ONCE", 1)
+    monkeypatch.setattr(language_policy, "_LOGITS_AT_ONCE", 1)
     few_value, few_gradient = jax.value_and_grad(likelihood)(lm.params)
     np.testing.assert_allclose(few_value, value, rtol=1e-5)
     for few, all_at_once in zip(*map(jax.tree.leaves, (few_gradient, gradient)), strict=True):
@@ -99,7 +102,7 @@ def test_few_logits_at_once_give_the_same_policy_and_gradient(lm, monkeypatch):
 
 
 def test_the_gradient_is_that_of_the_likelihood(lm):
-    model = policy.language_policy(lm, NUM_ACTIONS)
+    model = language_policy.language_policy(lm, NUM_ACTIONS)
     rows = model.read(PROMPTS, ACTIONS)
     direction = jax.tree.map(
         lambda leaf: jax.random.normal(jax.random.key(leaf.size), leaf.shape), lm.params
@@ -117,8 +120,8 @@ def test_the_gradient_is_that_of_the_likelihood(lm):
 def test_long_rows_are_read_at_their_length_as_in_a_batch(monkeypatch):
     texts = [" ".join(["Now: You see a tomato."] * count) for count in (9, 60, 100)]
     lm = small_lm([*TEXTS, *texts], context=1024)
-    reader = policy.language_policy(lm, NUM_ACTIONS)
-    rows = policy.append(None, 0, reader.read(texts, [ACTIONS[0]] * len(texts)), 4)
+    reader = language_policy.language_policy(lm, NUM_ACTIONS)
+    rows = language_policy.append(None, 0, reader.read(texts, [ACTIONS[0]] * len(texts)), 4)
     lengths = np.asarray(rows.ends[:, 0])
     assert lengths[0] <= rows.tokens.shape[1] // 4
     assert lengths[2] > packing.SHARED_ROW_TOKENS
@@ -178,7 +181,7 @@ def test_a_model_with_factors_is_the_model_with_their_product(lm):
 
 def test_every_factor_learns(lm):
     """The first factors have no gradient as long as the second ones are zero."""
-    model = policy.language_policy(lm, NUM_ACTIONS, lora_rank=2)
+    model = language_policy.language_policy(lm, NUM_ACTIONS, lora_rank=2)
     rows = model.read(PROMPTS, ACTIONS)
 
     def likelihood(params):
@@ -202,10 +205,10 @@ def test_factors_that_cannot_be_are_refused(lm, kwargs, message):
 
 def test_a_negative_rank_is_refused(lm):
     with pytest.raises(ValueError, match="lora_rank is -1"):
-        policy.language_policy(lm, NUM_ACTIONS, lora_rank=-1)
+        language_policy.language_policy(lm, NUM_ACTIONS, lora_rank=-1)
 
 
 def test_more_actions_than_slots_are_refused(lm):
-    model = policy.language_policy(lm, 3)
+    model = language_policy.language_policy(lm, 3)
     with pytest.raises(ValueError, match="a state has 4 actions, and the policy has 3 slots"):
         model.read(PROMPTS, ACTIONS)

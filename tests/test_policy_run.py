@@ -15,10 +15,12 @@ from small_lm import small_lm
 
 from llmprior_jax import agents, models, training
 from llmprior_jax.envs import TextEnvironment
+from llmprior_jax.learning import policy_gradient
+from llmprior_jax.learning.loop import reset_envs
+from llmprior_jax.play import rollouts
 from llmprior_jax.priors import prompts
 from llmprior_jax.priors import table as tables
-from llmprior_jax.training import checks, experiment, making, policy, rollouts
-from llmprior_jax.training.loop import reset_envs
+from llmprior_jax.training import build, experiment, validation
 from llmprior_jax.training.metrics import read_metrics
 from llmprior_jax.types import TextState
 
@@ -190,7 +192,7 @@ def corridor():
     asked = [prompts.plain(env.text_state(place)) for place in range(PLACES)]
     lm = small_lm([text for prompt in asked for text in (prompt.text, *prompt.actions)])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(making.envs, "make", lambda name, **kwargs: (env, env.default_params))
+        patch.setattr(build.envs, "make", lambda name, **kwargs: (env, env.default_params))
         patch.setattr(models, "load", lambda name, dtype=None, **how: lm)
         patch.setattr(models, "fingerprint", lambda name, **kwargs: lm.fingerprint)
         yield env
@@ -239,8 +241,8 @@ def test_a_run_that_is_stopped_and_resumed_ends_with_the_same_bits(finished, tmp
 def test_with_low_rank_adaptation_a_checkpoint_has_the_factors_alone(corridor, tmp_path):
     config = corridor_config(**{"policy.lora_rank": 2})
     env_params = corridor.default_params
-    filler = making.make_filler(config, corridor, env_params, tmp_path)
-    run = making.make_run("gflan", config, corridor, env_params, filler)
+    filler = build.make_filler(config, corridor, env_params, tmp_path)
+    run = build.make_run("gflan", config, corridor, env_params, filler)
     factors = run.state.agent.params.policy
     assert len(factors) == 7, "the linear layers of one block"
     for leaf in jax.tree.leaves(run.state.agent):
@@ -251,9 +253,9 @@ def test_with_low_rank_adaptation_a_checkpoint_has_the_factors_alone(corridor, t
 def test_unseen_games_are_judged_apart(corridor, tmp_path):
     config = corridor_config(**{"agents": ("gflan",), "num_seeds": 1, "eval_episodes": 4})
     params = corridor.default_params
-    filler = making.make_filler(config, corridor, params, tmp_path)
+    filler = build.make_filler(config, corridor, params, tmp_path)
     unseen = params.replace(max_steps_in_episode=1)
-    run = policy.PolicyRun("gflan", config, corridor, params, filler, unseen)
+    run = policy_gradient.PolicyRun("gflan", config, corridor, params, filler, unseen)
     results = run.evaluate()
     assert results["unseen_episode_length"] == 1 < results["episode_length"]
     assert results["unseen_success_rate"] == 0
@@ -277,10 +279,10 @@ def test_a_policy_and_a_prior_with_different_actions_are_refused():
     states = [Corridor().text_state(place) for place in range(2)]
     three = np.log(np.full((2, 3), 1 / 3))
     three[0, 2] = -np.inf
-    policy.check_actions(states[:1], three[:1])
+    policy_gradient.check_actions(states[:1], three[:1])
     wrong = r"2 actions \(turn left, go right\) .* the prior gives a probability to 3"
     with pytest.raises(ValueError, match=wrong):
-        policy.check_actions(states, three)
+        policy_gradient.check_actions(states, three)
 
 
 @pytest.mark.parametrize(
@@ -296,4 +298,4 @@ def test_a_policy_and_a_prior_with_different_actions_are_refused():
 def test_configurations_that_cannot_be_are_refused(changes, message):
     config = corridor_config(**{"agents": ("gflan",), "loop.num_envs": 4, **changes})
     with pytest.raises(ValueError, match=message):
-        checks.check_config(config)
+        validation.check_config(config)

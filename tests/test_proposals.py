@@ -18,7 +18,7 @@ from llmprior_jax.priors import (
     propose,
     score,
 )
-from llmprior_jax.priors.proposals import Projection
+from llmprior_jax.priors.sampling.proposals import Projection
 
 KEY = jax.random.key(0)
 KITCHEN = ("pick up the tomato", "pick up the lettuce", "go to the sink", "chop", "go to the plate")

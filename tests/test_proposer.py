@@ -17,8 +17,8 @@ from llmprior_jax.priors import (
     estimate,
     prompts,
     propose,
-    scorer,
 )
+from llmprior_jax.priors.sources import cached
 from llmprior_jax.training.metrics import read_metrics
 from llmprior_jax.types import TextState
 
@@ -86,7 +86,7 @@ def test_what_the_store_holds_is_not_asked_again(scored, tmp_path, monkeypatch):
     with PriorStore(tmp_path / "store") as store:
         again = make(store=store, no_match="uniform", pseudo_count=0.5)
         monkeypatch.setattr(
-            scorer.models, "load", lambda model, **how: pytest.fail("loaded the model")
+            cached.models, "load", lambda model, **how: pytest.fail("loaded the model")
         )
         for a, b in zip(first, again.score([*PROMPTS, THINKING]), strict=True):
             np.testing.assert_array_equal(a, b)

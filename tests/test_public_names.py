@@ -16,7 +16,7 @@ NAMES = {
     "llmprior_jax.agents": """
         Agent AgentState GFlanState POLICY_AGENTS Policy PolicyAgent QLearnerState Rollout States
         Transitions bc_prior cql_prior dqn_prior gflan_prior make make_policy prior_alone
-        q_learner robust temperature uniform with_prior with_uniform_prior
+        prior_transforms q_learner temperature uniform with_prior with_uniform_prior
     """,
     "llmprior_jax.envs": """
         HistoryWrapper NAMES Scene TextEnvironment Thing make register with_history

@@ -8,7 +8,7 @@ from flax import nnx
 
 from llmprior_jax import models, priors, training
 from llmprior_jax.models import Decoder, DecoderConfig, quantization
-from llmprior_jax.training import making
+from llmprior_jax.training import build
 
 PROMPTS = ["Task: make a tomato salad\nNow: You see a tomato.\nNext:"]
 ACTIONS = [[" pick up the tomato", " go to the counter", " wait"]]
@@ -75,9 +75,9 @@ def test_what_cannot_be_quantized_is_refused():
 def test_a_run_knows_its_8_bits_from_other_weights():
     config = training.default_config()
     config.prior.store = ""
-    as_they_are = making.make_scorer(config).fingerprint
+    as_they_are = build.make_scorer(config).fingerprint
     config.prior.quantize = "int8"
-    scorer = making.make_scorer(config)
+    scorer = build.make_scorer(config)
     assert scorer.fingerprint != as_they_are
     assert scorer.fingerprint == scorer.language_model.fingerprint
     assert scorer.language_model.params["blocks"][0]["mlp"]["up_proj"]["kernel"]["array"]

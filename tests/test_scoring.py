@@ -24,8 +24,9 @@ from hypothesis import strategies as st
 
 from llmprior_jax import types
 from llmprior_jax.models import Decoder, load
-from llmprior_jax.priors import heads, packing, score, score_actions
-from llmprior_jax.priors.scoring import score_packed
+from llmprior_jax.priors import score, score_actions
+from llmprior_jax.priors.scoring import packing, shared_prefix
+from llmprior_jax.priors.scoring.score import score_packed
 
 TEXTS = [
     "Task: make a tomato salad\nNow: You see a tomato on the counter.\nNext: pick up the tomato",
@@ -286,17 +287,17 @@ def test_a_head_read_apart_changes_no_score(lm, alone, head):
 
 def test_a_head_is_read_once_for_all_calls(lm, monkeypatch):
     lm = dataclasses.replace(lm)
-    monkeypatch.setattr(heads, "_read", mock.Mock(wraps=heads._read))
+    monkeypatch.setattr(shared_prefix, "_read", mock.Mock(wraps=shared_prefix._read))
     first = score(lm, HEADED, ACTIONS[:3], head=HEAD)
     second = score(lm, HEADED, ACTIONS[:3], head=HEAD)
-    assert heads._read.call_count == 1
+    assert shared_prefix._read.call_count == 1
     np.testing.assert_array_equal(first.features, second.features)
 
 
 def test_only_the_last_heads_are_kept(lm):
     lm = dataclasses.replace(lm)
     for length in (4, 5, 4, 6, 7, 8, 4):
-        heads.read(lm, np.arange(length, dtype=np.int32))
+        shared_prefix.read(lm, np.arange(length, dtype=np.int32))
     assert [len(name) // 4 for name in lm.kept["heads"]] == [6, 7, 8, 4]
 
 

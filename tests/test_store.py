@@ -18,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmprior_jax.priors import PriorStore, Prompt, Scorer, StoredScores, StoreError, TextScores
-from llmprior_jax.priors import scorer as scorers
 from llmprior_jax.priors.parquet import export_parquet, import_parquet
+from llmprior_jax.priors.sources import cached as scorers
 
 D = 3
 ROOT = pathlib.Path(__file__).parent.parent

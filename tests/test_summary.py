@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from llmprior_jax import training
+from llmprior_jax.files import write_atomically
 from llmprior_jax.training import summary
 from llmprior_jax.training.config import claim_workdir
-from llmprior_jax.training.files import write_atomically
 from llmprior_jax.training.metrics import MetricsWriter, read_metrics
 
 

@@ -6,8 +6,8 @@ import pytest
 from lock_env import LENGTH, Lock
 
 from llmprior_jax import models
+from llmprior_jax.play.scored_states import TableFiller
 from llmprior_jax.priors import Queries
-from llmprior_jax.training.scoring import TableFiller
 
 NUM_ACTIONS, D = Lock.num_actions, 4
 

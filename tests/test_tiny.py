@@ -11,8 +11,7 @@ import transformers
 from flax import nnx
 
 import llmprior_jax
-from launch import pretrain
-from launch.pretraining import corpus
+from launch import corpus, pretrain
 from llmprior_jax import models, priors
 from llmprior_jax.priors import prompts
 from llmprior_jax.types import TextState

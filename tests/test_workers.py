@@ -10,7 +10,7 @@ import time
 import filelock
 import pytest
 
-from launch import workers
+from launch.common import run_pool
 from llmprior_jax import training
 
 
@@ -33,7 +33,7 @@ def starts(workdir, name):
 
 
 def test_processes_share_the_runs_and_train_each_once(tmp_path, configs):
-    workers.train(tmp_path, configs, jobs=2)
+    run_pool.train(tmp_path, configs, jobs=2)
     assert [starts(tmp_path, name) for name in configs] == [1, 1, 1]
     assert all((tmp_path / name / "summary.json").exists() for name in configs)
     told = [json.loads(line) for line in (tmp_path / "seconds.jsonl").read_text().splitlines()]
@@ -42,21 +42,21 @@ def test_processes_share_the_runs_and_train_each_once(tmp_path, configs):
 
 def test_a_run_that_another_process_is_at_is_left_to_it(tmp_path, configs):
     with filelock.FileLock(tmp_path / "run1.lock"):
-        workers.train(tmp_path, configs)
+        run_pool.train(tmp_path, configs)
     assert [starts(tmp_path, name) for name in configs] == [1, 0, 1]
 
 
 def test_a_finished_run_is_left_alone(tmp_path, configs):
     (tmp_path / "run0").mkdir()
     (tmp_path / "run0" / "summary.json").write_text("{}")
-    workers.train(tmp_path, configs)
+    run_pool.train(tmp_path, configs)
     assert [starts(tmp_path, name) for name in configs] == [0, 1, 1]
 
 
 def test_the_log_of_a_process_that_failed_is_named(tmp_path, configs):
     configs["run1"].env = "FrozenLak"
     with pytest.raises(SystemExit, match=r"of 2 processes failed; see .*process\d\.log"):
-        workers.train(tmp_path, configs, jobs=2)
+        run_pool.train(tmp_path, configs, jobs=2)
     logs = "".join(path.read_text() for path in tmp_path.glob("process*.log"))
     assert "FrozenLake-4x4" in logs  # the nearest name
 
@@ -72,7 +72,7 @@ def main():
     config.num_seeds, config.num_steps, config.eval_every = 1, 10_000_000, 400
     config.eval_episodes, config.checkpoint.every = 1, 1_000_000
     with app.guard():
-        workers.train(pathlib.Path(sys.argv[1]), {"long": config}, jobs=2)
+        run_pool.train(pathlib.Path(sys.argv[1]), {"long": config}, jobs=2)
 
 if __name__ == "__main__":
     main()

@@ -18,11 +18,11 @@ import jax
 import jax.numpy as jnp
 from absl import flags
 
-from launch.benchmarks import report
+from launch.benchmarks import timing
 from llmprior_jax import envs
-from llmprior_jax.envs import alfworld_games
-from llmprior_jax.envs.bridge import Bridge
-from llmprior_jax.training.games import list_games
+from llmprior_jax.envs.alfworld import game_maker
+from llmprior_jax.envs.engines.bridge import Bridge
+from llmprior_jax.envs.engines.games import list_games
 
 _NUM_ENVS = flags.DEFINE_integer("num_envs", 4096, "Environments in a batch.", lower_bound=1)
 _GAMES = flags.DEFINE_list(
@@ -36,7 +36,7 @@ _MADE_GAMES = 14  # of each of two tasks
 _ENGINE_SECONDS = 10.0
 
 
-def measure() -> report.Result:
+def measure() -> timing.Result:
     """Returns for each environment the steps per second, batched and one at a time."""
     rows = [_row(name, *envs.make(name)) for name in envs.NAMES]
     if importlib.util.find_spec("alfworld"):
@@ -45,7 +45,7 @@ def measure() -> report.Result:
         print(
             "ALFWorld is left out; it needs pip install 'llmprior-jax[alfworld]'.", file=sys.stderr
         )
-    return report.Result(rows)
+    return timing.Result(rows)
 
 
 def _alfworld_row() -> dict:
@@ -68,7 +68,7 @@ def _row(name: str, env: envs.TextEnvironment, params) -> dict:
 
 
 def _make_games(folder: pathlib.Path) -> list[str]:
-    made = alfworld_games.make_games(folder / "games", ("pick", "examine"), _MADE_GAMES, unseen=0)
+    made = game_maker.make_games(folder / "games", ("pick", "examine"), _MADE_GAMES, unseen=0)
     return [str(path) for path in made["train"]]
 
 
@@ -109,7 +109,7 @@ def _batched_steps_per_second(env: envs.TextEnvironment, params, num_envs: int) 
 
     _, states = reset(jax.random.split(jax.random.key(0), num_envs), params)
     states, _ = run(jax.random.key(1), states)
-    seconds = report.median_seconds(lambda: run(jax.random.key(2), states), _REPEATS)
+    seconds = timing.median_seconds(lambda: run(jax.random.key(2), states), _REPEATS)
     return num_envs * _SCAN_STEPS / seconds
 
 
@@ -128,4 +128,4 @@ def _looped_steps_per_second(env: envs.TextEnvironment, params) -> float:
             jax.device_get((observation, reward, terminated, truncated))
 
     run()
-    return _LOOP_STEPS / report.median_seconds(run, _REPEATS)
+    return _LOOP_STEPS / timing.median_seconds(run, _REPEATS)

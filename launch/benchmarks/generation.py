@@ -20,13 +20,13 @@ from typing import Any
 
 from absl import flags
 
-from launch.benchmarks import report, scoring, scoring_here, scoring_torch
+from launch.benchmarks import scoring, scoring_here, scoring_torch, timing
 
 _SAMPLES = flags.DEFINE_list("samples", ["1", "8"], "Answers to a prompt.")
 _NEW_TOKENS = flags.DEFINE_integer("new_tokens", 16, "Tokens of an answer.", lower_bound=1)
 
 
-def measure() -> report.Result:
+def measure() -> timing.Result:
     """Generates for every workload in every way."""
     with scoring.both_sides() as (here, there, _):
         rows = [
@@ -40,7 +40,7 @@ def measure() -> report.Result:
         "dtype": scoring.DTYPE.value,
         "new_tokens": _NEW_TOKENS.value,
     }
-    return report.Result(rows, summary)
+    return timing.Result(rows, summary)
 
 
 def _measure_case(prompt_tokens: int, samples: int, here, there) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from launch.benchmarks import report
+from launch.benchmarks import timing
 from llmprior_jax import envs, training
 from llmprior_jax.priors import table as tables
 from llmprior_jax.training import Config
@@ -28,7 +28,7 @@ _ENVS = (64, 256, 1024, 4096)
 _SEEDS = (1, 4, 16, 64)
 
 
-def measure() -> report.Result:
+def measure() -> timing.Result:
     """Trains every number of environments, and every number of seeds."""
     few = training.default_config().loop.num_envs
     rows = []
@@ -38,7 +38,7 @@ def measure() -> report.Result:
             _row(num_seeds, num_envs, taken, taken / seconds[0])
             for (num_seeds, num_envs), taken in zip(sizes, seconds, strict=True)
         ]
-    return report.Result(rows)
+    return timing.Result(rows)
 
 
 def _row(num_seeds: int, num_envs: int, seconds: float, ratio: float) -> dict[str, Any]:
@@ -72,7 +72,7 @@ def _seconds(num_seeds: int, num_envs: int) -> float:
     # Past the warm-up, so that every iteration learns.
     run = functools.partial(segment, state, table, jnp.int32(config.loop.warmup_steps))
     jax.block_until_ready(run())
-    return report.median_seconds(run, _REPEATS)
+    return timing.median_seconds(run, _REPEATS)
 
 
 def _table(env: envs.TextEnvironment, config: Config) -> tables.PriorTable:

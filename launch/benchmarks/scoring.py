@@ -49,7 +49,7 @@ from typing import Any, NamedTuple
 import rich
 from absl import flags
 
-from launch.benchmarks import report, scoring_here, scoring_torch
+from launch.benchmarks import scoring_here, scoring_torch, timing
 from llmprior_jax import models
 from llmprior_jax.models import DecoderConfig
 
@@ -223,7 +223,7 @@ def both_sides() -> Generator[tuple["_Process", "_Process | None", int]]:
         there.close()
 
 
-def measure() -> report.Result:
+def measure() -> timing.Result:
     """Scores every workload in every way."""
     config = DecoderConfig.from_hf(_COMMON | SHAPES[SHAPE.value])
     cases = [
@@ -260,7 +260,7 @@ def measure() -> report.Result:
             )
             for way in scoring_torch.WAYS
         }
-    return report.Result([row for rows in cases_rows for row in rows], summary)
+    return timing.Result([row for rows in cases_rows for row in rows], summary)
 
 
 def _measure_case(

@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
-from llmprior_jax.agents import robust, temperature
+from llmprior_jax.agents import prior_transforms, temperature
 from llmprior_jax.agents.agent import (
     Agent,
     AgentState,
@@ -22,7 +22,7 @@ from llmprior_jax.agents.dqn_prior import dqn_prior
 from llmprior_jax.agents.gflan_prior import GFlanState, gflan_prior
 from llmprior_jax.agents.policy_agent import PolicyAgent, Rollout, States
 from llmprior_jax.agents.q_learning import QLearnerState, q_learner
-from llmprior_jax.priors.policy import LanguagePolicy
+from llmprior_jax.priors.language_policy import LanguagePolicy
 
 # Each agent and its baseline, which is the same with a uniform prior.
 _AGENTS: dict[str, tuple[Callable[..., Agent], bool]] = {
@@ -125,8 +125,8 @@ __all__ = [
     "make",
     "make_policy",
     "prior_alone",
+    "prior_transforms",
     "q_learner",
-    "robust",
     "temperature",
     "uniform",
     "with_prior",

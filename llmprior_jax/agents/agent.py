@@ -108,14 +108,14 @@ def with_prior(agent: Agent, transform: Callable[[ActionPrior], ActionPrior]) ->
     """The same agent, with another prior in the language model's place.
 
     Examples:
-      >>> agent = agents.with_prior(agents.prior_alone(), agents.robust.reversed_order)
+      >>> agent = agents.with_prior(agents.prior_alone(), agents.prior_transforms.reversed_order)
       >>> prior = ActionPrior(jnp.log(jnp.array([0.75, 0.25])), jnp.zeros((2, 1)))
       >>> print(jnp.exp(agent.policy((), prior).log_probs))
       [0.25 0.75]
 
     Args:
       agent: the agent.
-      transform: the prior that it sees instead, of one state or of a batch; see `robust`.
+      transform: the prior that it sees instead, of one state or of a batch; see `prior_transforms`.
     """
     update = agent.update
 

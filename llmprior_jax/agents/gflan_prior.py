@@ -34,7 +34,7 @@ from llmprior_jax.agents.policy_agent import PolicyAgent, Rollout, States, advan
 from llmprior_jax.agents.q_network import q_function
 from llmprior_jax.elbo import clipped_surrogate_loss, elbo_policy_loss
 from llmprior_jax.posterior import kl_to_prior
-from llmprior_jax.priors.policy import LanguagePolicy
+from llmprior_jax.priors.language_policy import LanguagePolicy
 
 KLIn = Literal["reward", "loss"]
 

@@ -6,17 +6,17 @@ import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from llmprior_jax.envs import alfworld, frozen_lake, overcooked
+from llmprior_jax.envs import frozen_lake
+from llmprior_jax.envs.alfworld import ALFWorld
 from llmprior_jax.envs.base import TextEnvironment
+from llmprior_jax.envs.overcooked import TOMATO_LETTUCE_SALAD, TOMATO_SALAD, Overcooked
 
 _ENVIRONMENTS: dict[str, Callable[..., TextEnvironment]] = {
     "FrozenLake-4x4": functools.partial(frozen_lake.FrozenLake, "4x4"),
     "FrozenLake-8x8": functools.partial(frozen_lake.FrozenLake, "8x8"),
-    "Overcooked-TomatoSalad": functools.partial(overcooked.Overcooked, overcooked.TOMATO_SALAD),
-    "Overcooked-TomatoLettuceSalad": functools.partial(
-        overcooked.Overcooked, overcooked.TOMATO_LETTUCE_SALAD
-    ),
-    "ALFWorld": alfworld.ALFWorld,
+    "Overcooked-TomatoSalad": functools.partial(Overcooked, TOMATO_SALAD),
+    "Overcooked-TomatoLettuceSalad": functools.partial(Overcooked, TOMATO_LETTUCE_SALAD),
+    "ALFWorld": ALFWorld,
 }
 
 NAMES = tuple(name for name in _ENVIRONMENTS if name != "ALFWorld")

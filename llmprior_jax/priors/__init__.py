@@ -2,14 +2,11 @@
 
 from llmprior_jax.priors import prompts
 from llmprior_jax.priors.features import encode_actions
-from llmprior_jax.priors.generation import Completion, Sampling, generate, prompt_keys
-from llmprior_jax.priors.imitation import Imitator
 from llmprior_jax.priors.inspection import Inspection, Token, inspect
 from llmprior_jax.priors.prompts import Prompt
-from llmprior_jax.priors.proposals import Proposals, estimate, project, propose
-from llmprior_jax.priors.proposer import Proposer
-from llmprior_jax.priors.scorer import Queries, Scorer
-from llmprior_jax.priors.scoring import (
+from llmprior_jax.priors.sampling.generation import Completion, Sampling, generate, prompt_keys
+from llmprior_jax.priors.sampling.proposals import Proposals, estimate, project, propose
+from llmprior_jax.priors.scoring.score import (
     TextScores,
     check_options,
     normalize,
@@ -17,6 +14,9 @@ from llmprior_jax.priors.scoring import (
     score_actions,
     score_texts,
 )
+from llmprior_jax.priors.sources.cached import Queries, Scorer
+from llmprior_jax.priors.sources.demonstrated import Imitator
+from llmprior_jax.priors.sources.proposed import Proposer
 from llmprior_jax.priors.store import ModelUsage, PriorStore, StoredScores, StoreError
 
 __all__ = [

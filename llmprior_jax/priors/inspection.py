@@ -14,7 +14,7 @@ import numpy as np
 from flax import nnx
 
 from llmprior_jax.models import LanguageModel
-from llmprior_jax.priors.scoring import tokenize
+from llmprior_jax.priors.scoring.score import tokenize
 from llmprior_jax.priors.tokens import must_be_decoder
 
 

@@ -8,7 +8,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from llmprior_jax.training.acting import ActingRun
+    from llmprior_jax.distributed.mesh import make_mesh
+    from llmprior_jax.errors import InterruptedRunError, OutOfMemoryError, RestoreError
+    from llmprior_jax.learning.acting import ActingRun
+    from llmprior_jax.learning.loop import Episodes, Loop, LoopConfig, LoopState, make_loop
+    from llmprior_jax.learning.offline import OfflineRun
+    from llmprior_jax.learning.online import OnlineRun
+    from llmprior_jax.learning.run import Decision, Run, over_seeds, seed_keys
+    from llmprior_jax.play.datasets import Dataset
+    from llmprior_jax.training.build import make_agent
     from llmprior_jax.training.checkpoints import Checkpoints
     from llmprior_jax.training.config import (
         Config,
@@ -16,15 +24,7 @@ if TYPE_CHECKING:
         default_config,
         read_config,
     )
-    from llmprior_jax.training.datasets import Dataset
-    from llmprior_jax.training.errors import InterruptedRunError, OutOfMemoryError, RestoreError
     from llmprior_jax.training.experiment import SUMMARY_FILE, restore, run
-    from llmprior_jax.training.loop import Episodes, Loop, LoopConfig, LoopState, make_loop
-    from llmprior_jax.training.making import make_agent
-    from llmprior_jax.training.mesh import make_mesh
-    from llmprior_jax.training.offline import OfflineRun
-    from llmprior_jax.training.online import OnlineRun
-    from llmprior_jax.training.runs import Decision, Run, over_seeds, seed_keys
 
 __all__ = [
     "SUMMARY_FILE",
@@ -56,18 +56,18 @@ __all__ = [
 ]
 
 _NAMES = {
-    "acting": "ActingRun",
-    "checkpoints": "Checkpoints",
-    "config": "Config ConfigMismatchError default_config read_config",
-    "datasets": "Dataset",
     "errors": "InterruptedRunError OutOfMemoryError RestoreError",
-    "experiment": "SUMMARY_FILE restore run",
-    "loop": "Episodes Loop LoopConfig LoopState make_loop",
-    "making": "make_agent",
-    "mesh": "make_mesh",
-    "offline": "OfflineRun",
-    "online": "OnlineRun",
-    "runs": "Decision Run over_seeds seed_keys",
+    "distributed.mesh": "make_mesh",
+    "learning.acting": "ActingRun",
+    "learning.loop": "Episodes Loop LoopConfig LoopState make_loop",
+    "learning.offline": "OfflineRun",
+    "learning.online": "OnlineRun",
+    "learning.run": "Decision Run over_seeds seed_keys",
+    "play.datasets": "Dataset",
+    "training.build": "make_agent",
+    "training.checkpoints": "Checkpoints",
+    "training.config": "Config ConfigMismatchError default_config read_config",
+    "training.experiment": "SUMMARY_FILE restore run",
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}
 
@@ -75,7 +75,7 @@ _MODULES = {name: module for module, names in _NAMES.items() for name in names.s
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    return getattr(importlib.import_module(f"llmprior_jax.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:

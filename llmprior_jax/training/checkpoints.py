@@ -22,8 +22,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
-from llmprior_jax.training import hosts
-from llmprior_jax.training.errors import RestoreError
+from llmprior_jax.distributed import processes
+from llmprior_jax.errors import RestoreError
 
 _MODULUS = 1 << 64
 _BLOCK = 1 << 15  # Elements that stay in a processor's cache.
@@ -99,7 +99,7 @@ class Checkpoints:
             except Exception as error:  # orbax and tensorstore raise many types
                 problem = str(error).split("\n")[0]
             # Outside of the `try`, because it takes all processes to compare hashes.
-            everywhere = hosts.in_all(read is not None)
+            everywhere = processes.in_all(read is not None)
             restored = self._checked(read, like) if everywhere else None
             if everywhere and restored is None:
                 problem = "the arrays do not match the hash that was saved with them"
@@ -125,7 +125,7 @@ class Checkpoints:
     def _steps(self) -> list[int]:
         """The numbers of what was saved, the newest first."""
         return json.loads(
-            hosts.from_first(
+            processes.from_first(
                 lambda: json.dumps(sorted(self._manager.all_steps(), reverse=True)).encode()
             )
         )
@@ -155,7 +155,7 @@ class Checkpoints:
 
     def _set_aside(self, steps: list[int]) -> None:
         self._manager.close()
-        hosts.in_first(lambda: self._move_aside(steps))
+        processes.in_first(lambda: self._move_aside(steps))
         self._manager = self._open(self._keep)
 
     def _move_aside(self, steps: list[int]) -> None:
@@ -204,9 +204,9 @@ def _hash(state: Any, meta: dict[str, Any]) -> str:
         _sum_of_elements(jax.tree_util.keystr(path), leaf)
         for path, leaf in jax.tree_util.tree_leaves_with_path(state)
     )
-    if hosts.is_first():
+    if processes.is_first():
         own += _weight(json.dumps(meta, sort_keys=True))
-    return f"{hosts.total(own % _MODULUS) % _MODULUS:016x}"
+    return f"{processes.total(own % _MODULUS) % _MODULUS:016x}"
 
 
 def _sum_of_elements(name: str, leaf: jax.Array) -> int:

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 from ml_collections import ConfigDict
 
-from llmprior_jax.training.files import write_atomically
+from llmprior_jax.files import write_atomically
 
 CONFIG_FILE = "config.json"
 # Fields that change where and how a run computes, and not what.
@@ -80,7 +80,7 @@ def default_config() -> Config:
                 "normalization": "sum",
                 "temperature": 1.0,
                 # For agents that learn Q: mixed so much with the uniform prior, as a limit to how
-                # sure it may be; and reversed, as the worst prior there is (`agents.robust`).
+                # sure it may be; and reversed, as the worst there is (`agents.prior_transforms`).
                 "uniform_share": 0.0,
                 "reversed": False,
                 # "int8" keeps the weight matrices of a decoder's blocks in 8 bits, for a model that

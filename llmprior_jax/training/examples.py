@@ -11,10 +11,10 @@ from typing import Any, Protocol
 
 import jax
 
+from llmprior_jax.distributed import processes
+from llmprior_jax.files import write_atomically
+from llmprior_jax.learning.run import Decision
 from llmprior_jax.priors.prompts import Example
-from llmprior_jax.training import hosts
-from llmprior_jax.training.files import write_atomically
-from llmprior_jax.training.runs import Decision
 
 FILE = "examples.json"
 
@@ -68,7 +68,7 @@ def read(workdir: pathlib.Path) -> list[Example] | None:
       ValueError: the file is damaged.
     """
     path = workdir / FILE
-    content = hosts.from_first(lambda: path.read_bytes() if path.exists() else b"")
+    content = processes.from_first(lambda: path.read_bytes() if path.exists() else b"")
     if not content:
         return None
     try:

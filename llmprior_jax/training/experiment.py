@@ -17,12 +17,18 @@ import numpy as np
 import tqdm
 
 from llmprior_jax import progress
+from llmprior_jax.distributed import processes
+from llmprior_jax.distributed.mesh import explain_out_of_memory, mesh_here
+from llmprior_jax.errors import InterruptedRunError, RestoreError
+from llmprior_jax.files import write_atomically
+from llmprior_jax.learning.run import Run, step_unit
+from llmprior_jax.play.scored_states import TableFiller
 from llmprior_jax.priors import Queries, prompts
 from llmprior_jax.priors.prompts import Example
-from llmprior_jax.training import examples, hosts, provenance
+from llmprior_jax.training import examples, provenance
 from llmprior_jax.training import summary as summaries
+from llmprior_jax.training.build import make_environment, make_filler, make_run, read_dataset
 from llmprior_jax.training.checkpoints import Checkpoints
-from llmprior_jax.training.checks import check_config
 from llmprior_jax.training.config import (
     CONFIG_FILE,
     Config,
@@ -30,13 +36,8 @@ from llmprior_jax.training.config import (
     claim_workdir,
     read_config,
 )
-from llmprior_jax.training.errors import InterruptedRunError, RestoreError
-from llmprior_jax.training.files import write_atomically
-from llmprior_jax.training.making import make_environment, make_filler, make_run, read_dataset
-from llmprior_jax.training.mesh import explain_out_of_memory, mesh_here
 from llmprior_jax.training.metrics import MetricsWriter, read_metrics
-from llmprior_jax.training.runs import Run, step_unit
-from llmprior_jax.training.scoring import TableFiller
+from llmprior_jax.training.validation import check_config
 
 _PRIOR_TABLE = "prior_table"
 _QUERIES = "prior_queries.jsonl"
@@ -88,7 +89,7 @@ def run(
     filler = make_filler(config, env, env_params, workdir / _PRIOR_TABLE, shown=shown)
     # All that can be wrong with what was given shows before anything is written or removed.
     if resume:
-        hosts.in_first(lambda: check_workdir(workdir, config))
+        processes.in_first(lambda: check_workdir(workdir, config))
     if not resume or not filler.has_table:
         filler.load_model()
 
@@ -100,17 +101,17 @@ def run(
             examples.write(workdir, shown)
         provenance.record(workdir)
 
-    hosts.in_first(claim)
+    processes.in_first(claim)
     try:
         with explain_out_of_memory(config, workdir):
             for name in config.agents:
                 run = make_run(name, config, env, env_params, filler, dataset)
                 _train(name, run, filler, config, workdir / name, should_stop)
     finally:
-        if hosts.is_first():
+        if processes.is_first():
             _report(filler.queries, workdir)
         filler.close()
-    return json.loads(hosts.from_first(lambda: _conclude(config, workdir).encode()))
+    return json.loads(processes.from_first(lambda: _conclude(config, workdir).encode()))
 
 
 def restore(
@@ -239,12 +240,12 @@ def _train(
         restored = checkpoints.restore_latest(run.state)
         if restored is not None:
             _go_back(run, *restored, directory / "checkpoints")
-            if hosts.is_first():
+            if processes.is_first():
                 how = "is finished" if run.steps >= run.num_steps else "resumes"
                 tqdm.tqdm.write(f"{name}: {how} after {run.steps:,} {run.unit}")
         with contextlib.ExitStack() as opened:
             metrics = bar = None
-            if hosts.is_first():
+            if processes.is_first():
                 last = -1 if restored is None else run.segments
                 metrics = opened.enter_context(MetricsWriter(directory, last, run.steps, config))
                 bar = opened.enter_context(_bar(name, run))
@@ -268,7 +269,7 @@ def _train(
                 checkpoints.wait()
             while run.steps < run.num_steps:
                 record(run.train() | run.evaluate() | filler.metrics())
-                done, stop = run.steps >= run.num_steps, hosts.in_any(should_stop())
+                done, stop = run.steps >= run.num_steps, processes.in_any(should_stop())
                 if run.segments % config.checkpoint.every == 0 or done or stop:
                     checkpoints.save(run.segments, run.state, run.meta())
                 if stop and not done:

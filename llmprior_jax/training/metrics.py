@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import tensorboardX
 
+from llmprior_jax.files import write_atomically
 from llmprior_jax.training.config import Config
-from llmprior_jax.training.files import write_atomically
 
 _FILE = "metrics.jsonl"
 _WANDB_ID = "wandb_id"

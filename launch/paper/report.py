@@ -1,0 +1,354 @@
+"""The report of `launch.reproduce`, and the lines beside it from which all of it is computed.
+
+`results.jsonl` has a line for each seed of each run in each experiment that looks at it, and
+`calls.jsonl` one for each call of the command that a run in the report is from. What is read from
+there and what newer calls add make one report.
+"""
+
+import json
+import pathlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from launch.paper import claims
+from launch.paper.claims import Curve
+from launch.paper.plan import Claim, Experiment
+from llmprior_jax.files import write_atomically
+from llmprior_jax.learning.run import step_unit
+from llmprior_jax.training import summary
+
+_RESULTS, _CALLS = "results.jsonl", "calls.jsonl"
+_METRICS = ("success_rate", "return", "unseen_success_rate")
+_OF_A_CALL = (
+    *("written", "command", "minutes", "commits", "devices", "python", "versions", "sizes"),
+    *("runs", "finished"),
+)
+Records = Sequence[Mapping[str, Any]]
+
+
+class Evidence(NamedTuple):
+    """What is known of runs.
+
+    Attributes:
+      records: by a run's name its evaluations: the step, and for each metric a number per seed.
+      calls: of the command, in order: `runs`, the names of those that are from it, `finished`,
+        how many it had, and what the report says of all these (`written`, `command`, `minutes`,
+        `commits`, `devices`, `python`, `versions`, `sizes`).
+    """
+
+    records: Mapping[str, Records]
+    calls: Sequence[Mapping[str, Any]]
+
+    def add(self, records: Mapping[str, Records], call: Mapping[str, Any]) -> "Evidence":
+        """This, and runs from one more call; those that were known are from the new one now.
+
+        Args:
+          records: as `training.read_metrics` gives them.
+          call: what is said of it; `runs` and `finished` are added.
+        """
+        if not records:
+            return self
+        calls = list(self.only(self.records.keys() - records.keys()).calls)
+        calls.append({**call, "runs": list(records), "finished": len(records)})
+        evaluations = {name: _evaluations(told) for name, told in records.items()}
+        return Evidence({**self.records, **evaluations}, calls)
+
+    def only(self, names: Collection[str]) -> "Evidence":
+        """What is known of some of the runs."""
+        calls = []
+        for call in self.calls:
+            left = [name for name in call["runs"] if name in names]
+            calls += [{**call, "runs": left}] if left else []
+        return Evidence({name: self.records[name] for name in self.records if name in names}, calls)
+
+
+def read(out: pathlib.Path) -> Evidence:
+    """What the report in a directory is made of; nothing where there is none.
+
+    Raises:
+      ValueError: a file is damaged.
+    """
+    by_seed: dict[str, dict[int, Mapping[str, Any]]] = {}
+    path = out / _RESULTS
+    try:
+        for line in _lines(path):
+            by_seed.setdefault(line["name"], {})[line["seed"]] = line
+        records = {name: _records(seeds) for name, seeds in by_seed.items()}
+        path = out / _CALLS
+        calls = [{field: call[field] for field in _OF_A_CALL} for call in _lines(path)]
+        return Evidence(records, calls)
+    except (KeyError, ValueError, IndexError) as error:
+        raise ValueError(f"{path} is damaged ({error!r}); use another --out") from error
+
+
+def write(out: pathlib.Path, planned: Mapping[str, Experiment], evidence: Evidence) -> int:
+    """Writes the report on the experiments of which two runs or more are known.
+
+    Args:
+      out: directory of the report.
+      planned: all experiments by name.
+      evidence: what is known of their runs.
+
+    Returns:
+      How many experiments are told.
+
+    Raises:
+      ValueError: there is none.
+    """
+    told = _with_known_runs(planned, evidence.records)
+    if not told:
+        raise ValueError(
+            "no two runs of an experiment are finished; leave --notrain out, and see that --workdir"
+            " is the directory of the runs"
+        )
+    evidence = evidence.only(_names(told))
+    out.mkdir(parents=True, exist_ok=True)
+    for file, lines in (
+        (_RESULTS, _results(told, evidence.records)),
+        (_CALLS, evidence.calls),
+    ):
+        write_atomically(out / file, "".join(json.dumps(line) + "\n" for line in lines))
+    sections = [
+        _section(name, experiment, evidence.records, out) for name, experiment in told.items()
+    ]
+    head = _head(evidence, len(_names(planned)))
+    write_atomically(out / "report.md", "\n\n".join([head, *sections]) + "\n")
+    return len(told)
+
+
+def _names(experiments: Mapping[str, Experiment]) -> set[str]:
+    return {run.name for experiment in experiments.values() for run in experiment.runs}
+
+
+def _evaluations(records: Records) -> Records:
+    """What the report tells of a run, as the lines say it."""
+    return [
+        {
+            "step": record["step"],
+            **{
+                name: [round(value, 6) for value in record[name]]
+                for name in _METRICS
+                if name in record
+            },
+        }
+        for record in records
+        if "success_rate" in record
+    ]
+
+
+def _lines(path: pathlib.Path) -> Iterator[dict[str, Any]]:
+    if path.exists():
+        for line in path.read_text().splitlines():
+            yield json.loads(line)
+
+
+def _records(by_seed: Mapping[int, Mapping[str, Any]]) -> Records:
+    """The evaluations of a run, of the curves of its seeds."""
+    lines = [by_seed[seed] for seed in range(len(by_seed))]
+    metrics = [name for name in _METRICS if name in lines[0]]
+    return [
+        {"step": step, **{name: [line[name][place] for line in lines] for name in metrics}}
+        for place, step in enumerate(lines[0]["steps"])
+    ]
+
+
+def _results(
+    told: Mapping[str, Experiment], records: Mapping[str, Records]
+) -> Iterator[dict[str, Any]]:
+    """A line for each seed: its whole curve, so that every number can be computed again."""
+    for title, experiment in told.items():
+        for run in experiment.runs:
+            known = records[run.name]
+            for seed in range(run.config.num_seeds):
+                yield {
+                    "experiment": title,
+                    "run": run.label,
+                    "name": run.name,
+                    "agent": run.config.agents[0],
+                    **({} if run.amount is None else {experiment.scarce: run.amount}),
+                    "seed": seed,
+                    "steps": [record["step"] for record in known],
+                    **{
+                        metric: [record[metric][seed] for record in known]
+                        for metric in _METRICS
+                        if metric in known[-1]
+                    },
+                }
+
+
+def _with_known_runs(
+    planned: Mapping[str, Experiment], records: Mapping[str, Records]
+) -> dict[str, Experiment]:
+    """The experiments with those of their runs that are known, and the claims about them."""
+    told = {}
+    for name, experiment in planned.items():
+        runs = tuple(run for run in experiment.runs if run.name in records)
+        labels = {run.label for run in runs}
+        checked = tuple(
+            claim for claim in experiment.claims if {claim.method, claim.baseline} <= labels
+        )
+        if len(runs) > 1:  # One alone has nothing beside it.
+            told[name] = experiment._replace(runs=runs, claims=checked)
+    return told
+
+
+def _section(
+    name: str, experiment: Experiment, records: Mapping[str, Records], out: pathlib.Path
+) -> str:
+    """The part of the report on one experiment; draws its figure."""
+    curves = _curves(experiment, records)
+    _draw(curves, experiment, out / f"{name}.png")
+    return "\n\n".join(
+        [
+            f"## {experiment.title}",
+            experiment.question,
+            f"![{experiment.title}]({name}.png)",
+            _table(experiment, records),
+            *(_verdict(claim, curves, experiment.scarce) for claim in experiment.claims),
+            *([f"**Tried before.** {experiment.tried}"] if experiment.tried else []),
+        ]
+    )
+
+
+def _curves(experiment: Experiment, records: Mapping[str, Records]) -> dict[str, Curve]:
+    """By label, success against what was given: runs are points where their amounts differ."""
+    points: dict[str, list[tuple[int, Sequence[float]]]] = {}
+    for run in experiment.runs:
+        told = records[run.name]
+        points.setdefault(run.label, []).extend(
+            [(record["step"], record[experiment.success]) for record in told]
+            if run.amount is None
+            else [(run.amount, told[-1][experiment.success])]
+        )
+    return {
+        label: Curve(*map(np.array, zip(*of_label, strict=True)))
+        for label, of_label in points.items()
+    }
+
+
+def _draw(curves: Mapping[str, Curve], experiment: Experiment, path: pathlib.Path) -> None:
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    colors: dict[str, str] = {}
+    for label, (amounts, success) in curves.items():
+        # What learns with a prior and that prior alone belong together.
+        color = colors.setdefault(label.removesuffix(" alone"), f"C{len(colors)}")
+        means = [summary.interquartile_mean(row) for row in success]
+        if len(amounts) == 1:
+            axes.axhline(means[0], color=color, linestyle="--", label=label)
+            continue
+        low, high = np.array([summary.interval(row) for row in success]).T
+        axes.plot(amounts, means, color=color, label=label)
+        axes.fill_between(amounts, low, high, color=color, alpha=0.2, linewidth=0)
+    axes.set(
+        xlabel=experiment.scarce, ylabel="success rate, interquartile mean", ylim=(-0.02, 1.02)
+    )
+    if experiment.runs[0].amount is not None:
+        axes.set_xscale("log")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+    figure.savefig(path, dpi=110)
+
+
+def _table(experiment: Experiment, records: Mapping[str, Records]) -> str:
+    """Final results of every run, as Markdown."""
+    unseen = any("unseen_success_rate" in records[run.name][-1] for run in experiment.runs)
+    has_amounts = experiment.runs[0].amount is not None
+    columns = ["run", *([experiment.scarce] if has_amounts else []), "seeds", "success rate"]
+    columns += [*(["unseen tasks"] if unseen else []), "return"]
+    columns += [] if has_amounts else ["steps to 90% success"]
+    rows = [columns, ["---"] * len(columns)]
+    for run in experiment.runs:
+        told = summary.summarize(records[run.name], step_unit(run.config))
+        rows.append(
+            [
+                run.label,
+                *([f"{run.amount:,}"] if run.amount is not None else []),
+                str(run.config.num_seeds),
+                _interval(told["success_rate"]),
+                *([_interval(told.get("unseen_success_rate"))] if unseen else []),
+                _interval(told["return"]),
+                *([] if has_amounts else [_steps(told["steps_to_90"])]),
+            ]
+        )
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _interval(told: Mapping[str, Any] | None) -> str:
+    if told is None:
+        return ""
+    return f"{told['iqm']:.2f} [{told['ci95'][0]:.2f}, {told['ci95'][1]:.2f}]"
+
+
+def _steps(told: Mapping[str, Any]) -> str:
+    median, low, high = (
+        "never" if steps is None else f"{steps:,.0f}"
+        for steps in (told["median"], *told["quartiles"])
+    )
+    return median if median == "never" else f"{median} [{low}, {high}]"
+
+
+def _verdict(claim: Claim, curves: Mapping[str, Curve], scarce: str) -> str:
+    """Says of a claim whether what was measured bears it out."""
+    baseline, method = curves[claim.baseline], curves[claim.method]
+    claimed = (
+        f"{claim.method} needs at most {claim.at_most:g} times the {scarce} of {claim.baseline}"
+    )
+    if not any(summary.interquartile_mean(row) > 0 for row in baseline.success):
+        return f"**Claim: {claimed}.** {claim.baseline} never succeeds here: nothing to compare."
+    told = claims.saving(baseline, method, claim.level)
+    best = f", the best of {claim.baseline}," if claim.level is None else ""
+    level = f"a success rate of {told.level:.2f}{best}"
+    if np.isinf(told.baseline):
+        return f"**Claim: {claimed}.** {claim.baseline} never reaches {level}: nothing to compare."
+    if np.isinf(told.method):
+        most = f"at least {1 - told.high:.2f}" if np.isfinite(told.high) else "infinite"
+        return (
+            f"**Claim: {claimed}. Not borne out.** {claim.method} never reaches {level} here "
+            f"(lower end of the 95% interval of the ratio: {most})."
+        )
+    if 1 - told.low <= claim.at_most:
+        verdict = "Borne out"
+    else:
+        # An interval around the claimed ratio decides nothing.
+        verdict = "Not decided" if 1 - told.high <= claim.at_most else "Not borne out"
+    upper = f"{1 - told.low:.2f}" if np.isfinite(told.low) else "never"
+    return (
+        f"**Claim: {claimed}. {verdict}.** To reach {level} {claim.baseline} needs "
+        f"{told.baseline:,.0f} and {claim.method} {told.method:,.0f}: {1 - told.saved:.2f} times "
+        f"as many, 95% interval [{1 - told.high:.2f}, {upper}]."
+    )
+
+
+def _head(evidence: Evidence, num_planned: int) -> str:
+    def told(call: Mapping[str, Any]) -> str:
+        versions = ", ".join(f"{name} {version}" for name, version in call["versions"].items())
+        return "\n".join(
+            [
+                f"- `{call['command']}`",
+                f"  - written {call['written']}; {call['finished']} runs, of which "
+                f"{len(call['runs'])} are told here; they took {call['minutes']} minutes of "
+                "processes, over all calls that trained them",
+                f"  - commits of the runs: {', '.join(map(str, call['commits']))}",
+                f"  - devices: {', '.join(call['devices'])}; Python {call['python']}; {versions}",
+                f"  - sizes: {call['sizes']}",
+            ]
+        )
+
+    return "\n".join(
+        [
+            "# What a prior is worth",
+            "",
+            "Interquartile means over seeds, with 95% bootstrap intervals; of steps, medians and",
+            "quartiles. `results.jsonl` has the curve of every seed.",
+            "",
+            f"{len(evidence.records)} of {num_planned} runs are finished, by these calls:",
+            "",
+            *map(told, evidence.calls),
+        ]
+    )

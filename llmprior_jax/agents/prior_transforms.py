@@ -1,0 +1,64 @@
+"""Priors that are wrong: a limit to how sure a prior may be, and the worst prior there is.
+
+What a prior rules out is neither tried nor bootstrapped from, so a prior that is sure of what is
+wrong can hardly be corrected. Mixed with the uniform distribution it can, at a price that is known
+beforehand; a uniform prior stays uniform, so DQN stays DQN. `agents.with_prior` gives an agent the
+transformed prior. (Flattening a prior by a temperature is done where it is normalized,
+`priors.score`.)
+
+Example:
+  >>> prior = ActionPrior(jnp.log(jnp.array([1.0, 0.0001])), jnp.zeros((2, 1)))
+  >>> mixed = agents.prior_transforms.mixed_with_uniform(prior, share=0.5)
+  >>> print(jnp.exp(mixed.log_probs).round(2))
+  [0.75 0.25]
+"""
+
+import jax
+import jax.numpy as jnp
+
+from llmprior_jax.types import ActionPrior
+
+
+def mixed_with_uniform(prior: ActionPrior, share: float) -> ActionPrior:
+    """`(1 - share) p(a|s) + share / n`, n the number of admissible actions.
+
+    No action is less likely than `share / n`, so Q outweighs the prior as soon as it differs by
+    `alpha log(n / share)`.
+
+    Args:
+      prior: `log_probs` f32[..., A].
+      share: of the uniform distribution, 0 to 1.
+
+    Raises:
+      ValueError: the share is not from 0 to 1.
+    """
+    if not 0 <= share <= 1:
+        raise ValueError(f"the share of the uniform distribution is {share}; use a number 0 to 1")
+    admissible, count = _admissible(prior)
+    mixed = (1 - share) * jnp.exp(prior.log_probs) + share * admissible / count
+    return prior._replace(log_probs=jnp.where(admissible, jnp.log(mixed), -jnp.inf))
+
+
+def reversed_order(prior: ActionPrior) -> ActionPrior:
+    """The same probabilities in reverse: the likeliest action gets the smallest, and so on.
+
+    An adversary among priors, to see what an agent does with one.
+
+    Args:
+      prior: `log_probs` f32[..., A].
+    """
+    admissible, count = _admissible(prior)
+    # Actions that do not exist sort first, so the k-th of n admissible ones is at A - n + k.
+    order = jnp.argsort(prior.log_probs, axis=-1)
+    rank = jnp.argsort(order, axis=-1)
+    size = prior.log_probs.shape[-1]
+    mirrored = jnp.clip(2 * size - count - 1 - rank, 0, size - 1)
+    ascending = jnp.take_along_axis(prior.log_probs, order, axis=-1)
+    swapped = jnp.take_along_axis(ascending, mirrored, axis=-1)
+    return prior._replace(log_probs=jnp.where(admissible, swapped, -jnp.inf))
+
+
+def _admissible(prior: ActionPrior) -> tuple[jax.Array, jax.Array]:
+    """Which actions there are, bool[..., A], and how many (at least 1), i32[..., 1]."""
+    admissible = jnp.isfinite(prior.log_probs)
+    return admissible, jnp.maximum(jnp.sum(admissible, axis=-1, keepdims=True), 1)

@@ -1,0 +1,1 @@
+"""Training one agent: online, offline, by policy gradient, or on engines."""

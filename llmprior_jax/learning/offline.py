@@ -1,0 +1,194 @@
+"""Learning offline: agents that learn from a dataset, and act only to be evaluated."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from llmprior_jax.agents import Agent, AgentState, Transitions
+from llmprior_jax.agents.agent import Metrics
+from llmprior_jax.distributed.processes import fetch
+from llmprior_jax.envs import TextEnvironment
+from llmprior_jax.learning.acting import ActingRun
+from llmprior_jax.learning.run import seed_keys
+from llmprior_jax.play import datasets
+from llmprior_jax.play.datasets import Dataset
+from llmprior_jax.play.scored_states import TableFiller
+from llmprior_jax.training.config import Config
+from llmprior_jax.types import ActionPrior
+
+
+class Experience(NamedTuple):
+    """N transitions between M states, on the device; the seeds share it.
+
+    Attributes:
+      prior: of the states, `log_probs` f32[M, A], `features` f32[M, A, D].
+      row: i32[N], the state of each transition.
+      action: i32[N].
+      reward: f32[N].
+      terminated: bool[N].
+      next_row: i32[N].
+    """
+
+    prior: ActionPrior
+    row: jax.Array
+    action: jax.Array
+    reward: jax.Array
+    terminated: jax.Array
+    next_row: jax.Array
+
+
+class OfflineState(NamedTuple):
+    """All that training needs to continue, for one seed (vmap for more).
+
+    Attributes:
+      key: randomness of the batches.
+      agent: the agent's state.
+      order: i32[N], the transitions; the first `count` of them are this seed's subset.
+      count: i32[].
+    """
+
+    key: jax.Array
+    agent: AgentState
+    order: jax.Array
+    count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]
+
+
+class OfflineRun(ActingRun):
+    """A `Run` that learns from a subset of a dataset, and is evaluated in its environment.
+
+    A step is an update. Every seed draws a subset of its own, so that intervals over seeds tell how
+    much the luck of the data matters; a seed's larger subset contains its smaller ones.
+
+    Examples:
+      >>> issubclass(training.OfflineRun, training.ActingRun)
+      True
+    """
+
+    def __init__(
+        self,
+        agent: Agent,
+        config: Config,
+        env: TextEnvironment,
+        env_params: Any,
+        filler: TableFiller,
+        dataset: Dataset,
+        unseen_params: Any = None,
+    ):
+        streams = jax.vmap(functools.partial(jax.random.split, num=4))(seed_keys(config))
+        train_keys, eval_keys, fresh_keys, init_keys = streams.T
+        super().__init__(
+            agent, config, env, env_params, filler, eval_keys, fresh_keys, unseen_params
+        )
+        self._experience = Experience(
+            prior=filler.score_states(dataset.states),
+            **{
+                name: jnp.asarray(getattr(dataset, name))
+                for name in Experience._fields
+                if name != "prior"
+            },
+        )
+        segment = make_segment(agent, config.loop.batch_size, config.eval_every)
+        self._segment = self._over_seeds(segment, (0, None))
+        self._updates = config.eval_every
+        self._dataset = datasets.digest(dataset)
+        unit, size = config.offline.unit, config.offline.size
+        orders = [
+            datasets.subset_order(dataset, unit, seed=(config.seed, seed))
+            for seed in range(config.num_seeds)
+        ]
+        counts = [datasets.count_transitions(dataset, size, unit, order) for order in orders]
+        example = jax.tree.map(lambda leaf: leaf[0], self._experience.prior)
+        self.state: OfflineState = self._over_seeds(OfflineState, (0, 0, 0, 0))(
+            train_keys,
+            self._over_seeds(agent.init, (0, None))(init_keys, example),
+            jnp.asarray(np.stack(orders)),
+            jnp.asarray(counts, jnp.int32),
+        )
+
+    @property
+    def steps(self) -> int:
+        """Updates that every seed has made."""
+        return self.segments * self._updates
+
+    def train(self) -> dict[str, np.ndarray]:
+        """One segment of all seeds; returns their metrics [S]."""
+        self.state, metrics = self._segment(self.state, self._experience)
+        self.segments += 1
+        return fetch(metrics)
+
+    def meta(self) -> dict[str, Any]:
+        """What a checkpoint needs beside the arrays of `state`."""
+        return {
+            "segments": self.segments,
+            "counts": self.filler.counts(),
+            "table_size": int(self.table.size),
+            "dataset": self._dataset,
+        }
+
+    def restore(self, step: int, state: OfflineState, meta: dict[str, Any]) -> None:
+        """Goes back to a checkpoint.
+
+        Raises:
+          ValueError: it was learned from other data.
+        """
+        del step
+        if meta["dataset"] != self._dataset:
+            raise ValueError(
+                "the dataset (config.offline.dataset) is not the one that this run began to learn "
+                "from: its transitions have changed since. Bring that file back, or start again "
+                "with another --workdir or --noresume"
+            )
+        self.state = state
+        self.segments = meta["segments"]
+        self.table = self.filler.load(meta["table_size"])
+        self.filler.restore_counts(meta["counts"])
+
+
+def make_segment(
+    agent: Agent, batch_size: int, num_updates: int
+) -> Callable[[OfflineState, Experience], tuple[OfflineState, dict[str, jax.Array]]]:
+    """Builds `(state, experience) -> (state, metrics)`: updates of one seed, as one scan.
+
+    Each update takes a batch drawn from the seed's subset, with replacement. Metrics are means over
+    the segment. The subset's size is a number on the device, so that all sizes share a program.
+    """
+    update = agent.update
+    assert update is not None
+
+    def segment(state: OfflineState, experience: Experience) -> tuple[OfflineState, Metrics]:
+        def one_update(
+            carry: tuple[jax.Array, Any], _: None
+        ) -> tuple[tuple[jax.Array, Any], Metrics]:
+            key, agent_state = carry
+            key, sample_key, update_key = jax.random.split(key, 3)
+            drawn = state.order[jax.random.randint(sample_key, (batch_size,), 0, state.count)]
+            agent_state, metrics = update(agent_state, update_key, gather(experience, drawn))
+            return (key, agent_state), metrics
+
+        (key, agent_state), metrics = jax.lax.scan(
+            one_update, (state.key, state.agent), length=num_updates
+        )
+        state = state._replace(key=key, agent=agent_state)
+        return state, jax.tree.map(jnp.mean, metrics)
+
+    return segment
+
+
+def gather(experience: Experience, index: jax.Array) -> Transitions:
+    """The transitions i32[B] as a batch."""
+
+    def prior(rows: jax.Array) -> ActionPrior:
+        return jax.tree.map(lambda leaf: leaf[rows], experience.prior)
+
+    return Transitions(
+        prior=prior(experience.row[index]),
+        action=experience.action[index],
+        reward=experience.reward[index],
+        terminated=experience.terminated[index],
+        next_prior=prior(experience.next_row[index]),
+        weight=jnp.ones(index.shape, jnp.float32),
+    )

@@ -1,0 +1,1 @@
+"""Playing episodes with agents: stepping, evaluation, rollouts, collecting, and scored states."""

@@ -1,0 +1,284 @@
+"""A language model as a policy: log pi(a|s), as a function of parameters that are learned.
+
+A prior is asked once for each text and then looked up. A policy changes with every update, so what
+can be prepared once is its reading matter: the tokens of each state's prompt and actions, laid out
+in one row per state. A batch of states is then a gather of rows and a forward pass, which is
+differentiable in the parameters. Before any learning the policy is the prior that `score` gives
+with the same model, normalization and temperature.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from llmprior_jax.models import LanguageModel, lora
+from llmprior_jax.posterior import normalize
+from llmprior_jax.priors import table as tables
+from llmprior_jax.priors.scoring import packing, score
+
+# Logits held at once: of more states than this many fit, they are computed a few states at a time,
+# in the backward pass again (67 MB in float32).
+_LOGITS_AT_ONCE = 1 << 24
+# Lengths at which long rows are read, up to that of the longest.
+_LENGTHS = 4
+
+
+class Rows(NamedTuple):
+    """States as a language model reads them, a row of L tokens for each of M states.
+
+    A row is a trie of the state's texts (`packing`). Zeros are padding in every field.
+
+    Attributes:
+      tokens: i32[M, L].
+      positions: i32[M, L], the position of each token in its texts.
+      ends: i32[M, L], one past the last descendant of each token.
+      queries: i32[M, Q], the tokens whose next-token distribution is needed.
+      action_tokens: i32[M, A, T], the tokens of each action.
+      action_queries: i32[M, A, T], for each of them the index in `queries` of the token before it,
+        plus one.
+      divisor: f32[M, A], what the log-probability of an action's text is divided by
+        (`normalization`); 0 where no action is.
+      last: i32[M], the last token of the prompt, as far as all actions share it.
+      prompt: i32[M, S], what an encoder reads before; S is 0 for a decoder, whose texts begin with
+        the prompt.
+      prompt_length: i32[M], how many of those tokens are text.
+    """
+
+    tokens: np.ndarray | jax.Array
+    positions: np.ndarray | jax.Array
+    ends: np.ndarray | jax.Array
+    queries: np.ndarray | jax.Array
+    action_tokens: np.ndarray | jax.Array
+    action_queries: np.ndarray | jax.Array
+    divisor: np.ndarray | jax.Array
+    last: np.ndarray | jax.Array
+    prompt: np.ndarray | jax.Array
+    prompt_length: np.ndarray | jax.Array
+
+
+class LanguagePolicy(NamedTuple):
+    """A language model whose answers are a policy, as functions over arrays.
+
+    Attributes:
+      read: `(prompts, actions) -> rows`, what the model needs to know of some states (host side): a
+        NamedTuple of arrays with a leading axis of states. Other states may need other sizes; zeros
+        are padding in every field (`append`).
+      init: `key -> params`, the parameters to be learned.
+      apply: `(params, frozen, rows) -> (log_probs f32[B, A], hidden f32[B, D])` for B states: the
+        policy, `-inf` where no action is, and a hidden state for a value head.
+      frozen: parameters that are not learned; an argument of `apply`, because a large constant
+        within a compiled function would be slow to compile.
+      num_features: D.
+    """
+
+    read: Callable[[Sequence[str], Sequence[Sequence[str]]], Any]
+    init: Callable[[jax.Array], Any]
+    apply: Callable[[Any, Any, Any], tuple[jax.Array, jax.Array]]
+    frozen: Any
+    num_features: int
+
+
+def language_policy(
+    lm: LanguageModel,
+    num_actions: int,
+    normalization: str = "sum",
+    temperature: float = 1.0,
+    lora_rank: int = 0,
+) -> LanguagePolicy:
+    """Makes a policy of a language model, a decoder or an encoder-decoder (T5, Flan-T5).
+
+    The hidden state for a value head is the one from which the action's first token is predicted:
+    it has read the whole state, and no action yet. In a decoder that is the prompt's last token, in
+    an encoder-decoder the start token of the answer.
+
+    Args:
+      lm: the language model.
+      num_actions: A, the action slots of a state.
+      normalization: see `score_actions`.
+      temperature: see `score_actions`.
+      lora_rank: rank of the low-rank adaptation (`models.lora`) of all linear layers; 0 learns all
+        parameters instead.
+
+    Raises:
+      ValueError: the normalization is unknown, the temperature not positive, or the rank negative.
+    """
+    score.check_options(normalization, temperature)
+    if lora_rank < 0:
+        raise ValueError(f"lora_rank is {lora_rank}; use a number >= 1, or 0 for full fine-tuning")
+    merge = lora.merge if lora_rank else lambda frozen, params: params
+    return LanguagePolicy(
+        read=functools.partial(_read, lm, num_actions, normalization),
+        init=(lambda key: lora.init(key, lm.params, lora_rank))
+        if lora_rank
+        else (lambda key: lm.params),
+        apply=lambda params, frozen, rows: _apply(
+            lm.graphdef, merge(frozen, params), rows, temperature
+        ),
+        frozen=lm.params if lora_rank else (),
+        num_features=lm.config.hidden_size,
+    )
+
+
+def append(rows: Any, size: int, new: Any, capacity: int) -> Any:
+    """Adds states to those on the device (host side).
+
+    That takes time for the new ones alone, unless the arrays must grow.
+
+    Args:
+      rows: `size` states and padding, as this function gave them: they are used up, donated to
+        those returned. None where there are no states yet.
+      size: the states that are there.
+      new: M more states, as `LanguagePolicy.read` gives them.
+      capacity: states to have room for, `size + M` or more.
+
+    Returns:
+      The states in their order, and padding: [capacity, ...], large enough for every state.
+    """
+    if rows is None:
+        rows = jax.tree.map(lambda field: jnp.zeros((0, *field.shape[1:]), field.dtype), new)
+
+    def enlarged(field: jax.Array, other: np.ndarray) -> jax.Array:
+        shape = capacity, *np.maximum(field.shape[1:], other.shape[1:])
+        return field if field.shape == shape else jnp.asarray(_pad(np.asarray(field), shape))
+
+    rows = jax.tree.map(enlarged, rows, new)
+    padded = jax.tree.map(lambda field, old: _pad(field, (len(field), *old.shape[1:])), new, rows)
+    return tables.write_rows(rows, size, padded)
+
+
+def _read(
+    lm: LanguageModel,
+    num_actions: int,
+    normalization: str,
+    prompts: Sequence[str],
+    actions: Sequence[Sequence[str]],
+) -> Rows:
+    """Tokenizes states and lays each out in a row of its own."""
+    most = max(map(len, actions))
+    if most > num_actions:
+        raise ValueError(f"a state has {most} actions, and the policy has {num_actions} slots")
+    states = score.tokenize(lm, prompts, actions)
+    packed = packing.alone(states)
+    read_before = [() if state.prompt is None else state.prompt for state in states]
+    M, L = len(states), packed[0].tokens.shape[1]
+    num_queries = max(int(row.num_queries) for row in packed)
+    longest = max(
+        len(text) - first
+        for state in states
+        for text, first in zip(state.tokens, state.first, strict=True)
+    )
+    rows = Rows(
+        tokens=np.concatenate([row.tokens for row in packed]),
+        positions=np.concatenate([row.positions for row in packed]),
+        ends=np.zeros((M, L), np.int32),
+        queries=np.zeros((M, num_queries), np.int32),
+        action_tokens=np.zeros((M, num_actions, longest), np.int32),
+        action_queries=np.zeros((M, num_actions, longest), np.int32),
+        divisor=np.zeros((M, num_actions), np.float32),
+        last=np.array([min(state.first) - 1 for state in states], np.int32),
+        prompt=np.zeros((M, max(map(len, read_before))), np.int32),
+        prompt_length=np.array([len(prompt) for prompt in read_before], np.int32),
+    )
+    for m, (state, row) in enumerate(zip(states, packed, strict=True)):
+        rows.prompt[m, : len(read_before[m])] = read_before[m]
+        # Tokens beyond the texts see nothing and are seen by nothing: zeros, as all padding.
+        used = row.ends[0, 0]
+        rows.ends[m, :used] = row.ends[0, :used]
+        rows.queries[m, : row.num_queries] = row.queries[: row.num_queries]
+        # Slots are in the order of the trie; the text of an action says which is its own.
+        for a, (text, first) in enumerate(zip(state.tokens, state.first, strict=True)):
+            path = _path(row, text)[first:]
+            rows.action_tokens[m, a, : len(path)] = text[first:]
+            rows.action_queries[m, a, : len(path)] = row.query[0, path] + 1
+            rows.divisor[m, a] = score.divisor(normalization, actions[m][a], len(path))
+    return rows
+
+
+def _path(row: packing.Packed, text: np.ndarray) -> np.ndarray:
+    """The row's tokens that hold one of its texts, from the root on."""
+    path, here = [], 0
+    for token in text:
+        # The children of a token follow it one after the other, each with its descendants.
+        while row.tokens[0, here] != token:
+            here = row.ends[0, here]
+        path.append(here)
+        here += 1
+    return np.array(path)
+
+
+def _pad(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    widths = [(0, new - old) for old, new in zip(array.shape, shape, strict=True)]
+    return np.pad(array, widths)
+
+
+def _hidden(model: Any, rows: Rows) -> jax.Array:
+    """Hidden states [B, L, D] of B rows."""
+    L, S = rows.tokens.shape[1], rows.prompt.shape[1]
+    i, j = jnp.arange(L)[:, None], jnp.arange(L)
+    mask = (j <= i) & (i < rows.ends[:, None, :])
+    if S == 0:
+        return model(rows.tokens, rows.positions, mask)
+    is_text = jnp.arange(S) < rows.prompt_length[:, None]
+    encoded = model.encode(rows.prompt, is_text)
+    return model.decode(rows.tokens, rows.positions, mask, encoded, is_text)
+
+
+def _hidden_one_by_one(model: Any, rows: Rows) -> jax.Array:
+    """The same of long rows, at the length of each: in a batch all were as long as the longest.
+
+    One such row keeps a device busy. Its activations are computed again in the backward pass, so
+    that those of one row are held and not those of all. A decoder's rows hold the prompts, and vary
+    in length; those of an encoder-decoder hold actions alone, and hardly do.
+    """
+    L = rows.tokens.shape[1]  # a multiple of 16, as `packing` makes it
+    lengths = range(L // _LENGTHS, L + 1, L // _LENGTHS)
+
+    def up_to(length: int, row: Rows) -> jax.Array:
+        cut = {name: getattr(row, name)[:length] for name in ("tokens", "positions", "ends")}
+        one = jax.tree.map(lambda field: field[None], row._replace(**cut))
+        return jnp.pad(_hidden(model, one)[0], ((0, L - length), (0, 0)))
+
+    @jax.checkpoint
+    def read(row: Rows) -> jax.Array:
+        # The first token of a text is before all others.
+        shorter = sum(row.ends[0] > length for length in lengths[:-1])
+        return jax.lax.switch(shorter, [functools.partial(up_to, n) for n in lengths], row)
+
+    return jax.lax.map(read, rows)
+
+
+def _apply(
+    graphdef: nnx.GraphDef[Any], params: Any, rows: Rows, temperature: float
+) -> tuple[jax.Array, jax.Array]:
+    """log pi(a|s) f32[B, A] of B rows, and the hidden states f32[B, D] before the actions."""
+    model = nnx.merge(graphdef, params)
+    B, L = rows.tokens.shape
+    one_by_one = L > packing.SHARED_ROW_TOKENS and rows.prompt.shape[1] == 0
+    hidden = _hidden_one_by_one(model, rows) if one_by_one else _hidden(model, rows)
+
+    @jax.checkpoint
+    def scores(of_state: tuple[jax.Array, ...]) -> jax.Array:
+        """Summed log-probability of each action's tokens, f32[A], of one state."""
+        hidden, queries, tokens, query = of_state
+        logits = model.logits(hidden[queries]).astype(jnp.float32)
+        own = jnp.maximum(query - 1, 0)
+        log_probs = logits[own, tokens] - jax.nn.logsumexp(logits, axis=-1)[own]
+        return jnp.sum(jnp.where(query > 0, log_probs, 0.0), axis=-1)
+
+    logits_per_state = rows.queries.shape[1] * model.config.vocab_size
+    summed = jax.lax.map(
+        scores,
+        (hidden, rows.queries, rows.action_tokens, rows.action_queries),
+        batch_size=min(B, max(1, _LOGITS_AT_ONCE // logits_per_state)),
+    )
+    is_action = rows.divisor > 0
+    logits = jnp.where(
+        is_action, summed / (jnp.where(is_action, rows.divisor, 1.0) * temperature), -jnp.inf
+    )
+    last = jnp.take_along_axis(hidden, rows.last[:, None, None], axis=1)[:, 0]
+    return jax.vmap(normalize)(logits), last.astype(jnp.float32)

@@ -1,0 +1,1 @@
+"""What a language model writes when asked what it would do."""

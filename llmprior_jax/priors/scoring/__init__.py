@@ -1,0 +1,1 @@
+"""log p(a|s) of listed actions, in packed forward passes."""

@@ -1,0 +1,436 @@
+"""log p(a|s): what a language model would do next, asked once for all actions of many states.
+
+The probability of an action is the probability that the model continues the prompt with its text
+(SayCan, Ahn et al., 2022, arXiv 2204.01691; TWOSOME, Tan et al., ICLR 2024, arXiv 2401.14151),
+normalized over the list of admissible actions, as "Efficient Reinforcement Learning with Large
+Language Model Priors" (Yan et al., ICLR 2025, arXiv 2410.07927) uses it.
+
+`score_packed` is the computation: a pure function on arrays, over texts packed so that no common
+beginning is computed twice (`packing`). `score` and `score_actions` are its face on the host: they
+`normalize` what `score_texts` gives.
+
+Which tokens are the action's. Tokenizers may merge the end of a prompt with the beginning of an
+action, so the text is tokenized as it stands, `prompt + action`, with the tokenizer's leading
+special tokens (Llama's BOS) and without its trailing ones. The action's tokens are those after the
+longest common beginning with the tokens of the prompt alone. Mostly that is the whole prompt; where
+a token spans the boundary, it is the action's. So an action's score depends on its prompt and its
+own text, and on nothing else in the list or the batch. An encoder-decoder reads the two apart; see
+`seq2seq`.
+"""
+
+import difflib
+import functools
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from llmprior_jax.distributed import data_parallel
+from llmprior_jax.models import DecoderConfig, EncoderDecoderConfig, KVCache, LanguageModel
+from llmprior_jax.priors.scoring import encoder_decoder, packing, shared_prefix
+from llmprior_jax.priors.tokens import check_known, encode, leading_special_tokens
+from llmprior_jax.types import ActionPrior
+
+NORMALIZATIONS = ("sum", "token", "word")
+
+# Positions projected onto the vocabulary at once: enough to keep the matrix units busy, few enough
+# that logits stay small (32 positions of a vocabulary of 150,000 in f32 are 19 MB) and that little
+# is computed beyond the last one.
+_QUERIES_AT_ONCE = 32
+
+
+def score_actions(
+    lm: LanguageModel,
+    prompts: Sequence[str],
+    actions: Sequence[Sequence[str]],
+    normalization: str = "sum",
+    temperature: float = 1.0,
+    head: str | None = None,
+) -> jax.Array:
+    """The prior over each prompt's actions, `log p(a|s)`.
+
+    What is scored is exactly `prompts[b] + actions[b][a]`; whoever writes them decides about the
+    space between. An action that occurs twice in a list gets a share each time.
+
+    Examples:
+      >>> prompts, actions = ["Task: wash the cup. Do:"], [[" go to the sink", " wait"]]
+      >>> log_probs = priors.score_actions(models.load("tiny"), prompts, actions, "token")
+      >>> log_probs.shape, f"{jnp.exp(log_probs).sum():.3f}"
+      ((1, 2), '1.000')
+
+    Args:
+      lm: the language model.
+      prompts: B texts.
+      actions: for each prompt its admissible actions, one or more; A is the largest number.
+      normalization: how the log-probabilities of an action's tokens become its score. "sum" adds
+        them up: the log-probability of the text, which favors short actions. "token" divides by
+        the number of tokens, "word" by the number of words (stretches without white space, at
+        least one): the token and word normalization of TWOSOME.
+      temperature: scores are divided by it before they are normalized over the list.
+      head: what all these prompts begin with, and those of other calls too: instructions, examples.
+        The model reads it once and keeps its keys and values for as long as `lm` lives. None: a
+        long beginning that the prompts of this call have in common is found.
+
+    Returns:
+      f32[B, A], `log_softmax(score / temperature)` over each prompt's list; `-inf` after its end.
+
+    Raises:
+      TypeError: a prompt or an action is not a string, or a string stands where a list should.
+      ValueError: an empty list or action, lists that do not match the prompts, a prompt that does
+        not begin with `head`, a text longer than the model's context, an action without a token of
+        its own or without a token before it, an unknown normalization, a temperature that is not
+        positive, or a model that gives NaN.
+    """
+    check_options(normalization, temperature)
+    scores = score_texts(lm, prompts, actions, with_features=False, head=head)
+    return jnp.asarray(normalize(scores, actions, normalization, temperature))
+
+
+def score(
+    lm: LanguageModel,
+    prompts: Sequence[str],
+    actions: Sequence[Sequence[str]],
+    normalization: str = "sum",
+    temperature: float = 1.0,
+    head: str | None = None,
+) -> ActionPrior:
+    """`score_actions` together with what the model makes of each action, from the same pass.
+
+    Examples:
+      >>> actions = [[" go to the sink", " wait"]]
+      >>> prior = priors.score(models.load("tiny"), ["Task: wash the cup. Do:"], actions)
+      >>> prior.log_probs.shape, f"{jnp.exp(prior.log_probs).sum():.3f}"
+      ((1, 2), '1.000')
+
+    Args:
+      lm: the language model.
+      prompts: B texts.
+      actions: for each prompt its admissible actions, A at most.
+      normalization: see `score_actions`.
+      temperature: see `score_actions`.
+      head: see `score_actions`.
+
+    Returns:
+      `log_probs` f32[B, A] as `score_actions` gives them, and `features` f32[B, A, D]: the final
+      hidden state at each action's last token, zero where no action is.
+
+    Raises:
+      TypeError, ValueError: see `score_actions`.
+    """
+    check_options(normalization, temperature)
+    scores = score_texts(lm, prompts, actions, head=head)
+    log_probs = normalize(scores, actions, normalization, temperature)
+    return ActionPrior(jnp.asarray(log_probs), jnp.asarray(scores.features))
+
+
+class TextScores(NamedTuple):
+    """What a language model makes of prompts' actions, before it is normalized over them (NumPy).
+
+    Examples:
+      >>> actions = [[" go to the sink", " wait"]]
+      >>> told = priors.score_texts(models.load("tiny"), ["Task: wash the cup. Do:"], actions)
+      >>> told.log_probs.shape, bool((told.num_tokens > 0).all())
+      ((1, 2), True)
+
+    Attributes:
+      log_probs: f32[B, A], the summed log-probability of each action's tokens; `-inf` where no
+        action is.
+      num_tokens: i32[B, A], how many they are; 0 where no action is.
+      features: f32[B, A, D], the final hidden state at each action's last token, zero where no
+        action is; D is 0 where they were not asked for.
+    """
+
+    log_probs: np.ndarray
+    num_tokens: np.ndarray
+    features: np.ndarray
+
+
+def score_texts(
+    lm: LanguageModel,
+    prompts: Sequence[str],
+    actions: Sequence[Sequence[str]],
+    with_features: bool = True,
+    head: str | None = None,
+) -> TextScores:
+    """Scores each action by itself: what `normalize` makes a prior of, and what is worth keeping.
+
+    Examples:
+      >>> prompts, actions = ["Task: wash the cup. Do:"], [[" go to the sink", " wait"]]
+      >>> told = priors.score_texts(models.load("tiny"), prompts, actions, with_features=False)
+      >>> told.features.shape
+      (1, 2, 0)
+
+    Args:
+      lm: the language model.
+      prompts: B texts.
+      actions: for each prompt its admissible actions, A at most.
+      with_features: whether hidden states are wanted, too.
+      head: see `score_actions`.
+
+    Raises:
+      TypeError, ValueError: see `score_actions`.
+    """
+    _check(prompts, actions, head)
+    states = tokenize(lm, prompts, actions)
+    length = _head_length(lm, states, head)
+    cache = shared_prefix.read(lm, states[0].tokens[0][:length]) if length else None
+
+    # Dispatch is asynchronous: while the device works on a pass, the host packs the next.
+    places, results = [], []
+    for group in data_parallel.groups(
+        packing.passes(shared_prefix.without(states, length) if length else states), lm.mesh
+    ):
+        passes = [texts.packed for texts in group]
+        log_probs, features = data_parallel.run(score_packed, lm, passes, cache)
+        places.append([texts.places for texts in group])
+        results.append((log_probs, features) if with_features else (log_probs,))
+
+    B, A = len(prompts), max(map(len, actions), default=0)
+    scores = TextScores(
+        log_probs=np.full((B, A), -np.inf, np.float32),
+        num_tokens=np.zeros((B, A), np.int32),
+        features=np.zeros((B, A, lm.config.hidden_size if with_features else 0), np.float32),
+    )
+    for group, result in zip(places, jax.device_get(results), strict=True):
+        for row, place in enumerate(group):
+            b, a, slot = place.T
+            scores.log_probs[b, a] = result[0][row][slot]
+            if with_features:
+                scores.features[b, a] = result[1][row][slot]
+    for b, state in enumerate(states):
+        num_tokens = [
+            len(text) - first for text, first in zip(state.tokens, state.first, strict=True)
+        ]
+        scores.num_tokens[b, : len(num_tokens)] = num_tokens
+    _check_finite(scores.log_probs, actions)
+    return scores
+
+
+def normalize(
+    scores: TextScores,
+    actions: Sequence[Sequence[str]],
+    normalization: str = "sum",
+    temperature: float = 1.0,
+) -> np.ndarray:
+    """The prior over each prompt's actions.
+
+    Examples:
+      >>> told = priors.TextScores(np.log([[0.2, 0.2]]), np.ones((1, 2), int), np.zeros((1, 2, 0)))
+      >>> print(np.exp(priors.normalize(told, [[" go", " wait"]])))
+      [[0.5 0.5]]
+
+    Args:
+      scores: see `score_texts`.
+      actions: the texts that were scored.
+      normalization: see `score_actions`.
+      temperature: see `score_actions`.
+
+    Returns:
+      f32[B, A]. A row depends on its own list alone, to the last bit.
+    """
+    log_probs = np.full(scores.log_probs.shape, -np.inf, np.float32)
+    for b, texts in enumerate(actions):
+        score = scores.log_probs[b, : len(texts)].astype(np.float64)
+        lengths = map(divisor, itertools.repeat(normalization), texts, scores.num_tokens[b])
+        score /= list(lengths)
+        score /= temperature
+        top = score.max()
+        log_probs[b, : len(texts)] = score - (top + np.log(np.exp(score - top).sum()))
+    return log_probs
+
+
+def divisor(normalization: str, text: str, num_tokens: int) -> int:
+    """What the summed log-probability of an action is divided by (see `score_actions`)."""
+    return {"sum": 1, "token": num_tokens, "word": max(1, len(text.split()))}[normalization]
+
+
+def check_options(normalization: str, temperature: float) -> None:
+    """Raises a ValueError if an argument of `score` is unknown or out of its range.
+
+    Examples:
+      >>> priors.check_options("token", temperature=2.0)
+      >>> priors.check_options("tokens", temperature=2.0)
+      Traceback (most recent call last):
+      ValueError: ...
+    """
+    if normalization not in NORMALIZATIONS:
+        near = difflib.get_close_matches(str(normalization), NORMALIZATIONS, n=1, cutoff=0.0)
+        raise ValueError(
+            f"unknown normalization {normalization!r}; did you mean {near[0]!r}? "
+            f"There are {', '.join(NORMALIZATIONS)}"
+        )
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"temperature must be positive and finite, not {temperature}")
+
+
+@functools.partial(jax.jit, static_argnames="graphdef")
+def score_packed(
+    graphdef: nnx.GraphDef[Any], params: Any, packed: packing.Packed, head: KVCache | None = None
+) -> tuple[jax.Array, jax.Array]:
+    """Scores packed texts in one forward pass. Pure, and differentiable in `params`.
+
+    Args:
+      graphdef: the structure of a `Decoder`, or of any module with its `__call__` and `logits`; for
+        texts with prompts of their own, of an `EncoderDecoder`.
+      params: its parameters, as `nnx.split` gives them.
+      packed: R rows of L tokens, with N slots for results.
+      head: one row of H slots that all the texts go on from, see `heads`; `packed` counts positions
+        from its end. Needs a module with the `extend` of a `Decoder`.
+
+    Returns:
+      f32[N], for each slot the summed log-probability of the tokens from `first` to `last`, and
+      f32[N, D], the hidden state at `last`. Slots that are not in use hold arbitrary finite values.
+    """
+    model = nnx.merge(graphdef, params)
+    R, L = packed.tokens.shape
+    i, j = jnp.arange(L)[:, None], jnp.arange(L)
+    mask = (j <= i) & (i < packed.ends[:, None, :])
+    hidden = _read(model, packed, mask, head).reshape(R * L, -1)
+    log_probs = _token_log_probs(model, hidden, packed).reshape(R, L)
+
+    row = packed.last // L
+    counted = mask.reshape(R * L, L)[packed.last]
+    counted &= packed.positions[row] >= packed.first[:, None]
+    scores = jnp.sum(jnp.where(counted, log_probs[row], 0.0), axis=-1)
+    return scores, hidden[packed.last].astype(jnp.float32)
+
+
+def _read(model: Any, packed: packing.Packed, mask: jax.Array, head: KVCache | None) -> jax.Array:
+    """Hidden states [R, L, D] of all tokens, each of which sees what `mask` [R, L, L] says."""
+    prompts, lengths = packed.prompts, packed.prompt_lengths
+    if prompts is not None and lengths is not None:
+        is_text = jnp.arange(prompts.shape[1]) < lengths[:, None]
+        encoded = model.encode(prompts, is_text)
+        return model.decode(packed.tokens, packed.positions, mask, encoded, is_text)
+    if head is None:
+        return model(packed.tokens, packed.positions, mask)
+    (R, L), H = packed.tokens.shape, head.positions.shape[1]
+    rows = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (R, *leaf.shape[1:])), head)
+    mask = jnp.concatenate([jnp.ones((R, L, H), bool), mask], axis=-1)
+    hidden, _ = model.extend(packed.tokens, H + packed.positions, mask, rows.enlarged(H + L), H)
+    return hidden
+
+
+def _token_log_probs(model: Any, hidden: jax.Array, packed: packing.Packed) -> jax.Array:
+    """f32[R * L], the log-probability of each token that has a query, zero for the others.
+
+    The queries are projected onto the vocabulary a few at a time, so there is never an array
+    [R * L, V]. The number of steps depends on shapes alone, and steps without queries are skipped.
+    """
+    tokens, query = packed.tokens.reshape(-1), packed.query.reshape(-1)
+    starts = jnp.arange(0, len(packed.queries), _QUERIES_AT_ONCE)
+    queries = jnp.pad(packed.queries, (0, -len(packed.queries) % _QUERIES_AT_ONCE))
+
+    def project(log_probs: jax.Array, start: jax.Array) -> jax.Array:
+        chunk = jax.lax.dynamic_slice_in_dim(queries, start, _QUERIES_AT_ONCE)
+        logits = model.logits(hidden[chunk]).astype(jnp.float32).T  # [V, queries]
+        normalizer = jax.nn.logsumexp(logits, axis=0)
+        here = (query >= start) & (query < start + _QUERIES_AT_ONCE)
+        own = jnp.where(here, query - start, 0)
+        return jnp.where(here, logits[tokens, own] - normalizer[own], log_probs)
+
+    def step(log_probs: jax.Array, start: jax.Array) -> tuple[jax.Array, None]:
+        needed = start < packed.num_queries
+        return jax.lax.cond(needed, project, lambda log_probs, _: log_probs, log_probs, start), None
+
+    log_probs, _ = jax.lax.scan(step, jnp.zeros(len(hidden)), starts)
+    return log_probs
+
+
+def _check_finite(log_probs: np.ndarray, actions: Sequence[Sequence[str]]) -> None:
+    for b, texts in enumerate(actions):
+        bad = np.flatnonzero(~np.isfinite(log_probs[b, : len(texts)]))
+        if len(bad):
+            raise ValueError(
+                f"action {bad[0]} of prompt {b} ({texts[bad[0]]!r}) has log-probability "
+                f"{log_probs[b, bad[0]]}; look at the language model's weights, or load it in "
+                "float32"
+            )
+
+
+def tokenize(
+    lm: LanguageModel, prompts: Sequence[str], actions: Sequence[Sequence[str]]
+) -> list[packing.Sequences]:
+    """Token ids of every `prompt + action`, and where in them the action begins."""
+    if isinstance(lm.config, EncoderDecoderConfig):
+        return encoder_decoder.tokenize(lm.tokenizer, lm.config, prompts, actions)
+    lead = leading_special_tokens(lm.tokenizer)
+    texts = [
+        prompt + action
+        for prompt, group in zip(prompts, actions, strict=True)
+        for action in ("", *group)
+    ]
+    encoded = iter(encode(lm.tokenizer, texts))
+    states = []
+    for b, group in enumerate(actions):
+        prompt = np.asarray(lead + next(encoded), np.int32)
+        tokens = [np.asarray(lead + next(encoded), np.int32) for _ in group]
+        first = [packing.common_prefix(prompt, text) for text in tokens]
+        for a, (text, k) in enumerate(zip(tokens, first, strict=True)):
+            _check_tokens(text, k, lm.config, f"action {a} of prompt {b} ({group[a]!r})")
+        states.append(packing.Sequences(tokens, first))
+    return states
+
+
+def _check_tokens(text: np.ndarray, first: int, config: Any, where: str) -> None:
+    """Refuses what cannot be scored, by the tokens of one prompt + action."""
+    if len(text) > config.max_position_embeddings:
+        raise ValueError(
+            f"{where} makes {len(text)} tokens together with its prompt, and the language model's "
+            f"context is {config.max_position_embeddings}; shorten the prompt, e.g. its history"
+        )
+    if first == len(text):
+        raise ValueError(
+            f"{where} adds no token to its prompt, so it has no probability; the tokenizer drops it"
+        )
+    if first == 0:
+        raise ValueError(
+            f"{where} has no token before it to be predicted from; begin the prompt with some text "
+            "(this tokenizer has no beginning-of-text token)"
+        )
+    check_known(text, config.vocab_size, where)
+
+
+def _head_length(lm: LanguageModel, states: Sequence[packing.Sequences], head: str | None) -> int:
+    """How many tokens all texts begin with are read apart from them."""
+    if not states or not isinstance(lm.config, DecoderConfig):
+        return 0
+    if head is None:
+        return shared_prefix.find(states)
+    (tokens,) = encode(lm.tokenizer, [head])
+    tokens = np.asarray(leading_special_tokens(lm.tokenizer) + tokens, np.int32)
+    # The last token of the head may be another one in a text that goes on.
+    shared = min(packing.common_prefix(tokens, text) for state in states for text in state.tokens)
+    return shared_prefix.longest_possible(states, shared)
+
+
+def _check(prompts: Sequence[str], actions: Sequence[Sequence[str]], head: str | None) -> None:
+    """Refuses malformed arguments, naming the first thing wrong."""
+    if isinstance(prompts, str):
+        raise TypeError("prompts must be a list of strings, not one string; put it in a list")
+    if len(prompts) != len(actions):
+        raise ValueError(
+            f"{len(prompts)} prompts and {len(actions)} lists of actions; every prompt needs one"
+        )
+    for b, (prompt, group) in enumerate(zip(prompts, actions, strict=True)):
+        if not isinstance(prompt, str):
+            raise TypeError(f"prompt {b} must be a string, not {type(prompt).__name__}")
+        if head is not None and not prompt.startswith(head):
+            raise ValueError(
+                f"prompt {b} does not begin with the head: {prompt[: len(head)]!r} is not {head!r}"
+            )
+        if isinstance(group, str):
+            raise TypeError(f"actions of prompt {b} must be a list of strings, not one string")
+        if len(group) == 0:
+            raise ValueError(f"prompt {b} has no actions; a prior needs at least one")
+        for a, action in enumerate(group):
+            if not isinstance(action, str):
+                kind = type(action).__name__
+                raise TypeError(f"action {a} of prompt {b} must be a string, not {kind}")
+            if not action:
+                raise ValueError(f"action {a} of prompt {b} is empty; give it some text")
