@@ -8,7 +8,7 @@ user's own file, or no call at all: `my_module:thing` names whatever can be impo
 import difflib
 import importlib
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
@@ -91,7 +91,7 @@ def an(noun: str) -> str:
     return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
-def _imported(kind: str, path: str) -> T:
+def _imported(kind: str, path: str) -> Any:
     module, _, attribute = path.partition(":")
     try:
         return getattr(importlib.import_module(module), attribute)
