@@ -27,7 +27,8 @@ from absl import flags
 from launch.common import app
 from llmprior_jax import agents, envs, training
 from llmprior_jax.envs.engines.games import list_games
-from llmprior_jax.play import collecting, datasets
+from llmprior_jax import datasets
+from llmprior_jax.play import collecting
 from llmprior_jax.training import build
 
 _ENV = flags.DEFINE_string("env", None, "Environment to collect from.", required=True)

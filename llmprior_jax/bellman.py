@@ -80,8 +80,8 @@ def posterior_bellman_target(
         chex.assert_type(selector_q_values, float)
         chex.assert_equal_shape([next_q_values, selector_q_values])
     if backup not in get_args(Backup):
-        valid = ", ".join(repr(name) for name in get_args(Backup))
-        raise ValueError(f"Unknown backup {backup!r}: choose one of {valid}.")
+        valid = ", ".join(get_args(Backup))
+        raise ValueError(f"backup is {backup!r}; use one of {valid}")
 
     selector = next_q_values if selector_q_values is None else selector_q_values
     log_p = normalize(next_prior_log_probs)

@@ -6,19 +6,21 @@ Variational inference makes the policy itself the posterior: it maximizes the ev
 
 return minus the price of departing from the prior. In GFlan-Prior the policy is a language model
 itself, trained by PPO with that divergence in its objective; with a uniform prior it is PPO with an
-entropy bonus. From "Efficient Reinforcement Learning with Large Language
-Model Priors" (Yan et al., ICLR 2025, https://arxiv.org/abs/2410.07927). What is said in
-`llmprior_jax.posterior` about `-inf` entries, padding, dtypes and `alpha` holds here too.
+entropy bonus.
+
+From "Efficient Reinforcement Learning with Large Language Model Priors" (Yan et al., ICLR 2025,
+https://arxiv.org/abs/2410.07927). What is said in `llmprior_jax.posterior` about `-inf` entries,
+padding, dtypes and `alpha` holds here too.
 """
 
 import chex
 import jax
 import jax.numpy as jnp
 
-from llmprior_jax.posterior import check_alpha, kl_to_prior, normalize
+from llmprior_jax.posterior import as_alpha, kl_to_prior, normalize
 
 
-def elbo(
+def evidence_lower_bound(
     rewards: jax.Array,
     discounts: jax.Array | float,
     kls: jax.Array,
@@ -35,7 +37,7 @@ def elbo(
     Examples:
       >>> rewards = jnp.array([0.0, 1.0, 7.0])
       >>> discounts = jnp.array([0.9, 0.0, 0.9])  # the episode ends after the second step
-      >>> value = elbo(rewards, discounts, jnp.array([0.5, 0.0, 3.0]), 0.1)
+      >>> value = evidence_lower_bound(rewards, discounts, jnp.array([0.5, 0.0, 3.0]), 0.1)
       >>> print(f"{value:.4f}")
       0.8500
 
@@ -60,7 +62,7 @@ def elbo(
     weights = jnp.cumprod(jnp.concatenate([jnp.ones(1, dtype), discounts]))[:-1]
     counts = weights != 0
     kls = jnp.where(counts, kls, 0.0)
-    return jnp.sum(weights * (jnp.where(counts, rewards, 0.0) - check_alpha(alpha, dtype) * kls))
+    return jnp.sum(weights * (jnp.where(counts, rewards, 0.0) - as_alpha(alpha, dtype) * kls))
 
 
 def clipped_surrogate_loss(
@@ -128,10 +130,11 @@ def elbo_policy_loss(
         loss = -min(rho A, clip(rho, 1 - eps, 1 + eps) A) + alpha KL(pi(.|s) || p(.|s)),
         rho = pi(a|s) / behavior(a|s)
 
-    Departing from the prior costs twice over, here and later, and both are in the gradient of the
-    ELBO: the price of this step is the exact divergence above; the price of later steps belongs
-    into the advantage, which is to be estimated (say, by GAE) from the rewards `r_t - alpha KL_t`.
-    With such advantages, on-policy and weighted by g^t, the gradient is that of the ELBO.
+    The gradient of the ELBO has the price of departing from the prior twice. The price of this step
+    is the exact divergence above. The price of later steps belongs in the advantage: estimate it
+    (say, by GAE) from the rewards `r_t - alpha KL_t`. With such advantages, on-policy and weighted
+    by g^t, the gradient of this loss is that of the negative ELBO.
+
     No gradient flows into `advantage` and `behavior_log_prob`.
 
     See "Efficient Reinforcement Learning with Large Language Model Priors" by Yan et al.
@@ -168,4 +171,4 @@ def elbo_policy_loss(
         policy_log_probs, behavior_log_prob, action, advantage, clip_epsilon
     )
     divergence = kl_to_prior(policy_log_probs, prior_log_probs)
-    return surrogate + check_alpha(alpha, divergence.dtype) * divergence
+    return surrogate + as_alpha(alpha, divergence.dtype) * divergence

@@ -109,7 +109,7 @@ def soft_value(
         jnp.log1p(jnp.where(near_one, shortfall, 0.0)),
         _log_sum_exp(log_p + scaled_gaps),
     )
-    return best + check_alpha(alpha, log_p.dtype) * log_mean_exp
+    return best + as_alpha(alpha, log_p.dtype) * log_mean_exp
 
 
 def sample_posterior(
@@ -147,8 +147,8 @@ def sample_posterior(
 def sample_candidates(key: jax.Array, prior_log_probs: jax.Array, k: int) -> jax.Array:
     """Draws `k` candidate actions from the prior, independently and with replacement.
 
-    This is the paper's proposal step: a language model is asked `k` times what it would do. See
-    `candidate_log_probs` for what follows.
+    The paper asks a language model `k` times what it would do, and then picks one of its answers
+    (`candidate_log_probs`).
 
     See "Efficient Reinforcement Learning with Large Language Model Priors" by Yan et al.
     (https://arxiv.org/abs/2410.07927).
@@ -296,8 +296,8 @@ def normalize(log_probs: jax.Array) -> jax.Array:
     return jnp.where(log_probs == -jnp.inf, -jnp.inf, log_probs - _log_sum_exp(log_probs))
 
 
-def check_alpha(alpha: jax.Array | float, dtype: jnp.dtype) -> jax.Array:
-    """Checks a temperature as far as that is possible, and brings it to `dtype`.
+def as_alpha(alpha: jax.Array | float, dtype: jnp.dtype) -> jax.Array:
+    """A temperature as an array, checked as far as that is possible.
 
     Args:
       alpha: float[], the temperature.
@@ -339,7 +339,7 @@ def _scaled_gaps(
     best = jax.lax.stop_gradient(jnp.max(jnp.where(exists, q_values, -jnp.inf)))
     best = jnp.where(jnp.any(exists), best, 0.0)
     gaps = jnp.where(exists, q_values, best) - best
-    return log_p, gaps / check_alpha(alpha, dtype), best
+    return log_p, gaps / as_alpha(alpha, dtype), best
 
 
 def _log_sum_exp(log_values: jax.Array) -> jax.Array:

@@ -97,8 +97,8 @@ def _imported(kind: str, path: str) -> Any:
         return getattr(importlib.import_module(module), attribute)
     except ModuleNotFoundError as error:
         raise ValueError(
-            f"{kind} {path!r} cannot be imported: there is no module {error.name!r}; see that it is "
-            "on Python's path (PYTHONPATH), or name one of the library's own"
+            f"{kind} {path!r} cannot be imported: there is no module {error.name!r}; see that it "
+            "is on Python's path (PYTHONPATH), or name one of the library's own"
         ) from error
     except AttributeError as error:
         raise ValueError(f"{kind} {path!r}: the module {module} has no {attribute!r}") from error

@@ -1,10 +1,12 @@
-"""The two things that travel between packages: a state as text, and a prior as arrays.
+"""What travels between packages: a state as text, a prior as arrays, a policy as functions.
 
 A `TextState` is all that a prompt is made of; environments write it, priors read it, and neither
-needs to know the other. An `ActionPrior` is all that an agent sees of a language model.
+needs to know the other. An `ActionPrior` is all that an agent sees of a language model, unless the
+model is its policy: then it has a `LanguagePolicy`.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 
@@ -41,9 +43,40 @@ class ActionPrior(NamedTuple):
 
     Attributes:
       log_probs: f32[..., A], `log p(a|s)`, normalized over the actions; `-inf` where no action is.
-      features: f32[..., A, D], what the language model makes of (state, action); zero where no
-        action is.
+      features: f32[..., A, D], a representation of (state, action) by a language model, from which
+        Q is learned; zero where no action is.
     """
 
     log_probs: jax.Array
     features: jax.Array
+
+
+class LanguagePolicy(NamedTuple):
+    """A language model whose answers are a policy, as functions over arrays.
+
+    Examples:
+      >>> from llmprior_jax.priors.language_policy import language_policy
+      >>> model = language_policy(models.load("tiny"), num_actions=2)
+      >>> rows = model.read(["Task: wash the cup. Do:"], [[" go to the sink", " sleep"]])
+      >>> params = model.init(jax.random.key(0))
+      >>> log_probs, hidden = jax.eval_shape(model.apply, params, model.frozen, rows)
+      >>> log_probs.shape, hidden.shape == (1, model.num_features)
+      ((1, 2), True)
+
+    Attributes:
+      read: `(prompts, actions) -> rows`, what the model needs to know of some states (host side): a
+        NamedTuple of arrays with a leading axis of states. Other states may need other sizes; zeros
+        are padding in every field.
+      init: `key -> params`, the parameters to be learned.
+      apply: `(params, frozen, rows) -> (log_probs f32[B, A], hidden f32[B, D])` for B states: the
+        policy, `-inf` where no action is, and a hidden state for a value head.
+      frozen: parameters that are not learned; an argument of `apply`, because a large constant
+        within a compiled function would be slow to compile.
+      num_features: D.
+    """
+
+    read: Callable[[Sequence[str], Sequence[Sequence[str]]], Any]
+    init: Callable[[jax.Array], Any]
+    apply: Callable[[Any, Any, Any], tuple[jax.Array, jax.Array]]
+    frozen: Any
+    num_features: int

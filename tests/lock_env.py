@@ -11,6 +11,9 @@ import numpy as np
 from gymnax.environments import environment, spaces
 
 from llmprior_jax.envs import TextEnvironment
+from llmprior_jax.play.row_files import RowFiles
+from llmprior_jax.play.scored_states import ScoredStates
+from llmprior_jax.priors import PriorBatch, prompts
 from llmprior_jax.priors import table as tables
 from llmprior_jax.types import ActionPrior, TextState
 
@@ -68,3 +71,35 @@ def lock_table(confidence: float, wheels: np.ndarray | None = None) -> tables.Pr
     wheels = np.arange(LENGTH, dtype=np.int32) if wheels is None else wheels
     table = tables.empty(np.int32(0), NUM_ACTIONS, 32)
     return tables.insert(table, wheels, prior_of(wheels, confidence))
+
+
+class LockSource:
+    """A source of priors that knows the lock, without a language model."""
+
+    def __init__(self, confidence: float = 0.67, identity: str = "a lock's"):
+        self.confidence, self.identity = confidence, identity
+        self.asked: list[str] = []
+
+    def score(self, asked):
+        self.asked += [prompt.text for prompt in asked]
+        prior = prior_of(np.array([wheel_of(prompt.text) for prompt in asked]), self.confidence)
+        return PriorBatch(np.asarray(prior.log_probs), np.asarray(prior.features))
+
+    def metrics(self, outcomes):
+        return {}
+
+
+def wheel_of(text: str) -> int:
+    return int(text.split("wheel ")[1][0])
+
+
+def scored_lock(directory, source=None, first=range(LENGTH), read_only=False) -> ScoredStates:
+    """The lock's states, which `source` scores; the table begins with the wheels `first`."""
+    return ScoredStates(
+        Lock(),
+        lambda: np.array(list(first), np.int32),
+        source or LockSource(),
+        prompts.plain,
+        num_features=32,
+        files=RowFiles(directory, read_only),
+    )

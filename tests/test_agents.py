@@ -231,10 +231,12 @@ def test_a_scheduled_temperature_counts_updates():
     assert abs(float(schedule.value(state.temperature)) - 0.1) < 1e-6
 
 
-def test_a_few_numbers_describe_a_temperature():
-    state = agents.temperature.choose(0.1, initial=0.5, num_updates=4)
-    assert float(state.value(jnp.int32(1))) == pytest.approx(0.4)
-    assert float(state.value(jnp.int32(9))) == pytest.approx(0.1)
+def test_a_temperature_is_chosen_by_what_is_given():
+    fixed = agents.temperature.choose(0.1)
+    assert float(fixed.value(fixed.init())) == pytest.approx(0.1)
+    schedule = agents.temperature.choose(0.1, initial=0.5, num_updates=4)
+    assert float(schedule.value(jnp.int32(1))) == pytest.approx(0.4)
+    assert float(schedule.value(jnp.int32(9))) == pytest.approx(0.1)
     adapted = agents.temperature.choose(0.1, target_kl=0.5)
     assert float(adapted.value(adapted.init())) == pytest.approx(0.1)
     _, metrics = adapted.update(adapted.init(), LOG_PROBS[None], jnp.zeros((1, A)), jnp.ones(1))
@@ -244,9 +246,12 @@ def test_a_few_numbers_describe_a_temperature():
 @pytest.mark.parametrize(
     ("numbers", "message"),
     [
-        ({"initial": 1.0}, "over 0 updates needs both"),
-        ({"num_updates": 5}, "from 0.0 over 5 updates needs both"),
-        ({"initial": 1.0, "num_updates": 5, "target_kl": 0.1}, "set one of them to 0"),
+        ({"initial": 1.0}, "has no number of updates; give both, or neither"),
+        ({"num_updates": 5}, "has no initial alpha; give both, or neither"),
+        ({"initial": 0.0, "num_updates": 5}, "initial is 0.0; use a number > 0"),
+        ({"initial": 1.0, "num_updates": 0}, "num_updates is 0; use a number > 0"),
+        ({"initial": 1.0, "num_updates": 5, "target_kl": 0.1}, "both a schedule and a target_kl"),
+        ({"target_kl": 0.0}, "target_kl is 0.0; use a number > 0"),
         ({"target_kl": -0.1}, "target_kl is -0.1; use a number > 0"),
     ],
 )

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from lock_env import LENGTH, RIGHT, Lock, lock_table, prior_of
 
-from llmprior_jax import agents, envs
-from llmprior_jax.play import collecting, datasets
+from llmprior_jax import agents, datasets, envs
+from llmprior_jax.play import collecting
 from llmprior_jax.play.collecting import Part
 from llmprior_jax.play.expert import encode, plan
 from llmprior_jax.priors import table as tables

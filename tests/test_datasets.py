@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from llmprior_jax.play import datasets
+from llmprior_jax import datasets
 from llmprior_jax.types import TextState
 
 ACTIONS = ["go left", "go right"]

@@ -6,7 +6,7 @@ import pathlib
 import pytest
 
 from launch.paper import plan
-from llmprior_jax.agents import POLICY_AGENTS
+from llmprior_jax import agents
 from llmprior_jax.training.validation import check_config
 
 SCALES = {"full": plan.FULL, "quick": plan.QUICK}
@@ -60,5 +60,5 @@ def test_runs_that_differ_have_names_of_their_own(inputs):
 def test_the_full_report_has_the_seeds_that_it_is_to_have(inputs):
     for name, experiment in plan.make(SCALES["full"], inputs).items():
         for run in experiment.runs:
-            few = run.config.agents[0] in POLICY_AGENTS or "alfworld" in name
+            few = agents.is_policy(run.config.agents[0]) or "alfworld" in name
             assert run.config.num_seeds >= (5 if few else 16), name

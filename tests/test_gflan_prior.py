@@ -12,7 +12,7 @@ import torch
 
 from llmprior_jax import agents, posterior_log_probs, soft_value
 from llmprior_jax.agents import Rollout, States, policy_agent
-from llmprior_jax.priors.language_policy import LanguagePolicy
+from llmprior_jax.types import LanguagePolicy
 
 NUM_STATES, A = 4, 3
 

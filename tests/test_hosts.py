@@ -13,9 +13,9 @@ from test_experiment import assert_same_bits, final_state, reached, small_config
 from test_experiment import start as start_command
 
 from launch.common import cluster
-from llmprior_jax import envs, training
+from llmprior_jax import datasets, envs, training
 from llmprior_jax.distributed import processes
-from llmprior_jax.play import collecting, datasets
+from llmprior_jax.play import collecting
 from llmprior_jax.play.collecting import Part, random_behavior
 from llmprior_jax.training.metrics import read_metrics
 

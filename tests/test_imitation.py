@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from lock_env import RIGHT, Lock
 
-from llmprior_jax import training
-from llmprior_jax.play import collecting, datasets
+from llmprior_jax import datasets, training
+from llmprior_jax.play import collecting
 from llmprior_jax.play.collecting import Part
 from llmprior_jax.play.scored_states import TableFiller
 from llmprior_jax.priors import Imitator, Prompt, prompts

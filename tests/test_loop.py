@@ -9,11 +9,15 @@ import pytest
 from lock_env import LENGTH, RIGHT, Lock, lock_table, prior_of
 
 from llmprior_jax import agents
+from llmprior_jax.learning import make_loop
+from llmprior_jax.play.actors import ValueActor
+from llmprior_jax.play.rollouts import make_roller
+from llmprior_jax.play.stepping import reset_envs
 from llmprior_jax.priors import table as tables
-from llmprior_jax.training import LoopConfig, make_loop
+from llmprior_jax.settings import LoopSettings
 
-ITERATIONS = 100
-CONFIG = LoopConfig(
+ITERATIONS, EPISODES = 100, 64
+CONFIG = LoopSettings(
     num_envs=8, replay_capacity=2_000, warmup_steps=4, batch_size=32, updates_per_step=1
 )
 
@@ -22,12 +26,34 @@ CONFIG = LoopConfig(
 def compiled(name: str):
     """The loop of one agent, jitted over seeds: (init, segment, evaluate)."""
     env = Lock()
+    params = env.default_params
+    num_steps = params.max_steps_in_episode
     agent = agents.make(name, alpha=0.02, learning_rate=3e-3)
-    loop = make_loop(env, env.default_params, agent, CONFIG, ITERATIONS, num_eval_episodes=64)
+    actor = ValueActor(agent)
+    loop = make_loop(env, params, agent, CONFIG, ITERATIONS)
+    roller = make_roller(
+        env,
+        params,
+        actor.in_rollouts,
+        num_steps,
+        lambda step, about: step.success,
+        one_episode=True,
+        needs_end=False,
+    )
+
+    def evaluate(agent_state, key, table):
+        """Which episodes succeed bool[E], and the states that are missing."""
+        reset_key, draws = actor.begin(key, EPISODES, num_steps)
+        envs = reset_envs(env, params, reset_key, EPISODES)
+        progress = roller.start(agent_state, (), envs, draws, table)
+        progress, missing = roller.advance(progress, agent_state, (), table)
+        taken = jnp.arange(num_steps)[:, None] < progress.time
+        return jnp.any(taken & progress.steps, axis=0), missing
+
     return (
         jax.jit(jax.vmap(loop.init, in_axes=(0, None))),
         jax.jit(jax.vmap(loop.segment, in_axes=(0, None, None))),
-        jax.jit(jax.vmap(loop.evaluate, in_axes=(0, 0, None))),
+        jax.jit(jax.vmap(evaluate, in_axes=(0, 0, None))),
     )
 
 
@@ -50,9 +76,9 @@ def prior_run():
 
 
 def success(name: str, state) -> np.ndarray:
-    episodes, missing = compiled(name)[2](state.agent, keys(7, 8), lock_table(0.67))
+    succeeds, missing = compiled(name)[2](state.agent, keys(7, 8), lock_table(0.67))
     assert not missing.is_missing.any()
-    return np.asarray(episodes.success.mean(axis=1))
+    return np.asarray(succeeds.mean(axis=1))
 
 
 def test_dqn_prior_opens_the_lock(prior_run):
@@ -68,10 +94,10 @@ def test_the_prior_alone_opens_it_as_often_as_its_probabilities_say():
     init, _, evaluate = compiled("prior")
     table = lock_table(0.9)
     state = init(keys(*range(16)), table)
-    episodes, _ = evaluate(state.agent, keys(*range(16)), table)
+    succeeds, _ = evaluate(state.agent, keys(*range(16)), table)
     expected = 0.9**LENGTH
     # 1,024 episodes: five standard errors are 0.08.
-    assert abs(float(episodes.success.mean()) - expected) < 0.08
+    assert abs(float(succeeds.mean()) - expected) < 0.08
 
 
 def test_every_step_is_committed_when_all_states_are_known(prior_run):
@@ -141,9 +167,9 @@ def test_a_table_that_starts_empty_is_filled_as_states_are_met():
         if met.size:
             table = tables.insert(table, met, prior_of(met, 0.67))
     assert int(table.size) == LENGTH
-    episodes, missing = evaluate(state.agent, seeds, table)
+    succeeds, missing = evaluate(state.agent, seeds, table)
     assert not missing.is_missing.any()
-    assert (np.asarray(episodes.success.mean(axis=1)) > 0.9).all()
+    assert (np.asarray(succeeds.mean(axis=1)) > 0.9).all()
 
 
 def test_evaluation_reports_states_that_are_missing():

@@ -5,40 +5,16 @@ import functools
 import jax
 import numpy as np
 import pytest
-from lock_env import Lock, lock_table, prior_of
+from lock_env import Lock, LockSource, scored_lock
 
-from llmprior_jax import training
-from llmprior_jax.learning import offline
-from llmprior_jax.play import collecting, datasets
+from llmprior_jax import datasets, training
+from llmprior_jax.learning.offline import OfflineRun
+from llmprior_jax.play import collecting
 from llmprior_jax.play.collecting import Part
-from llmprior_jax.types import ActionPrior
+from llmprior_jax.training import build
 
 LOCK = Lock()
 SEEDS = 4
-
-
-class Filler:
-    """A prior of the lock, without a language model."""
-
-    def __init__(self, confidence: float):
-        self._confidence = confidence
-
-    def load(self, size=None):
-        return lock_table(self._confidence)
-
-    def counts(self):
-        return {}
-
-    def restore_counts(self, counts):
-        assert counts == {}
-
-    def fill(self, table, missing):
-        assert not np.any(missing.is_missing)  # The table knows every state of the lock.
-        return table, False
-
-    def score_states(self, states) -> ActionPrior:
-        wheels = np.array([int(state.observation.split("wheel ")[1][0]) for state in states])
-        return prior_of(wheels, self._confidence)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +28,7 @@ def collected(expert, epsilon: float) -> datasets.Dataset:
     return collecting.collect(LOCK, LOCK.default_params, mixture, num_transitions=2_000)
 
 
-def make_run(name: str, dataset, confidence: float = 0.9, **changes) -> offline.OfflineRun:
+def make_run(name: str, dataset, confidence: float = 0.9, **changes) -> OfflineRun:
     config = training.default_config()
     config.update_from_flattened_dict(
         {
@@ -65,11 +41,13 @@ def make_run(name: str, dataset, confidence: float = 0.9, **changes) -> offline.
         }
         | changes
     )
-    agent = training.make_agent(name, config)
-    return offline.OfflineRun(agent, config, LOCK, LOCK.default_params, Filler(confidence), dataset)
+    scored = scored_lock("nowhere", LockSource(confidence), read_only=True)
+    known = build.Priors(model=None, scored=scored)
+    settings = training.to_settings(config)
+    return build.make_run(name, settings, LOCK, LOCK.default_params, known, dataset)
 
 
-def success(run: offline.OfflineRun) -> np.ndarray:
+def success(run: OfflineRun) -> np.ndarray:
     while run.steps < run.num_steps:
         run.train()
     return run.evaluate()["success_rate"]
@@ -110,7 +88,7 @@ def test_a_run_goes_on_from_a_checkpoint_with_the_same_bits(expert):
     straight, first, second = (make_run("cql_prior", dataset) for _ in range(3))
     straight.train(), straight.train()
     first.train()
-    second.restore(first.segments, first.state, first.meta())
+    second.restore(first.state, first.meta())
     second.train()
     assert second.steps == straight.steps == 2_000
     for left, right in zip(
@@ -128,4 +106,4 @@ def test_a_dataset_that_changed_between_stop_and_resume_is_refused(expert):
     reward[-1] += 1.0
     second = make_run("bc", dataset._replace(reward=reward))
     with pytest.raises(ValueError, match="transitions have changed since"):
-        second.restore(first.segments, first.state, first.meta())
+        second.restore(first.state, first.meta())

@@ -6,17 +6,22 @@ import sys
 
 import pytest
 
+import llmprior_jax
+
+PACKAGES = ["agents", "distributed", "envs", "learning", "models", "play", "priors", "training"]
+
 NAMES = {
     "llmprior_jax": """
-        ActionPrior TextState candidate_log_probs clipped_surrogate_loss cql_prior_loss
-        cql_prior_penalty dqn_prior_loss elbo elbo_policy_loss empirical_log_probs kl_to_prior
-        posterior_bellman_target posterior_log_probs sample_candidates sample_posterior
-        soft_value
+        ActionPrior LanguagePolicy TextState candidate_log_probs clipped_surrogate_loss
+        cql_prior_loss cql_prior_penalty dqn_prior_loss elbo_policy_loss
+        empirical_log_probs evidence_lower_bound kl_to_prior posterior_bellman_target
+        posterior_log_probs sample_candidates sample_posterior soft_value
     """,
     "llmprior_jax.agents": """
-        Agent AgentState GFlanState POLICY_AGENTS Policy PolicyAgent QLearnerState Rollout States
-        Transitions bc_prior cql_prior dqn_prior gflan_prior make make_policy prior_alone
-        prior_transforms q_learner temperature uniform with_prior with_uniform_prior
+        Agent AgentState GFlanState Policy PolicyAgent QLearnerState Rollout States Transitions
+        bc_prior cql_prior dqn_prior gflan_prior is_policy make make_policy names policy_names
+        prior_alone prior_transforms q_learner register register_policy temperature uniform
+        with_prior with_uniform_prior
     """,
     "llmprior_jax.envs": """
         HistoryWrapper NAMES Scene TextEnvironment Thing make register with_history
@@ -47,6 +52,29 @@ def test_the_public_names_are_these_and_exist(package):
     assert sorted(module.__all__) == NAMES[package].split()
     for name in module.__all__:
         assert hasattr(module, name)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_package_needs_no_import_of_its_own(package):
+    assert llmprior_jax.__getattr__(package) is importlib.import_module(f"llmprior_jax.{package}")
+
+
+def test_the_packages_are_listed_before_they_are_used():
+    script = f"""
+import llmprior_jax
+assert set({PACKAGES}) <= set(dir(llmprior_jax))
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="module 'llmprior_jax' has no attribute 'agent'"):
+        llmprior_jax.__getattr__("agent")
+
+
+@pytest.mark.parametrize("name", ["posterior", "bellman", "elbo"])
+def test_the_modules_of_the_equations_are_shadowed_by_no_name(name):
+    assert getattr(llmprior_jax, name) is importlib.import_module(f"llmprior_jax.{name}")
 
 
 def test_the_equations_come_without_the_other_libraries_and_start_no_backend():

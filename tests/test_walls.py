@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import subprocess
 import sys
 
 import pytest
@@ -15,10 +16,13 @@ ALLOWED = {
     "models": set(),
     "envs": set(),
     "priors": {"models"},
-    "agents": {"priors", "envs", "models"},
+    "agents": set(),
     "training": {"agents", "priors", "envs", "models"},
 }
 MODULES = sorted((ROOT / PACKAGE).rglob("*.py"))
+INITS = sorted(path for room in (PACKAGE, "launch") for path in (ROOT / room).rglob("__init__.py"))
+# Packages whose `__init__` still does more than it should.
+NOT_YET = {"launch/__init__.py", "llmprior_jax/training/__init__.py"}
 
 
 def imported(path: pathlib.Path) -> set[str]:
@@ -47,11 +51,42 @@ def test_a_module_imports_only_what_its_room_may(path):
     assert "launch" not in {name.split(".")[0] for name in imported(path)}
 
 
+def is_import(node: ast.stmt) -> bool:
+    """Whether a statement imports, if only for the type checker."""
+    if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+        return all(map(is_import, node.body)) and not node.orelse
+    return isinstance(node, (ast.Import, ast.ImportFrom))
+
+
+def is_all(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+
+
+@pytest.mark.parametrize("path", INITS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_an_init_holds_a_docstring_imports_and_its_public_names_only(path):
+    tree = ast.parse(path.read_text())
+    body = tree.body if ast.get_docstring(tree) is None else tree.body[1:]
+    does_more = not all(is_import(node) or is_all(node) for node in body)
+    assert does_more == (path.relative_to(ROOT).as_posix() in NOT_YET)
+
+
 @pytest.mark.parametrize("name", sorted(EQUATIONS))
 def test_the_equations_import_jax_and_chex_only(name):
     outside = {module.split(".")[0] for module in imported(ROOT / PACKAGE / f"{name}.py")}
     assert outside - sys.stdlib_module_names <= {"jax", "chex", PACKAGE}
     assert rooms(ROOT / PACKAGE / f"{name}.py") <= EQUATIONS
+
+
+def test_importing_the_agents_loads_nothing_that_knows_text():
+    script = """
+import sys
+import llmprior_jax.agents
+others = {f"llmprior_jax.{room}" for room in ("priors", "models", "envs", "play", "training")}
+text = {"sqlite3", "transformers", "tokenizers", "safetensors"}
+loaded = {name for name in sys.modules if {name, ".".join(name.split(".")[:2])} & (others | text)}
+assert not loaded, loaded
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 @pytest.mark.parametrize("room", ["envs", "agents"])

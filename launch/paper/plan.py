@@ -15,7 +15,6 @@ from typing import Any, NamedTuple, TypeVar
 
 from launch.configs import alfworld_pick
 from llmprior_jax import training
-from llmprior_jax.agents import POLICY_AGENTS
 from llmprior_jax.training.config import changes
 
 SALAD = "Overcooked-TomatoLettuceSalad"
@@ -24,6 +23,7 @@ ROBUST_SHARE = 0.9
 # Of an expert that takes a random action seven times in ten: with better data little is left to
 # save, since a thousand transitions are enough even without a prior.
 DATASET_BEHAVIOR = "expert@0.7"
+POLICY_AGENTS = ("gflan_prior", "gflan")
 _NAMES = {
     "random": "random",
     "prior": "prior alone",

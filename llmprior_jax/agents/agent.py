@@ -1,8 +1,8 @@
-"""What an agent is: a few pure functions over arrays, as optax does for optimizers.
+"""The agent interface: a few pure functions over arrays, as optax has for optimizers.
 
 An agent never sees text. A state reaches it as an `ActionPrior`: log-probabilities of the actions
-and features of (state, action). Every baseline is the same agent with another prior, which is what
-`with_uniform_prior` is for.
+and features of (state, action). A baseline is the same agent with another prior, mostly a uniform
+one (`with_uniform_prior`).
 """
 
 from collections.abc import Callable
@@ -45,7 +45,7 @@ class Transitions(NamedTuple):
 
 
 class Policy(NamedTuple):
-    """How an agent sees one state.
+    """What an agent would do in one state, and the values that it gives the actions.
 
     Examples:
       >>> prior = ActionPrior(jnp.log(jnp.array([0.25, 0.75])), jnp.zeros((2, 3)))
@@ -54,8 +54,8 @@ class Policy(NamedTuple):
       [0.25 0.75] [0. 0.]
 
     Attributes:
-      log_probs: f32[A], the distribution that it acts by, or that its candidates stand in for;
-        `-inf` where no action is.
+      log_probs: f32[A], log pi(a|s), exact also where the agent acts on candidates drawn from the
+        prior; `-inf` where no action is.
       q_values: f32[A], its estimate of the return of each action (0 for agents without one).
     """
 
@@ -115,7 +115,7 @@ def with_prior(agent: Agent, transform: Callable[[ActionPrior], ActionPrior]) ->
 
     Args:
       agent: the agent.
-      transform: the prior that it sees instead, of one state or of a batch; see `prior_transforms`.
+      transform: `prior -> prior`, of one state or of a batch; see `prior_transforms`.
     """
     update = agent.update
 

@@ -1,9 +1,9 @@
-"""Behavior cloning on top of a prior: the actions of the data, rewards or not.
+"""Behavior cloning on top of a prior: imitates the actions of a dataset, whatever their rewards.
 
-The policy is `p(a|s) exp(f(s,a))`, the prior corrected by a learned score, and is fitted to the
+The policy is `p(a|s) exp(f(s,a))`, the prior corrected by a learned score f, and is fitted to the
 data by cross-entropy over the admissible actions. With a uniform prior it is plain behavior
-cloning, the baseline that tells how much of an offline agent's success is imitation; with the
-language model's it tells how much is the prior and imitation, without values.
+cloning, the baseline that tells how much of an offline agent's success is imitation. With the
+language model's prior it tells how much is prior and imitation together, without values.
 """
 
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ def bc_prior(
       hidden_sizes: of the head, which is that of Q.
 
     Returns:
-      An `Agent`; the values of its policy are the scores f(s,a), in nats. Its metrics are `loss`.
+      An `Agent`; the values of its policy are the scores f(s,a), in nats. Its metric is `loss`.
 
     Raises:
       ValueError: a parameter is out of its range.

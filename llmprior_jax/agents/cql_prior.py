@@ -2,9 +2,10 @@
 
 Yan et al., 2025 (arXiv 2410.07927), section 4.1, offline: the loss of DQN-Prior plus `beta (log
 sum_a p(a|s) exp Q(s,a) - Q(s,a_data))`. The penalty pushes down Q of what the prior would try and
-the data does not show, so that the posterior does not act on values that nobody has seen; what the
-prior rules out needs no data to be kept down. With a uniform prior this is CQL(H) of "Conservative
-Q-Learning for Offline Reinforcement Learning" (Kumar et al., 2020, arXiv 2006.04779).
+the data does not show, so that the posterior does not act on values that no data supports. Actions
+that the prior rules out need no penalty: the posterior never takes them. With a uniform prior this
+is CQL(H) of "Conservative Q-Learning for Offline Reinforcement Learning" (Kumar et al., 2020, arXiv
+2006.04779).
 """
 
 from collections.abc import Sequence

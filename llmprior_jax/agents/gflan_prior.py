@@ -5,19 +5,19 @@ Yan et al., 2025 (arXiv 2410.07927), variational inference: maximize
     E_pi[ sum_t g^t (r_t - alpha KL(pi(.|s_t) || p(.|s_t))) ]
 
 over the policy's parameters, with the frozen language model as the prior p. With alpha = 0 it is
-GFlan, the fine-tuning of GLAM (Carta et al., ICML 2023, arXiv 2302.02662): the same model, which
-then nothing holds near to where it began. Updates are those of PPO (Schulman et al., 2017, arXiv
-1707.06347) with generalized advantages (arXiv 1506.02438), and two peculiarities. A minibatch is a
-set of states with all that happened in them, so that the language model reads each distinct state
-once per epoch. And advantages are not rescaled, or alpha would have no unit.
+GFlan, the fine-tuning of GLAM (Carta et al., ICML 2023, arXiv 2302.02662): the same model, with no
+price for departing from the prior. Updates are those of PPO (Schulman et al., 2017, arXiv
+1707.06347) with generalized advantages (arXiv 1506.02438), but for two things. A minibatch is a set
+of states with all steps that were taken in them, so that the language model reads each distinct
+state once per epoch. And advantages are not rescaled, which would leave alpha without a unit.
 
 The divergence is exact, a sum over the state's actions, and may be charged in two ways (`kl_in`).
 The paper writes the objective above, which is "reward"; its authors' code for this part is not
 published.
 
-- "reward": `r_t - alpha KL_t` is what values and advantages are made of, so an action also pays
-  for what its future will cost. The state's own KL_t does not depend on the action taken, so its
-  gradient is exact and stands in the loss. Together they are the gradient of the objective above.
+- "reward": values and advantages are those of `r_t - alpha KL_t`, so an action also pays for what
+  its future will cost. The state's own KL_t does not depend on the action taken, so its gradient
+  is exact and stands in the loss. Together they are the gradient of the objective above.
 - "loss": in the loss only. Each state's policy is pulled towards the prior, and values are those
   of the reward alone: no state is avoided because the prior is bad there. Simpler, and myopic.
 """
@@ -34,7 +34,7 @@ from llmprior_jax.agents.policy_agent import PolicyAgent, Rollout, States, advan
 from llmprior_jax.agents.q_network import q_function
 from llmprior_jax.elbo import clipped_surrogate_loss, elbo_policy_loss
 from llmprior_jax.posterior import kl_to_prior
-from llmprior_jax.priors.language_policy import LanguagePolicy
+from llmprior_jax.types import LanguagePolicy
 
 KLIn = Literal["reward", "loss"]
 
@@ -78,7 +78,7 @@ def gflan_prior(
     """GFlan-Prior as pure functions.
 
     Examples:
-      >>> from llmprior_jax.priors.policy import language_policy
+      >>> from llmprior_jax.priors.language_policy import language_policy
       >>> model = language_policy(models.load("tiny"), num_actions=2, lora_rank=2)
       >>> agent = agents.gflan_prior(model, alpha=0.01)
       >>> state = agent.init(jax.random.key(0))

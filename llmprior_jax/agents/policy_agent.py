@@ -1,7 +1,7 @@
-"""What an agent is whose policy reads the states itself: pure functions over rows of tokens.
+"""The interface of agents whose policy is a language model: pure functions over rows of tokens.
 
-Agents that learn a value see a state as an `ActionPrior` (`agent`). An agent whose policy is a
-language model is handed what that model reads, as arrays, and learns from rollouts of its own.
+Agents that learn Q see a state as an `ActionPrior` (`agent`). An agent whose policy is a language
+model is given what that model reads, as arrays, and learns from rollouts of its own.
 """
 
 from collections.abc import Callable
@@ -15,13 +15,16 @@ from llmprior_jax.agents.agent import AgentState, Metrics
 
 
 class States(NamedTuple):
-    """The R states that are known: `rows` [R, ...], what the policy reads of them, and
-    `prior_log_probs` f32[R, A].
+    """The R states that are known.
 
     Examples:
       >>> states = agents.States(rows=jnp.zeros((5, 7)), prior_log_probs=jnp.zeros((5, 3)))
       >>> len(states.prior_log_probs)  # R
       5
+
+    Attributes:
+      rows: [R, ...], what the policy reads of them, as `LanguagePolicy.read` gives it.
+      prior_log_probs: f32[R, A], log p(a|s), `-inf` where no action is.
     """
 
     rows: Any
@@ -63,7 +66,7 @@ class Rollout(NamedTuple):
 
 
 class PolicyAgent(NamedTuple):
-    """A learner whose policy reads the states itself, as pure functions.
+    """A learner whose policy is a language model, as pure functions.
 
     Examples:
       >>> agents.PolicyAgent._fields
@@ -73,7 +76,8 @@ class PolicyAgent(NamedTuple):
       init: `key -> state`.
       policy: `(state, frozen, rows of B states) -> (log_probs f32[B, A], values f32[B])`; `frozen`
         is that of the `LanguagePolicy`.
-      update: `(state, frozen, key, States, Rollout) -> (state, metrics)`, all epochs.
+      update: `(state, frozen, key, States, Rollout) -> (state, metrics)`, all epochs of learning
+        from a rollout.
     """
 
     init: Callable[[jax.Array], AgentState]
@@ -86,7 +90,8 @@ def advantage_estimates(
 ) -> jax.Array:
     """Generalized advantages f32[T, N] of the rewards `r_t - alpha KL_t`.
 
-    An episode that was cut off is worth what its last state is worth; nothing flows over its end.
+    Where an episode was cut off, the value of its last state stands for what would have followed;
+    no advantage flows from one episode into another.
     """
     cut_off = rollout.truncated & ~rollout.terminated
     rewards = rollout.reward - alpha * rollout.kl + discount * cut_off * rollout.reached_value

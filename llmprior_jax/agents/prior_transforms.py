@@ -1,10 +1,10 @@
-"""Priors that are wrong: a limit to how sure a prior may be, and the worst prior there is.
+"""Prior transforms: uniform mixing, rank reversal.
 
-What a prior rules out is neither tried nor bootstrapped from, so a prior that is sure of what is
-wrong can hardly be corrected. Mixed with the uniform distribution it can, at a price that is known
-beforehand; a uniform prior stays uniform, so DQN stays DQN. `agents.with_prior` gives an agent the
-transformed prior. (Flattening a prior by a temperature is done where it is normalized,
-`priors.score`.)
+An action that the prior rules out is neither tried nor bootstrapped from, so a prior that is sure
+of what is wrong can hardly be corrected. Mixed with the uniform distribution it can; a uniform
+prior stays uniform, so DQN stays DQN. Reversed, a good prior becomes the worst there is, to test an
+agent with. `agents.with_prior` gives an agent the transformed prior. (A prior is flattened by a
+temperature where it is normalized, in `priors.score`.)
 
 Example:
   >>> prior = ActionPrior(jnp.log(jnp.array([1.0, 0.0001])), jnp.zeros((2, 1)))
@@ -33,7 +33,9 @@ def mixed_with_uniform(prior: ActionPrior, share: float) -> ActionPrior:
       ValueError: the share is not from 0 to 1.
     """
     if not 0 <= share <= 1:
-        raise ValueError(f"the share of the uniform distribution is {share}; use a number 0 to 1")
+        raise ValueError(
+            f"the share of the uniform distribution is {share}; use a number from 0 to 1"
+        )
     admissible, count = _admissible(prior)
     mixed = (1 - share) * jnp.exp(prior.log_probs) + share * admissible / count
     return prior._replace(log_probs=jnp.where(admissible, jnp.log(mixed), -jnp.inf))
@@ -41,8 +43,6 @@ def mixed_with_uniform(prior: ActionPrior, share: float) -> ActionPrior:
 
 def reversed_order(prior: ActionPrior) -> ActionPrior:
     """The same probabilities in reverse: the likeliest action gets the smallest, and so on.
-
-    An adversary among priors, to see what an agent does with one.
 
     Args:
       prior: `log_probs` f32[..., A].

@@ -1,4 +1,4 @@
-"""What all agents that learn Q share; each of them adds its loss.
+"""The base of agents that learn Q: they act by the posterior, and differ in their loss.
 
 Direct posterior sampling (Yan et al., 2025, arXiv 2410.07927, section 4.1): act by sampling
 `p(a|s) exp(Q(s,a)/alpha)`, or one of K candidates drawn from p, weighed by `exp(Q(s,a)/alpha)`.
@@ -19,13 +19,19 @@ from llmprior_jax.types import ActionPrior
 
 
 class QLearnerState(NamedTuple):
-    """Parameters of Q and of the slowly following target Q, the optimizer's state, and alpha's.
+    """The state of an agent that learns Q.
 
     Examples:
       >>> prior = ActionPrior(jnp.zeros(2), jnp.zeros((2, 3)))
       >>> state = agents.dqn_prior().init(jax.random.key(0), prior)
       >>> jax.tree.structure(state.params) == jax.tree.structure(state.target_params)
       True
+
+    Attributes:
+      params: of Q.
+      target_params: of the target Q, which follows slowly.
+      optimizer: of Q's parameters.
+      temperature: of alpha, see `temperature.Temperature`.
     """
 
     params: optax.Params
@@ -35,13 +41,13 @@ class QLearnerState(NamedTuple):
 
 
 class Values(NamedTuple):
-    """What a loss is made of, beside the transitions.
+    """What a loss is computed from, beside the transitions.
 
     Attributes:
       params: of Q; the loss is differentiated by them.
       target_params: of the target Q.
-      next_log_probs: f32[B, A], the distribution over the next actions that Q corrects: the prior,
-        or the candidates drawn from it.
+      next_log_probs: f32[B, A], the prior of the next states, or the distribution of candidates
+        drawn from it.
       next_q: f32[B, A], Q of the next states; no gradient flows through it.
       alpha: f32[], the temperature.
     """
@@ -123,24 +129,24 @@ def q_learner(
         alpha = temperature.value(state.temperature)
         return Policy(posterior.posterior_log_probs(prior.log_probs, values, alpha), values)
 
-    def propose(key: jax.Array, log_probs: jax.Array) -> jax.Array:
-        """The distribution [A] to correct by Q: the prior, or K candidates drawn from it."""
+    def candidate_prior(key: jax.Array, log_probs: jax.Array) -> jax.Array:
+        """The distribution f32[A] of K candidates drawn from the prior; without K, the prior."""
         if num_candidates is None:
             return log_probs
         candidates = posterior.sample_candidates(key, log_probs, num_candidates)
         return posterior.empirical_log_probs(candidates, log_probs.shape[-1])
 
     def act(state: QLearnerState, key: jax.Array, prior: ActionPrior) -> jax.Array:
-        propose_key, sample_key = jax.random.split(key)
-        proposal = propose(propose_key, prior.log_probs)
+        candidates_key, sample_key = jax.random.split(key)
+        log_probs = candidate_prior(candidates_key, prior.log_probs)
         values = q.apply(state.params, prior.features)
         alpha = temperature.value(state.temperature)
-        return posterior.sample_posterior(sample_key, proposal, values, alpha)
+        return posterior.sample_posterior(sample_key, log_probs, values, alpha)
 
     def update(
         state: QLearnerState, key: jax.Array, batch: Transitions
     ) -> tuple[QLearnerState, Metrics]:
-        next_proposal = jax.vmap(propose)(
+        next_log_probs = jax.vmap(candidate_prior)(
             jax.random.split(key, batch.action.shape[0]), batch.next_prior.log_probs
         )
         next_q = q.apply(state.params, batch.next_prior.features)
@@ -149,7 +155,7 @@ def q_learner(
 
         def mean_loss(params: optax.Params) -> tuple[jax.Array, Metrics]:
             losses, metrics = loss(
-                Values(params, state.target_params, next_proposal, next_q, alpha), batch
+                Values(params, state.target_params, next_log_probs, next_q, alpha), batch
             )
             means = {name: jnp.sum(weight * values) for name, values in metrics.items()}
             mean = jnp.sum(weight * losses)

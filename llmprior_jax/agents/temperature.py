@@ -1,8 +1,8 @@
 """The temperature alpha of the posterior: fixed, scheduled, or adapted to a target KL.
 
-Alpha says how far Q may move the posterior from the prior. What is a good alpha depends on the
-scale of the rewards and on how good the prior is; the divergence KL(pi || p) does not, so it is
-the better thing to set where neither is known.
+Alpha says how far Q may move the posterior from the prior. Which alpha is good depends on the scale
+of the rewards and on how good the prior is. The divergence KL(pi || p) is in nats, whatever the
+scale of the rewards; where that scale is unknown, set a target for the divergence.
 
 Example:
   >>> alpha = agents.temperature.adapted(target_kl=0.5, initial=0.1)
@@ -52,30 +52,37 @@ def fixed(alpha: float) -> Temperature:
 
 
 def choose(
-    alpha: float, initial: float = 0.0, num_updates: int = 0, target_kl: float = 0.0
+    alpha: float,
+    initial: float | None = None,
+    num_updates: int | None = None,
+    target_kl: float | None = None,
 ) -> Temperature:
-    """The temperature that a few numbers describe, where 0 leaves something out.
+    """Alpha from the fields of a configuration: fixed, scheduled or adapted.
+
+    It is fixed unless there is a schedule, which takes both `initial` and `num_updates`, or a
+    `target_kl`.
 
     Args:
       alpha: the temperature; the last one of a schedule, the first one of an adapted temperature.
-      initial: alpha at first, for a schedule that goes from it to `alpha` in a straight line ...
-      num_updates: ... over so many updates.
-      target_kl: adapt alpha until the posterior is, on average, so far from the prior.
+      initial: alpha at first, where a linear schedule leads from it to `alpha`.
+      num_updates: the length of the schedule, in updates.
+      target_kl: the mean divergence of the posterior from the prior to adapt alpha to, in nats.
 
     Raises:
-      ValueError: a number is out of its range, or a schedule and a target are both asked for.
+      ValueError: a number is out of its range, a schedule lacks one of its numbers, or there are
+        both a schedule and a target.
     """
     _check("alpha", alpha)
-    if bool(initial) != bool(num_updates) or initial < 0 or num_updates < 0:
-        raise ValueError(
-            f"a schedule of alpha from {initial} over {num_updates} updates needs both numbers "
-            "> 0; without a schedule both are 0"
-        )
-    if target_kl and initial:
-        raise ValueError("alpha follows a schedule or a target_kl: set one of them to 0")
-    if initial:
-        return scheduled(optax.linear_schedule(initial, alpha, num_updates))
-    return adapted(target_kl, initial=alpha) if target_kl else fixed(alpha)
+    if initial is None and num_updates is None:
+        return fixed(alpha) if target_kl is None else adapted(target_kl, initial=alpha)
+    if initial is None or num_updates is None:
+        lacking = "initial alpha" if initial is None else "number of updates"
+        raise ValueError(f"the schedule of alpha has no {lacking}; give both, or neither")
+    if target_kl is not None:
+        raise ValueError("alpha has both a schedule and a target_kl; leave one of them out")
+    _check("initial", initial)
+    _check("num_updates", num_updates)
+    return scheduled(optax.linear_schedule(initial, alpha, num_updates))
 
 
 def as_temperature(alpha: float | Temperature) -> Temperature:

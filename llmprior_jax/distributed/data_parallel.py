@@ -7,24 +7,40 @@ nothing is exchanged, and results do not depend on how many devices there are.
 import collections
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from llmprior_jax.models import LanguageModel
-from llmprior_jax.models.partition import place
-
-_DATA = "data"
+from llmprior_jax.distributed.mesh import DATA, place
 
 # The arrays of a pass, and where its results belong.
 _Pass = TypeVar("_Pass", bound=tuple[Any, Any])
 
 
+class Placed(Protocol):
+    """A model as a structure and parameters, and the mesh that those lie on (None: one device)."""
+
+    @property
+    def graphdef(self) -> Any:
+        """The structure."""
+        ...
+
+    @property
+    def params(self) -> Any:
+        """The parameters."""
+        ...
+
+    @property
+    def mesh(self) -> Mesh | None:
+        """The devices."""
+        ...
+
+
 def groups(passes: Iterable[_Pass], mesh: Mesh | None) -> Iterator[list[_Pass]]:
     """Passes to run at once: of the same shapes, and no more than "data" has devices."""
-    most = 1 if mesh is None else mesh.shape[_DATA]
+    most = 1 if mesh is None else mesh.shape[DATA]
     waiting: dict[Any, list[_Pass]] = collections.defaultdict(list)
     for each in passes:
         arrays = each[0]
@@ -37,7 +53,7 @@ def groups(passes: Iterable[_Pass], mesh: Mesh | None) -> Iterator[list[_Pass]]:
 
 def run(
     function: Callable[[Any, Any, Any, Any], Any],
-    lm: LanguageModel,
+    model: Placed,
     passes: Sequence[Any],
     shared: Any,
 ) -> Any:
@@ -45,7 +61,7 @@ def run(
 
     Args:
       function: pure; the same object for the same computation, which is compiled once.
-      lm: the language model.
+      model: such as a `models.LanguageModel`.
       passes: the arrays of each pass, on the host.
       shared: a pytree of what all passes need.
 
@@ -53,14 +69,14 @@ def run(
       What it gives, with a leading axis: for each pass, and then for what devices without one did
       instead. All processes have all of it.
     """
-    if lm.mesh is None:
+    if model.mesh is None:
         (arrays,) = passes
-        result = function(lm.graphdef, lm.params, arrays, shared)
+        result = function(model.graphdef, model.params, arrays, shared)
         return jax.tree.map(lambda leaf: [leaf], result)
-    idle = lm.mesh.shape[_DATA] - len(passes)
+    idle = model.mesh.shape[DATA] - len(passes)
     group = jax.tree.map(lambda *leaves: np.stack(leaves), *passes, *passes[-1:] * idle)
-    group = place(group, lm.mesh, PartitionSpec(_DATA))
-    return _on_all(function, lm.graphdef, lm.mesh)(lm.params, group, shared)
+    group = place(group, model.mesh, PartitionSpec(DATA))
+    return _on_all(function, model.graphdef, model.mesh)(model.params, group, shared)
 
 
 @functools.cache
@@ -75,9 +91,9 @@ def _on_all(
     mapped = jax.shard_map(
         own,
         mesh=mesh,
-        in_specs=(whole, PartitionSpec(_DATA), whole),
-        out_specs=PartitionSpec(_DATA),
-        axis_names={_DATA},  # What is shared out over the other axis, the compiler finds.
+        in_specs=(whole, PartitionSpec(DATA), whole),
+        out_specs=PartitionSpec(DATA),
+        axis_names={DATA},  # What is shared out over the other axis, the compiler finds.
         check_vma=False,
     )
     return jax.jit(mapped, out_shardings=NamedSharding(mesh, whole))

@@ -6,32 +6,28 @@ are shared out over `model`, where one device does not hold them. Checkpoints kn
 mesh: what was written on one is read on another.
 """
 
-import contextlib
 import math
 import re
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-
-from llmprior_jax import agents
-from llmprior_jax.errors import OutOfMemoryError
-from llmprior_jax.training.config import Config
 
 DATA, MODEL = "data", "model"
 
 
-def make_mesh(spec: str, num_seeds: int, num_envs: int = 1) -> Mesh:
+def make_mesh(spec: str | None, num_seeds: int, num_envs: int = 1) -> Mesh:
     """The mesh that a run is spread over, as many devices of every process.
 
     Examples:
-      >>> dict(training.make_mesh("data:1", num_seeds=8).shape)["data"]
+      >>> dict(distributed.make_mesh("data:1", num_seeds=8).shape)["data"]
       1
 
     Args:
-      spec: sizes of the axes, such as "data:4,model:2", or "data:4" or "model:2" alone. Empty for
+      spec: sizes of the axes, such as "data:4,model:2", or "data:4" or "model:2" alone. None for
         as many devices as divide the seeds, all on `data`.
       num_seeds: seeds to share out.
       num_envs: environments of a seed that can be shared out where the seeds cannot be; 1 for none.
@@ -49,11 +45,11 @@ def make_mesh(spec: str, num_seeds: int, num_envs: int = 1) -> Mesh:
         for n in range(1, most // sizes[MODEL] + 1)
         if n * sizes[MODEL] % processes == 0 and (num_seeds % n == 0 or num_envs % n == 0)
     ]
-    if not spec:
+    if spec is None:
         by_seed = [n for n in fit if num_seeds % n == 0]
         if not fit:
             raise ValueError(
-                f"{num_seeds} seeds (config.num_seeds) cannot be shared out evenly over "
+                f"{num_seeds} seeds cannot be shared out evenly over "
                 f"{processes} processes; use a multiple of {processes}"
             )
         sizes[DATA] = max(by_seed or fit)
@@ -71,11 +67,11 @@ def make_mesh(spec: str, num_seeds: int, num_envs: int = 1) -> Mesh:
     if sizes[DATA] not in fit:
         whose = f"{num_seeds} seeds"
         if num_envs > 1:
-            whose += f", nor the {num_envs} environments of each (config.loop.num_envs),"
+            whose += f", nor the {num_envs} environments of each,"
         or_else = f"data:{' or data:'.join(map(str, fit))}, or " if fit else ""
         raise ValueError(
             f"mesh {spec!r} cannot share {whose} out evenly over data:{sizes[DATA]}; use "
-            f"{or_else}a multiple of {sizes[DATA]} seeds (config.num_seeds)"
+            f"{or_else}a multiple of {sizes[DATA]} seeds"
         )
     devices = [
         device
@@ -87,33 +83,13 @@ def make_mesh(spec: str, num_seeds: int, num_envs: int = 1) -> Mesh:
     return Mesh(np.array(devices).reshape(sizes[DATA], sizes[MODEL]), (DATA, MODEL))
 
 
-def mesh_here(config: Config) -> str:
-    """The mesh of a configuration if it can be made here, and the default one otherwise."""
-    try:
-        make_mesh(config.mesh, config.num_seeds, shared_environments(config))
-    except ValueError:
-        return ""
-    return config.mesh
-
-
-def shared_environments(config: Config) -> int:
-    """The environments of a seed that devices may share out, 1 where they may not.
-
-    They may where an agent learns Q from what it does itself in environments in JAX.
-    """
-    policy = any(name in agents.POLICY_AGENTS for name in config.agents)
-    if policy or config.offline.dataset or config.env == "engine":
-        return 1
-    return config.loop.num_envs
-
-
 def shares_seeds(mesh: Mesh, num_seeds: int) -> bool:
     """Whether seeds are shared out over `data`, and not the environments of each."""
     return num_seeds % mesh.shape[DATA] == 0
 
 
 def share_environments(mesh: Mesh, num_seeds: int) -> Callable[[Any], Any]:
-    """What is done, inside jit, to arrays [N, ...] of the environments of a seed.
+    """The sharding constraint, inside jit, for arrays [N, ...] of one seed's environments.
 
     They are shared out over `data`, as far as that divides N, where the seeds are not.
     """
@@ -128,28 +104,29 @@ def share_environments(mesh: Mesh, num_seeds: int) -> Callable[[Any], Any]:
     return lambda envs: jax.tree.map(one, envs)
 
 
-@contextlib.contextmanager
-def explain_out_of_memory(config: Config, workdir: object) -> Generator[None]:
-    """Turns the runtime's report of a full device into advice."""
-    try:
-        yield
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        reason = str(error).split("\n")[0]
-        raise OutOfMemoryError(
-            f"a device ran out of memory ({reason}) with {config.num_seeds} seeds "
-            f"(config.num_seeds) of {config.loop.num_envs} environments (config.loop.num_envs), "
-            f"batches of {config.loop.batch_size} (config.loop.batch_size) and evaluations of "
-            f"{config.eval_episodes} episodes (config.eval_episodes). Lower one of them in another "
-            "--workdir, or spread the run over more devices (--mesh=data:4,model:2); the same "
-            f"command goes on from the last checkpoint in {workdir}"
-        ) from error
+def place(tree: Any, mesh: Mesh, spec: PartitionSpec) -> Any:
+    """Shares out over a mesh, of whatever processes, what each of them holds whole.
+
+    What lies on the mesh already stays as it is.
+    """
+    sharding = NamedSharding(mesh, spec)
+
+    def one(leaf: Any) -> jax.Array:
+        if isinstance(leaf, jax.Array):
+            if isinstance(leaf.sharding, NamedSharding) and leaf.sharding.mesh == mesh:
+                return leaf
+            if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+                data = one(jax.random.key_data(leaf))
+                return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+        array = np.asarray(leaf)
+        return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+    return jax.tree.map(one, tree)
 
 
-def _parse(spec: str) -> dict[str, int]:
+def _parse(spec: str | None) -> dict[str, int]:
     sizes: dict[str, int] = {}
-    for part in spec.split(",") if spec else ():
+    for part in spec.split(",") if spec is not None else ():
         match = re.fullmatch(rf"\s*({DATA}|{MODEL})\s*:\s*([1-9][0-9]*)\s*", part)
         if match is None or match[1] in sizes:
             raise ValueError(f"mesh is {spec!r}; write it like data:4,model:2")

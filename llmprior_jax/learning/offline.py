@@ -1,6 +1,5 @@
 """Learning offline: agents that learn from a dataset, and act only to be evaluated."""
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -8,16 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from llmprior_jax import datasets
 from llmprior_jax.agents import Agent, AgentState, Transitions
 from llmprior_jax.agents.agent import Metrics
+from llmprior_jax.datasets import Dataset
 from llmprior_jax.distributed.processes import fetch
-from llmprior_jax.envs import TextEnvironment
-from llmprior_jax.learning.acting import ActingRun
-from llmprior_jax.learning.run import seed_keys
-from llmprior_jax.play import datasets
-from llmprior_jax.play.datasets import Dataset
-from llmprior_jax.play.scored_states import TableFiller
-from llmprior_jax.training.config import Config
+from llmprior_jax.learning.run import UPDATES, Run
+from llmprior_jax.play.players import OverSeeds, Player
+from llmprior_jax.settings import OfflineSettings, RunSettings
 from llmprior_jax.types import ActionPrior
 
 
@@ -57,95 +54,86 @@ class OfflineState(NamedTuple):
     count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]
 
 
-class OfflineRun(ActingRun):
+class OfflineRun(Run):
     """A `Run` that learns from a subset of a dataset, and is evaluated in its environment.
 
     A step is an update. Every seed draws a subset of its own, so that intervals over seeds tell how
     much the luck of the data matters; a seed's larger subset contains its smaller ones.
 
-    Examples:
-      >>> issubclass(training.OfflineRun, training.ActingRun)
-      True
+    Args:
+      agent: the agent.
+      dataset: the transitions.
+      player: plays episodes with the agent.
+      settings: seeds, steps, evaluations.
+      subset: how much of the dataset each seed learns from.
+      batch_size: transitions per update.
+      over_seeds: maps functions of one seed over all.
     """
+
+    unit = UPDATES
+    STREAMS = ("train", "evaluate", "fresh", "init")
 
     def __init__(
         self,
         agent: Agent,
-        config: Config,
-        env: TextEnvironment,
-        env_params: Any,
-        filler: TableFiller,
         dataset: Dataset,
-        unseen_params: Any = None,
+        player: Player,
+        settings: RunSettings,
+        subset: OfflineSettings,
+        batch_size: int,
+        over_seeds: OverSeeds,
     ):
-        streams = jax.vmap(functools.partial(jax.random.split, num=4))(seed_keys(config))
-        train_keys, eval_keys, fresh_keys, init_keys = streams.T
-        super().__init__(
-            agent, config, env, env_params, filler, eval_keys, fresh_keys, unseen_params
-        )
+        super().__init__(player, settings)
         self._experience = Experience(
-            prior=filler.score_states(dataset.states),
+            prior=self.scored.score_states(dataset.states),
             **{
                 name: jnp.asarray(getattr(dataset, name))
                 for name in Experience._fields
                 if name != "prior"
             },
         )
-        segment = make_segment(agent, config.loop.batch_size, config.eval_every)
-        self._segment = self._over_seeds(segment, (0, None))
-        self._updates = config.eval_every
+        segment = make_segment(agent, batch_size, settings.eval_every)
+        self._segment = over_seeds(segment, (0, None))
+        self._updates = settings.eval_every
         self._dataset = datasets.digest(dataset)
-        unit, size = config.offline.unit, config.offline.size
         orders = [
-            datasets.subset_order(dataset, unit, seed=(config.seed, seed))
-            for seed in range(config.num_seeds)
+            datasets.subset_order(dataset, subset.unit, seed=(settings.seed, seed))
+            for seed in range(settings.num_seeds)
         ]
-        counts = [datasets.count_transitions(dataset, size, unit, order) for order in orders]
+        counts = [
+            datasets.count_transitions(dataset, subset.size, subset.unit, order) for order in orders
+        ]
         example = jax.tree.map(lambda leaf: leaf[0], self._experience.prior)
-        self.state: OfflineState = self._over_seeds(OfflineState, (0, 0, 0, 0))(
-            train_keys,
-            self._over_seeds(agent.init, (0, None))(init_keys, example),
+        self.state: OfflineState = over_seeds(OfflineState, (0, 0, 0, 0))(
+            self.keys["train"],
+            over_seeds(agent.init, (0, None))(self.keys["init"], example),
             jnp.asarray(np.stack(orders)),
             jnp.asarray(counts, jnp.int32),
         )
-
-    @property
-    def steps(self) -> int:
-        """Updates that every seed has made."""
-        return self.segments * self._updates
 
     def train(self) -> dict[str, np.ndarray]:
         """One segment of all seeds; returns their metrics [S]."""
         self.state, metrics = self._segment(self.state, self._experience)
         self.segments += 1
+        self.count(self._updates)
         return fetch(metrics)
 
-    def meta(self) -> dict[str, Any]:
-        """What a checkpoint needs beside the arrays of `state`."""
-        return {
-            "segments": self.segments,
-            "counts": self.filler.counts(),
-            "table_size": int(self.table.size),
-            "dataset": self._dataset,
-        }
+    def own(self) -> str:
+        """What identifies the dataset."""
+        return self._dataset
 
-    def restore(self, step: int, state: OfflineState, meta: dict[str, Any]) -> None:
-        """Goes back to a checkpoint.
+    def restore_own(self, own: str) -> None:
+        """Checks the dataset.
 
         Raises:
-          ValueError: it was learned from other data.
+          ValueError: the checkpoint was learned from other data.
         """
-        del step
-        if meta["dataset"] != self._dataset:
+        if own != self._dataset:
             raise ValueError(
-                "the dataset (config.offline.dataset) is not the one that this run began to learn "
-                "from: its transitions have changed since. Bring that file back, or start again "
-                "with another --workdir or --noresume"
+                "the dataset (offline.dataset) is not the one that this run began to learn from: "
+                "its transitions have changed since. Bring that file back, or start again with "
+                "another --workdir or --noresume"
             )
-        self.state = state
-        self.segments = meta["segments"]
-        self.table = self.filler.load(meta["table_size"])
-        self.filler.restore_counts(meta["counts"])
 
 
 def make_segment(

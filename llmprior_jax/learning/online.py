@@ -1,56 +1,182 @@
-"""Learning online: agents that act in a batch of environments in JAX while they learn."""
+"""Learning online: agents that act in a batch of environments in JAX while they learn.
 
-import functools
-from typing import Any
+A whole segment of training (acting, stepping a batch of environments, replay, learning) is one
+`lax.scan`; many seeds are one `vmap` over it. An environment that reaches a state that has not been
+scored yet stalls for the rest of the segment (`play.stepping`), after which the host scores it.
+Meanwhile its entries in replay are empty, of weight 0.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from llmprior_jax.agents import Agent
+from llmprior_jax.agents import Agent, AgentState
+from llmprior_jax.agents.agent import Metrics
 from llmprior_jax.distributed.processes import fetch
 from llmprior_jax.envs import TextEnvironment
-from llmprior_jax.learning.acting import ActingRun
-from llmprior_jax.learning.loop import LoopState
-from llmprior_jax.learning.run import seed_keys
-from llmprior_jax.play.scored_states import TableFiller
-from llmprior_jax.training.config import Config
+from llmprior_jax.learning.replay import Record, make_replay
+from llmprior_jax.learning.run import Run
+from llmprior_jax.play.players import OverSeeds, Player
+from llmprior_jax.play.stepping import (
+    EnvsState,
+    Missing,
+    Share,
+    find_in,
+    locate,
+    lookup_rows,
+    own_keys,
+    reset_envs,
+    step_known,
+)
+from llmprior_jax.priors import table as tables
+from llmprior_jax.priors.table import PriorTable
+from llmprior_jax.settings import LoopSettings, RunSettings
 
 
-class OnlineRun(ActingRun):
-    """A `Run` that learns from the environments it acts in: all seeds together.
+class LoopState(NamedTuple):
+    """All that training needs to continue, for one seed (vmap for more).
 
     Examples:
       >>> run = training.restore("runs/lake", "random", eval_episodes=4)
-      >>> isinstance(run, training.OnlineRun), run.unit
-      (True, 'environment steps')
+      >>> run.state.key.shape  # a leading axis of seeds
+      (2,)
+    """
+
+    key: jax.Array
+    agent: AgentState
+    replay: Any
+    envs: EnvsState
+
+
+class Loop(NamedTuple):
+    """Training of one seed, as pure functions.
+
+    Examples:
+      >>> env, params = envs.make("FrozenLake-4x4")
+      >>> loop = learning.make_loop(
+      ...     env, params, agents.prior_alone(), settings.LoopSettings(), num_iterations=8
+      ... )
+      >>> loop._fields
+      ('init', 'segment')
+
+    Attributes:
+      init: `(key, table) -> LoopState`.
+      segment: `(state, table, iteration) -> (state, metrics, Missing)`, `num_iterations` steps of N
+        environments, each followed by updates; `iteration` i32[] counts steps since the start.
+        Metrics are means over the segment, with `committed`, the number of environment steps taken.
+    """
+
+    init: Callable[[jax.Array, PriorTable], LoopState]
+    segment: Callable[[LoopState, PriorTable, jax.Array], tuple[LoopState, Metrics, Missing]]
+
+
+def make_loop(
+    env: TextEnvironment,
+    env_params: Any,
+    agent: Agent,
+    settings: LoopSettings,
+    num_iterations: int,
+    share: Share = lambda envs: envs,
+) -> Loop:
+    """Builds the training loop of one agent in one environment; see `Loop`.
+
+    Args:
+      env: the environment.
+      env_params: its parameters.
+      agent: the agent.
+      settings: sizes.
+      num_iterations: steps of N environments in a segment.
+      share: where the environments of the seed are stepped (`distributed.mesh`); by default where
+        everything else is computed.
+
+    Examples:
+      >>> env, params = envs.make("FrozenLake-4x4")
+      >>> sizes = settings.LoopSettings(num_envs=2)
+      >>> loop = learning.make_loop(env, params, agents.dqn_prior(), sizes, num_iterations=8)
+    """
+    replay = make_replay(agent, settings)
+
+    def init(key: jax.Array, table: PriorTable) -> LoopState:
+        key, agent_key, envs_key = jax.random.split(key, 3)
+        return LoopState(
+            key=key,
+            agent=agent.init(agent_key, tables.lookup(table, jnp.zeros((), jnp.int32))),
+            replay=replay.init(),
+            envs=share(reset_envs(env, env_params, envs_key, settings.num_envs)),
+        )
+
+    def segment(
+        state: LoopState, table: PriorTable, iteration: jax.Array
+    ) -> tuple[LoopState, Metrics, Missing]:
+        find = find_in(table)
+
+        def one_step(carry: Any, iteration: jax.Array) -> tuple[Any, Metrics]:
+            state, row, missing = carry
+            key, act_key, learn_key = jax.random.split(state.key, 3)
+            action = jax.vmap(agent.act, in_axes=(None, 0, 0))(
+                state.agent, jax.random.split(act_key, settings.num_envs), lookup_rows(table, row)
+            )
+            choice = own_keys(state.envs, action)
+            envs, next_row, step, missing = step_known(
+                env, env_params, find, state.envs, row, choice, missing, share=share
+            )
+            replay_state = replay.add(
+                state.replay,
+                Record(
+                    row=jnp.maximum(row, 0),
+                    action=step.action,
+                    reward=step.reward,
+                    terminated=step.terminated,
+                    next_row=jnp.maximum(step.reached_row, 0),
+                    weight=step.taken.astype(jnp.float32),
+                ),
+            )
+            agent_state, metrics = replay.learn(
+                state.agent, replay_state, learn_key, table, iteration
+            )
+            metrics = metrics | {"committed": jnp.sum(step.taken)}
+            return (LoopState(key, agent_state, replay_state, envs), next_row, missing), metrics
+
+        row, missing = locate(find, state.envs, jnp.ones(settings.num_envs, bool))
+        (state, _, missing), metrics = jax.lax.scan(
+            one_step, (state, row, missing), iteration + jnp.arange(num_iterations)
+        )
+        committed = jnp.sum(metrics.pop("committed"))
+        metrics = {name: jnp.nanmean(values) for name, values in metrics.items()}
+        return state, metrics | {"committed": committed}, missing
+
+    return Loop(init, segment)
+
+
+class OnlineRun(Run):
+    """A `Run` that learns from the environments it acts in: all seeds together.
+
+    Args:
+      loop: trains one seed.
+      player: plays episodes with the agent.
+      settings: seeds, steps, evaluations.
+      learns: whether the agent learns at all.
+      num_iterations: those of a segment of `loop`.
+      over_seeds: maps functions of one seed over all.
     """
 
     def __init__(
         self,
-        agent: Agent,
-        config: Config,
-        env: TextEnvironment,
-        env_params: Any,
-        filler: TableFiller,
-        unseen_params: Any = None,
+        loop: Loop,
+        player: Player,
+        settings: RunSettings,
+        learns: bool,
+        num_iterations: int,
+        over_seeds: OverSeeds,
     ):
-        # Training, its evaluations, and evaluations afterwards draw from streams of their own.
-        streams = jax.vmap(functools.partial(jax.random.split, num=3))(seed_keys(config))
-        train_keys, eval_keys, fresh_keys = streams.T
-        super().__init__(
-            agent, config, env, env_params, filler, eval_keys, fresh_keys, unseen_params
-        )
-        self._eval_every = config.eval_every
-        self._iteration = 0
-        self._segment = self._over_seeds(self.loop.segment, (0, None, None))
-        self._committed = np.zeros(config.num_seeds, int)
-        self.state: LoopState = self._over_seeds(self.loop.init, (0, None))(train_keys, self.table)
-
-    @property
-    def steps(self) -> int:
-        """Environment steps that every seed has taken."""
-        return int(self._committed.min())
+        super().__init__(player, settings, learns)
+        self._eval_every = settings.eval_every
+        self._num_iterations = num_iterations
+        self._segment = over_seeds(loop.segment, (0, None, None))
+        self.state: LoopState = over_seeds(loop.init, (0, None))(self.keys["train"], self.table)
 
     def train(self) -> dict[str, np.ndarray]:
         """Trains all seeds until each has taken the steps that lie between two evaluations.
@@ -59,36 +185,17 @@ class OnlineRun(ActingRun):
           Their metrics [S], means over the jitted segments that it took.
         """
         enough = self.steps + self._eval_every
-        collected = []
+        collected: list[dict[str, np.ndarray]] = []
         while self.steps < enough:
-            iteration = jnp.asarray(self._iteration, jnp.int32)
+            iteration = jnp.asarray(self.iteration, jnp.int32)
             self.state, metrics, missing = self._segment(self.state, self.table, iteration)
             metrics = fetch(metrics)
-            self._committed = self._committed + metrics.pop("committed")
-            self._iteration += self._num_iterations
-            self.table, _ = self.filler.fill(self.table, missing)
+            self.count(metrics.pop("committed"))
+            self.iteration += self._num_iterations
+            self.scored.fill(missing)
             collected.append(metrics)
         self.segments += 1
         # Before an agent learns, its losses are NaN.
         return jax.tree.map(
             lambda *values: np.asarray(jnp.nanmean(jnp.stack(values), axis=0)), *collected
         )
-
-    def meta(self) -> dict[str, Any]:
-        """What a checkpoint needs beside the arrays of `state`."""
-        return {
-            "committed": self._committed.tolist(),
-            "segments": self.segments,
-            "iteration": self._iteration,
-            "counts": self.filler.counts(),
-            "table_size": int(self.table.size),
-        }
-
-    def restore(self, step: int, state: LoopState, meta: dict[str, Any]) -> None:
-        """Goes back to a checkpoint; the table too, since a fuller one would stall less."""
-        del step
-        self.state = state
-        self.segments, self._iteration = meta["segments"], meta["iteration"]
-        self._committed = np.array(meta["committed"])
-        self.table = self.filler.load(meta["table_size"])
-        self.filler.restore_counts(meta["counts"])

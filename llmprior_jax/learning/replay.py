@@ -13,9 +13,9 @@ import jax.numpy as jnp
 
 from llmprior_jax.agents import Agent, AgentState, Transitions
 from llmprior_jax.agents.agent import Metrics
-from llmprior_jax.priors import table as tables
+from llmprior_jax.play.stepping import lookup_rows
 from llmprior_jax.priors.table import PriorTable
-from llmprior_jax.types import ActionPrior
+from llmprior_jax.settings import LoopSettings
 
 
 class Record(NamedTuple):
@@ -35,27 +35,29 @@ class Replay(NamedTuple):
     Attributes:
       init: `() -> replay_state`.
       add: `(replay_state, record [N]) -> replay_state`.
-      learn: `(agent_state, replay_state, key, table) -> (agent_state, metrics)`, some updates, each
-        from a batch of its own; metrics are means over them.
+      learn: `(agent_state, replay_state, key, table, iteration) -> (agent_state, metrics)`, some
+        updates, each from a batch of its own; metrics are means over them. In the first iterations
+        nothing is learned, and metrics are NaN.
     """
 
     init: Callable[[], Any]
     add: Callable[[Any, Record], Any]
-    learn: Callable[[AgentState, Any, jax.Array, PriorTable], tuple[AgentState, Metrics]]
+    learn: Callable[[AgentState, Any, jax.Array, PriorTable, jax.Array], tuple[AgentState, Metrics]]
 
 
-def make_replay(agent: Agent, capacity: int, batch_size: int, num_updates: int) -> Replay:
+def make_replay(agent: Agent, settings: LoopSettings) -> Replay:
     """Builds the replay of one agent.
 
     Args:
       agent: the agent that learns from it; one that does not learn stays as it is.
-      capacity: transitions kept.
-      batch_size: transitions per update (B).
-      num_updates: updates per call of `learn`.
+      settings: sizes.
     """
     update = agent.update or _learn_nothing
     buffer = flashbax.make_item_buffer(
-        max_length=capacity, min_length=1, sample_batch_size=batch_size, add_batches=True
+        max_length=settings.replay_capacity,
+        min_length=1,
+        sample_batch_size=settings.batch_size,
+        add_batches=True,
     )
 
     def init() -> Any:
@@ -70,7 +72,7 @@ def make_replay(agent: Agent, capacity: int, batch_size: int, num_updates: int) 
             )
         )
 
-    def learn(
+    def update_some(
         agent_state: AgentState, replay_state: Any, key: jax.Array, table: PriorTable
     ) -> tuple[AgentState, Metrics]:
         def update_once(agent_state: AgentState, key: jax.Array) -> tuple[AgentState, Metrics]:
@@ -87,16 +89,26 @@ def make_replay(agent: Agent, capacity: int, batch_size: int, num_updates: int) 
             return update(agent_state, update_key, transitions)
 
         agent_state, metrics = jax.lax.scan(
-            update_once, agent_state, jax.random.split(key, num_updates)
+            update_once, agent_state, jax.random.split(key, settings.updates_per_step)
         )
         return agent_state, jax.tree.map(jnp.mean, metrics)
 
+    def learn(
+        agent_state: AgentState,
+        replay_state: Any,
+        key: jax.Array,
+        table: PriorTable,
+        iteration: jax.Array,
+    ) -> tuple[AgentState, Metrics]:
+        shapes = jax.eval_shape(update_some, agent_state, replay_state, key, table)[1]
+        no_metrics = jax.tree.map(lambda leaf: jnp.full(leaf.shape, jnp.nan, leaf.dtype), shapes)
+        return jax.lax.cond(
+            iteration >= settings.warmup_steps,
+            lambda: update_some(agent_state, replay_state, key, table),
+            lambda: (agent_state, no_metrics),
+        )
+
     return Replay(init, buffer.add, learn)
-
-
-def lookup_rows(table: PriorTable, row: jax.Array) -> ActionPrior:
-    """Priors of rows i32[B]; rows of -1 read row 0, whose use the caller must mask."""
-    return jax.vmap(tables.lookup, in_axes=(None, 0))(table, jnp.maximum(row, 0))
 
 
 def _learn_nothing(

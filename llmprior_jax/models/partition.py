@@ -10,38 +10,16 @@ import re
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 
+from llmprior_jax.distributed.mesh import MODEL, place
 from llmprior_jax.models.language_model import LanguageModel
 
-AXIS = "model"
 _RULES = (
-    (r"(q|k|v|gate|up)_proj.*kernel|lm_head.*kernel", PartitionSpec(None, AXIS)),
-    (r"(q|k|v|gate|up)_proj.*bias", PartitionSpec(AXIS)),
-    (r"(o|down)_proj.*kernel|embed", PartitionSpec(AXIS, None)),
+    (r"(q|k|v|gate|up)_proj.*kernel|lm_head.*kernel", PartitionSpec(None, MODEL)),
+    (r"(q|k|v|gate|up)_proj.*bias", PartitionSpec(MODEL)),
+    (r"(o|down)_proj.*kernel|embed", PartitionSpec(MODEL, None)),
 )
-
-
-def place(tree: Any, mesh: Mesh, spec: PartitionSpec) -> Any:
-    """Shares out over a mesh, of whatever processes, what each of them holds whole.
-
-    What lies on the mesh already stays as it is.
-    """
-    sharding = NamedSharding(mesh, spec)
-
-    def one(leaf: Any) -> jax.Array:
-        if isinstance(leaf, jax.Array):
-            if isinstance(leaf.sharding, NamedSharding) and leaf.sharding.mesh == mesh:
-                return leaf
-            if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-                data = one(jax.random.key_data(leaf))
-                return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
-        array = np.asarray(leaf)
-        return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
-
-    return jax.tree.map(one, tree)
 
 
 def partition(lm: LanguageModel, mesh: Mesh) -> LanguageModel:
@@ -63,7 +41,7 @@ def partition(lm: LanguageModel, mesh: Mesh) -> LanguageModel:
     Raises:
       ValueError: the axis divides no weight.
     """
-    size = mesh.shape[AXIS]
+    size = mesh.shape[MODEL]
     cut = 0
 
     def put(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
@@ -84,5 +62,5 @@ def partition(lm: LanguageModel, mesh: Mesh) -> LanguageModel:
 def _spec(path: str, shape: tuple[int, ...], size: int) -> PartitionSpec:
     for pattern, spec in _RULES:
         if re.search(pattern, path) and len(spec) == len(shape):
-            return spec if shape[spec.index(AXIS)] % size == 0 else PartitionSpec()
+            return spec if shape[spec.index(MODEL)] % size == 0 else PartitionSpec()
     return PartitionSpec()

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from llmprior_jax import priors
-from llmprior_jax.envs.engines.bridge import GameError
+from llmprior_jax.envs.engines import GameError
 from llmprior_jax.models import LanguageModel
 from llmprior_jax.priors import Sampling, prompts
 from llmprior_jax.priors.tokens import count_tokens
@@ -68,7 +68,7 @@ class Admissible:
             if not state.actions:
                 raise GameError(
                     f"the engine lists no admissible commands after {state.observation!r}; set "
-                    "config.freeform.k to have the language model propose some"
+                    "freeform.k to have the language model propose some"
                 )
         return [tuple(sorted(set(state.actions))) for state in states]
 
@@ -147,7 +147,7 @@ class Proposed:
         known = self._known[key]
         gained = known.gained | {text: known.gained.get(text, 0.0) for text in texts if text}
         if not gained:
-            raise GameError("nothing but empty texts was proposed; raise config.freeform.k")
+            raise GameError("nothing but empty texts was proposed; raise freeform.k")
         self._known[key] = _Known(self._keep(gained), known.visits, known.times_asked + 1)
 
     def _keep(self, gained: dict[str, float]) -> dict[str, float]:
@@ -191,12 +191,10 @@ def from_language_model(
     def propose(states: Sequence[TextState], of_seed: int, number: int) -> list[tuple[str, ...]]:
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), of_seed), number)
         model = lm()
-        fitted = prompts.fitting(
-            build,
-            # A thought, if the prompt asks for one, and an answer.
-            model.config.max_position_embeddings - 2 * sampling.max_new_tokens,
-            functools.partial(count_tokens, model.tokenizer),
-        )
+        # With room for a thought, if the prompt asks for one, and for an answer.
+        context = model.config.max_position_embeddings - 2 * sampling.max_new_tokens
+        count = functools.partial(count_tokens, model.tokenizer)
+        fitted = prompts.fitting(build, lambda prompt: prompts.room_for(prompt, context, count))
         asked = [fitted(state._replace(actions=())) for state in states]
         return [found.answers for found in priors.propose(model, asked, key, k, sampling)]
 

@@ -1,6 +1,5 @@
 """Collecting datasets: whole episodes of a stated mixture of behaviors, in batches under jit."""
 
-import functools
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -9,13 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from llmprior_jax.agents import Agent, AgentState
+from llmprior_jax import datasets
+from llmprior_jax.datasets import Dataset
 from llmprior_jax.envs import TextEnvironment
-from llmprior_jax.learning.loop import Missing
-from llmprior_jax.play import datasets
-from llmprior_jax.play.datasets import Dataset
 from llmprior_jax.play.expert import encode, plan
-from llmprior_jax.play.scored_states import TableFiller
+from llmprior_jax.play.rollouts import Actor, Progress, Standing, complete, make_roller
+from llmprior_jax.play.scored_states import ScoredStates
+from llmprior_jax.play.stepping import Choice, EnvsState, Missing, find_in, lookup_rows
 from llmprior_jax.priors import table as tables
 from llmprior_jax.priors.table import PriorTable
 from llmprior_jax.types import ActionPrior, TextState
@@ -33,12 +32,12 @@ class Behavior(NamedTuple):
 
     Attributes:
       act: `(key, state, mask, prior) -> i32[]`; `state` of the environment, `mask` bool[A] of its
-        admissible actions, `prior` of what is observed, or None without a filler.
-      filler: source of the priors, None for behaviors that need none.
+        admissible actions, `prior` of what is observed, or None where nothing is scored.
+      scored: gives the priors, its table loaded; None for behaviors that need none.
     """
 
     act: Callable[[jax.Array, Any, jax.Array, ActionPrior | None], jax.Array]
-    filler: TableFiller | None = None
+    scored: ScoredStates | None = None
 
 
 class Part(NamedTuple):
@@ -62,25 +61,34 @@ def random_behavior() -> Behavior:
 
 def expert_behavior(env: TextEnvironment, env_params: Any) -> Behavior:
     """Takes the surest and quickest way to success; see `expert.plan`."""
-    expert = plan(env, env_params)
+    table = plan(env, env_params)
 
     def act(key: jax.Array, state: Any, mask: jax.Array, prior: ActionPrior | None) -> jax.Array:
         del mask, prior
-        row = tables.find(expert, encode(state))
-        return jax.random.categorical(key, tables.lookup(expert, row).log_probs)
+        row = tables.find(table, encode(state))
+        return jax.random.categorical(key, tables.lookup(table, row).log_probs)
 
     return Behavior(act)
 
 
-def agent_behavior(agent: Agent, state: AgentState, filler: TableFiller) -> Behavior:
+def agent_behavior(
+    act: Callable[[jax.Array, ActionPrior], jax.Array], scored: ScoredStates
+) -> Behavior:
     """Acts as an agent does.
 
     Args:
-      agent: the agent.
-      state: its state, of one seed.
-      filler: source of the priors that it acts on.
+      act: `(key, prior) -> i32[]`, such as `Player.by_prior` gives.
+      scored: gives the priors that it acts by, its table loaded.
     """
-    return Behavior(lambda key, env_state, mask, prior: agent.act(state, key, prior), filler)
+
+    def act_by_prior(
+        key: jax.Array, state: Any, mask: jax.Array, prior: ActionPrior | None
+    ) -> jax.Array:
+        del state, mask
+        assert prior is not None
+        return act(key, prior)
+
+    return Behavior(act_by_prior, scored)
 
 
 def collect(
@@ -128,19 +136,16 @@ def collect(
     return _to_dataset(env, kept)
 
 
-class _Steps(NamedTuple):
-    """Steps of an environment; `_Episode`s are made of them."""
+class _Episode(NamedTuple):
+    """The T steps of an episode; see `stepping.Step`."""
 
     observation: Any
     action: Any
     reward: Any
-    next_observation: Any
+    reached: Any
     terminated: Any
     truncated: Any
     success: Any
-
-
-_Episode = _Steps
 
 
 def _check_mixture(mixture: Sequence[Part]) -> None:
@@ -171,94 +176,102 @@ def _play(
     env: TextEnvironment, env_params: Any, mixture: Sequence[Part], seed: int, which: np.ndarray
 ) -> Iterator[_Episode]:
     """Plays episodes without end, a round at a time, whose parts of the mixture are `which`."""
-    play = jax.jit(functools.partial(_play_batch, env, env_params, mixture))
-    priors = [part.behavior.filler and part.behavior.filler.load() for part in mixture]
+    num_steps = env_params.max_steps_in_episode
+    roller = make_roller(
+        env,
+        env_params,
+        _actor(env, env_params, mixture),
+        num_steps,
+        lambda step, about: _Episode(*(getattr(step, name) for name in _Episode._fields)),
+        one_episode=True,
+        needs_end=False,
+        find=lambda known: known.find,
+    )
+
+    @jax.jit
+    def begin(key: jax.Array, known: _Known) -> Progress:
+        keys = jax.vmap(jax.random.split)(jax.random.split(key, len(which)))
+        observation, state = jax.vmap(env.reset, in_axes=(0, None))(keys[:, 0], env_params)
+        no_action = jnp.full(len(which), -1, jnp.int32)
+        envs = EnvsState(state, observation, keys[:, 1], no_action)
+        draws = jax.vmap(lambda key: jax.random.split(key, num_steps))(envs.key)
+        return roller.start((), (), envs, draws.T, known)
+
+    advance = jax.jit(roller.advance)
     for number in range(2**31):
         key = jax.random.fold_in(jax.random.key(seed), number)
         shuffled = np.random.default_rng((seed, number)).permutation(which)
-        while True:
-            steps, running, missing = jax.device_get(play(key, shuffled, priors))
-            is_complete = True
+
+        def known(shuffled: np.ndarray = shuffled) -> _Known:
+            scored = [part.behavior.scored for part in mixture]
+            return _Known(shuffled, [None if each is None else each.table for each in scored])
+
+        def fill(missing: Missing, shuffled: np.ndarray = shuffled) -> bool:
+            """Scores what is missing, in the table of the part that needs it."""
+            needed = False
             for index, part in enumerate(mixture):
-                new = missing.is_missing & (shuffled == index)
-                filler, table = part.behavior.filler, priors[index]
-                if filler is not None and table is not None and new.any():
-                    is_complete = False
-                    priors[index] = filler.extend(table, missing.observation[new])
-            if is_complete:
-                break
-        for episode in range(len(which)):
-            length = int(running[:, episode].sum())
+                if part.behavior.scored is not None:
+                    here = missing.is_missing & (shuffled == index)
+                    needed |= part.behavior.scored.fill(missing._replace(is_missing=here))
+            return needed
+
+        progress = complete(
+            begin(key, known()),
+            lambda progress, known=known: advance(progress, (), (), known()),
+            fill,
+        )
+        steps, lengths = jax.device_get((progress.steps, progress.time))
+        for episode, length in enumerate(lengths.tolist()):
             yield jax.tree.map(lambda leaf, n=length, e=episode: leaf[:n, e], steps)
 
 
-def _play_batch(
-    env: TextEnvironment,
-    env_params: Any,
-    mixture: Sequence[Part],
-    key: jax.Array,
-    which: jax.Array,
-    priors: Sequence[PriorTable | None],
-) -> tuple[_Steps, jax.Array, Missing]:
-    """One episode in each of E environments, `which` i32[E] being their parts of the mixture.
+class _Known(NamedTuple):
+    """The tables of a mixture's parts (None where nothing is scored), for E environments.
 
-    Returns:
-      Steps [T, E]; bool[T, E], whether the episode was still running; and states without a prior,
-      with which the steps count for nothing.
+    Attributes:
+      which: i32[E], the part that each environment is of.
+      tables: of each part.
     """
 
-    def play(key: jax.Array, which: jax.Array) -> tuple[_Steps, jax.Array, Missing]:
-        def decide(
-            key: jax.Array, state: Any, observation: jax.Array
-        ) -> tuple[jax.Array, jax.Array]:
-            """The action of the environment's part, and whether its prior is missing."""
-            mask = env.action_mask(state, env_params)
-            act_key, random_key, epsilon_key = jax.random.split(key, 3)
-            actions, missing = [], []
-            for part, table in zip(mixture, priors, strict=True):
-                row = jnp.int32(0) if table is None else tables.find(table, observation)
-                prior = None if table is None else tables.lookup(table, jnp.maximum(row, 0))
-                actions.append(part.behavior.act(act_key, state, mask, prior))
-                missing.append(row < 0)
-            epsilon = jnp.array([part.epsilon for part in mixture])[which]
-            is_random = jax.random.uniform(epsilon_key) < epsilon
-            action = jnp.where(is_random, _random(random_key, mask), jnp.stack(actions)[which])
-            return action, jnp.stack(missing)[which]
+    which: Any
+    tables: Sequence[PriorTable | None]
 
-        def step(carry: tuple[Any, ...], key: jax.Array) -> tuple[tuple[Any, ...], Any]:
-            observation, state, running, missing = carry
-            act_key, step_key = jax.random.split(key)
-            action, is_missing = decide(act_key, state, observation)
-            is_missing &= running & ~missing.is_missing
-            missing = Missing(
-                jnp.where(is_missing, observation, missing.observation),
-                missing.is_missing | is_missing,
-            )
-            next_observation, state, reward, terminated, truncated, info = env.step(
-                step_key, state, action, env_params
-            )
-            steps = _Steps(
-                observation=observation,
-                action=action,
-                reward=reward,
-                next_observation=info["final_observation"],
-                terminated=terminated,
-                truncated=truncated,
-                success=info["success"],
-            )
-            going_on = running & ~(terminated | truncated)
-            return (next_observation, state, going_on, missing), (steps, running)
+    def find(self, observations: jax.Array) -> jax.Array:
+        """The rows i32[E] of states in their parts' tables; 0 where none is needed."""
+        none_needed = jnp.zeros(len(observations), jnp.int32)
+        rows = [
+            none_needed if table is None else find_in(table)(observations) for table in self.tables
+        ]
+        return jnp.stack(rows)[self.which, jnp.arange(len(observations))]
 
-        reset_key, play_key = jax.random.split(key)
-        observation, state = env.reset(reset_key, env_params)
-        carry = (observation, state, jnp.bool_(True), Missing(observation, jnp.bool_(False)))
-        keys = jax.random.split(play_key, env_params.max_steps_in_episode)
-        (_, _, _, missing), (steps, running) = jax.lax.scan(step, carry, keys)
-        return steps, running, missing
 
-    steps, running, missing = jax.vmap(play)(jax.random.split(key, len(which)), which)
-    by_time = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), (steps, running))
-    return *by_time, missing
+def _actor(env: TextEnvironment, env_params: Any, mixture: Sequence[Part]) -> Actor:
+    """Acts in each environment as its part of the mixture does."""
+
+    def choose(
+        agent_state: Any, shared: Any, draws: jax.Array, standing: Standing, known: _Known
+    ) -> tuple[Choice, Any, jax.Array]:
+        del agent_state, shared
+        num_steps, num_envs = draws.shape
+        now = draws[jnp.minimum(standing.time, num_steps - 1), jnp.arange(num_envs)]
+        keys = jax.vmap(jax.random.split)(now)
+        act_key, random_key, epsilon_key = jax.vmap(lambda key: jax.random.split(key, 3))(
+            keys[:, 0]
+        ).T
+        states = standing.envs.state
+        mask = jax.vmap(env.action_mask, in_axes=(0, None))(states, env_params)
+        actions = []
+        for index, (part, table) in enumerate(zip(mixture, known.tables, strict=True)):
+            row = jnp.where(known.which == index, standing.row, 0)
+            prior = None if table is None else lookup_rows(table, row)
+            actions.append(jax.vmap(part.behavior.act)(act_key, states, mask, prior))
+        epsilon = jnp.array([part.epsilon for part in mixture])[known.which]
+        is_random = jax.vmap(jax.random.uniform)(epsilon_key) < epsilon
+        own = jnp.stack(actions)[known.which, jnp.arange(num_envs)]
+        action = jnp.where(is_random, jax.vmap(_random)(random_key, mask), own)
+        return Choice(action, keys[:, 1], standing.envs.key), (), draws
+
+    return Actor(start=lambda draws, known: draws, choose=choose)
 
 
 def _random(key: jax.Array, mask: jax.Array) -> jax.Array:
@@ -292,7 +305,7 @@ def _select(episodes: Iterator[_Episode], success_share: float | None) -> Iterat
 def _to_dataset(env: TextEnvironment, episodes: Sequence[_Episode]) -> Dataset:
     """Puts the states into words, each once."""
     steps = jax.tree.map(lambda *leaves: np.concatenate(leaves), *episodes)
-    observations = np.concatenate([steps.observation, steps.next_observation])
+    observations = np.concatenate([steps.observation, steps.reached])
     flat = observations.reshape(len(observations), -1)
     _, first, which = np.unique(flat, axis=0, return_index=True, return_inverse=True)
     texts: list[TextState] = [env.text_state(observations[index]) for index in first]
@@ -305,8 +318,7 @@ def _to_dataset(env: TextEnvironment, episodes: Sequence[_Episode]) -> Dataset:
         action=steps.action,
         reward=steps.reward,
         terminated=steps.terminated,
-        # An episode that ends for good with its last step is not cut short by the time limit.
-        truncated=steps.truncated & ~steps.terminated,
+        truncated=steps.truncated,
         next_row=rows[len(steps.action) :],
         episode=numbers,
     )

@@ -1,4 +1,4 @@
-"""Games on host engines as training needs them: states by number, texts with their history.
+"""Games on engines as training needs them: states by number, texts with their history.
 
 Inside jit a state is an array. That of an engine is a text, so here a digest of the text is its
 observation, eight integers: by it the table of priors knows the state, as it knows those of
@@ -11,30 +11,19 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from llmprior_jax.envs.engines.bridge import Bridge, GameError, HostStep, check_game
+from llmprior_jax.envs.engines import Bridge, GameError, HostStep, check_game
 from llmprior_jax.play.candidates import Candidates
-from llmprior_jax.training.config import Config
 from llmprior_jax.types import TextState
 
 # Random play that shows how the features of states spread.
 _EXPLORED_EPISODES, _EXPLORED_STEPS = 16, 16
 
 
-def open_games(config: Config, games: Sequence[str], unseen: Sequence[str]) -> "HostGames":
-    """Starts the engines' processes of a configuration, for all environments of all seeds."""
-    bridge = Bridge(
-        config.num_seeds * config.loop.num_envs,
-        max_steps=config.engine.max_steps,
-        timeout=config.engine.timeout,
-        describe=config.engine.describe,
-    )
-    return HostGames(bridge, games, unseen, config.engine.num_actions, config.history)
-
-
-class HostGames:
+class EngineGames:
     """A batch of games in play, each with its history; for the table of priors, a set of states.
 
     Attributes:
+      name: "engine".
       bridge: the engines.
       games: names of the games to train on.
       unseen: names of the games that agents are evaluated on only.
@@ -42,6 +31,8 @@ class HostGames:
       states: B states, those that the environments are in; their actions are those that the engine
         lists, of which `offer` makes what an agent chooses from.
     """
+
+    name = "engine"
 
     def __init__(
         self,
@@ -67,8 +58,7 @@ class HostGames:
             check_game(game)
         if not games:
             raise GameError(
-                "no games to train on; name some in config.games.train, e.g. "
-                "--config.games.train=\"('DATA/json_2.1.1/train',)\""
+                "no games to train on; name some (games.train), such as DATA/json_2.1.1/train"
             )
         self.bridge = bridge
         self.games, self.unseen = games, unseen
@@ -120,7 +110,7 @@ class HostGames:
             if len(state.actions) > self.num_actions:
                 raise GameError(
                     f"a state offers {len(state.actions)} actions, more than the "
-                    f"{self.num_actions} of config.engine.num_actions; raise it. The state: "
+                    f"{self.num_actions} slots (engine.num_actions); raise it. The state: "
                     f"{state.observation!r}"
                 )
         return offered

@@ -1,4 +1,4 @@
-"""Text to `log p(a|s)`: prompts, packed scoring, and what was already scored."""
+"""Text to `log p(a|s)`: prompts, scoring, sampling, and sources of priors."""
 
 from llmprior_jax.priors import prompts
 from llmprior_jax.priors.features import encode_actions
@@ -14,23 +14,30 @@ from llmprior_jax.priors.scoring.score import (
     score_actions,
     score_texts,
 )
-from llmprior_jax.priors.sources.cached import Queries, Scorer
-from llmprior_jax.priors.sources.demonstrated import Imitator
-from llmprior_jax.priors.sources.proposed import Proposer
+from llmprior_jax.priors.sources.base import PriorBatch, PriorSource, SourceContext
+from llmprior_jax.priors.sources.cached import CachedModel, Queries
+from llmprior_jax.priors.sources.demonstrated import Demonstrated
+from llmprior_jax.priors.sources.proposed import Proposed
+from llmprior_jax.priors.sources.registry import make_source, register_source
+from llmprior_jax.priors.sources.scored import Scored
 from llmprior_jax.priors.store import ModelUsage, PriorStore, StoredScores, StoreError
 
 __all__ = [
+    "CachedModel",
     "Completion",
-    "Imitator",
+    "Demonstrated",
     "Inspection",
     "ModelUsage",
+    "PriorBatch",
+    "PriorSource",
     "PriorStore",
     "Prompt",
     "Proposals",
-    "Proposer",
+    "Proposed",
     "Queries",
     "Sampling",
-    "Scorer",
+    "Scored",
+    "SourceContext",
     "StoreError",
     "StoredScores",
     "TextScores",
@@ -40,11 +47,13 @@ __all__ = [
     "estimate",
     "generate",
     "inspect",
+    "make_source",
     "normalize",
     "project",
     "prompt_keys",
     "prompts",
     "propose",
+    "register_source",
     "score",
     "score_actions",
     "score_texts",

@@ -8,7 +8,7 @@ with the same model, normalization and temperature.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -20,6 +20,7 @@ from llmprior_jax.models import LanguageModel, lora
 from llmprior_jax.posterior import normalize
 from llmprior_jax.priors import table as tables
 from llmprior_jax.priors.scoring import packing, score
+from llmprior_jax.types import LanguagePolicy
 
 # Logits held at once: of more states than this many fit, they are computed a few states at a time,
 # in the backward pass again (67 MB in float32).
@@ -59,28 +60,6 @@ class Rows(NamedTuple):
     last: np.ndarray | jax.Array
     prompt: np.ndarray | jax.Array
     prompt_length: np.ndarray | jax.Array
-
-
-class LanguagePolicy(NamedTuple):
-    """A language model whose answers are a policy, as functions over arrays.
-
-    Attributes:
-      read: `(prompts, actions) -> rows`, what the model needs to know of some states (host side): a
-        NamedTuple of arrays with a leading axis of states. Other states may need other sizes; zeros
-        are padding in every field (`append`).
-      init: `key -> params`, the parameters to be learned.
-      apply: `(params, frozen, rows) -> (log_probs f32[B, A], hidden f32[B, D])` for B states: the
-        policy, `-inf` where no action is, and a hidden state for a value head.
-      frozen: parameters that are not learned; an argument of `apply`, because a large constant
-        within a compiled function would be slow to compile.
-      num_features: D.
-    """
-
-    read: Callable[[Sequence[str], Sequence[Sequence[str]]], Any]
-    init: Callable[[jax.Array], Any]
-    apply: Callable[[Any, Any, Any], tuple[jax.Array, jax.Array]]
-    frozen: Any
-    num_features: int
 
 
 def language_policy(

@@ -11,11 +11,11 @@ Example:
   (' fill the kettle', ' wait')
 """
 
-import difflib
 import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from llmprior_jax.registry import Registry
 from llmprior_jax.types import TextState
 
 
@@ -32,11 +32,14 @@ class Prompt(NamedTuple):
       actions: what may follow; action `i` of the state is `actions[i]`.
       after_thought: None for a model that acts at once. Otherwise the model first continues `text`
         with a thought, and this stands between the thought and the action.
+      uncut: the text with all of the history, where `text` is without its oldest part (`fit`); None
+        where nothing was left out.
     """
 
     text: str
     actions: tuple[str, ...]
     after_thought: str | None = None
+    uncut: str | None = None
 
     def with_thought(self, thought: str) -> "Prompt":
         """What is asked once a thought is there: a prompt to act upon at once."""
@@ -136,12 +139,17 @@ def think_first(state: TextState) -> Prompt:
 
 
 FEW_SHOT = "few_shot"
-_BUILDERS: dict[str, Builder] = {"plain": plain, "think_first": think_first}
+
+
+# `few_shot` takes examples as well; `make` gives them to it.
+_BUILDERS: Registry[Callable[..., Prompt]] = Registry(
+    "prompt", {"plain": plain, "think_first": think_first, FEW_SHOT: few_shot}
+)
 
 
 def names() -> tuple[str, ...]:
     """The names that `make` knows."""
-    return (*_BUILDERS, FEW_SHOT)
+    return tuple(_BUILDERS)
 
 
 def register(name: str, builder: Builder) -> None:
@@ -150,35 +158,30 @@ def register(name: str, builder: Builder) -> None:
     Raises:
       ValueError: another builder has that name.
     """
-    if name == FEW_SHOT or _BUILDERS.get(name, builder) is not builder:
-        raise ValueError(f"there is a prompt {name!r} already; register yours under another name")
-    _BUILDERS[name] = builder
+    _BUILDERS.register(name, builder)
 
 
 def make(name: str, examples: Sequence[Example] = ()) -> Builder:
     """The prompt builder of a name.
 
     Args:
-      name: "plain", "few_shot", "think_first", or one that was registered.
+      name: "plain", "few_shot", "think_first", one that was registered, or an import path
+        `my_module:builder`.
       examples: what "few_shot" shows; no other builder takes any.
 
     Raises:
       ValueError: there is no such builder, or it lacks examples, or cannot use them.
     """
+    builder = _BUILDERS[name]
     if name == FEW_SHOT:
         if not examples:
             raise ValueError(
                 "prompt 'few_shot' has no examples to show; give it some, or use plain"
             )
         return functools.partial(few_shot, examples=tuple(examples))
-    if name not in _BUILDERS:
-        (near,) = difflib.get_close_matches(name, names(), n=1, cutoff=0.0)
-        raise ValueError(
-            f"there is no prompt {name!r}; did you mean {near!r}? There are {', '.join(names())}"
-        )
     if examples:
         raise ValueError(f"prompt {name!r} takes no examples; use few_shot for them")
-    return _BUILDERS[name]
+    return builder
 
 
 def _situation(state: TextState) -> str:
@@ -192,34 +195,33 @@ def _actions(state: TextState) -> tuple[str, ...]:
     return tuple(f" {action}" for action in state.actions)
 
 
-def fit(
-    state: TextState, context: int, count_tokens: Callable[[str], int], build: Builder = plain
-) -> tuple[Prompt, int]:
-    """Builds a prompt that fits a context, without the oldest of the history if need be.
+def fit(state: TextState, build: Builder, fits: Callable[[Prompt], bool]) -> Prompt:
+    """Builds a prompt that can be read, without the oldest of the history if need be.
 
     Args:
       state: the state.
-      context: the most tokens that a prompt may have together with an action.
-      count_tokens: how many tokens a text has.
       build: what builds a prompt.
+      fits: whether there is room for a prompt and its actions; see `room_for`.
 
     Returns:
-      The prompt, and how many (observation, action) pairs it leaves out. A state that is too long
-      without any history keeps its prompt; scoring it is an error that says so.
+      The prompt; `uncut` says what it would have been. A state that is too long without any history
+      keeps its prompt; scoring it is an error that says so.
     """
-    prompt, left_out = build(state), 0
-    while left_out < len(state.history) and not _fits(prompt, context, count_tokens):
+    whole = prompt = build(state)
+    left_out = 0
+    while left_out < len(state.history) and not fits(prompt):
         left_out += 1
         prompt = build(state._replace(history=state.history[left_out:]))
-    return prompt, left_out
+    return prompt._replace(uncut=whole.text) if left_out else prompt
 
 
-def fitting(build: Builder, context: int, count_tokens: Callable[[str], int]) -> Builder:
-    """A builder whose prompts fit a context; see `fit`."""
-    return lambda state: fit(state, context, count_tokens, build)[0]
+def fitting(build: Builder, fits: Callable[[Prompt], bool]) -> Builder:
+    """A builder whose prompts fit; see `fit`."""
+    return lambda state: fit(state, build, fits)
 
 
-def _fits(prompt: Prompt, context: int, count_tokens: Callable[[str], int]) -> bool:
+def room_for(prompt: Prompt, context: int, count_tokens: Callable[[str], int]) -> bool:
+    """Whether a context of so many tokens has room for a prompt together with each action."""
     room = context - count_tokens(prompt.text)
     # No token is less than a byte, so mostly the actions need not be tokenized.
     if room >= max((len(action.encode()) for action in prompt.actions), default=0):

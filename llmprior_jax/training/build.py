@@ -1,23 +1,25 @@
-"""What a configuration describes, made: the environment, agents, the source of priors, runs."""
+"""Builds environment, priors, agents and runs from settings."""
 
 import functools
 import pathlib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from llmprior_jax import agents, envs
-from llmprior_jax.distributed.mesh import make_mesh, shared_environments
-from llmprior_jax.envs.engines.games import list_games
+from llmprior_jax import agents, datasets, envs, models, priors
+from llmprior_jax.datasets import Dataset
+from llmprior_jax.distributed.mesh import make_mesh, share_environments
+from llmprior_jax.distributed.seeds import over_seeds
+from llmprior_jax.envs.engines import Bridge, list_games
 from llmprior_jax.learning.offline import OfflineRun
-from llmprior_jax.learning.on_engines import HostRun
-from llmprior_jax.learning.online import OnlineRun
+from llmprior_jax.learning.on_engines import EngineRun
+from llmprior_jax.learning.online import OnlineRun, make_loop
 from llmprior_jax.learning.policy_gradient import PolicyRun
 from llmprior_jax.learning.run import Run
-from llmprior_jax.play import datasets
+from llmprior_jax.play.actors import PolicyActor, ValueActor
 from llmprior_jax.play.candidates import (
     Admissible,
     Candidates,
@@ -25,223 +27,249 @@ from llmprior_jax.play.candidates import (
     from_language_model,
     from_vocabulary,
 )
-from llmprior_jax.play.datasets import Dataset
-from llmprior_jax.play.engine_games import HostGames, open_games
-from llmprior_jax.play.scored_states import TableFiller, first_observations
-from llmprior_jax.priors import Imitator, Proposer, Sampling, Scorer, prompts
+from llmprior_jax.play.engine_games import EngineGames
+from llmprior_jax.play.engine_player import EnginePlayer
+from llmprior_jax.play.players import JaxPlayer
+from llmprior_jax.play.row_files import RowFiles
+from llmprior_jax.play.scored_states import ScoredStates, first_observations
+from llmprior_jax.priors import CachedModel, Sampling, SourceContext, prompts
 from llmprior_jax.priors.prompts import Example
 from llmprior_jax.priors.shared_store import SharedStore
-from llmprior_jax.training.config import Config
+from llmprior_jax.priors.tokens import count_tokens
+from llmprior_jax.settings import (
+    EnvironmentSettings,
+    FreeFormSettings,
+    Settings,
+)
+from llmprior_jax.training.build_agent import build_agent, build_policy
 
-METHODS = ("score", "propose", "imitate")
+ENGINE = "engine"
 
 
-def make_environment(config: Config) -> tuple[envs.TextEnvironment | HostGames, Any]:
+class Priors(NamedTuple):
+    """The priors of an experiment's states, which all of its runs share.
+
+    Attributes:
+      model: the language model.
+      scored: the states, and the source that scores them.
+    """
+
+    model: CachedModel
+    scored: ScoredStates
+
+
+def make_environment(settings: Settings) -> tuple[envs.TextEnvironment | EngineGames, Any]:
     """The environment that agents are trained in, and its parameters (None for engines).
 
     Raises:
       ValueError: there are no such games, or unseen ones only.
     """
-    games, unseen = list_games(config.games.train), list_games(config.games.unseen)
+    wanted = settings.environment
+    games, unseen = list_games(wanted.games.train), list_games(wanted.games.unseen)
     if unseen and not games:
-        raise ValueError("config.games.unseen has games, and config.games.train has none to learn")
-    if config.env == "engine":
-        return open_games(config, games, unseen), None
+        raise ValueError("games.unseen has games, and games.train has none to learn")
+    if wanted.env == ENGINE:
+        bridge = Bridge(
+            settings.run.num_seeds * settings.loop.num_envs,
+            max_steps=wanted.engine.max_steps,
+            timeout=wanted.engine.timeout,
+            describe=wanted.engine.describe,
+        )
+        return EngineGames(bridge, games, unseen, wanted.engine.num_actions, wanted.history), None
     every = list_games((*games, *unseen))
     env_params: Any
-    env, env_params = envs.make(config.env, **({"games": every} if every else {}))
+    env, env_params = envs.make(wanted.env, **({"games": every} if every else {}))
     if unseen:
         env_params = env_params.replace(games=jnp.arange(len(games)))
-    return envs.with_history(env, config.history) if config.history else env, env_params
+    return envs.with_history(env, wanted.history) if wanted.history else env, env_params
 
 
-def read_dataset(config: Config) -> Dataset | None:
-    """The dataset of a configuration, checked; None for learning online.
+def read_dataset(settings: Settings) -> Dataset | None:
+    """The dataset to learn from, checked; None for learning online.
 
     Raises:
       FileNotFoundError: there is no such file.
       ValueError: the file breaks the format, or has fewer transitions than the subset needs.
     """
-    if not config.offline.dataset:
+    offline = settings.offline
+    if offline.dataset is None:
         return None
-    dataset = datasets.read(config.offline.dataset, config.history)
-    datasets.check_size(dataset, config.offline.size, config.offline.unit)
+    dataset = datasets.read(offline.dataset, settings.environment.history)
+    datasets.check_size(dataset, offline.size, offline.unit)
     return dataset
 
 
-def unseen_params(config: Config, env_params: Any) -> Any:
-    """The parameters under which an environment plays unseen games, which come after the others."""
-    number = len(list_games(config.games.unseen))
-    return env_params.replace(games=len(env_params.games) + jnp.arange(number)) if number else None
-
-
-def make_run(
-    name: str,
-    config: Config,
-    env: envs.TextEnvironment | HostGames,
-    env_params: Any,
-    filler: TableFiller,
-    dataset: Dataset | None = None,
-) -> Run:
-    """What trains the agent `name`: from a dataset, on the host if engines play, or in JAX."""
-    if isinstance(env, HostGames):
-        agent = make_agent(name, config)
-        return HostRun(agent, config, env, filler, make_candidates(config, filler))
-    unseen = unseen_params(config, env_params)
-    if name in agents.POLICY_AGENTS:
-        return PolicyRun(name, config, env, env_params, filler, unseen)
-    agent = make_agent(name, config)
-    if dataset is None or agent.update is None:
-        return OnlineRun(agent, config, env, env_params, filler, unseen)
-    return OfflineRun(agent, config, env, env_params, filler, dataset, unseen)
-
-
-def make_agent(name: str, config: Config) -> agents.Agent:
-    """The agent `name` with the parameters of `config.agent`, and the prior of `config.prior`.
-
-    Examples:
-      >>> agent = training.make_agent("dqn_prior", training.default_config())
-      >>> agent.update is not None
-      True
-    """
-    parameters = config.agent.to_dict()
-    for optional in ("num_candidates", "penalty_temperature"):
-        parameters[optional] = parameters[optional] or None
-    parameters["alpha"] = agents.temperature.choose(
-        parameters["alpha"],
-        initial=parameters.pop("alpha_from"),
-        num_updates=parameters.pop("alpha_updates"),
-        target_kl=parameters.pop("target_kl"),
-    )
-    agent, share = agents.make(name, **parameters), config.prior.uniform_share
-    if not 0 <= share <= 1:
-        raise ValueError(f"config.prior.uniform_share is {share}; use a number from 0 to 1")
-    # What is put around an agent last is done to the prior first: reversed, then mixed.
-    if share:
-        mix = functools.partial(agents.prior_transforms.mixed_with_uniform, share=share)
-        agent = agents.with_prior(agent, mix)
-    return (
-        agents.with_prior(agent, agents.prior_transforms.reversed_order)
-        if config.prior.reversed
-        else agent
-    )
-
-
-def make_candidates(config: Config, filler: TableFiller) -> Candidates:
-    """Where the actions of games on engines come from, as one run learns of them."""
-    options = config.freeform
-    if not options.k:
-        return Admissible()
-    if options.source == "vocabulary":
-        propose = from_vocabulary(options.verbs, options.k, config.seed)
-    else:
-        propose = from_language_model(
-            lambda: filler.language_model,
-            options.k,
-            freeform_sampling(config),
-            config.seed,
-            filler.build_prompt,
-        )
-    return Proposed(propose, config.engine.num_actions)
-
-
-def freeform_sampling(config: Config) -> Sampling:
-    """How the language model's proposals are drawn."""
-    options = config.freeform
-    return Sampling(options.max_new_tokens, options.temperature, options.top_p, tuple(options.stop))
-
-
-def make_filler(
-    config: Config,
-    env: envs.TextEnvironment | HostGames,
+def make_priors(
+    settings: Settings,
+    env: envs.TextEnvironment | EngineGames,
     env_params: Any,
     directory: pathlib.Path,
     read_only: bool = False,
-    shown: Sequence[Example] = (),
-) -> TableFiller:
-    """The source of priors of a run.
+    examples: Sequence[Example] = (),
+) -> Priors:
+    """Where the priors of an environment's states come from. Nothing is loaded or scored yet.
 
     Args:
-      config: see `default_config`.
+      settings: all of them.
       env: the environment.
       env_params: its parameters.
       directory: holds the rows of the table.
       read_only: leave the directory as it is.
-      shown: the examples that the prompt "few_shot" shows.
-    """
-
-    def first() -> np.ndarray:
-        if isinstance(env, HostGames):
-            return env.first_observations(make_candidates(config, filler))
-        return first_observations(env, env_params)
-
-    imitator = make_imitator(config)
-    filler = TableFiller(
-        env,
-        first,
-        make_scorer(config),
-        config.prior.num_features,
-        directory,
-        read_only,
-        prompts.make(config.prior.prompt, shown),
-        imitator,
-    )
-    return filler
-
-
-def make_imitator(config: Config) -> Imitator | None:
-    """The prior that demonstrations show; None where nothing is to be imitated.
+      examples: what the prompt "few_shot" shows.
 
     Raises:
-      FileNotFoundError, ValueError: see `datasets.read`.
+      StoreError: the store cannot be used.
+      FileNotFoundError, ValueError: see `priors.make_source`.
     """
-    if config.prior.method != "imitate":
-        return None
-    shown = datasets.count_actions(datasets.read(config.prior.demonstrations, config.history))
-    asked: dict[str, dict[str, int]] = {}
-    for state, counts in shown.items():
-        prompt = prompts.plain(state)
-        as_asked = dict(zip(state.actions, prompt.actions, strict=True))
-        # States that differ in their actions alone have one prompt.
-        of_prompt = asked.setdefault(prompt.text, {})
-        for action, count in counts.items():
-            of_prompt[as_asked[action]] = of_prompt.get(as_asked[action], 0) + count
-    return Imitator(asked, config.prior.temperature)
+    model = make_model(settings)
+    build = prompts.make(settings.prior.prompt, examples)
+    source = priors.make_source(
+        SourceContext(model, settings.prior, build, settings.environment.history, settings.run.seed)
+    )
+    fitting = prompts.fitting(build, model.fits)
+
+    def first() -> np.ndarray:
+        if isinstance(env, EngineGames):
+            return env.first_observations(make_candidates(settings, model, fitting))
+        return first_observations(env, env_params)
+
+    files = RowFiles(directory, read_only)
+    scored = ScoredStates(env, first, source, fitting, settings.prior.num_features, files)
+    return Priors(model, scored)
 
 
-def make_scorer(config: Config) -> Scorer:
-    """The language model of a configuration, with the store of what it said.
+def make_model(settings: Settings) -> CachedModel:
+    """The language model of the prior, with the store of what it said.
 
     Raises:
       StoreError: the store cannot be used.
     """
-    prior = config.prior
-    quantize = prior.quantize or None
-    store = SharedStore(prior.store) if prior.store else None
-    mesh = make_mesh(config.mesh, config.num_seeds, shared_environments(config))
-    if not config.mesh and jax.default_backend() == "cpu" and jax.process_count() == 1:
+    prior = settings.prior
+    store = None if prior.store is None else SharedStore(prior.store)
+    mesh = make_mesh(settings.run.mesh, settings.run.num_seeds, shared_environments(settings))
+    no_mesh = settings.run.mesh is None
+    if no_mesh and jax.default_backend() == "cpu" and jax.process_count() == 1:
         mesh = None  # One device of a CPU computes on all of its cores.
-    if prior.method != "propose":
-        return Scorer(
-            prior.model,
-            prior.normalization,
-            prior.temperature,
-            store,
-            mesh,
-            prior.features,
-            quantize,
-        )
-    propose = prior.propose
-    sampling = Sampling(propose.max_new_tokens, propose.temperature, propose.top_p)
-    return Proposer(
-        prior.model,
-        propose.k,
-        sampling,
-        propose.no_match,
-        propose.pseudo_count,
-        config.seed,
-        store,
-        mesh,
-        prior.features,
-        quantize,
+    return CachedModel(prior.model, store, mesh, prior.features, prior.quantize)
+
+
+def make_run(
+    name: str,
+    settings: Settings,
+    env: envs.TextEnvironment | EngineGames,
+    env_params: Any,
+    known: Priors,
+    dataset: Dataset | None = None,
+) -> Run:
+    """What trains the agent `name`: from a dataset, on engines, by policy gradient, or online."""
+    num_seeds, num_envs = settings.run.num_seeds, shared_environments(settings)
+    mapped = functools.partial(
+        over_seeds, num_seeds=num_seeds, mesh=settings.run.mesh, num_envs=num_envs
     )
+    known.scored.load()
+    if isinstance(env, EngineGames):
+        agent = build_agent(name, settings.agent, settings.prior)
+        player = EnginePlayer(
+            agent,
+            env,
+            make_candidates(settings, known.model, known.scored.build_prompt),
+            known.scored,
+            num_seeds,
+            settings.run.eval_episodes,
+            mapped,
+        )
+        return EngineRun(agent, player, settings.run, settings.loop, mapped)
+    share = share_environments(make_mesh(settings.run.mesh, num_seeds, num_envs), num_seeds)
+
+    def play_with(actor: ValueActor | PolicyActor) -> JaxPlayer:
+        return JaxPlayer(
+            env,
+            env_params,
+            _unseen_params(settings.environment, env_params),
+            actor,
+            known.scored,
+            settings.run.eval_episodes,
+            mapped,
+            share,
+        )
+
+    if agents.is_policy(name):
+        return _make_policy_run(name, settings, env, known.scored, play_with, mapped)
+    agent = build_agent(name, settings.agent, settings.prior)
+    player = play_with(ValueActor(agent))
+    if dataset is not None and agent.update is not None:
+        batch_size = settings.loop.batch_size
+        return OfflineRun(
+            agent, dataset, player, settings.run, settings.offline, batch_size, mapped
+        )
+    steps = settings.run.segment_steps or settings.run.eval_every
+    num_iterations = steps // settings.loop.num_envs
+    loop = make_loop(env, env_params, agent, settings.loop, num_iterations, share)
+    learns = agent.update is not None
+    return OnlineRun(loop, player, settings.run, learns, num_iterations, mapped)
+
+
+def make_candidates(
+    settings: Settings, model: CachedModel, build_prompt: prompts.Builder
+) -> Candidates:
+    """Where the actions of games on engines come from, as one run learns of them."""
+    freeform = settings.environment.freeform
+    if freeform.k is None:
+        return Admissible()
+    if freeform.source == "vocabulary":
+        propose = from_vocabulary(freeform.verbs, freeform.k, settings.run.seed)
+    else:
+        propose = from_language_model(
+            lambda: model.language_model,
+            freeform.k,
+            freeform_sampling(freeform),
+            settings.run.seed,
+            build_prompt,
+        )
+    return Proposed(propose, settings.environment.engine.num_actions)
+
+
+def freeform_sampling(freeform: FreeFormSettings) -> Sampling:
+    """How the language model's proposals of actions are drawn."""
+    return Sampling(freeform.max_new_tokens, freeform.temperature, freeform.top_p, freeform.stop)
+
+
+def shared_environments(settings: Settings) -> int:
+    """The environments of a seed that devices may share out, 1 where they may not.
+
+    They may where an agent learns Q from what it does itself in environments in JAX.
+    """
+    policy = any(map(agents.is_policy, settings.agents))
+    offline = settings.offline.dataset is not None
+    if policy or offline or settings.environment.env == ENGINE:
+        return 1
+    return settings.loop.num_envs
+
+
+def _make_policy_run(
+    name: str,
+    settings: Settings,
+    env: envs.TextEnvironment,
+    scored: ScoredStates,
+    play_with: Callable[[PolicyActor], JaxPlayer],
+    mapped: Callable[..., Any],
+) -> PolicyRun:
+    policy = settings.policy
+    # bfloat16 would round small updates away.
+    lm = models.load(policy.model, jnp.float32)
+    agent, model = build_policy(name, lm, env.num_actions, policy, settings.prior)
+    count = functools.partial(count_tokens, lm.tokenizer)
+    context = lm.config.max_position_embeddings
+    build_prompt = prompts.fitting(
+        scored.build_prompt, lambda prompt: prompts.room_for(prompt, context, count)
+    )
+    actor = PolicyActor(agent, model, env.text_state, build_prompt)
+    num_envs, rollout_steps = policy.num_envs, policy.rollout_steps
+    player = play_with(actor)
+    return PolicyRun(agent, actor, player, settings.run, num_envs, rollout_steps, mapped)
+
+
+def _unseen_params(environment: EnvironmentSettings, env_params: Any) -> Any:
+    """The parameters under which an environment plays unseen games, which come after the others."""
+    number = len(list_games(environment.games.unseen))
+    return env_params.replace(games=len(env_params.games) + jnp.arange(number)) if number else None

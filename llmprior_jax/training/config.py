@@ -1,20 +1,35 @@
-"""The configuration of a run, and the work directory that belongs to it."""
+"""The configuration of a run: the fields of `settings` as a `ConfigDict`, and in a work directory.
 
+A configuration is what command lines and config files set; nothing below it knows that it exists.
+This module alone makes one of settings (`default_config`) and settings of one (`to_settings`). It
+imports nothing that uses a device, so that a run of several processes can read its configuration
+before they join.
+"""
+
+import dataclasses
 import json
-import os
 import pathlib
-from typing import Any, TypeAlias
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeAlias, TypeVar
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 from llmprior_jax.files import write_atomically
+from llmprior_jax.settings import Settings
 
 CONFIG_FILE = "config.json"
+# Parts whose fields stand at the top of a configuration: `config.env`, `config.num_seeds`.
+_AT_TOP = ("environment", "run")
+# Fields that only a part of one's own has.
+_EXTRA = "extra"
 # Fields that change where and how a run computes, and not what.
 _SAME_RESULTS = ("mesh", "prior.store", "wandb_project")
 
 Config: TypeAlias = Any
 """A `ml_collections.ConfigDict`, whose fields a type checker cannot know."""
+
+_Part = TypeVar("_Part")
 
 
 class ConfigMismatchError(ValueError):
@@ -24,7 +39,9 @@ class ConfigMismatchError(ValueError):
 def default_config() -> Config:
     """All fields of a run with their defaults; config files start from it.
 
-    A field that is not here does not exist: setting one is an error.
+    `llmprior_jax.settings` says what each field means. A field that is not there does not exist:
+    setting one is an error. Fields that may be left unset are None; on a command line, where None
+    cannot be written, 0 and the empty text stand for it.
 
     Examples:
       >>> config = training.default_config()
@@ -33,157 +50,63 @@ def default_config() -> Config:
       Traceback (most recent call last):
       AttributeError: ...
     """
-    config = ConfigDict(
-        {
-            # Environment, by the name that `envs.make` takes; or "engine", which plays games on the
-            # engines of the host (`envs.bridge`), each in a process of its own.
-            "env": "Overcooked-TomatoLettuceSalad",
-            # The games of an environment that takes them from files: those it is trained on, and
-            # those it is only evaluated on. Each entry is a game or a directory of games
-            # (`games.list_games`).
-            "games": {"train": (), "unseen": ()},
-            # What is played on engines: the action slots of a state (more admissible commands are
-            # an error), the time limit in steps, the seconds after which a process that does not
-            # answer is given up, and whether TextWorld is to describe the state (the room and what
-            # is carried) instead of answering the last command. There are
-            # `num_seeds * loop.num_envs` processes.
-            "engine": {"num_actions": 64, "max_steps": 50, "timeout": 300.0, "describe": False},
-            # Free-form actions on engines: k texts for a state at a time, proposed by the prior's
-            # language model or, as a baseline, put together from `verbs` and words of the
-            # observation; 0: the engine lists the actions. Then how the model's answers are drawn
-            # (`priors.Sampling`).
-            "freeform": {
-                "k": 0,
-                "source": "language_model",
-                "verbs": ("look", "go", "open", "close", "take", "drop", "put", "eat"),
-                "max_new_tokens": 16,
-                "temperature": 1.0,
-                "top_p": 1.0,
-                "stop": ("\n",),
-            },
-            # Earlier (observation, action) pairs that an observation, and so the prompt, holds.
-            "history": 0,
-            # Agents to compare, by the names that `agents.make` takes; trained one after another.
-            "agents": ("dqn_prior",),
-            # The prior: the language model ("tiny", a directory or a hub id), and how the
-            # log-probabilities of an action's tokens become its score (`priors.score`); and how
-            # many whitened features Q sees (`priors.whitening`): those of the model's hidden states
-            # ("hidden") or of a text encoder (a BERT's or MiniLM's directory or hub id). What the
-            # model says is kept in `store` (`priors.store`), for all runs; "" keeps nothing.
-            # `prompt` is what it is asked (`priors.prompts`). `method` is "score", the probability
-            # of each action's text, or "propose", the share of `k` sampled answers that mean the
-            # action (`priors.estimate`); each of these is a query, of k answers. A pseudo-count of
-            # 0 makes actions that were not proposed impossible. Or it is "imitate", and the prior
-            # is what `demonstrations` show, a dataset (`priors.Imitator`).
-            "prior": {
-                "model": "tiny",
-                "normalization": "sum",
-                "temperature": 1.0,
-                # For agents that learn Q: mixed so much with the uniform prior, as a limit to how
-                # sure it may be; and reversed, as the worst there is (`agents.prior_transforms`).
-                "uniform_share": 0.0,
-                "reversed": False,
-                # "int8" keeps the weight matrices of a decoder's blocks in 8 bits, for a model that
-                # does not fit otherwise (`models.quantization` says what that does to a prior).
-                "quantize": "",
-                "features": "hidden",
-                "num_features": 64,
-                "store": _default_store(),
-                "prompt": "plain",
-                # What the prompt "few_shot" shows: so many successful episodes of an agent of
-                # another run, by its work directory. They are copied into this run's.
-                "examples": {"workdir": "", "agent": "dqn_prior", "count": 1},
-                "method": "score",
-                "demonstrations": "",
-                "propose": {
-                    "k": 16,
-                    "temperature": 1.0,
-                    "top_p": 1.0,
-                    "max_new_tokens": 24,
-                    "no_match": "drop",
-                    "pseudo_count": 0.1,
-                },
-            },
-            # The agent (`agents.dqn_prior`, `agents.cql_prior`); each takes what it knows of these.
-            "agent": {
-                # The temperature: fixed; or from `alpha_from` in a line to `alpha` over the first
-                # `alpha_updates` updates; or from `alpha` on adapted until the posterior is
-                # `target_kl` nats away from the prior (`agents.temperature`). 0 is none of these.
-                "alpha": 0.03,
-                "alpha_from": 0.0,
-                "alpha_updates": 0,
-                "target_kl": 0.0,
-                # Weight and temperature of the CQL agents' penalty; 0 is the temperature alpha.
-                "beta": 0.03,
-                "penalty_temperature": 0.0,
-                "backup": "posterior",
-                "num_candidates": 0,
-                # Longer-sighted agents learn to spoil the dish and chop again: each chop is paid.
-                "discount": 0.95,
-                "learning_rate": 1e-3,
-                "target_rate": 0.01,
-                "max_grad_norm": 10.0,
-                "hidden_sizes": (64, 64),
-            },
-            # Agents whose policy is a language model ("gflan_prior", "gflan"): the model, which may
-            # be another than the prior's; how it is trained (`agents.gflan_prior`), where lora_rank
-            # 0 is full fine-tuning; and the steps of each of N environments between two updates.
-            "policy": {
-                "model": "tiny",
-                "lora_rank": 0,
-                "alpha": 0.01,
-                "kl_in": "reward",
-                "clip_epsilon": 0.2,
-                "discount": 0.95,
-                "gae_lambda": 0.95,
-                "learning_rate": 1e-4,
-                "value_learning_rate": 1e-3,
-                "value_coefficient": 0.5,
-                "max_grad_norm": 1.0,
-                "epochs": 4,
-                "minibatch_states": 32,
-                "hidden_sizes": (64,),
-                "num_envs": 20,
-                "rollout_steps": 50,
-            },
-            # Sizes of the training loop (`training.LoopConfig`), per seed.
-            "loop": {
-                "num_envs": 8,
-                "replay_capacity": 20_000,
-                "warmup_steps": 16,
-                "batch_size": 32,
-                "updates_per_step": 1,
-            },
-            # Devices, such as "data:4,model:2" (`training.mesh`): seeds are shared out over data,
-            # the language model's weights over model. Empty: as many as divide the seeds, on data.
-            "mesh": "",
-            # Learning offline: the dataset (`training.datasets`; none is learning online), and how
-            # much of it each seed learns from, in transitions or episodes; 0 is all. Then a step is
-            # an update, of `loop.batch_size` transitions, and of `loop` only that is used.
-            "offline": {"dataset": "", "size": 0, "unit": "transition"},
-            "seed": 0,
-            "num_seeds": 8,
-            # Environment steps of each seed (offline: updates), and how many lie between two
-            # evaluations.
-            "num_steps": 36_000,
-            "eval_every": 1_000,
-            # Environment steps of one jitted segment, after which the host scores the states that
-            # were missing; 0: all until the next evaluation. Where almost every step leads to a new
-            # state, as with a history, a short segment wastes less on waiting.
-            "segment_steps": 0,
-            "eval_episodes": 64,
-            # Evaluations between two checkpoints, and how many checkpoints stay.
-            "checkpoint": {"every": 6, "keep": 2},
-            # The project of Weights & Biases that gets what TensorBoard gets; "" is none.
-            "wandb_project": "",
-        }
-    )
-    return config.lock()
+    config: Config = ConfigDict(_fields(Settings()))
+    config.lock()
+    for part in (config.prior, config.agent, config.policy):
+        part[_EXTRA].unlock()
+    return config
 
 
-def _default_store() -> str:
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return f"{cache}/llmprior_jax/priors.sqlite"
+def to_settings(config: Config) -> Settings:
+    """The settings that a configuration describes.
+
+    Examples:
+      >>> config = training.default_config()
+      >>> config.offline.size = 0  # as a command line says None
+      >>> training.to_settings(config).offline.size is None
+      True
+    """
+    return _read(Settings, config.to_dict())
+
+
+def _fields(part: Any) -> dict[str, Any]:
+    """The fields of settings by name, as a `ConfigDict` is made of them."""
+    fields: dict[str, Any] = {}
+    types = typing.get_type_hints(type(part))
+    for field in dataclasses.fields(part):
+        value = getattr(part, field.name)
+        if field.name in _AT_TOP:
+            fields |= _fields(value)
+        elif dataclasses.is_dataclass(value):
+            fields[field.name] = _fields(value)
+        elif value is None:
+            fields[field.name] = config_dict.placeholder(typing.get_args(types[field.name])[0])
+        else:
+            fields[field.name] = dict(value) if isinstance(value, Mapping) else value
+    return fields
+
+
+def _read(part: type[_Part], fields: Mapping[str, Any]) -> _Part:
+    """One part of the settings from the fields of a configuration."""
+    values = {}
+    types = typing.get_type_hints(part)
+    for field in dataclasses.fields(typing.cast(Any, part)):
+        kind = types[field.name]
+        if dataclasses.is_dataclass(kind):
+            inner = fields if field.name in _AT_TOP else fields[field.name]
+            values[field.name] = _read(typing.cast(type[Any], kind), inner)
+        else:
+            values[field.name] = _value(kind, fields[field.name])
+    return part(**values)
+
+
+def _value(kind: Any, value: Any) -> Any:
+    """A field's value as its type has it: JSON has lists for tuples, command lines no None."""
+    if type(None) in typing.get_args(kind):
+        return None if value is None or value in ("", 0) else value
+    if typing.get_origin(kind) is tuple:
+        return tuple(value)
+    return float(value) if kind is float else value
 
 
 def check_workdir(workdir: pathlib.Path, config: Config) -> None:
@@ -196,7 +119,7 @@ def check_workdir(workdir: pathlib.Path, config: Config) -> None:
     """
     if not (workdir / CONFIG_FILE).exists():
         return
-    theirs, ours = _flatten(read_config(workdir)), _flatten(config)
+    theirs, ours = _flat(to_settings(read_config(workdir))), _flat(to_settings(config))
     differences = [
         f"  {name}: {theirs[name]!r} in the directory, {ours.get(name, 'not there')!r} now"
         for name in sorted(theirs)
@@ -249,26 +172,35 @@ def read_config(workdir: pathlib.Path) -> Config:
         raise ValueError(f"{path} is damaged: {error}; use another --workdir") from error
 
 
+def step_unit(config: Config) -> str:
+    """What the steps of a configuration's runs are: "environment steps" or "updates"."""
+    return "environment steps" if to_settings(config).offline.dataset is None else "updates"
+
+
 def changes(config: Config) -> dict[str, Any]:
     """The fields in which a configuration differs from the default one, by dotted name.
 
     Without those that change where and how a run computes, and not what.
     """
-    default = _flatten(default_config())
+    default = _flat(Settings())
     return {
         name: value
-        for name, value in _flatten(config).items()
-        if value != default[name] and name not in _SAME_RESULTS
+        for name, value in _flat(to_settings(config)).items()
+        if name not in default or (value != default[name] and name not in _SAME_RESULTS)
     }
 
 
-def _flatten(config: Config) -> dict[str, Any]:
-    return _leaves(json.loads(config.to_json()))
+def _flat(settings: Settings) -> dict[str, Any]:
+    """The fields of settings by dotted name, as JSON has them."""
+    nested = dataclasses.asdict(settings)
+    for part in _AT_TOP:
+        nested |= nested.pop(part)
+    return _leaves(json.loads(json.dumps(nested)))
 
 
-def _leaves(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def _leaves(fields: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat = {}
-    for name, value in config.items():
+    for name, value in fields.items():
         if isinstance(value, dict):
             flat |= _leaves(value, f"{prefix}{name}.")
         else:

@@ -7,14 +7,16 @@ another example makes another prompt, and another prompt another prior.
 import json
 import pathlib
 from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import jax
 
-from llmprior_jax.distributed import processes
+from llmprior_jax.distributed.processes import from_first
 from llmprior_jax.files import write_atomically
-from llmprior_jax.learning.run import Decision
 from llmprior_jax.priors.prompts import Example
+
+if TYPE_CHECKING:
+    from llmprior_jax.play.evaluation import Decision
 
 FILE = "examples.json"
 
@@ -29,7 +31,7 @@ class Player(Protocol):
         """A pytree of arrays with a leading axis of seeds."""
         ...
 
-    def play(self, seed: int, key: jax.Array) -> Iterable[Decision]:
+    def play(self, seed: int, key: jax.Array) -> "Iterable[Decision]":
         """Plays one episode with the agent of one seed."""
         ...
 
@@ -68,7 +70,7 @@ def read(workdir: pathlib.Path) -> list[Example] | None:
       ValueError: the file is damaged.
     """
     path = workdir / FILE
-    content = processes.from_first(lambda: path.read_bytes() if path.exists() else b"")
+    content = from_first(lambda: path.read_bytes() if path.exists() else b"")
     if not content:
         return None
     try:

@@ -3,31 +3,32 @@
 The work directory has the configuration, the priors of all states that were met, the summary and
 learning curves, and a directory per agent with its metrics and checkpoints. Run again, it goes on
 where it stopped; killed at any moment and run again, it ends with the same parameters.
+
+What builds the parts of a run is imported when an experiment begins: it imports gymnax, which uses
+a device, and several processes must have joined before.
 """
 
 import contextlib
+import dataclasses
 import json
 import pathlib
 import shutil
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 import tqdm
 
 from llmprior_jax import progress
-from llmprior_jax.distributed import processes
-from llmprior_jax.distributed.mesh import explain_out_of_memory, mesh_here
-from llmprior_jax.errors import InterruptedRunError, RestoreError
+from llmprior_jax.distributed.mesh import make_mesh
+from llmprior_jax.distributed.processes import from_first, in_any, in_first, is_first
+from llmprior_jax.errors import InterruptedRunError, OutOfMemoryError, RestoreError
 from llmprior_jax.files import write_atomically
-from llmprior_jax.learning.run import Run, step_unit
-from llmprior_jax.play.scored_states import TableFiller
-from llmprior_jax.priors import Queries, prompts
-from llmprior_jax.priors.prompts import Example
+from llmprior_jax.priors.prompts import FEW_SHOT, Example
+from llmprior_jax.settings import Settings
 from llmprior_jax.training import examples, provenance
 from llmprior_jax.training import summary as summaries
-from llmprior_jax.training.build import make_environment, make_filler, make_run, read_dataset
 from llmprior_jax.training.checkpoints import Checkpoints
 from llmprior_jax.training.config import (
     CONFIG_FILE,
@@ -35,13 +36,18 @@ from llmprior_jax.training.config import (
     check_workdir,
     claim_workdir,
     read_config,
+    step_unit,
+    to_settings,
 )
 from llmprior_jax.training.metrics import MetricsWriter, read_metrics
-from llmprior_jax.training.validation import check_config
 
+if TYPE_CHECKING:
+    from llmprior_jax.learning import Run
+    from llmprior_jax.priors import CachedModel
+
+SUMMARY_FILE = "summary.json"
 _PRIOR_TABLE = "prior_table"
 _QUERIES = "prior_queries.jsonl"
-SUMMARY_FILE = "summary.json"
 _CURVES = "learning_curves.png"
 
 
@@ -81,17 +87,20 @@ def run(
       OutOfMemoryError: a device had too little memory.
       ImportError: the configuration asks for what an extra brings; the message names it.
     """
+    from llmprior_jax.training import build, validation
+
     workdir = pathlib.Path(workdir)
-    check_config(config)
-    env, env_params = make_environment(config)
-    dataset = read_dataset(config)
-    shown = make_examples(config, workdir if resume else None)
-    filler = make_filler(config, env, env_params, workdir / _PRIOR_TABLE, shown=shown)
+    settings = to_settings(config)
+    validation.validate(settings)
+    env, env_params = build.make_environment(settings)
+    dataset = build.read_dataset(settings)
+    shown = make_examples(settings, workdir if resume else None)
+    priors = build.make_priors(settings, env, env_params, workdir / _PRIOR_TABLE, examples=shown)
     # All that can be wrong with what was given shows before anything is written or removed.
     if resume:
-        processes.in_first(lambda: check_workdir(workdir, config))
-    if not resume or not filler.has_table:
-        filler.load_model()
+        in_first(lambda: check_workdir(workdir, config))
+    if not resume or not priors.scored.has_rows:
+        priors.model.load()
 
     def claim() -> None:
         if not resume:
@@ -101,22 +110,22 @@ def run(
             examples.write(workdir, shown)
         provenance.record(workdir)
 
-    processes.in_first(claim)
+    in_first(claim)
     try:
-        with explain_out_of_memory(config, workdir):
-            for name in config.agents:
-                run = make_run(name, config, env, env_params, filler, dataset)
-                _train(name, run, filler, config, workdir / name, should_stop)
+        with explain_out_of_memory(settings, workdir):
+            for name in settings.agents:
+                trained = build.make_run(name, settings, env, env_params, priors, dataset)
+                _train(name, trained, priors.model, settings, workdir / name, should_stop)
     finally:
-        if processes.is_first():
-            _report(filler.queries, workdir)
-        filler.close()
-    return json.loads(processes.from_first(lambda: _conclude(config, workdir).encode()))
+        if is_first():
+            _report(priors.model, workdir)
+        priors.model.close()
+    return json.loads(from_first(lambda: _conclude(config, workdir).encode()))
 
 
 def restore(
     workdir: str | pathlib.Path, name: str, eval_episodes: int, mesh: str | None = None
-) -> Run:
+) -> "Run":
     """Restores an agent of a finished or interrupted run, to evaluate it.
 
     Examples:
@@ -128,28 +137,29 @@ def restore(
       workdir: directory of the run.
       name: one of the run's agents.
       eval_episodes: episodes per seed that `Run.evaluate` will take.
-      mesh: the devices, see `make_mesh`; by default those that the run was trained on where there
-        are so many, and otherwise as many as divide the seeds.
+      mesh: the devices, see `distributed.make_mesh`; by default those that the run was trained on
+        where there are so many, and otherwise as many as divide the seeds.
 
     Raises:
       FileNotFoundError: the directory holds no run, or no checkpoint of the agent.
       ValueError: the run has no such agent, or the mesh is not possible.
       RestoreError: the agent has checkpoints, and none can be read, or another version wrote them.
     """
+    from llmprior_jax.training import build
+
     workdir = pathlib.Path(workdir)
-    config = read_config(workdir)
-    if name not in config.agents:
-        raise ValueError(f"{workdir} has no agent {name!r}; it has {', '.join(config.agents)}")
-    config.eval_episodes = eval_episodes
-    config.mesh = mesh_here(config) if mesh is None else mesh
-    env, env_params = make_environment(config)
-    shown = make_examples(config, workdir)
-    filler = make_filler(config, env, env_params, workdir / _PRIOR_TABLE, True, shown)
-    run = make_run(name, config, env, env_params, filler, read_dataset(config))
+    settings = to_settings(read_config(workdir))
+    if name not in settings.agents:
+        raise ValueError(f"{workdir} has no agent {name!r}; it has {', '.join(settings.agents)}")
+    settings = _for_evaluation(settings, eval_episodes, mesh)
+    env, env_params = build.make_environment(settings)
+    shown = make_examples(settings, workdir)
+    priors = build.make_priors(settings, env, env_params, workdir / _PRIOR_TABLE, True, shown)
+    run = build.make_run(name, settings, env, env_params, priors, build.read_dataset(settings))
     directory = workdir / name / "checkpoints"
     if not directory.exists():
         raise FileNotFoundError(f"{workdir} has no checkpoint of {name} yet")
-    with Checkpoints(directory, config.checkpoint.keep) as checkpoints:
+    with Checkpoints(directory, settings.checkpoint.keep) as checkpoints:
         restored = checkpoints.restore_latest(run.state, set_aside=False)
     if restored is None:
         raise FileNotFoundError(f"{workdir} has no checkpoint of {name} yet")
@@ -157,25 +167,61 @@ def restore(
     return run
 
 
-def make_examples(config: Config, workdir: pathlib.Path | None) -> list[Example]:
+def make_examples(settings: Settings, workdir: pathlib.Path | None) -> list[Example]:
     """The episodes that a run's prompts show: those in its directory, or else new ones.
 
     Raises:
       FileNotFoundError, ValueError, RestoreError: the agent that is to show how cannot be restored.
       ValueError: it does not succeed often enough.
     """
-    if config.prior.prompt != prompts.FEW_SHOT:
+    if settings.prior.prompt != FEW_SHOT:
         return []
     kept = None if workdir is None else examples.read(workdir)
     if kept is not None:
         return kept
-    source = config.prior.examples
+    source = settings.prior.examples
+    assert source.workdir is not None
     run = restore(source.workdir, source.agent, eval_episodes=1)
-    return examples.collect(run, source.count, jax.random.key(config.seed))
+    return examples.collect(run, source.count, jax.random.key(settings.run.seed))
+
+
+@contextlib.contextmanager
+def explain_out_of_memory(settings: Settings, workdir: object) -> Generator[None]:
+    """Turns the runtime's report of a full device into advice."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        reason = str(error).split("\n")[0]
+        run, loop = settings.run, settings.loop
+        raise OutOfMemoryError(
+            f"a device ran out of memory ({reason}) with {run.num_seeds} seeds (config.num_seeds) "
+            f"of {loop.num_envs} environments (config.loop.num_envs), batches of {loop.batch_size} "
+            f"(config.loop.batch_size) and evaluations of {run.eval_episodes} episodes "
+            "(config.eval_episodes). Lower one of them in another --workdir, or spread the run "
+            "over more devices (--mesh=data:4,model:2); the same command goes on from the last "
+            f"checkpoint in {workdir}"
+        ) from error
+
+
+def _for_evaluation(settings: Settings, eval_episodes: int, mesh: str | None) -> Settings:
+    """The settings of a run with other evaluations, on the devices that are here."""
+    from llmprior_jax.training import build
+
+    run = settings.run
+    if mesh is None:
+        mesh = run.mesh
+        try:
+            make_mesh(mesh, run.num_seeds, build.shared_environments(settings))
+        except ValueError:
+            mesh = None
+    run = dataclasses.replace(run, eval_episodes=eval_episodes, mesh=mesh or None)
+    return dataclasses.replace(settings, run=run)
 
 
 def _go_back(
-    run: Run, step: int, state: Any, meta: dict[str, Any], directory: pathlib.Path
+    run: "Run", step: int, state: Any, meta: dict[str, Any], directory: pathlib.Path
 ) -> None:
     """Restores a run from a checkpoint, unless that lacks what the run needs.
 
@@ -188,7 +234,7 @@ def _go_back(
             f"which did not keep {', '.join(missing)}; go on with that version, or start the run "
             "again with --noresume, or with another --workdir"
         )
-    run.restore(step, state, meta)
+    run.restore(state, meta)
 
 
 def _clear(workdir: pathlib.Path) -> None:
@@ -208,15 +254,16 @@ def _conclude(config: Config, workdir: pathlib.Path) -> str:
     """Writes the summary and the learning curves of a finished run; returns the summary as JSON."""
     unit = step_unit(config)
     records = {name: read_metrics(workdir / name) for name in config.agents}
-    summary = {name: summaries.summarize(told, unit) for name, told in records.items()}
+    summary = {name: summaries.summarize(of_agent, unit) for name, of_agent in records.items()}
     text = json.dumps(summary, indent=2) + "\n"
     write_atomically(workdir / SUMMARY_FILE, text)
     summaries.plot(records, workdir / _CURVES, unit)
     return text
 
 
-def _report(queries: Queries, workdir: pathlib.Path) -> None:
+def _report(model: "CachedModel", workdir: pathlib.Path) -> None:
     """Says how much the language model was asked, and adds it to the run's record."""
+    queries = model.queries
     tqdm.tqdm.write(
         f"prior: {queries.made:,} language-model queries made ({queries.per_second:,.0f}/s), "
         f"{queries.saved:,} saved by the store"
@@ -229,38 +276,39 @@ def _report(queries: Queries, workdir: pathlib.Path) -> None:
 
 def _train(
     name: str,
-    run: Run,
-    filler: TableFiller,
-    config: Config,
+    run: "Run",
+    model: "CachedModel",
+    settings: Settings,
     directory: pathlib.Path,
     should_stop: Callable[[], bool],
 ) -> None:
     """Trains one agent to the end, or goes on with it."""
-    with Checkpoints(directory / "checkpoints", config.checkpoint.keep) as checkpoints:
+    with Checkpoints(directory / "checkpoints", settings.checkpoint.keep) as checkpoints:
         restored = checkpoints.restore_latest(run.state)
         if restored is not None:
             _go_back(run, *restored, directory / "checkpoints")
-            if processes.is_first():
+            if is_first():
                 how = "is finished" if run.steps >= run.num_steps else "resumes"
                 tqdm.tqdm.write(f"{name}: {how} after {run.steps:,} {run.unit}")
         with contextlib.ExitStack() as opened:
             metrics = bar = None
-            if processes.is_first():
+            if is_first():
                 last = -1 if restored is None else run.segments
-                metrics = opened.enter_context(MetricsWriter(directory, last, run.steps, config))
+                metrics = opened.enter_context(MetricsWriter(directory, last, run.steps, settings))
                 bar = opened.enter_context(_bar(name, run))
-            asked_before = filler.queries.made
+            asked_before = model.queries.made
 
             def record(values: dict[str, Any]) -> None:
+                values |= run.scored.metrics()
                 if metrics is not None:
                     metrics.write(run.segments, run.steps, **values)
                 if bar is not None:
                     # Engines end a segment with whole rounds, and so some steps too late.
                     bar.update(min(run.steps, run.num_steps) - bar.n)
-                    told = {"success": f"{np.mean(values['success_rate']):.2f}"}
-                    if filler.queries.made > asked_before:
-                        told["queries/s"] = f"{filler.queries.per_second:,.0f}"
-                    bar.set_postfix(told)
+                    shown = {"success": f"{np.mean(values['success_rate']):.2f}"}
+                    if model.queries.made > asked_before:
+                        shown["queries/s"] = f"{model.queries.per_second:,.0f}"
+                    bar.set_postfix(shown)
 
             if restored is None:
                 record(run.evaluate())
@@ -268,9 +316,9 @@ def _train(
                 # Until then a restart would begin with a fuller table, and so stall less.
                 checkpoints.wait()
             while run.steps < run.num_steps:
-                record(run.train() | run.evaluate() | filler.metrics())
-                done, stop = run.steps >= run.num_steps, processes.in_any(should_stop())
-                if run.segments % config.checkpoint.every == 0 or done or stop:
+                record(run.train() | run.evaluate())
+                done, stop = run.steps >= run.num_steps, in_any(should_stop())
+                if run.segments % settings.checkpoint.every == 0 or done or stop:
                     checkpoints.save(run.segments, run.state, run.meta())
                 if stop and not done:
                     raise InterruptedRunError(
@@ -279,7 +327,7 @@ def _train(
                     )
 
 
-def _bar(name: str, run: Run) -> Any:
+def _bar(name: str, run: "Run") -> Any:
     """Of an agent's steps; one that does not learn takes none, and shows how it does."""
     return progress.bar(
         total=run.num_steps,

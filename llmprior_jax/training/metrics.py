@@ -3,6 +3,7 @@
 Weights & Biases (https://wandb.ai) gets what TensorBoard gets, where a project is named.
 """
 
+import dataclasses
 import importlib
 import json
 import pathlib
@@ -13,7 +14,7 @@ import numpy as np
 import tensorboardX
 
 from llmprior_jax.files import write_atomically
-from llmprior_jax.training.config import Config
+from llmprior_jax.settings import Settings
 
 _FILE = "metrics.jsonl"
 _WANDB_ID = "wandb_id"
@@ -27,7 +28,7 @@ class MetricsWriter:
         directory: str | pathlib.Path,
         resume_segment: int,
         resume_step: int,
-        config: Config | None = None,
+        settings: Settings | None = None,
     ):
         """Opens the metrics of `directory`, dropping what lies beyond `resume_segment`.
 
@@ -38,8 +39,8 @@ class MetricsWriter:
           directory: of an agent in a work directory.
           resume_segment: the last record to keep.
           resume_step: its environment step.
-          config: of the run; where it names a project of Weights & Biases, that gets the metrics,
-            too. A run that goes on does so under the same id there.
+          settings: of the run; where they name a project of Weights & Biases, that gets the
+            metrics, too. A run that goes on does so under the same id there.
 
         Raises:
           ImportError: a project is named, and Weights & Biases is not installed.
@@ -55,16 +56,16 @@ class MetricsWriter:
             str(self._directory / "tensorboard"), purge_step=resume_step + 1
         )
         self._wandb: Any = None
-        if config is not None and config.wandb_project:
+        if settings is not None and settings.wandb_project is not None:
             workdir = self._directory.resolve().parent
             self._wandb = import_wandb().init(
-                project=config.wandb_project,
+                project=settings.wandb_project,
                 group=workdir.name,
                 name=f"{workdir.name} {self._directory.name}",
                 id=self._wandb_id(),
                 resume="allow",
                 dir=str(self._directory),
-                config=config.to_dict(),
+                config=dataclasses.asdict(settings),
             )
 
     def __enter__(self) -> "MetricsWriter":

@@ -1,4 +1,4 @@
-"""Asking a language model, each thing once: what the store knows is read, the rest is scored.
+"""Cached scoring: the store first, then the model.
 
 The model is loaded only when there is something to ask, or to fit a history into its context: a run
 without histories whose prompts are all in the store never loads it. Prompts are asked in batches
@@ -8,7 +8,6 @@ store as without.
 
 import functools
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -18,13 +17,12 @@ from absl import logging
 
 from llmprior_jax import models, progress
 from llmprior_jax.priors.features import encode_actions
-from llmprior_jax.priors.prompts import Builder, Prompt, fit
+from llmprior_jax.priors.prompts import Prompt, room_for
 from llmprior_jax.priors.sampling.generation import Sampling
 from llmprior_jax.priors.sampling.proposals import Proposals, propose
-from llmprior_jax.priors.scoring.score import TextScores, check_options, normalize, score_texts
+from llmprior_jax.priors.scoring.score import TextScores, score_texts
 from llmprior_jax.priors.store import PriorStore, StoredScores, StoreError
 from llmprior_jax.priors.tokens import count_tokens
-from llmprior_jax.types import TextState
 
 HIDDEN = "hidden"
 _PROMPTS_PER_BATCH = 32
@@ -56,26 +54,24 @@ class Queries(NamedTuple):
         return self.made / self.seconds if self.seconds else 0.0
 
 
-class Scorer:
-    """One language model with its way of normalizing, and the store of what it said.
+class CachedModel:
+    """A language model that is asked each thing once, and the store of what it said.
 
     Examples:
-      >>> scorer = priors.Scorer("tiny")
+      >>> model = priors.CachedModel("tiny")
       >>> prompt = priors.Prompt("Task: wash the cup. Do:", (" go to the sink", " wait"))
-      >>> log_probs, features = scorer.score([prompt])
-      >>> log_probs.shape, scorer.queries.made
+      >>> scores = model.score([prompt])
+      >>> scores.log_probs.shape, model.queries.made
       ((1, 2), 1)
 
     Attributes:
+      name: of the model, as `llmprior_jax.models.load` takes it.
       queries: how much it was asked.
-      outcomes: how often an answer turned out in which way, where answers are sampled.
     """
 
     def __init__(
         self,
-        model: str,
-        normalization: str = "sum",
-        temperature: float = 1.0,
+        name: str,
         store: PriorStore | None = None,
         mesh: jax.sharding.Mesh | None = None,
         features: str = HIDDEN,
@@ -84,30 +80,22 @@ class Scorer:
         """Nothing is loaded or scored yet.
 
         Args:
-          model: the language model, as `llmprior_jax.models.load` takes it.
-          normalization: see `llmprior_jax.priors.score`.
-          temperature: see `llmprior_jax.priors.score`.
-          store: where answers are kept, the scorer's to close; None keeps none. When it takes no
+          name: the language model, as `llmprior_jax.models.load` takes it.
+          store: where answers are kept, this object's to close; None keeps none. When it takes no
             more (a full disk, no permission), a warning says so, and scoring goes on.
           mesh: devices over whose axis "model" the weights are shared out (`models.partition`), and
             over whose axis "data" the prompts are; None for one device.
           features: "hidden", the language model's hidden states, or the text encoder that makes
             features instead (`encode_actions`), as `llmprior_jax.models.load_encoder` takes it.
           quantize: see `llmprior_jax.models.load`.
-
-        Raises:
-          ValueError: an unknown normalization, or a temperature that is not positive.
         """
-        check_options(normalization, temperature)
-        self.model = model
-        self.features = features
-        self._quantize = quantize
+        self.name = name
         self.queries = Queries()
-        self.outcomes: Counter[str] = Counter()
-        self._normalization = normalization
-        self._temperature = temperature
+        self._features = features
+        self._quantize = quantize
         self._store = store
         self._mesh = mesh
+        self._room_kept = 0
         self._keeps = store is not None
         # As many for each device.
         self._prompts_per_batch = _PROMPTS_PER_BATCH * (1 if mesh is None else mesh.shape["data"])
@@ -116,26 +104,16 @@ class Scorer:
     def language_model(self) -> models.LanguageModel:
         """The language model, loaded when it is first needed."""
         if self._mesh is None or self._mesh.size == 1:
-            return models.load(self.model, quantize=self._quantize)
+            return models.load(self.name, quantize=self._quantize)
         # Read where there is room for all of it.
         with jax.default_device(jax.local_devices(backend="cpu")[0]):
-            lm = models.load(self.model, quantize=self._quantize)
+            lm = models.load(self.name, quantize=self._quantize)
         return models.partition(lm, self._mesh)
-
-    @property
-    def context(self) -> int:
-        """The most tokens that a prompt may have together with an action."""
-        return self.language_model.config.max_position_embeddings - self._room_kept
-
-    @property
-    def _room_kept(self) -> int:
-        """Tokens of the context that are kept free for what the model is to say."""
-        return 0
 
     @functools.cached_property
     def text_encoder(self) -> models.TextEncoder | None:
         """What makes features of texts, loaded when it is first needed; None if the model does."""
-        return None if self.features == HIDDEN else models.load_encoder(self.features)
+        return None if self._features == HIDDEN else models.load_encoder(self._features)
 
     @property
     def identity(self) -> str:
@@ -148,42 +126,40 @@ class Scorer:
         """What identifies the model's numbers; the model is not loaded for it."""
         if "language_model" in self.__dict__:
             return self.language_model.fingerprint
-        return models.fingerprint(self.model, quantize=self._quantize)
+        return models.fingerprint(self.name, quantize=self._quantize)
 
-    def fit(self, state: TextState, build: Builder) -> tuple[Prompt, int]:
-        """A state's prompt, without the oldest of the history where that is too long to be read.
+    def load(self) -> None:
+        """Loads the language model (and the text encoder) now, to see whether it can be."""
+        _ = self.language_model, self.text_encoder
 
-        The language model must have room for it, and so must the text encoder if that makes the
-        features.
+    def keep_room(self, num_tokens: int) -> None:
+        """Keeps so many tokens of the context free, for what the model is to write."""
+        self._room_kept = max(self._room_kept, num_tokens)
 
-        Args:
-          state: the state.
-          build: what builds a prompt.
+    def fits(self, prompt: Prompt) -> bool:
+        """Whether the model has room for a prompt with each of its actions.
 
-        Returns:
-          The prompt, and how many (observation, action) pairs it leaves out; see `prompts.fit`.
+        So must the text encoder have, where that makes the features.
         """
-        count = functools.partial(count_tokens, self.language_model.tokenizer)
-        prompt, left_out = fit(state, self.context, count, build)
-        encoder = self.text_encoder
+        lm, encoder = self.language_model, self.text_encoder
+        context = lm.config.max_position_embeddings - self._room_kept
+        if not room_for(prompt, context, functools.partial(count_tokens, lm.tokenizer)):
+            return False
         if encoder is None:
-            return prompt, left_out
+            return True
         # Prompt and action are a pair there, with a mark between them; it reads a thought, too.
         thought = self._room_kept if prompt.after_thought is not None else 0
-        context = encoder.max_tokens - 1 - thought
         count = functools.partial(count_tokens, encoder.tokenizer)
-        rest = state._replace(history=state.history[left_out:])
-        prompt, more = fit(rest, context, count, build)
-        return prompt, left_out + more
+        return room_for(prompt, encoder.max_tokens - 1 - thought, count)
 
-    def score(self, prompts: Sequence[Prompt]) -> tuple[np.ndarray, np.ndarray]:
-        """The prior of each prompt's actions, as `llmprior_jax.priors.score` gives it.
+    def score(self, prompts: Sequence[Prompt]) -> TextScores:
+        """What the model makes of each prompt's actions, as `llmprior_jax.priors.score_texts` does.
 
         Args:
           prompts: B prompts, A actions at most; those that come twice are asked once.
 
         Returns:
-          `log_probs` f32[B, A] and `features` f32[B, A, D], on the host.
+          Scores [B, A] on the host; `features` are the text encoder's where there is one.
 
         Raises:
           TypeError, ValueError: see `llmprior_jax.priors.score`; or the store is damaged.
@@ -202,12 +178,13 @@ class Scorer:
         found = self.queries.saved - before.saved
         if self._store is not None and not self._store.read_only:
             self._keep(lambda store: store.count(*self._name, found, len(texts) - found), 0)
-        log_probs, features = self._priors(prompts, answers)
-        if self.text_encoder is not None:
-            actions = [prompt.actions for prompt in prompts]
-            texts = [prompt.text for prompt in prompts]
-            features = np.asarray(encode_actions(self.text_encoder, texts, actions))
-        return log_probs, features
+        scores = _in_order(prompts, answers)
+        if self.text_encoder is None:
+            return scores
+        actions = [prompt.actions for prompt in prompts]
+        texts = [prompt.text for prompt in prompts]
+        features = np.asarray(encode_actions(self.text_encoder, texts, actions))
+        return scores._replace(features=features)
 
     def propose(
         self, prompts: Sequence[Prompt], seed: int, k: int, sampling: Sampling
@@ -237,10 +214,6 @@ class Scorer:
                 bar.update(len(batch))
         return [answers[prompt.text, prompt.after_thought] for prompt in prompts]
 
-    def metrics(self) -> dict[str, float]:
-        """Numbers about the answers so far, for a run's metrics; none about scores."""
-        return {}
-
     def close(self) -> None:
         """Closes the store."""
         if self._store is not None:
@@ -248,7 +221,7 @@ class Scorer:
 
     @property
     def _name(self) -> tuple[str, str]:
-        return self.fingerprint, self.model
+        return self.fingerprint, self.name
 
     def _answer(self, wanted: dict[str, tuple[str, ...]]) -> dict[str, StoredScores]:
         """Answers one batch of queries, from the store as far as it goes."""
@@ -338,26 +311,23 @@ class Scorer:
                 logging.warning("what the language model says is not kept any more: %s", error)
         self.queries = self.queries._replace(not_kept=self.queries.not_kept + answers)
 
-    def _priors(
-        self, prompts: Sequence[Prompt], answers: dict[str, StoredScores]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The answers in the order of the prompts and of their actions, normalized."""
-        B, A = len(prompts), max((len(prompt.actions) for prompt in prompts), default=0)
-        D = max((answer.features.shape[1] for answer in answers.values()), default=0)
-        scores = TextScores(
-            log_probs=np.full((B, A), -np.inf, np.float32),
-            num_tokens=np.zeros((B, A), np.int32),
-            features=np.zeros((B, A, D), np.float32),
-        )
-        for b, prompt in enumerate(prompts):
-            answer = answers[prompt.text]
-            place = {action: a for a, action in enumerate(answer.actions)}
-            rows = [place[action] for action in prompt.actions]
-            for leaf, values in zip(scores, answer[1:], strict=True):
-                leaf[b, : len(rows)] = values[rows]
-        actions = [prompt.actions for prompt in prompts]
-        log_probs = normalize(scores, actions, self._normalization, self._temperature)
-        return log_probs, scores.features
+
+def _in_order(prompts: Sequence[Prompt], answers: dict[str, StoredScores]) -> TextScores:
+    """The answers in the order of the prompts and of their actions."""
+    B, A = len(prompts), max((len(prompt.actions) for prompt in prompts), default=0)
+    D = max((answer.features.shape[1] for answer in answers.values()), default=0)
+    scores = TextScores(
+        log_probs=np.full((B, A), -np.inf, np.float32),
+        num_tokens=np.zeros((B, A), np.int32),
+        features=np.zeros((B, A, D), np.float32),
+    )
+    for b, prompt in enumerate(prompts):
+        answer = answers[prompt.text]
+        place = {action: a for a, action in enumerate(answer.actions)}
+        rows = [place[action] for action in prompt.actions]
+        for leaf, values in zip(scores, answer[1:], strict=True):
+            leaf[b, : len(rows)] = values[rows]
+    return scores
 
 
 def _bar(states: int, what: str) -> Any:

@@ -1,96 +1,90 @@
-"""A prior by what a language model proposes, with the face of one that scores.
+"""A prior by what a language model proposes.
 
 Where actions are scored, a model is asked about every action of a list. Here it is asked what it
-would do, and the list only says what an answer can mean (`proposals`). Features for Q still come
-from scoring the list.
+would do, and the list only says what an answer can mean (`sampling.proposals`). Features for Q
+still come from scoring the list.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-import jax
 import numpy as np
 
 from llmprior_jax.priors.prompts import Prompt
 from llmprior_jax.priors.sampling.generation import Sampling, check_sampling
 from llmprior_jax.priors.sampling.proposals import NO_MATCH, check_estimate, estimate
-from llmprior_jax.priors.sources.cached import HIDDEN, Scorer
-from llmprior_jax.priors.store import PriorStore
+from llmprior_jax.priors.sources.base import PriorBatch
+from llmprior_jax.priors.sources.cached import CachedModel
+
+_UNFINISHED = "unfinished"
 
 
-class Proposer(Scorer):
-    """A `Scorer` whose prior is estimated from samples.
+class Proposed:
+    """A `PriorSource` that is estimated from samples.
 
     Examples:
-      >>> proposer = priors.Proposer("tiny", k=4, sampling=priors.Sampling(max_new_tokens=4))
+      >>> sampling = priors.Sampling(max_new_tokens=4)
+      >>> source = priors.Proposed(priors.CachedModel("tiny"), k=4, sampling=sampling)
       >>> prompt = priors.Prompt("Task: wash the cup. Do:", (" go to the sink", " wait"))
-      >>> log_probs, features = proposer.score([prompt])
-      >>> log_probs.shape
+      >>> source.score([prompt]).log_probs.shape
       (1, 2)
     """
 
     def __init__(
         self,
-        model: str,
+        model: CachedModel,
         k: int,
         sampling: Sampling,
         no_match: str = "drop",
         pseudo_count: float = 0.0,
         seed: int = 0,
-        store: PriorStore | None = None,
-        mesh: jax.sharding.Mesh | None = None,
-        features: str = HIDDEN,
-        quantize: str | None = None,
     ):
         """Nothing is loaded or sampled yet.
 
         Args:
-          model: the language model, as `llmprior_jax.models.load` takes it.
+          model: the language model; room is kept in its context for a thought and an answer.
           k: samples for each prompt.
           sampling: how they are drawn.
           no_match: what an answer counts for that names no action; see `estimate`.
           pseudo_count: added to the count of every action; see `estimate`.
           seed: of the samples.
-          store: see `Scorer`.
-          mesh: see `Scorer`; what is sampled is shared out as what is scored.
-          features: see `Scorer`.
-          quantize: see `Scorer`.
 
         Raises:
           ValueError: an argument is out of its range.
         """
-        super().__init__(model, store=store, mesh=mesh, features=features, quantize=quantize)
         check_sampling(k, sampling)
         check_estimate(no_match, pseudo_count)
+        model.keep_room(2 * sampling.max_new_tokens)
+        self._model = model
         self._k, self._sampling, self._seed = k, sampling, seed
         self._no_match, self._pseudo_count = no_match, pseudo_count
 
     @property
-    def _room_kept(self) -> int:
-        return 2 * self._sampling.max_new_tokens  # A thought and an answer.
+    def identity(self) -> str:
+        """What identifies the model's answers."""
+        return self._model.identity
 
-    def score(self, prompts: Sequence[Prompt]) -> tuple[np.ndarray, np.ndarray]:
-        """The prior of each prompt's actions, estimated, and what the model makes of them.
+    def score(self, prompts: Sequence[Prompt]) -> PriorBatch:
+        """The priors of B prompts, estimated, and what the model makes of their actions.
 
-        Args:
-          prompts: B prompts, A actions at most.
-
-        Returns:
-          `log_probs` f32[B, A], `-inf` after the end of a prompt's list, and without pseudo-counts
-          for what was not proposed; and `features` f32[B, A, D]: those of scoring. After thoughts,
-          they are the mean over all samples' thoughts.
+        Without pseudo-counts, actions that were not proposed have `log_probs` of `-inf`. After
+        thoughts, features are the mean over all samples' thoughts.
 
         Raises:
           TypeError, ValueError: see `llmprior_jax.priors.propose` and `estimate`.
         """
-        proposals = self.propose(prompts, self._seed, self._k, self._sampling)
+        proposals = self._model.propose(prompts, self._seed, self._k, self._sampling)
         B, A = len(prompts), max((len(prompt.actions) for prompt in prompts), default=0)
         log_probs = np.full((B, A), -np.inf, np.float32)
-        contexts, weights, owners = [], [], []
+        outcomes: Counter[str] = Counter()
+        contexts: list[Prompt] = []
+        weights: list[float] = []
+        owners: list[int] = []
         for b, (prompt, proposed) in enumerate(zip(prompts, proposals, strict=True)):
             result = estimate(proposed, prompt.actions, self._no_match, self._pseudo_count)
             log_probs[b, : len(prompt.actions)] = result.log_probs
-            self.outcomes.update(result.num_by_rule, unfinished=proposed.num_unfinished)
+            outcomes.update(result.num_by_rule)
+            outcomes[_UNFINISHED] += proposed.num_unfinished
             thoughts = Counter(thought for each in proposed.thoughts for thought in each)
             asked = {prompt: 1}
             if prompt.after_thought is not None:
@@ -99,20 +93,20 @@ class Proposer(Scorer):
             weights += [n / sum(asked.values()) for n in asked.values()]
             owners += [b] * len(asked)
 
-        _, of_contexts = super().score(contexts)
+        of_contexts = self._model.score(contexts).features
         features = np.zeros((B, *of_contexts.shape[1:]), np.float32)
         for b, weight, leaf in zip(owners, weights, of_contexts, strict=True):
             features[b] += np.float32(weight) * leaf
-        return log_probs, features
+        return PriorBatch(log_probs, features, outcomes)
 
-    def metrics(self) -> dict[str, float]:
+    def metrics(self, outcomes: Mapping[str, int]) -> dict[str, float]:
         """Shares of all samples so far.
 
         `no_match_rate`: those that named no action; `unfinished_rate`: those that
         `Sampling.max_new_tokens` cut. NaN before the first sample.
         """
-        samples = sum(n for outcome, n in self.outcomes.items() if outcome != "unfinished")
+        samples = sum(n for outcome, n in outcomes.items() if outcome != _UNFINISHED)
         return {
-            f"{outcome}_rate": self.outcomes[outcome] / samples if samples else float("nan")
-            for outcome in (NO_MATCH, "unfinished")
+            f"{outcome}_rate": outcomes.get(outcome, 0) / samples if samples else float("nan")
+            for outcome in (NO_MATCH, _UNFINISHED)
         }

@@ -59,7 +59,7 @@ class Dataset(NamedTuple):
     Examples:
       >>> state = TextState("Make tea.", "The kettle is empty.", (), ("fill the kettle", "wait"))
       >>> row, number, flag = np.array([0]), np.float32([1.0]), np.array([True])
-      >>> dataset = training.Dataset((state,), row, row, number, flag, ~flag, row, row)
+      >>> dataset = datasets.Dataset((state,), row, row, number, flag, ~flag, row, row)
       >>> dataset.num_transitions, dataset.num_episodes
       (1, 1)
 
@@ -218,12 +218,12 @@ def subset_order(dataset: Dataset, unit: str, seed: int | Sequence[int]) -> np.n
     return np.argsort(place[dataset.episode], kind="stable").astype(np.int32)
 
 
-def count_transitions(dataset: Dataset, size: int, unit: str, order: np.ndarray) -> int:
+def count_transitions(dataset: Dataset, size: int | None, unit: str, order: np.ndarray) -> int:
     """How many transitions at the beginning of `order` the subset of `size` units has.
 
     Args:
       dataset: N transitions.
-      size: in units; 0 for all.
+      size: in units; None for all.
       unit: "transition" or "episode".
       order: see `subset_order`.
 
@@ -231,7 +231,7 @@ def count_transitions(dataset: Dataset, size: int, unit: str, order: np.ndarray)
       ValueError: the dataset has fewer than `size` units.
     """
     check_size(dataset, size, unit)
-    if size in (0, _available(dataset, unit)):
+    if size in (None, _available(dataset, unit)):
         return dataset.num_transitions
     if unit == "transition":
         return size
@@ -246,13 +246,13 @@ def check_path(path: str | pathlib.Path) -> None:
         raise ValueError(f"a dataset is a .parquet or a .jsonl file; got {path}")
 
 
-def check_size(dataset: Dataset, size: int, unit: str) -> None:
+def check_size(dataset: Dataset, size: int | None, unit: str) -> None:
     """Raises a ValueError unless the dataset has `size` units."""
     check_unit(unit)
     available = _available(dataset, unit)
-    if not 0 <= size <= available:
+    if size is not None and not 1 <= size <= available:
         raise ValueError(
-            f"a subset of {size:,} {unit}s was asked for; the dataset has {available:,} (0 is all)"
+            f"a subset of {size:,} {unit}s was asked for; the dataset has {available:,}"
         )
 
 

@@ -1,0 +1,44 @@
+"""Imports the packages of `llmprior_jax` when they are first used.
+
+The equations need jax and chex alone, and do not wait for the libraries that the packages need.
+`llmprior_jax` imports the functions here, which Python calls for the attributes of a module that it
+does not find, and for their list (PEP 562).
+"""
+
+import importlib
+import sys
+from types import ModuleType
+
+PACKAGES = (
+    "agents",
+    "distributed",
+    "envs",
+    "learning",
+    "models",
+    "play",
+    "priors",
+    "training",
+)
+
+
+def __getattr__(name: str) -> ModuleType:
+    """The package of that name.
+
+    Raises:
+      AttributeError: there is no such package.
+      ImportError: a library that it needs is not installed; the message names it.
+    """
+    if name not in PACKAGES:
+        raise AttributeError(f"module 'llmprior_jax' has no attribute {name!r}")
+    try:
+        return importlib.import_module(f"llmprior_jax.{name}")
+    except ModuleNotFoundError as error:
+        library = (error.name or "a library").partition(".")[0]
+        raise ImportError(
+            f"llmprior_jax.{name} needs {library}, which is not installed: pip install llmprior-jax"
+        ) from error
+
+
+def __dir__() -> list[str]:
+    """What is imported, and the packages, which can be."""
+    return sorted({*vars(sys.modules["llmprior_jax"]), *PACKAGES})

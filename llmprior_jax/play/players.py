@@ -1,0 +1,242 @@
+"""Who plays episodes with an agent: many at once, in numbers, or one, for people.
+
+A run asks its `Player`, and not where the agent acts: in environments in JAX (`JaxPlayer`) or in
+games on engines of the host (`engine_player`).
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from llmprior_jax.agents import AgentState, Policy
+from llmprior_jax.distributed.processes import fetch
+from llmprior_jax.envs import TextEnvironment
+from llmprior_jax.play.actors import AgentActor
+from llmprior_jax.play.evaluation import Decision, Episodes
+from llmprior_jax.play.rollouts import Progress, complete, make_roller
+from llmprior_jax.play.scored_states import ScoredStates
+from llmprior_jax.play.stepping import Missing, Share, Step, reset_envs
+from llmprior_jax.priors import table as tables
+from llmprior_jax.types import ActionPrior
+
+OverSeeds = Callable[..., Callable[..., Any]]
+"""`distributed.over_seeds`, with the seeds and devices of a run."""
+
+
+class Player(Protocol):
+    """Plays episodes with the agents of all seeds.
+
+    `agents` are agent states with a leading axis of seeds, S.
+
+    Attributes:
+      scored: the states met so far, with their priors.
+    """
+
+    @property
+    def scored(self) -> ScoredStates:
+        """See above."""
+        ...
+
+    @property
+    def env(self) -> Any:
+        """What is played; `env.name` says which."""
+        ...
+
+    def evaluate(self, agents: AgentState, keys: jax.Array) -> dict[str, Episodes]:
+        """Episodes [S, E, ...] of each set of tasks, by what stands before the metrics' names.
+
+        Args:
+          agents: the agents.
+          keys: key[S], randomness of all that happens.
+        """
+        ...
+
+    def play(self, agents: AgentState, seed: int, key: jax.Array) -> Iterator[Decision]:
+        """Plays one episode with the agent of one seed, a decision at a time."""
+        ...
+
+    def policies(self, agents: AgentState, seed: int) -> tuple[ActionPrior, Policy]:
+        """The priors [R] of all states met so far, and what one seed's agent makes of them."""
+        ...
+
+    def by_prior(
+        self, agents: AgentState, seed: int
+    ) -> Callable[[jax.Array, ActionPrior], jax.Array]:
+        """`(key, prior) -> i32[]`: what one seed's agent does in a state of an environment in JAX.
+
+        Raises:
+          ValueError: it acts elsewhere, or a prior is not enough for it.
+        """
+        ...
+
+
+class JaxPlayer:
+    """A `Player` in environments in JAX.
+
+    Args:
+      env: the environment.
+      env_params: its parameters.
+      unseen_params: parameters under which agents are evaluated, too, and never trained; or None.
+      actor: how the agent acts.
+      scored: scores the environment's states; its table is loaded.
+      num_episodes: E, episodes of an evaluation.
+      over_seeds: see `OverSeeds`.
+      share: see `stepping.Share`.
+    """
+
+    def __init__(
+        self,
+        env: TextEnvironment,
+        env_params: Any,
+        unseen_params: Any,
+        actor: AgentActor,
+        scored: ScoredStates,
+        num_episodes: int,
+        over_seeds: OverSeeds,
+        share: Share = lambda envs: envs,
+    ):
+        self.env, self.env_params = env, env_params
+        self.actor = actor
+        self.scored = scored
+        tasks = {"": env_params} | ({} if unseen_params is None else {"unseen_": unseen_params})
+
+        def evaluation(params: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:
+            num_steps = int(params.max_steps_in_episode)
+            roller = make_roller(
+                env,
+                params,
+                actor.in_rollouts,
+                num_steps,
+                _keep_outcome,
+                one_episode=True,
+                needs_end=False,
+                share=share,
+            )
+
+            def begin(
+                key: jax.Array, agent_state: AgentState, shared: Any, table: tables.PriorTable
+            ) -> tuple[jax.Array, Progress]:
+                reset_key, draws = actor.begin(key, num_episodes, num_steps)
+                envs = share(reset_envs(env, params, reset_key, num_episodes))
+                progress = roller.start(agent_state, shared, envs, draws, table)
+                return envs.observation, progress
+
+            return (
+                over_seeds(begin, (0, 0, None, None)),
+                over_seeds(roller.advance, (0, 0, None, None), one_by_one=actor.one_by_one),
+            )
+
+        self._evaluations = {name: evaluation(params) for name, params in tasks.items()}
+        self._episodes = over_seeds(_episodes, (0, 0))
+        self._policy, self._act = jax.jit(actor.policy), jax.jit(actor.act)
+
+    def evaluate(self, agents: AgentState, keys: jax.Array) -> dict[str, Episodes]:
+        """See `Player`."""
+        played = {}
+        for name, (begin, advance) in self._evaluations.items():
+            table = self.scored.table
+            start, progress = begin(keys, agents, self.actor.shared(table), table)
+            progress = self.complete(advance, progress, agents)
+            played[name] = fetch(self._episodes(progress, start))
+        return played
+
+    def complete(
+        self,
+        advance: Callable[..., tuple[Progress, Missing]],
+        progress: Progress,
+        agents: AgentState,
+    ) -> Progress:
+        """Goes on with rollouts of all seeds until they are complete.
+
+        Args:
+          advance: `Roller.advance`, over all seeds.
+          progress: what `Roller.start` gave, over all seeds.
+          agents: the agents.
+        """
+
+        def advance_known(progress: Progress) -> tuple[Progress, Missing]:
+            table = self.scored.table
+            progress = self.actor.grown(progress, table)
+            return advance(progress, agents, self.actor.shared(table), table)
+
+        return complete(progress, advance_known, self.scored.fill)
+
+    def play(self, agents: AgentState, seed: int, key: jax.Array) -> Iterator[Decision]:
+        """See `Player`."""
+        state = of_seed(agents, seed)
+        key, reset_key = jax.random.split(key)
+        observation, env_state = self.env.reset(reset_key, self.env_params)
+        done = False
+        while not done:
+            key, act_key, step_key = jax.random.split(key, 3)
+            self.scored.extend(np.asarray(observation)[None])
+            table = self.scored.table
+            row, shared = tables.find(table, observation), self.actor.shared(table)
+            policy = self._policy(state, shared, table, row)
+            action = self._act(state, shared, table, row, act_key)
+            text, scene = self.env.text_state(np.asarray(observation)), self.env.scene(env_state)
+            observation, env_state, reward, terminated, truncated, info = self.env.step(
+                step_key, env_state, action, self.env_params
+            )
+            done = bool(terminated | truncated)
+            yield Decision(
+                text=text,
+                prior=np.exp(tables.lookup(table, row).log_probs),
+                q_values=np.asarray(policy.q_values),
+                posterior=np.exp(policy.log_probs),
+                action=int(action),
+                reward=float(reward),
+                success=bool(info["success"]),
+                truncated=bool(truncated),
+                scene=scene,
+            )
+
+    def policies(self, agents: AgentState, seed: int) -> tuple[ActionPrior, Policy]:
+        """See `Player`."""
+        return policies(self.actor, self.scored.table, of_seed(agents, seed))
+
+    def by_prior(
+        self, agents: AgentState, seed: int
+    ) -> Callable[[jax.Array, ActionPrior], jax.Array]:
+        """See `Player`."""
+        return self.actor.by_prior(of_seed(agents, seed))
+
+
+def of_seed(agents: AgentState, seed: int) -> AgentState:
+    """The agent of one seed, on the host."""
+    return jax.tree.map(lambda leaf: leaf[seed], fetch(agents))
+
+
+def policies(
+    actor: AgentActor, table: tables.PriorTable, state: AgentState
+) -> tuple[ActionPrior, Policy]:
+    """The priors of all states of a table, and what an agent makes of them."""
+    shared, size = actor.shared(table), int(table.size)
+
+    @jax.jit
+    def of_all(state: AgentState, shared: Any, table: tables.PriorTable) -> Policy:
+        return jax.lax.map(lambda row: actor.policy(state, shared, table, row), jnp.arange(size))
+
+    prior = jax.tree.map(lambda leaf: leaf[:size], table.prior)
+    return prior, of_all(state, shared, table)
+
+
+def _keep_outcome(step: Step, about: Any) -> dict[str, jax.Array]:
+    del about
+    return {"reward": step.reward, "success": step.success, "action": step.action}
+
+
+def _episodes(progress: Progress, start: jax.Array) -> Episodes:
+    """What came of the episode of each environment."""
+    num_steps = progress.steps["success"].shape[0]
+    counts = jnp.arange(num_steps)[:, None] < progress.time
+    return Episodes(
+        success=jnp.any(counts & progress.steps["success"], axis=0),
+        returns=jnp.sum(jnp.where(counts, progress.steps["reward"], 0.0), axis=0),
+        length=progress.time,
+        start=start,
+        actions=jnp.where(counts, progress.steps["action"], -1).T,
+    )

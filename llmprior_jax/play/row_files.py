@@ -1,0 +1,193 @@
+"""The rows of a run's table on disk, in the order in which they were added.
+
+A row number stands for a state in replay and checkpoints, so rows are only ever appended: a file
+for each addition, beside one for how features are whitened and by which source all was scored. What
+a language model said of each text is kept apart from runs (`priors.store`). With several processes,
+the first alone reads and writes, and tells the others.
+"""
+
+import pathlib
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
+
+import jax
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from llmprior_jax.distributed.processes import from_first
+from llmprior_jax.files import write_atomically
+from llmprior_jax.models import CheckpointError
+from llmprior_jax.priors.whitening import Whitening
+
+_WHITENING = "whitening.safetensors"
+# Rows that are sent to other processes at once.
+_ROWS_AT_ONCE = 1024
+
+
+class Rows(NamedTuple):
+    """M rows of a table on the host; the names are those in the files.
+
+    Attributes:
+      observations: [M, *O].
+      log_probs: f32[M, A].
+      features: f32[M, A, K], whitened.
+    """
+
+    observations: np.ndarray
+    log_probs: np.ndarray
+    features: np.ndarray
+
+
+_Arrays = TypeVar("_Arrays", Rows, Whitening)
+
+
+class RowFiles:
+    """The files of one table.
+
+    Args:
+      directory: holds them; made when the first are added.
+      read_only: leave the directory as it is.
+    """
+
+    def __init__(self, directory: str | pathlib.Path, read_only: bool = False):
+        self._directory = pathlib.Path(directory)
+        self._read_only = read_only
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether the first rows are there."""
+        return bool(from_first(lambda: b"yes" if self._path(0).exists() else b""))
+
+    def write_whitening(self, whitening: Whitening, identity: str) -> Whitening:
+        """Keeps how features are whitened, and by which source all is scored.
+
+        Returns it as it is in all processes, which may have computed other last bits.
+        """
+
+        def keep() -> bytes:
+            content = _to_bytes(whitening, {"fingerprint": identity})
+            if not self._read_only:
+                self._directory.mkdir(parents=True, exist_ok=True)
+                write_atomically(self._directory / _WHITENING, content)
+            return content
+
+        return _from_bytes(Whitening, from_first(keep))
+
+    def read_whitening(self, identity: Callable[[], str]) -> Whitening:
+        """How features are whitened.
+
+        Args:
+          identity: gives the source's, which must be the one that scored the rows.
+
+        Raises:
+          ValueError: it is another one, or the file is damaged.
+        """
+        path = self._directory / _WHITENING
+
+        def checked() -> bytes:
+            with safetensors.safe_open(path, framework="numpy") as file:
+                self._check_source((file.metadata() or {}).get("fingerprint"), identity)
+            return path.read_bytes()
+
+        return _from_bytes(Whitening, self._read(path, checked))
+
+    def append(self, first: int, rows: Rows) -> Rows:
+        """Keeps rows from number `first` on; those there belong to a future that did not come.
+
+        Returns them as they are in all processes, which may have computed other last bits.
+        """
+
+        def keep() -> bytes:
+            content = _to_bytes(rows)
+            if not self._read_only:
+                # The last first, so that what a kill leaves has no gap.
+                for path in sorted(self._directory.glob("rows-*.safetensors"), reverse=True):
+                    if path > self._path(first):
+                        path.unlink()
+                write_atomically(self._path(first), content)
+            return content
+
+        return _from_bytes(Rows, from_first(keep))
+
+    def appended(self, first: int) -> Rows | None:
+        """The rows that one addition brought, by the number of the first; None if there is none."""
+        path = self._path(first)
+        content = self._read(path, lambda: path.read_bytes() if path.exists() else b"")
+        return _from_bytes(Rows, content) if content else None
+
+    def read(self, size: int | None) -> Rows:
+        """The first `size` rows, or all of them.
+
+        Raises:
+          ValueError: there are fewer, or they are damaged.
+        """
+        chunks: list[Rows] = []
+        total = 0
+        while size is None or total < size:
+            rows = self.appended(total)
+            if rows is None:
+                break
+            chunks.append(rows)
+            total += len(rows.observations)
+        if size is not None and total < size:
+            raise ValueError(
+                f"{self._directory} has {total} rows where {size} are needed; "
+                "they are not those of this run. Start again with another --workdir"
+            )
+        whole = Rows(*map(np.concatenate, zip(*chunks, strict=True)))
+        return Rows(*(leaf[:size] for leaf in whole))
+
+    def _path(self, first: int) -> pathlib.Path:
+        return self._directory / f"rows-{first:09d}.safetensors"
+
+    def _check_source(self, theirs: str | None, identity: Callable[[], str]) -> None:
+        try:
+            ours = identity()
+        except CheckpointError:
+            return  # Rows stand on their own; only new ones need the model, and say so.
+        if ours != theirs:
+            raise ValueError(
+                f"the states in {self._directory} were scored by another version of the language "
+                f"model (fingerprint {theirs}, now {ours}); bring that one back, or start again "
+                "with another --workdir or --noresume"
+            )
+
+    def _read(self, path: pathlib.Path, read: Callable[[], bytes]) -> bytes:
+        """What the first process reads of a file, which is arrays."""
+
+        def whole() -> bytes:
+            try:
+                content = read()
+                if content:
+                    safetensors.deserialize(content)
+            except (OSError, safetensors.SafetensorError) as error:
+                raise ValueError(
+                    f"{path} is damaged ({error}); start the run again with --noresume"
+                ) from error
+            return content
+
+        return from_first(whole)
+
+
+def of_first(rows: Rows) -> Rows:
+    """Rows as the first process has them: the others may have computed other last bits."""
+    if jax.process_count() == 1:
+        return rows
+    parts = [
+        Rows(*(leaf[at : at + _ROWS_AT_ONCE] for leaf in rows))
+        for at in range(0, max(len(rows.log_probs), 1), _ROWS_AT_ONCE)
+    ]
+    sent = [_from_bytes(Rows, from_first(lambda part=part: _to_bytes(part))) for part in parts]
+    return Rows(*map(np.concatenate, zip(*sent, strict=True)))
+
+
+def _to_bytes(arrays: Rows | Whitening, about: dict[str, str] | None = None) -> bytes:
+    """Arrays as the content of a safetensors file."""
+    whole = {name: np.ascontiguousarray(array) for name, array in arrays._asdict().items()}
+    return safetensors.numpy.save(whole, metadata=about)
+
+
+def _from_bytes(kind: type[_Arrays], content: bytes) -> _Arrays:
+    arrays = safetensors.numpy.load(content)
+    return kind(**{name: arrays[name] for name in kind._fields})

@@ -1,0 +1,73 @@
+"""Builds agents from settings."""
+
+import functools
+from typing import Any
+
+from llmprior_jax import agents, models
+from llmprior_jax.agents import prior_transforms
+from llmprior_jax.priors.language_policy import language_policy
+from llmprior_jax.settings import AgentSettings, PolicySettings, PriorSettings
+from llmprior_jax.training.config import Config, to_settings
+from llmprior_jax.types import LanguagePolicy
+
+
+def make_agent(name: str, config: Config) -> agents.Agent:
+    """The agent `name` with the parameters of `config.agent`, and the prior of `config.prior`.
+
+    Examples:
+      >>> agent = training.make_agent("dqn_prior", training.default_config())
+      >>> agent.update is not None
+      True
+    """
+    settings = to_settings(config)
+    return build_agent(name, settings.agent, settings.prior)
+
+
+def build_agent(name: str, agent: AgentSettings, prior: PriorSettings) -> agents.Agent:
+    """The agent `name`, which sees the prior as `prior` says.
+
+    Raises:
+      ValueError: there is no such agent, or a parameter is out of its range.
+    """
+    parameters = _parameters(agent, "alpha", "alpha_from", "alpha_updates", "target_kl")
+    alpha = agents.temperature.choose(
+        agent.alpha, agent.alpha_from, agent.alpha_updates, agent.target_kl
+    )
+    made, share = agents.make(name, alpha=alpha, **parameters), prior.uniform_share
+    if not 0 <= share <= 1:
+        raise ValueError(f"prior.uniform_share is {share}; use a number from 0 to 1")
+    # What is put around an agent last is done to the prior first: reversed, then mixed.
+    if share:
+        mix = functools.partial(prior_transforms.mixed_with_uniform, share=share)
+        made = agents.with_prior(made, mix)
+    if prior.reversed:
+        made = agents.with_prior(made, prior_transforms.reversed_order)
+    return made
+
+
+def build_policy(
+    name: str,
+    lm: models.LanguageModel,
+    num_actions: int,
+    policy: PolicySettings,
+    prior: PriorSettings,
+) -> tuple[agents.PolicyAgent, LanguagePolicy]:
+    """The policy agent `name`, and the `LanguagePolicy` that it trains.
+
+    How the policy is made of its model is as the prior's is (`prior.normalization`,
+    `prior.temperature`).
+
+    Raises:
+      ValueError: there is no such agent, or a parameter is out of its range.
+    """
+    model = language_policy(
+        lm, num_actions, prior.normalization, prior.temperature, policy.lora_rank or 0
+    )
+    parameters = _parameters(policy, "model", "lora_rank", "num_envs", "rollout_steps")
+    return agents.make_policy(name, model, **parameters), model
+
+
+def _parameters(part: AgentSettings | PolicySettings, *others: str) -> dict[str, Any]:
+    """The arguments of an agent's factory: its settings but for some, and those of its own."""
+    fields = {name: value for name, value in vars(part).items() if name not in (*others, "extra")}
+    return fields | dict(part.extra)
