@@ -26,7 +26,7 @@ from absl import flags
 
 from launch.common import app
 from llmprior_jax import agents, envs, training
-from llmprior_jax.envs.engines.games import list_games
+from llmprior_jax.envs.engines import list_games
 from llmprior_jax import datasets
 from llmprior_jax.play import collecting
 from llmprior_jax.training import build

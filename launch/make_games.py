@@ -17,11 +17,12 @@ from absl import flags
 from launch.common import app
 from llmprior_jax import progress
 from llmprior_jax.envs.alfworld import game_maker
+from llmprior_jax.envs.alfworld.tasks import TASK_TYPES
 
 _TASKS = flags.DEFINE_list(
     "tasks",
     ["pick", "examine"],
-    f"Tasks to make games of, or all: {', '.join(game_maker.TASK_TYPES)}.",
+    f"Tasks to make games of, or all: {', '.join(TASK_TYPES)}.",
 )
 _TRAIN = flags.DEFINE_integer("train", 28, "Training games of each task.", lower_bound=0)
 _UNSEEN = flags.DEFINE_integer("unseen", 26, "Unseen games of each task.", lower_bound=0)
@@ -31,7 +32,7 @@ _OUT = flags.DEFINE_string("out", None, "Data directory to write.", required=Tru
 
 def main(argv: Sequence[str]) -> None:
     del argv
-    tasks = tuple(game_maker.TASK_TYPES) if _TASKS.value == ["all"] else tuple(_TASKS.value)
+    tasks = tuple(TASK_TYPES) if _TASKS.value == ["all"] else tuple(_TASKS.value)
     total = len(tasks) * (_TRAIN.value + _UNSEEN.value)
     with progress.bar(total=total, desc="games", unit="game") as bar:
         games = game_maker.make_games(

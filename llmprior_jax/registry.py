@@ -38,7 +38,7 @@ class Registry(Generic[T]):
         self._entries = dict(entries)
 
     def register(self, name: str, entry: T) -> None:
-        """Gives an entry a name. The same entry may be registered again.
+        """Gives an entry a name. An equal entry may be registered again.
 
         Raises:
           ValueError: another entry has that name, or the name looks like an import path.
@@ -48,7 +48,7 @@ class Registry(Generic[T]):
                 f"{self.kind} {name!r} cannot be registered: names with a colon are import paths; "
                 "leave it out"
             )
-        if self._entries.get(name, entry) is not entry:
+        if self._entries.get(name, entry) != entry:
             raise ValueError(f"there is {an(self.kind)} {name!r} already; choose another name")
         self._entries[name] = entry
 

@@ -8,7 +8,7 @@ import pytest
 
 from llmprior_jax import envs, training
 from llmprior_jax.envs.alfworld import replay
-from llmprior_jax.envs.engines.bridge import GameError
+from llmprior_jax.envs.engines import GameError
 from llmprior_jax.training import build
 from llmprior_jax.training.metrics import read_metrics
 
@@ -55,8 +55,9 @@ def test_training_and_unseen_games_are_judged_apart(workdir):
 
 
 def test_an_agent_never_trains_in_unseen_games(config):
-    env, params = build.make_environment(config)
-    unseen = build.unseen_params(config, params)
+    settings = training.to_settings(config)
+    env, params = build.make_environment(settings)
+    unseen = build.unseen_params(settings.environment, params)
     train_names = {env.env.games[game] for game in params.games.tolist()}
     unseen_names = {env.env.games[game] for game in unseen.games.tolist()}
     assert all("/train/" in name for name in train_names)
@@ -70,7 +71,7 @@ def test_an_evaluation_played_again_on_the_engine_tells_the_same(workdir):
     assert set(run.evaluated) == {"", "unseen_"}
     for name, episodes in run.evaluated.items():
         start, actions = episodes.start[0], episodes.actions[0]
-        again = replay.replay(run.env, run.env_params, start, actions)
+        again = replay.replay(run.player.env, run.player.env_params, start, actions)
         assert again.mismatches == ()
         assert again.won.tolist() == episodes.success[0].tolist()
         assert again.steps == episodes.length.sum()
@@ -112,5 +113,5 @@ def test_a_missing_data_directory_is_named_with_what_to_do(config, tmp_path):
 def test_unseen_games_alone_are_refused(config, tmp_path):
     config = config.copy_and_resolve_references()
     config.games.train = ()
-    with pytest.raises(ValueError, match=r"config\.games\.unseen"):
+    with pytest.raises(ValueError, match=r"games\.unseen has games"):
         training.run(config, tmp_path / "run")

@@ -5,7 +5,7 @@ import json
 import pytest
 from small_lm import small_lm
 
-from llmprior_jax.envs.engines.bridge import GameError
+from llmprior_jax.envs.engines import GameError
 from llmprior_jax.play.candidates import (
     Admissible,
     Proposed,

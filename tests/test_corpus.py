@@ -18,7 +18,7 @@ from launch import corpus, household, kitchen, pretrain, walks
 from launch.pretraining.phrases import Document, Piece
 from launch.pretraining.tokenizer import train_tokenizer
 from llmprior_jax import envs
-from llmprior_jax.envs.alfworld.game_maker import TASK_TYPES, is_held_out
+from llmprior_jax.envs.alfworld.tasks import TASK_TYPES, is_held_out
 from llmprior_jax.models import Decoder, DecoderConfig
 
 _SAMPLE = 6000

@@ -16,7 +16,7 @@ import pytest
 
 from llmprior_jax import ActionPrior, TextState, agents, envs, models, priors, training
 
-PACKAGES = ["", ".agents", ".envs", ".models", ".priors", ".training"]
+PACKAGES = ["", ".agents", ".envs", ".envs.engines", ".models", ".priors", ".training"]
 # What the examples of the packages may use without saying where it is from.
 GIVEN = {
     **{"jax": jax, "jnp": jnp, "np": np, "pathlib": pathlib},

@@ -7,7 +7,7 @@ from test_proposer import small_config
 
 from llmprior_jax import training
 from llmprior_jax.learning.run import Decision
-from llmprior_jax.priors import Scorer
+from llmprior_jax.priors import CachedModel
 from llmprior_jax.priors.prompts import Example
 from llmprior_jax.training import examples, experiment
 from llmprior_jax.types import TextState
@@ -72,13 +72,13 @@ def test_the_prompts_of_a_run_show_its_examples(config, tmp_path, monkeypatch):
         restored.append((workdir, name))
         return Played(([0, 1], True))
 
-    def score(self, prompts, score=Scorer.score):
+    def score(self, prompts, score=CachedModel.score):
         asked.extend(prompt.text for prompt in prompts)
         return score(self, prompts)
 
     with monkeypatch.context() as patch:
         patch.setattr(experiment, "restore", restore)
-        patch.setattr(Scorer, "score", score)
+        patch.setattr(CachedModel, "score", score)
         training.run(config, tmp_path / "run")
         assert restored == [("elsewhere", "dqn_prior")]
         training.run(config, tmp_path / "run")

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from lock_env import LENGTH, Lock, prior_of
 
-from llmprior_jax import training
+from llmprior_jax import learning, training
 from llmprior_jax.priors import TextScores
 from llmprior_jax.priors.sources import cached
 from llmprior_jax.training import build
@@ -167,8 +167,8 @@ def test_a_damaged_checkpoint_is_trained_again_from_the_one_before(finished, tmp
 
 def test_a_checkpoint_of_a_version_that_kept_less_is_refused(finished, tmp_path, monkeypatch):
     shutil.copytree(finished, tmp_path / "run")
-    of_now = training.OnlineRun.meta
-    monkeypatch.setattr(training.OnlineRun, "meta", lambda run: of_now(run) | {"new": 1})
+    of_now = learning.Run.meta
+    monkeypatch.setattr(learning.Run, "meta", lambda run: of_now(run) | {"new": 1})
     for again in (
         lambda: training.run(small_config(), tmp_path / "run"),
         lambda: training.restore(tmp_path / "run", "dqn_prior", eval_episodes=1),

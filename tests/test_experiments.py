@@ -6,8 +6,8 @@ import pathlib
 import pytest
 
 from launch.paper import plan
-from llmprior_jax import agents
-from llmprior_jax.training.validation import check_config
+from llmprior_jax import agents, training
+from llmprior_jax.training.validation import validate
 
 SCALES = {"full": plan.FULL, "quick": plan.QUICK}
 
@@ -33,7 +33,7 @@ def test_every_claim_is_about_runs_that_there_are(planned):
 
 def test_every_run_has_a_valid_configuration_of_one_agent(planned):
     for run in {run.name: run for told in planned.values() for run in told.runs}.values():
-        check_config(run.config)
+        validate(training.to_settings(run.config))
         assert len(run.config.agents) == 1
 
 

@@ -13,14 +13,18 @@ from small_lm import small_lm
 
 from llmprior_jax import agents
 from llmprior_jax.agents import Rollout, States
+from llmprior_jax.learning import make_loop
 from llmprior_jax.models import Encoder, EncoderConfig, EncoderDecoder, EncoderDecoderConfig
 from llmprior_jax.models.text_encoder import encode_tokens
+from llmprior_jax.play.actors import ValueActor
+from llmprior_jax.play.rollouts import make_roller
+from llmprior_jax.play.stepping import reset_envs
 from llmprior_jax.priors import prompts
 from llmprior_jax.priors.language_policy import language_policy
 from llmprior_jax.priors.sampling.generation import sample_tokens
 from llmprior_jax.priors.scoring import packing
 from llmprior_jax.priors.scoring.score import score_packed
-from llmprior_jax.training import LoopConfig, make_loop
+from llmprior_jax.settings import LoopSettings
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 ENV = Lock()
@@ -67,16 +71,20 @@ def test_sampling(lm):
 
 
 def test_training_and_evaluation_in_environments():
-    config = LoopConfig(
+    sizes = LoopSettings(
         num_envs=4, replay_capacity=64, warmup_steps=1, batch_size=8, updates_per_step=1
     )
-    loop = make_loop(
-        ENV, ENV.default_params, agents.make("dqn_prior"), config, 2, num_eval_episodes=4
-    )
+    agent, params = agents.make("dqn_prior"), ENV.default_params
+    loop = make_loop(ENV, params, agent, sizes, num_iterations=2)
     table, key = lock_table(0.9), jax.random.key(0)
     state = loop.init(key, table)
     check(jax.jit(loop.segment), state, table, jnp.int32(0))
-    check(jax.jit(loop.evaluate), state.agent, key, table)
+    actor = ValueActor(agent)
+    roller = make_roller(ENV, params, actor.in_rollouts, 4, lambda step, about: step.reward)
+    reset_key, draws = actor.begin(key, 4, 4)
+    envs = reset_envs(ENV, params, reset_key, 4)
+    progress = roller.start(state.agent, (), envs, draws, table)
+    check(jax.jit(roller.advance), progress, state.agent, (), table)
 
 
 def test_updates_of_a_policy(lm):

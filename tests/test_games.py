@@ -5,7 +5,7 @@ import pathlib
 import pytest
 
 from llmprior_jax import training
-from llmprior_jax.envs.engines.games import list_games
+from llmprior_jax.envs.engines import list_games
 
 
 def test_a_game_stands_for_itself_and_a_directory_for_the_games_in_it(tmp_path):
@@ -44,5 +44,5 @@ def test_a_game_named_twice_is_refused(tmp_path):
 def test_games_for_an_environment_without_games_are_refused(tmp_path):
     config = training.default_config()
     config.games.train = ("somewhere.tw-pddl",)
-    with pytest.raises(TypeError, match="has no setting 'games'"):
+    with pytest.raises(TypeError, match="has no settings; leave 'games' out"):
         training.run(config, tmp_path)

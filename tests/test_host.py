@@ -106,11 +106,10 @@ def finished(tmp_path_factory) -> pathlib.Path:
 
 def make_run(name: str, workdir: pathlib.Path, **changes):
     """The run of one agent that nothing has trained yet, with the table of `workdir`."""
-    config = small_config(**changes)
-    games, _ = build.make_environment(config)
-    return build.make_run(
-        name, config, games, None, build.make_filler(config, games, None, workdir / "prior_table")
-    )
+    settings = training.to_settings(small_config(**changes))
+    games, _ = build.make_environment(settings)
+    priors = build.make_priors(settings, games, None, workdir / "prior_table")
+    return build.make_run(name, settings, games, None, priors)
 
 
 @pytest.fixture
@@ -148,7 +147,7 @@ def test_a_text_is_scored_once(tmp_path, monkeypatch):
     run = make_run("random", tmp_path, eval_every=200)
     assert run.table.size == 1, "exploring ends in the first room"
     metrics = [run.train(), run.train()]
-    texts = [run.games.text_state(key) for key in np.asarray(run.table.observations)[:4]]
+    texts = [run.player.env.text_state(key) for key in np.asarray(run.table.observations)[:4]]
     assert run.table.size == len(set(texts)) == 4
     assert sum(values["lm_asked"] for values in metrics) == 3
     assert metrics[1]["lm_saved"] >= 400
@@ -160,12 +159,12 @@ def test_segments_are_whole_episodes_and_count_their_steps(table_alone):
     assert run.steps >= 20
     # One entry for each environment and step; those after an environment's last episode weigh 0.
     weights = np.asarray(run.state.replay.experience.weight)
-    np.testing.assert_array_equal(weights.sum(axis=(1, 2)), run._committed)
+    np.testing.assert_array_equal(weights.sum(axis=(1, 2)), run._taken)
 
 
 def test_a_process_killed_while_training_costs_its_episode_only(table_alone):
     run = make_run("random", table_alone, eval_every=40)
-    bridge, calls = run.games.bridge, []
+    bridge, calls = run.player.env.bridge, []
     step = bridge.step
 
     def step_and_kill(commands):
@@ -179,7 +178,7 @@ def test_a_process_killed_while_training_costs_its_episode_only(table_alone):
     np.testing.assert_array_equal(metrics["restarts"], [1, 0])
     assert bridge.restarts == 1
     moves = sum(command is not None for commands in calls for command in commands)
-    assert run._committed.sum() == moves - 1
+    assert run._taken.sum() == moves - 1
     assert run.evaluate()["success_rate"].shape == (2,)
 
 
@@ -211,7 +210,7 @@ def test_an_episode_is_played_with_what_the_agent_saw(finished):
     [
         ({"games.train": ()}, "no games to train on"),
         ({"games.unseen": ("nowhere.z8",)}, "nowhere.z8: there is no such file"),
-        ({"engine.num_actions": 3}, r"offers 4 actions.*config\.engine\.num_actions; raise it"),
+        ({"engine.num_actions": 3}, r"offers 4 actions.*\(engine\.num_actions\); raise it"),
         ({"games.train": (SILENT,)}, "lists no admissible commands after 'You are in the hall.'"),
     ],
 )
@@ -265,7 +264,7 @@ def test_free_form_actions_are_learned_from_proposals(tmp_path, monkeypatch):
 )
 def test_proposals_that_make_no_sense_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
-        validation.check_config(small_config(**changes))
+        validation.validate(training.to_settings(small_config(**changes)))
 
 
 def test_alfworld_and_textworld_play_in_one_batch(tmp_path):

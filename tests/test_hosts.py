@@ -119,7 +119,7 @@ _ONE_OF_TWO = """
 import pathlib, sys
 sys.path.insert(0, "tests")
 import jax
-from launch import processes
+from launch.common import cluster
 directory, port, number = sys.argv[1:]
 cluster.connect(f"127.0.0.1:{port}", 2, int(number))
 from test_hosts import run_others

@@ -7,9 +7,17 @@ from lock_env import RIGHT, Lock
 from llmprior_jax import datasets, training
 from llmprior_jax.play import collecting
 from llmprior_jax.play.collecting import Part
-from llmprior_jax.play.scored_states import TableFiller
-from llmprior_jax.priors import Imitator, Prompt, prompts
-from llmprior_jax.training import build
+from llmprior_jax.play.row_files import RowFiles
+from llmprior_jax.play.scored_states import ScoredStates
+from llmprior_jax.priors import (
+    Demonstrated,
+    Prompt,
+    SourceContext,
+    TextScores,
+    make_source,
+    prompts,
+)
+from llmprior_jax.settings import PriorSettings
 from llmprior_jax.types import TextState
 
 ACTIONS = (" chop", " wait", " look")
@@ -18,34 +26,35 @@ UNSEEN = Prompt("Task: wash up\nNow: You see a sink.\nNext:", ACTIONS[:2])
 COUNTS = {SEEN.text: {" chop": 6, " look": 1, " sing": 9}}
 
 
+class Featureless:
+    """Stands in for a language model that makes nothing of what it reads."""
+
+    identity = "f"
+
+    def score(self, asked):
+        self.asked = asked
+        shape = len(asked), max(len(prompt.actions) for prompt in asked)
+        return TextScores(np.zeros(shape), np.ones(shape, int), np.eye(*shape)[..., None])
+
+
+def demonstrated(counts, temperature=1.0):
+    return Demonstrated(Featureless(), counts, temperature)
+
+
 def test_the_prior_is_what_was_shown_by_the_rule_of_succession():
-    log_probs = Imitator(COUNTS).log_probs([SEEN, UNSEEN])
+    log_probs = demonstrated(COUNTS).score([SEEN, UNSEEN]).log_probs
     np.testing.assert_allclose(np.exp(log_probs[0]), [7 / 10, 1 / 10, 2 / 10], rtol=1e-6)
     np.testing.assert_allclose(np.exp(log_probs[1]), [1 / 2, 1 / 2, 0], rtol=1e-6)
 
 
 def test_the_temperature_is_a_dial_from_uniform():
-    log_probs = Imitator(COUNTS, temperature=2.0).log_probs([SEEN])
+    log_probs = demonstrated(COUNTS, temperature=2.0).score([SEEN]).log_probs
     roots = np.sqrt([7.0, 1.0, 2.0])
     np.testing.assert_allclose(np.exp(log_probs[0]), roots / roots.sum(), rtol=1e-6)
 
 
 def test_other_demonstrations_are_another_prior():
-    assert Imitator(COUNTS).identity != Imitator({}).identity
-
-
-class Forgetful:
-    """Stands in for a `Scorer` that has room for one pair of the history only."""
-
-    model, identity = "model", "f"
-
-    def fit(self, state, build):
-        left_out = max(len(state.history) - 1, 0)
-        return build(state._replace(history=state.history[left_out:])), left_out
-
-    def score(self, asked):
-        self.asked = asked
-        return np.log(np.full((len(asked), 3), 1 / 3, np.float32)), np.eye(3)[None].repeat(2, 0)
+    assert demonstrated(COUNTS).identity != demonstrated({}).identity
 
 
 class Kitchen:
@@ -59,13 +68,15 @@ class Kitchen:
 
 
 def test_a_state_is_recognized_by_a_history_that_a_language_model_has_no_room_for(tmp_path):
-    states, scorer = Kitchen(), Forgetful()
+    states, model = Kitchen(), Featureless()
     counts = {prompts.plain(states.text_state(1)).text: {" wait": 3}}
-    filler = TableFiller(
-        states, lambda: np.arange(2), scorer, 2, tmp_path, imitator=Imitator(counts)
-    )
-    log_probs = np.asarray(filler.load().prior.log_probs)[:2]
-    assert scorer.asked[0] == scorer.asked[1], "the model has read more than it has room for"
+    # There is room for one pair of the history only.
+    build = prompts.fitting(prompts.plain, lambda prompt: prompt.text.count("Seen:") == 1)
+    source = Demonstrated(model, counts)
+    scored = ScoredStates(states, lambda: np.arange(2), source, build, 2, RowFiles(tmp_path))
+    log_probs = np.asarray(scored.load().prior.log_probs)[:2]
+    first, second = model.asked
+    assert first.text == second.text, "the model has read more than it has room for"
     np.testing.assert_allclose(np.exp(log_probs), [[1 / 3] * 3, [1 / 6, 4 / 6, 1 / 6]], rtol=1e-6)
 
 
@@ -85,10 +96,8 @@ def test_a_run_s_prior_does_what_the_dataset_shows(tmp_path):
     for state, right in zip(states, RIGHT, strict=True):
         assert counts[state] == {f"turn it to {right}": 3}
     datasets.write(tmp_path / "shown.jsonl", dataset)
-    config = training.default_config()
-    config.prior.method = "imitate"
-    config.prior.demonstrations = str(tmp_path / "shown.jsonl")
-    imitator = build.make_imitator(config)
-    log_probs = imitator.log_probs([prompts.plain(state) for state in states])
+    settings = PriorSettings(method="imitate", demonstrations=str(tmp_path / "shown.jsonl"))
+    source = make_source(SourceContext(Featureless(), settings, prompts.plain))
+    log_probs = source.score([prompts.plain(state) for state in states]).log_probs
     np.testing.assert_array_equal(log_probs.argmax(axis=1), RIGHT)
     np.testing.assert_allclose(np.exp(log_probs.max(axis=1)), 4 / 9, rtol=1e-6)

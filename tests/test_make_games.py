@@ -10,8 +10,15 @@ import pytest
 
 pytest.importorskip("alfworld")
 
-from llmprior_jax.envs.alfworld import game_maker as games
-from llmprior_jax.envs.engines import bridge
+from llmprior_jax.envs import engines
+from llmprior_jax.envs.alfworld import game_maker
+from llmprior_jax.envs.alfworld.tasks import (
+    SPLITS,
+    TASK_TYPES,
+    choose_tasks,
+    feasible_tasks,
+    is_held_out,
+)
 
 _SEED = 3
 
@@ -20,7 +27,7 @@ _SEED = 3
 def data(tmp_path_factory) -> pathlib.Path:
     """One training game of each task."""
     out = tmp_path_factory.mktemp("alfworld")
-    games.make_games(out, train=1, unseen=0, seed=_SEED)
+    game_maker.make_games(out, train=1, unseen=0, seed=_SEED)
     return out
 
 
@@ -38,7 +45,7 @@ def game_files(data) -> dict[str, pathlib.Path]:
 
 @pytest.fixture(scope="module")
 def chosen():
-    return games.choose_tasks(tuple(games.TASK_TYPES), train=28, unseen=26, seed=0)
+    return choose_tasks(tuple(TASK_TYPES), train=28, unseen=26, seed=0)
 
 
 def test_every_task_gets_as_many_games_as_asked(chosen):
@@ -46,7 +53,7 @@ def test_every_task_gets_as_many_games_as_asked(chosen):
     assert counts == {
         (split, name): count
         for split, count in (("train", 28), ("valid_unseen", 26))
-        for name in games.TASK_TYPES
+        for name in TASK_TYPES
     }
 
 
@@ -58,7 +65,7 @@ def test_training_never_has_a_pair_of_an_unseen_game(chosen):
             if of_split == split
             for task in tasks
         }
-        for split in games.SPLITS
+        for split in SPLITS
     }
     assert not pairs["train"] & pairs["valid_unseen"]
 
@@ -71,13 +78,13 @@ def test_a_pair_is_unseen_whatever_the_seed_and_the_counts(chosen):
         if split == "valid_unseen"
         for task in tasks
     }
-    assert all(games.is_held_out(*pair) for pair in unseen)
-    assert all(games.is_held_out(*(name.lower() for name in pair)) for pair in unseen)
+    assert all(is_held_out(*pair) for pair in unseen)
+    assert all(is_held_out(*(name.lower() for name in pair)) for pair in unseen)
     for counts in ({"train": 9, "unseen": 2}, {"train": 2, "unseen": 9}):
-        other = games.choose_tasks(tuple(games.TASK_TYPES), seed=5, **counts)
+        other = choose_tasks(tuple(TASK_TYPES), seed=5, **counts)
         for (split, _), tasks in other.items():
             for task in tasks:
-                assert games.is_held_out(*task.pair) == (split == "valid_unseen")
+                assert is_held_out(*task.pair) == (split == "valid_unseen")
 
 
 def test_unseen_games_play_in_alfreds_test_floor_plans(chosen):
@@ -95,7 +102,7 @@ def test_pairs_repeat_only_when_all_have_come_up(chosen):
 
 
 def test_another_seed_chooses_other_games(chosen):
-    assert chosen != games.choose_tasks(tuple(games.TASK_TYPES), train=28, unseen=26, seed=1)
+    assert chosen != choose_tasks(tuple(TASK_TYPES), train=28, unseen=26, seed=1)
 
 
 @pytest.mark.parametrize(
@@ -109,16 +116,14 @@ def test_another_seed_chooses_other_games(chosen):
 )
 def test_tasks_are_asked_for_where_they_can_be_done(task, rooms, never_to):
     possible = [
-        one
-        for plan in (8, 203, 305, 410)
-        for one in games.feasible_tasks(games.TASK_TYPES[task], plan)
+        one for plan in (8, 203, 305, 410) for one in feasible_tasks(TASK_TYPES[task], plan)
     ]
     assert {one.plan // 100 for one in possible} == rooms
     assert never_to not in {one.receptacle for one in possible}
 
 
 def test_nothing_is_to_be_put_where_it_does_not_fit():
-    pairs = {task.pair for task in games.feasible_tasks("pick_and_place_simple", 8)}
+    pairs = {task.pair for task in feasible_tasks("pick_and_place_simple", 8)}
     assert ("Egg", "Microwave") in pairs
     assert ("Spoon", "Microwave") not in pairs
     assert ("Fridge", "CounterTop") not in pairs
@@ -127,26 +132,30 @@ def test_nothing_is_to_be_put_where_it_does_not_fit():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"tasks": ["pick", "wash"]}, "wash.*choose from pick, examine"),
+        (
+            {"tasks": ["pick", "wash"]},
+            r"no task 'wash'; did you mean .* There are pick",
+        ),
+        ({"tasks": []}, "at least one task: there are pick, examine"),
         ({"train": -1}, "Cannot make -1 training"),
         ({"train": 0, "unseen": 0}, "Cannot make 0 training"),
     ],
 )
 def test_bad_arguments_are_refused(tmp_path, arguments, message):
-    with pytest.raises(games.GameError, match=message):
-        games.make_games(tmp_path / "out", **arguments)
+    with pytest.raises(engines.GameError, match=message):
+        game_maker.make_games(tmp_path / "out", **arguments)
 
 
 def test_games_are_not_mixed_into_those_already_there(data):
-    with pytest.raises(games.GameError, match="already exists"):
-        games.make_games(data, train=1, unseen=0)
+    with pytest.raises(engines.GameError, match="already exists"):
+        game_maker.make_games(data, train=1, unseen=0)
 
 
 # -------------------------------------------------------------------------------- what is written
 
 
 def test_each_task_has_its_game(game_files):
-    assert set(game_files) == set(games.TASK_TYPES.values())
+    assert set(game_files) == set(TASK_TYPES.values())
 
 
 def test_the_layout_is_that_of_the_official_data(data):
@@ -157,7 +166,7 @@ def test_the_layout_is_that_of_the_official_data(data):
         r"(game\.tw-pddl|initial_state\.pddl|traj_data\.json)"
     )
     assert all(trial.fullmatch(file) for file in files if not file.startswith("logic/"))
-    assert len(files) == 2 + 3 * len(games.TASK_TYPES)
+    assert len(files) == 2 + 3 * len(TASK_TYPES)
 
 
 def test_the_files_of_a_game_agree(game_files):
@@ -199,7 +208,7 @@ def test_rooms_hold_about_as_much_as_the_official_ones(game_files):
 
 
 def test_every_walkthrough_wins_with_its_last_command(game_files):
-    with bridge.Bridge(num_environments=1) as player:
+    with engines.Bridge(num_environments=1) as player:
         for path in game_files.values():
             seen = player.reset([path])
             for command in json.loads(path.read_text())["walkthrough"]:
@@ -256,7 +265,7 @@ def test_the_command_makes_the_same_bytes_again(game_files, tmp_path):
     command += ["--unseen=0", f"--seed={_SEED}", f"--out={tmp_path / 'again'}"]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
-    (again,) = bridge.find_games(tmp_path / "again")
+    (again,) = engines.find_games(tmp_path / "again")
     path = game_files["pick_and_place_simple"]
     assert pathlib.Path(again).parts[-5:] == path.parts[-5:]
     for name in ("game.tw-pddl", "initial_state.pddl", "traj_data.json"):

@@ -8,8 +8,9 @@ import textwrap
 import jax
 import pytest
 
-from llmprior_jax import training
-from llmprior_jax.distributed.mesh import explain_out_of_memory
+from llmprior_jax import distributed, training
+from llmprior_jax.settings import Settings
+from llmprior_jax.training.experiment import explain_out_of_memory
 from llmprior_jax.training.metrics import read_metrics
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -19,7 +20,7 @@ import jax
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_compilation_cache_dir", "{cache}")
 import numpy as np
-from llmprior_jax import models, priors, training
+from llmprior_jax import distributed, models, priors
 from llmprior_jax.models import partition
 
 def f(key, shared):
@@ -28,15 +29,15 @@ def f(key, shared):
 keys = jax.random.split(jax.random.key(0), 4)
 shared = np.arange(6, dtype=np.float32).reshape(3, 2)
 results = {{
-    mesh: training.over_seeds(f, (0, None), 4, mesh=mesh)(keys, shared)
-    for mesh in ("data:1", "", "data:2,model:4")
+    mesh: distributed.over_seeds(f, (0, None), 4, mesh=mesh)(keys, shared)
+    for mesh in ("data:1", None, "data:2,model:4")
 }}
-assert len(results[""].sharding.device_set) == 4
+assert len(results[None].sharding.device_set) == 4
 for result in results.values():
     np.testing.assert_array_equal(result, results["data:1"])
 
 lm = models.load("tiny")
-mesh = training.make_mesh("data:2,model:4", 4)
+mesh = distributed.make_mesh("data:2,model:4", 4)
 cut = partition(lm, mesh)
 kernel = jax.tree_util.tree_leaves(cut.params["blocks"][0]["mlp"]["gate_proj"]["kernel"])[0]
 assert kernel.addressable_shards[0].data.shape[1] * 4 == kernel.shape[1]
@@ -44,7 +45,7 @@ assert kernel.addressable_shards[0].data.shape[1] * 4 == kernel.shape[1]
 prompts = [f"Task: make a tomato salad\\n{{n * 'Wait. '}}Next:" for n in range(40)]
 actions = [[" pick up the tomato", " go to the sink"], [" go to the sink"]] * 20
 whole = priors.score(lm, prompts, actions)
-spread = partition(lm, training.make_mesh("data:4", 4))
+spread = partition(lm, distributed.make_mesh("data:4", 4))
 for model in (cut, spread):
     shared_out = priors.score(model, prompts, actions)
     # Some of them are below -30, where float32 has no more than six decimals.
@@ -65,7 +66,7 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_compilation_cache_dir", "{cache}")
 import pathlib, shutil
 import numpy as np
-from llmprior_jax import training
+from llmprior_jax import distributed, training
 from llmprior_jax.training.metrics import read_metrics
 
 root = pathlib.Path("{directory}")
@@ -169,7 +170,7 @@ def test_a_mesh_that_is_asked_for_is_made_or_refused(of_one_seed):
 
 def test_a_mesh_that_divides_neither_seeds_nor_environments_says_what_would():
     with pytest.raises(ValueError, match=r"nor the 5 environments .* data:1, or a multiple of 2"):
-        training.make_mesh("data:2", num_seeds=3, num_envs=5)
+        distributed.make_mesh("data:2", num_seeds=3, num_envs=5)
 
 
 @pytest.mark.parametrize(
@@ -184,20 +185,19 @@ def test_a_mesh_that_divides_neither_seeds_nor_environments_says_what_would():
 )
 def test_a_mesh_that_does_not_fit_says_what_would(spec, message):
     with pytest.raises(ValueError, match=message):
-        training.make_mesh(spec, num_seeds=3)
+        distributed.make_mesh(spec, num_seeds=3)
 
 
 def test_too_little_memory_says_what_to_lower():
-    config = training.default_config()
     with (
         pytest.raises(
             training.OutOfMemoryError, match=r"config\.loop\.batch_size.*last checkpoint"
         ),
-        explain_out_of_memory(config, "runs/x"),
+        explain_out_of_memory(Settings(), "runs/x"),
     ):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes")
     with (
         pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"),
-        explain_out_of_memory(config, "runs/x"),
+        explain_out_of_memory(Settings(), "runs/x"),
     ):
         raise jax.errors.JaxRuntimeError("INTERNAL: something else")

@@ -11,7 +11,7 @@ from tensorboardX.proto import event_pb2
 
 from llmprior_jax import training
 from llmprior_jax.training.metrics import MetricsWriter
-from llmprior_jax.training.validation import check_config
+from llmprior_jax.training.validation import validate
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_without_a_project_nothing_is_told(tmp_path):
 def test_where_it_is_missing_the_extra_is_named_before_anything_is_done(config, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ImportError, match=r"llmprior-jax\[wandb\]"):
-        check_config(config)
+        validate(training.to_settings(config))
 
 
 def test_a_directory_of_its_name_is_not_taken_for_the_library(config, monkeypatch, tmp_path):
@@ -58,7 +58,7 @@ def test_a_directory_of_its_name_is_not_taken_for_the_library(config, monkeypatc
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
     monkeypatch.delitem(sys.modules, "wandb", raising=False)
     with pytest.raises(ImportError, match=r"llmprior-jax\[wandb\]"):
-        check_config(config)
+        validate(training.to_settings(config))
 
 
 def _wandb_history(directory) -> Iterator[tuple[int, str, float]]:

@@ -15,9 +15,10 @@ from small_lm import small_lm
 
 from llmprior_jax import agents, models, training
 from llmprior_jax.envs import TextEnvironment
-from llmprior_jax.learning import policy_gradient
-from llmprior_jax.learning.loop import reset_envs
-from llmprior_jax.play import rollouts
+from llmprior_jax.learning.policy_gradient import _keep, _rollout
+from llmprior_jax.play.actors import PolicyActor, check_actions
+from llmprior_jax.play.rollouts import complete, make_roller
+from llmprior_jax.play.stepping import reset_envs
 from llmprior_jax.priors import prompts
 from llmprior_jax.priors import table as tables
 from llmprior_jax.training import build, experiment, validation
@@ -43,18 +44,26 @@ def roll(known: np.ndarray, one_episode: bool = False, max_steps: int = 2 * LENG
     """A rollout in the lock, begun with only some states in the table."""
     env = Lock()
     params = env.default_params.replace(max_steps_in_episode=max_steps)
-    roller = rollouts.make_roller(env, params, table_agent(), NUM_STEPS, one_episode)
+    actor = PolicyActor(table_agent(), None, env.text_state, prompts.plain)
+    roller = make_roller(env, params, actor.in_rollouts, NUM_STEPS, _keep, one_episode=one_episode)
     table = lock_table(0.9, known)
     envs = reset_envs(env, params, jax.random.key(3), NUM_ENVS)
-    progress = roller.start(envs, table)
+    progress = roller.start((), ((), table.observations), envs, (), table)
     advance = jax.jit(roller.advance)
-    while True:
+
+    def advance_known(progress):
         # What the policy reads of a state is the wheel, row by row of the table.
-        progress, missing = advance(progress, (), (), table.observations, table)
-        if not missing.is_missing.any():
-            return progress, table
+        return advance(progress, (), ((), table.observations), table)
+
+    def fill(missing) -> bool:
+        nonlocal table
         met = np.unique(np.asarray(missing.observation)[np.asarray(missing.is_missing)])
-        table = tables.insert(table, met, lock_prior(met))
+        if met.size:
+            table = tables.insert(table, met, lock_prior(met))
+        return bool(met.size)
+
+    progress = complete(progress, advance_known, fill)
+    return progress, _rollout(progress, table), table
 
 
 def lock_prior(wheels):
@@ -68,8 +77,7 @@ def rolled():
 
 
 def test_a_rollout_records_what_happened(rolled):
-    progress, table = rolled
-    rollout = progress.rollout
+    progress, rollout, table = rolled
     wheel = np.asarray(table.observations)[np.asarray(rollout.row)]
     right = np.asarray(rollout.action) == RIGHT[wheel]
     np.testing.assert_array_equal(rollout.terminated, ~right | (wheel == LENGTH - 1))
@@ -85,21 +93,18 @@ def test_a_rollout_records_what_happened(rolled):
 
 
 def test_a_rollout_does_not_depend_on_when_its_states_became_known(rolled):
-    progress, table = rolled
-    later, later_table = roll(np.array([0], np.int32))
+    _, rollout, table = rolled
+    _, later, later_table = roll(np.array([0], np.int32))
     for name in ("action", "log_prob", "value", "reward", "terminated", "last_value"):
-        np.testing.assert_array_equal(
-            getattr(later.rollout, name), getattr(progress.rollout, name), err_msg=name
-        )
+        np.testing.assert_array_equal(getattr(later, name), getattr(rollout, name), err_msg=name)
     np.testing.assert_array_equal(
-        np.asarray(later_table.observations)[np.asarray(later.rollout.row)],
-        np.asarray(table.observations)[np.asarray(progress.rollout.row)],
+        np.asarray(later_table.observations)[np.asarray(later.row)],
+        np.asarray(table.observations)[np.asarray(rollout.row)],
     )
 
 
 def test_a_time_limit_records_the_value_of_the_state_reached():
-    progress, _ = roll(np.arange(LENGTH, dtype=np.int32), max_steps=2)
-    rollout = progress.rollout
+    _, rollout, _ = roll(np.arange(LENGTH, dtype=np.int32), max_steps=2)
     assert rollout.truncated.any()
     # A time limit of two steps is met at wheel 1, by a right action: wheel 2 is reached.
     np.testing.assert_array_equal(rollout.reached_value, np.where(rollout.truncated, 2.0, 0.0))
@@ -107,15 +112,15 @@ def test_a_time_limit_records_the_value_of_the_state_reached():
 
 
 def test_one_episode_ends_at_its_first_end(rolled):
-    progress, _ = roll(np.arange(LENGTH, dtype=np.int32), one_episode=True)
-    whole = rolled[0].rollout
-    episodes = rollouts.episodes(progress)
+    progress, rollout, _ = roll(np.arange(LENGTH, dtype=np.int32), one_episode=True)
+    whole = rolled[1]
     terminated = np.asarray(whole.terminated)
     first_end = terminated.argmax(axis=0)
     assert terminated.any(axis=0).all()
-    np.testing.assert_array_equal(episodes.length, first_end + 1)
+    np.testing.assert_array_equal(progress.time, first_end + 1)
     np.testing.assert_array_equal(
-        episodes.success, np.asarray(whole.reward)[first_end, np.arange(NUM_ENVS)] == 1
+        np.asarray(rollout.reward).sum(axis=0),
+        np.asarray(whole.reward)[first_end, np.arange(NUM_ENVS)],
     )
 
 
@@ -241,8 +246,9 @@ def test_a_run_that_is_stopped_and_resumed_ends_with_the_same_bits(finished, tmp
 def test_with_low_rank_adaptation_a_checkpoint_has_the_factors_alone(corridor, tmp_path):
     config = corridor_config(**{"policy.lora_rank": 2})
     env_params = corridor.default_params
-    filler = build.make_filler(config, corridor, env_params, tmp_path)
-    run = build.make_run("gflan", config, corridor, env_params, filler)
+    settings = training.to_settings(config)
+    priors = build.make_priors(settings, corridor, env_params, tmp_path)
+    run = build.make_run("gflan", settings, corridor, env_params, priors)
     factors = run.state.agent.params.policy
     assert len(factors) == 7, "the linear layers of one block"
     for leaf in jax.tree.leaves(run.state.agent):
@@ -250,12 +256,14 @@ def test_with_low_rank_adaptation_a_checkpoint_has_the_factors_alone(corridor, t
         assert leaf[0].size < 128, f"a leaf of shape {leaf.shape[1:]} is no factor of rank 2"
 
 
-def test_unseen_games_are_judged_apart(corridor, tmp_path):
+def test_unseen_games_are_judged_apart(corridor, tmp_path, monkeypatch):
     config = corridor_config(**{"agents": ("gflan",), "num_seeds": 1, "eval_episodes": 4})
     params = corridor.default_params
-    filler = build.make_filler(config, corridor, params, tmp_path)
+    settings = training.to_settings(config)
     unseen = params.replace(max_steps_in_episode=1)
-    run = policy_gradient.PolicyRun("gflan", config, corridor, params, filler, unseen)
+    monkeypatch.setattr(build, "unseen_params", lambda environment, env_params: unseen)
+    priors = build.make_priors(settings, corridor, params, tmp_path)
+    run = build.make_run("gflan", settings, corridor, params, priors)
     results = run.evaluate()
     assert results["unseen_episode_length"] == 1 < results["episode_length"]
     assert results["unseen_success_rate"] == 0
@@ -279,10 +287,10 @@ def test_a_policy_and_a_prior_with_different_actions_are_refused():
     states = [Corridor().text_state(place) for place in range(2)]
     three = np.log(np.full((2, 3), 1 / 3))
     three[0, 2] = -np.inf
-    policy_gradient.check_actions(states[:1], three[:1])
+    check_actions(states[:1], three[:1])
     wrong = r"2 actions \(turn left, go right\) .* the prior gives a probability to 3"
     with pytest.raises(ValueError, match=wrong):
-        policy_gradient.check_actions(states, three)
+        check_actions(states, three)
 
 
 @pytest.mark.parametrize(
@@ -298,4 +306,4 @@ def test_a_policy_and_a_prior_with_different_actions_are_refused():
 def test_configurations_that_cannot_be_are_refused(changes, message):
     config = corridor_config(**{"agents": ("gflan",), "loop.num_envs": 4, **changes})
     with pytest.raises(ValueError, match=message):
-        validation.check_config(config)
+        validation.validate(training.to_settings(config))

@@ -3,6 +3,7 @@
 import pytest
 
 from llmprior_jax.priors import prompts
+from llmprior_jax.registry import Registry
 from llmprior_jax.types import TextState
 
 
@@ -53,7 +54,8 @@ def test_a_thought_stands_between_the_state_and_the_action():
 
 
 def test_a_builder_of_ones_own_is_known_by_its_name(monkeypatch):
-    monkeypatch.setattr(prompts, "_BUILDERS", dict(prompts._BUILDERS))
+    builders = {name: prompts._BUILDERS[name] for name in prompts._BUILDERS}
+    monkeypatch.setattr(prompts, "_BUILDERS", Registry("prompt", builders))
 
     def terse(state):
         return prompts.Prompt(state.observation, state.actions)
@@ -75,30 +77,42 @@ def test_names_and_examples_that_do_not_fit_are_refused():
         prompts.make("think_first", [prompts.Example("wait", ())])
 
 
-def _count_words(text: str) -> int:
-    return len(text.split())
-
-
 _HISTORY = (("One.", "go on"), ("Two.", "go on"), ("Three.", "go on"))
 _STATE = TextState("walk", "Four.", _HISTORY, ("stop", "go on and on"))
 
 
+def _has_room(context: int):
+    return lambda prompt: prompts.room_for(prompt, context, lambda text: len(text.split()))
+
+
 def test_a_prompt_that_fits_keeps_its_history():
-    assert prompts.fit(_STATE, 1000, _count_words) == (prompts.plain(_STATE), 0)
+    prompt = prompts.fit(_STATE, prompts.plain, _has_room(1000))
+    assert prompt == prompts.plain(_STATE)
+    assert prompt.uncut is None
 
 
 def test_a_long_prompt_loses_its_oldest_history_first_and_no_more_than_it_must():
-    without_first = prompts.plain(_STATE._replace(history=_HISTORY[1:]))
-    longest = _count_words(without_first.text) + _count_words("go on and on")
-    assert prompts.fit(_STATE, longest, _count_words) == (without_first, 1)
-    assert prompts.fit(_STATE, longest - 1, _count_words)[1] == 2
+    whole = prompts.plain(_STATE).text
+    first, second = (prompts.plain(_STATE._replace(history=_HISTORY[n:])) for n in (1, 2))
+    longest = len(first.text.split()) + len(["go", "on", "and", "on"])
+    fitted = prompts.fit(_STATE, prompts.plain, _has_room(longest))
+    assert fitted == first._replace(uncut=whole)
+    fitted = prompts.fit(_STATE, prompts.plain, _has_room(longest - 1))
+    assert fitted == second._replace(uncut=whole)
 
 
 def test_a_state_too_long_without_history_is_left_for_scoring_to_refuse():
-    assert prompts.fit(_STATE, 1, _count_words) == (prompts.plain(_STATE._replace(history=())), 3)
+    prompt = prompts.fit(_STATE, prompts.plain, _has_room(1))
+    assert prompt.text == prompts.plain(_STATE._replace(history=())).text
 
 
 def test_a_fitting_builder_builds_what_fits():
-    build = prompts.fitting(prompts.plain, 22, _count_words)
-    assert build(_STATE) == prompts.fit(_STATE, 22, _count_words)[0]
-    assert _count_words(build(_STATE).text) + _count_words("go on and on") <= 22
+    build = prompts.fitting(prompts.plain, _has_room(22))
+    assert build(_STATE) == prompts.fit(_STATE, prompts.plain, _has_room(22))
+    assert len(build(_STATE).text.split()) + 4 <= 22
+
+
+def test_a_builder_is_named_by_its_import_path():
+    assert prompts.make("llmprior_jax.priors.prompts:think_first") is prompts.think_first
+    with pytest.raises(ValueError, match="no module 'nowhere'"):
+        prompts.make("nowhere:builder")

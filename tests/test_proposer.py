@@ -8,12 +8,12 @@ import pytest
 
 from llmprior_jax import training
 from llmprior_jax.priors import (
+    CachedModel,
     PriorStore,
     Prompt,
     Proposals,
-    Proposer,
+    Proposed,
     Sampling,
-    Scorer,
     estimate,
     prompts,
     propose,
@@ -31,20 +31,21 @@ PROMPTS = [
 THINKING = Prompt("Task: make a salad\nNow: You see a tomato.\nSeen:", ACTIONS, "\nNext:")
 
 
-def make(k=8, store=None, **kwargs) -> Proposer:
-    return Proposer("tiny", k, SAMPLING, seed=3, store=store, **kwargs)
+def make(k=8, store=None, **kwargs) -> tuple[CachedModel, Proposed]:
+    model = CachedModel("tiny", store)
+    return model, Proposed(model, k, SAMPLING, seed=3, **kwargs)
 
 
 @pytest.fixture(scope="module")
-def scored():
-    """Proposer, log-probs and features of the two prompts."""
-    proposer = make(no_match="uniform", pseudo_count=0.5)
-    return proposer, *proposer.score(PROMPTS)
+def proposed_priors():
+    """A model, the source that asks it, and the priors of the two prompts."""
+    model, source = make(no_match="uniform", pseudo_count=0.5)
+    return model, source, source.score(PROMPTS)
 
 
-def test_the_prior_is_the_estimate_and_the_features_are_those_of_scoring(scored):
-    proposer, log_probs, features = scored
-    proposals = propose(proposer.language_model, PROMPTS, jax.random.key(3), 8, SAMPLING)
+def test_the_prior_is_the_estimate_and_the_features_are_those_of_scoring(proposed_priors):
+    model, source, (log_probs, features, counted) = proposed_priors
+    proposals = propose(model.language_model, PROMPTS, jax.random.key(3), 8, SAMPLING)
     outcomes = [
         estimate(proposed, prompt.actions, "uniform", 0.5)
         for proposed, prompt in zip(proposals, PROMPTS, strict=True)
@@ -53,48 +54,50 @@ def test_the_prior_is_the_estimate_and_the_features_are_those_of_scoring(scored)
         n = len(PROMPTS[b].actions)
         np.testing.assert_array_equal(log_probs[b, :n], outcome.log_probs)
         assert np.all(np.isneginf(log_probs[b, n:]))
-    np.testing.assert_array_equal(features, Scorer("tiny").score(PROMPTS)[1])
-    rates = proposer.metrics()
+    np.testing.assert_array_equal(features, CachedModel("tiny").score(PROMPTS).features)
+    rates = source.metrics(counted)
     assert rates["no_match_rate"] == sum(o.num_by_rule["no_match"] for o in outcomes) / 16
     assert rates["unfinished_rate"] == sum(p.num_unfinished for p in proposals) / 16
     assert 0 < rates["no_match_rate"] < 1
 
 
 def test_a_prompt_that_fits_the_context_leaves_room_for_what_is_sampled():
-    proposer = make(k=1)
+    model, source = make(k=1)
     past = tuple((f"You see thing {i}.", "go on") for i in range(120))
     state = TextState("wash up", "You see a sink.", past, ("go on",))
-    prompt, left_out = proposer.fit(state, prompts.plain)
-    assert left_out > 0
-    assert np.isfinite(proposer.score([prompt])[0]).all()
+    prompt = prompts.fit(state, prompts.plain, model.fits)
+    assert prompt.uncut is not None
+    assert np.isfinite(source.score([prompt]).log_probs).all()
 
 
 def test_after_thoughts_features_are_their_mean():
-    proposer = make(k=4)
-    _, features = proposer.score([THINKING])
-    (proposed,) = proposer.propose([THINKING], 3, 4, SAMPLING)
+    model, source = make(k=4)
+    features = source.score([THINKING]).features
+    (proposed,) = model.propose([THINKING], 3, 4, SAMPLING)
     thoughts = [thought for each in proposed.thoughts for thought in each]
     assert len(thoughts) == 4
-    _, each = Scorer("tiny").score([THINKING.with_thought(thought) for thought in thoughts])
-    np.testing.assert_allclose(features[0], each.mean(0), atol=1e-5)
+    each = CachedModel("tiny").score([THINKING.with_thought(thought) for thought in thoughts])
+    np.testing.assert_allclose(features[0], each.features.mean(0), atol=1e-5)
 
 
-def test_what_the_store_holds_is_not_asked_again(scored, tmp_path, monkeypatch):
+def test_what_the_store_holds_is_not_asked_again(proposed_priors, tmp_path, monkeypatch):
     with PriorStore(tmp_path / "store") as store:
-        kept = make(store=store, no_match="uniform", pseudo_count=0.5)
-        first = kept.score([*PROMPTS, THINKING])
+        kept, source = make(store=store, no_match="uniform", pseudo_count=0.5)
+        first = source.score([*PROMPTS, THINKING])
     with PriorStore(tmp_path / "store") as store:
-        again = make(store=store, no_match="uniform", pseudo_count=0.5)
+        again, source = make(store=store, no_match="uniform", pseudo_count=0.5)
         monkeypatch.setattr(
             cached.models, "load", lambda model, **how: pytest.fail("loaded the model")
         )
-        for a, b in zip(first, again.score([*PROMPTS, THINKING]), strict=True):
-            np.testing.assert_array_equal(a, b)
+        second = source.score([*PROMPTS, THINKING])
+        np.testing.assert_array_equal(first.log_probs, second.log_probs)
+        np.testing.assert_array_equal(first.features, second.features)
+        assert first.outcomes == second.outcomes
         assert again.queries.made == 0
         assert again.queries.saved == kept.queries.made
         with pytest.raises(pytest.fail.Exception, match="loaded the model"):
-            make(store=store, k=9).score(PROMPTS)  # Other answers than those that are kept.
-    np.testing.assert_array_equal(first[0][:2], scored[1])
+            make(store=store, k=9)[1].score(PROMPTS)  # Other answers than those that are kept.
+    np.testing.assert_array_equal(first.log_probs[:2], proposed_priors[2].log_probs)
 
 
 def test_proposals_are_read_back_from_json():
@@ -125,9 +128,8 @@ def test_a_run_learns_with_what_the_model_proposes(tmp_path):
     assert [record["step"] for record in records] == [0, 160, 320]
     assert all(0 <= record["no_match_rate"] <= 1 for record in records[1:])
     run = training.restore(tmp_path / "run", "dqn_prior", eval_episodes=16)
-    assert isinstance(run, training.ActingRun)
     # It goes on counting where it stopped.
-    assert run.filler.metrics()["no_match_rate"] == records[-1]["no_match_rate"]
+    assert run.scored.metrics()["no_match_rate"] == records[-1]["no_match_rate"]
     decision = next(run.play(0, jax.random.key(0)))
     # Of four samples m named an action; and there is a tenth of one for each of four actions.
     counts = [decision.prior * (m + 0.4) - 0.1 for m in range(5)]
@@ -137,7 +139,10 @@ def test_a_run_learns_with_what_the_model_proposes(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"prior.method": "guess"}, r"prior.method is 'guess'; there are score, propose, imitate"),
+        (
+            {"prior.method": "guess"},
+            r"no prior method 'guess'; .* There are score, propose, imitate",
+        ),
         ({"prior.prompt": "plane"}, "no prompt 'plane'; did you mean 'plain'"),
         ({"prior.prompt": "think_first", "prior.method": "score"}, "prior.method to 'propose'"),
         ({"prior.propose.k": 0}, "num_samples is 0"),

@@ -24,7 +24,10 @@ NAMES = {
         with_prior with_uniform_prior
     """,
     "llmprior_jax.envs": """
-        HistoryWrapper NAMES Scene TextEnvironment Thing make register with_history
+        HistoryWrapper NAMES Scene TextEnvironment Thing engines make register with_history
+    """,
+    "llmprior_jax.envs.engines": """
+        Answer Bridge Engine GameError HostStep check_game find_games list_games register
     """,
     "llmprior_jax.models": """
         CheckpointError Decoder DecoderConfig Encoder EncoderConfig EncoderDecoder

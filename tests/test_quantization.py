@@ -75,9 +75,9 @@ def test_what_cannot_be_quantized_is_refused():
 def test_a_run_knows_its_8_bits_from_other_weights():
     config = training.default_config()
     config.prior.store = ""
-    as_they_are = build.make_scorer(config).fingerprint
+    as_they_are = build.make_model(training.to_settings(config)).fingerprint
     config.prior.quantize = "int8"
-    scorer = build.make_scorer(config)
-    assert scorer.fingerprint != as_they_are
-    assert scorer.fingerprint == scorer.language_model.fingerprint
-    assert scorer.language_model.params["blocks"][0]["mlp"]["up_proj"]["kernel"]["array"]
+    model = build.make_model(training.to_settings(config))
+    assert model.fingerprint != as_they_are
+    assert model.fingerprint == model.language_model.fingerprint
+    assert model.language_model.params["blocks"][0]["mlp"]["up_proj"]["kernel"]["array"]

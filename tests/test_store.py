@@ -17,7 +17,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmprior_jax.priors import PriorStore, Prompt, Scorer, StoredScores, StoreError, TextScores
+from llmprior_jax.priors import (
+    CachedModel,
+    PriorStore,
+    Prompt,
+    Scored,
+    StoredScores,
+    StoreError,
+    TextScores,
+)
 from llmprior_jax.priors.parquet import export_parquet, import_parquet
 from llmprior_jax.priors.sources import cached as scorers
 
@@ -278,10 +286,10 @@ PROMPTS = [Prompt("one", ("a", "b")), Prompt("two", ("b",)), Prompt("one", ("b",
 
 def test_each_pair_of_prompt_and_action_is_asked_once(store, monkeypatch):
     asked = Asked(monkeypatch)
-    scorer = Scorer("model", store=store)
-    log_probs, features = scorer.score(PROMPTS)
+    model = CachedModel("model", store)
+    log_probs, features, _ = Scored(model).score(PROMPTS)
     assert sorted(asked.pairs) == [("one", "a"), ("one", "b"), ("one", "c"), ("two", "b")]
-    assert (scorer.queries.made, scorer.queries.saved) == (2, 0)
+    assert (model.queries.made, model.queries.saved) == (2, 0)
     for b, prompt in enumerate(PROMPTS):
         said = answers(prompt.text, prompt.actions)
         n = len(prompt.actions)
@@ -290,31 +298,31 @@ def test_each_pair_of_prompt_and_action_is_asked_once(store, monkeypatch):
         np.testing.assert_allclose(np.exp(log_probs[b, :n]), probs / probs.sum(), rtol=1e-6)
         assert (log_probs[b, n:] == -np.inf).all()
         assert (features[b, n:] == 0).all()
-    again = Scorer("model", store=store)
-    for left, right in zip(again.score(PROMPTS), (log_probs, features), strict=True):
+    again = CachedModel("model", store)
+    for left, right in zip(Scored(again).score(PROMPTS)[:2], (log_probs, features), strict=True):
         np.testing.assert_array_equal(left, right)
     assert len(asked.pairs) == 4
     assert (again.queries.made, again.queries.saved) == (0, 2)
-    Scorer("model", store=store).score([Prompt("two", ("a", "b"))])
+    CachedModel("model", store).score([Prompt("two", ("a", "b"))])
     assert asked.pairs[4:] == [("two", "a")]
     assert (store.usage()[0].found, store.usage()[0].not_found) == (2, 3)
 
 
 def test_a_prompt_without_actions_is_refused():
     with pytest.raises(ValueError, match="prompt 0 has no actions"):
-        Scorer("tiny").score([Prompt("Now:", ())])
+        CachedModel("tiny").score([Prompt("Now:", ())])
 
 
 def test_another_normalization_asks_nothing_and_another_model_asks_everything(store, monkeypatch):
     asked = Asked(monkeypatch)
-    Scorer("model", store=store).score(PROMPTS)
+    CachedModel("model", store).score(PROMPTS)
     count = len(asked.pairs)
-    log_probs, _ = Scorer("model", "token", 0.5, store).score(PROMPTS)
+    log_probs = Scored(CachedModel("model", store), "token", 0.5).score(PROMPTS).log_probs
     assert len(asked.pairs) == count
     said = answers("one", ("a", "b"))
     weights = np.exp(said.log_probs.astype(np.float64) / said.num_tokens / 0.5)
     np.testing.assert_allclose(np.exp(log_probs[0, :2]), weights / weights.sum(), rtol=1e-6)
-    Scorer("other model", store=store).score(PROMPTS)
+    CachedModel("other model", store).score(PROMPTS)
     assert len(asked.pairs) == 2 * count
 
 
@@ -332,29 +340,29 @@ def refuse_writing(store: PriorStore, reason: str) -> None:
 )
 def test_a_store_that_takes_no_more_stops_nothing(store, monkeypatch, caplog, reason, advice):
     asked = Asked(monkeypatch)
-    without, _ = Scorer("model").score(PROMPTS)
-    Scorer("model", store=store).score(PROMPTS[:1])
+    without = CachedModel("model").score(PROMPTS).log_probs
+    CachedModel("model", store).score(PROMPTS[:1])
     refuse_writing(store, reason)
-    scorer = Scorer("model", store=store)
+    model = CachedModel("model", store)
     many = [Prompt(f"{n}", tuple(f"{a}" * 50 for a in range(50))) for n in range(20)]
     with caplog.at_level("WARNING"):
-        log_probs, _ = scorer.score(PROMPTS)
-        scorer.score(many)
-        scorer.score(many)
+        log_probs = model.score(PROMPTS).log_probs
+        model.score(many)
+        model.score(many)
     np.testing.assert_array_equal(log_probs, without)
     assert caplog.text.count("is not kept any more") == 1
     assert advice in caplog.text
-    assert scorer.queries.not_kept >= 20
+    assert model.queries.not_kept >= 20
     assert ("one", "a") not in asked.pairs[5:], "what the store holds is still read from it"
 
 
 def test_a_store_that_knows_all_and_may_only_be_read_warns_of_nothing(store, monkeypatch, caplog):
     Asked(monkeypatch)
-    Scorer("model", store=store).score(PROMPTS)
+    CachedModel("model", store).score(PROMPTS)
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with PriorStore(store.path) as known, caplog.at_level("WARNING"):
         assert known.read_only
-        Scorer("model", store=known).score(PROMPTS)
+        CachedModel("model", known).score(PROMPTS)
     assert caplog.text == ""
 
 

@@ -21,7 +21,7 @@ from small_lm import small_lm
 
 from llmprior_jax import models
 from llmprior_jax.models import CheckpointError, checkpoint, load_encoder
-from llmprior_jax.priors import Prompt, Scorer, encode_actions, prompts
+from llmprior_jax.priors import CachedModel, Prompt, encode_actions, prompts
 from llmprior_jax.types import TextState
 
 TEXTS = [
@@ -193,33 +193,34 @@ def test_features_are_vectors_of_prompt_and_action(plain):
     np.testing.assert_array_equal(features[1, 1], np.zeros(32))
 
 
-def test_a_scorer_takes_features_from_an_encoder(plain):
+def test_features_are_taken_from_an_encoder(plain):
     lm = small_lm([*TEXTS, *PAIRS])
     prompts = [Prompt(TEXTS[0], (" go to the plate", " go")), Prompt(TEXTS[2], (" go",))]
-    own, other = Scorer("small"), Scorer("small", features=str(plain))
-    for scorer in (own, other):
-        scorer.language_model = lm  # Instead of loading one.
-    log_probs, features = other.score(prompts)
-    np.testing.assert_array_equal(log_probs, own.score(prompts)[0])
+    own, other = CachedModel("small"), CachedModel("small", features=str(plain))
+    for model in (own, other):
+        model.language_model = lm  # Instead of loading one.
+    scores = other.score(prompts)
+    np.testing.assert_array_equal(scores.log_probs, own.score(prompts).log_probs)
     texts, actions = [p.text for p in prompts], [p.actions for p in prompts]
     expected = encode_actions(load_encoder(plain), texts, actions)
-    np.testing.assert_array_equal(features, expected)
+    np.testing.assert_array_equal(scores.features, expected)
     assert own.identity == own.fingerprint == other.fingerprint != other.identity
 
 
 def test_a_history_is_cut_to_what_the_encoder_reads_too(plain):
-    scorer, without = Scorer("small", features=str(plain)), Scorer("small")
+    model, without = CachedModel("small", features=str(plain)), CachedModel("small")
     # Its context is 128 tokens; the encoder's is 48.
-    scorer.language_model = without.language_model = small_lm([*TEXTS, *PAIRS])
+    model.language_model = without.language_model = small_lm([*TEXTS, *PAIRS])
     past = tuple(("you see the plate", "go to the board") for _ in range(5))
     state = TextState("make a tomato salad", "you see the tomato", past, ("go", "pick up"))
-    prompt, left_out = scorer.fit(state, prompts.plain)
+    prompt = prompts.fit(state, prompts.plain, model.fits)
+    left_out = 5 - prompt.text.count("Seen:")
     assert 0 < left_out < 5
-    assert without.fit(state, prompts.plain) == (prompts.plain(state), 0)
-    assert np.isfinite(scorer.score([prompt])[1]).all()
+    assert prompts.fit(state, prompts.plain, without.fits) == prompts.plain(state)
+    assert np.isfinite(model.score([prompt]).features).all()
     longer = prompts.plain(state._replace(history=past[left_out - 1 :]))
     with pytest.raises(ValueError, match="the encoder reads 48 at most"):
-        scorer.score([longer])
+        model.score([longer])
 
 
 # Checkpoints.

@@ -21,8 +21,7 @@ from absl import flags
 from launch.benchmarks import timing
 from llmprior_jax import envs
 from llmprior_jax.envs.alfworld import game_maker
-from llmprior_jax.envs.engines.bridge import Bridge
-from llmprior_jax.envs.engines.games import list_games
+from llmprior_jax.envs.engines import Bridge, list_games
 
 _NUM_ENVS = flags.DEFINE_integer("num_envs", 4096, "Environments in a batch.", lower_bound=1)
 _GAMES = flags.DEFINE_list(

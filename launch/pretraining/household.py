@@ -24,7 +24,7 @@ from launch.pretraining.phrases import (
     remembered,
     sentence,
 )
-from llmprior_jax.envs.alfworld.game_maker import is_held_out
+from llmprior_jax.envs.alfworld.tasks import is_held_out
 
 # For each kind of room: furniture that is open, furniture with doors, and things.
 _ROOMS = {

@@ -1,4 +1,4 @@
-"""What happened before: a wrapper that adds the last observations and actions to an observation.
+"""A wrapper that adds the last observations and actions to what an environment observes.
 
 A text often tells only what is new, so what was seen before is worth a place in the prompt. The
 wrapper keeps it in the observation array, so everything that reads observations, such as the text
@@ -162,6 +162,19 @@ class HistoryWrapper(TextEnvironment[HistoryState, environment.EnvParams]):
         limits = jnp.iinfo(jnp.int32)
         size = (self._length + 1) * self._size + self._length
         return spaces.Box(limits.min, limits.max, (size,), jnp.int32)
+
+    def state_space(self, params: environment.EnvParams | None = None) -> spaces.Dict:
+        """The fields of `HistoryState`, among them the state of the environment."""
+        params = self.default_params if params is None else params
+        limits, shape = jnp.iinfo(jnp.int32), (self._length + 1, self._size)
+        return spaces.Dict(
+            {
+                "time": spaces.Box(0, limits.max, (), jnp.int32),
+                "env_state": self.env.state_space(params),
+                "observation": spaces.Box(limits.min, limits.max, shape, jnp.int32),
+                "action": spaces.Box(_NO_ACTION, self.num_actions - 1, (self._length,), jnp.int32),
+            }
+        )
 
     def text_state(self, observation: np.ndarray | jax.Array) -> TextState:
         """Puts an observation and its history into words; see `TextEnvironment.text_state`."""

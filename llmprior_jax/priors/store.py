@@ -37,7 +37,7 @@ _APPLICATION = 0x4C4D5052  # "LMPR", which `file` and SQLite's own header know t
 _SCORING_VERSION = 1
 _SECONDS_TO_WAIT = 60
 _KEYS_PER_QUERY = 500
-_ANOTHER = "use another store (--config.prior.store=PATH, or = for none)"
+_ANOTHER = "use another store (prior.store=PATH, or none)"
 _SCORE_COLUMNS = "actions, log_probs, num_tokens, features"
 _DTYPES = ("<f4", "<i4", "<f4")
 _TABLES = f"""

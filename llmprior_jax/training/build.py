@@ -185,7 +185,7 @@ def make_run(
         return JaxPlayer(
             env,
             env_params,
-            _unseen_params(settings.environment, env_params),
+            unseen_params(settings.environment, env_params),
             actor,
             known.scored,
             settings.run.eval_episodes,
@@ -269,7 +269,7 @@ def _make_policy_run(
     return PolicyRun(agent, actor, player, settings.run, num_envs, rollout_steps, mapped)
 
 
-def _unseen_params(environment: EnvironmentSettings, env_params: Any) -> Any:
+def unseen_params(environment: EnvironmentSettings, env_params: Any) -> Any:
     """The parameters under which an environment plays unseen games, which come after the others."""
     number = len(list_games(environment.games.unseen))
     return env_params.replace(games=len(env_params.games) + jnp.arange(number)) if number else None

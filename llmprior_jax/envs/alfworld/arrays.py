@@ -15,7 +15,8 @@ import jax
 import numpy as np
 from flax import struct
 
-from llmprior_jax.envs.alfworld.pddl import MARKS, Game
+from llmprior_jax.envs.alfworld.game_files import Game
+from llmprior_jax.envs.alfworld.pddl import MARKS
 
 Array = Any  # of NumPy on the host, of JAX on the device
 

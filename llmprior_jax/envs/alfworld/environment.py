@@ -6,8 +6,8 @@ carry objects about, and clean, heat, cool, slice or switch them on. Its engine 
 PDDL planner and makes some tens of steps a second. The state behind the text is small, though:
 which objects are in which receptacle, which receptacles are open, where the agent is, what it
 holds, and what was done to each object. Here that state is a few bit sets, 32 things to a word, and
-a step is arithmetic on them. What a player is told follows the engine to the letter, see
-`alfworld_pddl` and `alfworld_grammar`.
+a step is arithmetic on them. What a player is told follows the engine to the letter; see
+`pddl` and `grammar`.
 
 The commands that a state admits are bit sets, too, a word for each verb and 32 things. Counting
 bits numbers the commands, so an action is found without ever listing the hundreds of commands of a
@@ -37,7 +37,8 @@ from llmprior_jax.envs.alfworld.arrays import (
     read_command,
     tabulate,
 )
-from llmprior_jax.envs.alfworld.pddl import MARKS, read_game
+from llmprior_jax.envs.alfworld.game_files import read_game
+from llmprior_jax.envs.alfworld.pddl import MARKS
 from llmprior_jax.envs.alfworld.text import Storyteller
 from llmprior_jax.envs.base import TextEnvironment
 from llmprior_jax.types import TextState
@@ -58,7 +59,7 @@ _REMOVES[[Verb.HEAT, Verb.COOL]] = _COOL, _HOT
 
 @struct.dataclass
 class EnvState(environment.EnvState):
-    """A game in play. Sets are bit sets; see `alfworld_arrays.Tables` for the sizes.
+    """A game in play. Sets are bit sets; see `arrays.Tables` for the sizes.
 
     Attributes:
       time: i32[], commands since the episode began.
@@ -117,7 +118,7 @@ class ALFWorld(TextEnvironment[EnvState, EnvParams]):
     and cooling, each in the order in which the engine lists things. Higher actions do not exist;
     they do what the last one does.
 
-    Observations are i32[n]: the fields of an `alfworld_arrays.View` in their order, first of all
+    Observations are i32[n]: the fields of an `arrays.View` in their order, first of all
     the index of the game. They hold only what can be seen from where the agent is: what is in a
     closed cupboard cannot be learned from them.
 
@@ -272,6 +273,27 @@ class ALFWorld(TextEnvironment[EnvState, EnvParams]):
         limits = jnp.iinfo(jnp.int32)
         return spaces.Box(limits.min, limits.max, (sum(self._view_sizes()),), jnp.int32)
 
+    def state_space(self, params: EnvParams | None = None) -> spaces.Dict:
+        """The fields of `EnvState`, with bit sets of what the largest game has."""
+        sizes, limit = self._sizes, (params or self.default_params).max_steps_in_episode
+        W, V = sizes.object_words, sizes.receptacle_words
+        return spaces.Dict(
+            {
+                "time": spaces.Discrete(limit + 1),
+                "game": spaces.Discrete(len(self.games)),
+                "place": spaces.Discrete(sizes.places),
+                "held": spaces.Discrete(sizes.objects + 1),
+                "contents": _bit_sets(sizes.objects, (sizes.receptacles, W)),
+                "opened": _bit_sets(sizes.receptacles, (V,)),
+                "marks": _bit_sets(sizes.objects, (len(MARKS), W)),
+                "lying": _bit_sets(sizes.objects, (sizes.places, W)),
+                "removed": _bit_sets(sizes.objects, (self._removed_rows, W)),
+                "verb": spaces.Discrete(len(Verb)),
+                "object": spaces.Discrete(sizes.objects + 1),
+                "receptacle": spaces.Discrete(sizes.receptacles + 1),
+            }
+        )
+
     def text_state(self, observation: np.ndarray | jax.Array) -> TextState:
         """Puts an observation into words; see `TextEnvironment.text_state`."""
         view = self._read(observation)
@@ -369,6 +391,14 @@ def _games(params: EnvParams) -> tuple[Tables, jax.Array]:
     if params.tables is None or params.games is None:
         raise ValueError("ALFWorld's parameters have no games; take them from `envs.make`.")
     return params.tables, params.games
+
+
+def _bit_sets(size: int, shape: tuple[int, ...]) -> spaces.Box:
+    """The bit sets of so many things, u32[*shape]; the last axis is that of the words."""
+    # A word of n ones is the largest number that n bits make.
+    words = np.packbits(np.arange(32 * shape[-1]) < size, bitorder="little").view(np.uint32)
+    full = jnp.broadcast_to(jnp.asarray(words), shape)
+    return spaces.Box(jnp.zeros_like(full), full, shape, jnp.uint32)
 
 
 def _change(bits: jax.Array, cleared: jax.Array, added: jax.Array) -> jax.Array:

@@ -1,24 +1,21 @@
-"""Reads ALFWorld's games: one `game.tw-pddl` file each, official or generated.
+"""Reads the PDDL of ALFWorld's games: the rules, which are always the same, and the problem.
 
-A game file is a JSON object with the rules as a PDDL domain (McDermott et al., 1998), the house and
-the task as a PDDL problem, and the words as a TextWorld grammar. All of ALFWorld's games have the
-same rules, and the environment is built on them. So a game is taken only if every action of its
-domain is defined as ALFWorld 0.4 defines it, which a fingerprint of the definition tells. To the
-letter: for example, a comma that ALFWorld has in the precondition of `examineObject` keeps objects
-from being examined before they are picked up.
+All of ALFWorld's games have the same rules (a PDDL domain: McDermott et al., 1998), and the
+environment is built on them. So a domain is taken only if every action of it is defined as ALFWorld
+0.4 defines it, which a fingerprint of the definition tells. To the letter: for example, a comma
+that ALFWorld has in the precondition of `examineObject` keeps objects from being examined before
+they are picked up.
 """
 
-import dataclasses
 import hashlib
-import itertools
 import json
-import os
-import pathlib
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, NamedTuple, TypeAlias
 
-from llmprior_jax.envs.alfworld.grammar import Entity, Grammar, Placeholder, Query
+from llmprior_jax.envs.alfworld.grammar import Placeholder
+
+Expression: TypeAlias = list[Any]
+"""A list of names and of expressions."""
 
 Fact = tuple[str, ...]
 """The ids of the entities that a predicate holds for."""
@@ -54,6 +51,9 @@ CHANGING = frozenset(
 )
 """The predicates that actions change and that text and goals may depend on."""
 
+UNTRACKED = frozenset({"checked", "ison", "total-cost"})
+"""The others that they change, which are kept nowhere."""
+
 # The types of the things that each predicate is about, which for "object" can be any.
 _PREDICATES = {
     **dict.fromkeys(("pickupable", "toggleable", "sliceable", *MARKS), ("object",)),
@@ -68,188 +68,31 @@ _PREDICATES = {
     "cancontain": ("rtype", "otype"),
 }
 
-# The others that they change, which are kept nowhere.
-_UNTRACKED = {"checked", "ison", "total-cost"}
-# Facts that TextWorld adds when an action makes a fact false.
-_NEGATIONS = {
-    "not_atlocation",
-    "not_inreceptacle",
-    "not_objectatlocation",
-    "not_opened",
-    "not_holds",
-    "not_holdsany",
-    "not_ishot",
-    "not_iscool",
-    "not_ison",
-}
 
-
-class Goal(NamedTuple):
-    """What wins a game: all of its parts that there are.
+class Problem(NamedTuple):
+    """The house and the task of a game.
 
     Attributes:
-      count: how many objects must be in one receptacle, or 0 if none need to.
-      objects: the objects that count.
-      marks: those of `MARKS` that they must bear.
-      receptacles: the receptacles that count.
-      held: one of these must be held, if there are any.
-      lit: one of these must have been switched on and be where the agent is, if there are any.
-    """
-
-    count: int = 0  # pyright: ignore[reportIncompatibleMethodOverride]
-    objects: frozenset[str] = frozenset()
-    marks: frozenset[str] = frozenset()
-    receptacles: frozenset[str] = frozenset()
-    held: frozenset[str] | None = None
-    lit: frozenset[str] | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Game:
-    """A game as its file has it.
-
-    Attributes:
-      path: the file.
-      agent: the id of the agent.
-      objects: the ids of the objects that can play a part, in TextWorld's order.
-      receptacles: the ids of the receptacles, in TextWorld's order.
-      places: the location where the agent starts, then the other locations of receptacles.
+      types: the type of each entity, by its id.
       facts: what holds at the start, by predicate, in TextWorld's order.
-      goal: what wins.
-      actions: the parameters of each action, by its name in lower case.
-      entities: what the text can say of each id.
-      grammar: the words.
-      task: the sentence that states the task.
+      goal: what is to hold at the end.
     """
 
-    path: str
-    agent: str
-    objects: tuple[str, ...]
-    receptacles: tuple[str, ...]
-    places: tuple[str, ...]
-    facts: Mapping[str, tuple[Fact, ...]]
-    goal: Goal
-    actions: Mapping[str, tuple[Placeholder, ...]]
-    entities: Mapping[str, Entity]
-    grammar: Grammar
-    task: str
-
-    def having(self, predicate: str) -> frozenset[str]:
-        """Returns the ids for which a predicate of one argument holds at the start."""
-        return frozenset(fact[0] for fact in self.facts.get(predicate, ()))
-
-    def place_of(self, receptacle: str) -> str | None:
-        """Returns the location of a receptacle."""
-        places = [place for r, place in self.facts["receptacleatlocation"] if r == receptacle]
-        return places[0] if places else None
-
-
-def read_game(path: str | os.PathLike[str]) -> Game:
-    """Reads a `game.tw-pddl` file.
-
-    Args:
-      path: the file.
-
-    Returns:
-      The game.
-
-    Raises:
-      FileNotFoundError: if there is no such file.
-      ValueError: if the file is damaged, or has a game that this environment cannot represent. The
-        message names the file and the reason.
-    """
-    path = pathlib.Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no game file {path}.")
-    try:
-        return _read(str(path), _load(path))
-    except RecursionError as error:
-        raise ValueError(f"Cannot play {path}: it is nested too deeply.") from error
-    except ValueError as error:
-        raise ValueError(f"Cannot play {path}: {error}.") from error
-
-
-def _load(path: pathlib.Path) -> dict[str, str]:
-    try:
-        game = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(
-            f"the file is damaged or truncated, for it is not JSON ({error})"
-        ) from error
-    for field in ("pddl_domain", "pddl_problem", "grammar"):
-        if not isinstance(game, dict) or not isinstance(game.get(field), str):
-            raise ValueError(f"the file is no ALFWorld game, for it has no text {field!r}")
-    return game
-
-
-def _read(path: str, game: Mapping[str, str]) -> Game:
-    actions = _read_domain(game["pddl_domain"])
-    problem = _read_problem(game["pddl_problem"])
-    types, facts = problem.types, problem.facts
-    agents = [name for name, type_ in types.items() if type_ == "agent"]
-    if len(agents) != 1 or len(facts["atlocation"]) != 1:
-        raise ValueError(
-            f"it needs one agent at one location and has {', '.join(agents) or 'none'}"
-        )
-    if facts.get("holds") or facts.get("holdsany"):
-        raise ValueError("its agent starts with something in its hands")
-    located = Counter(receptacle for receptacle, _ in facts["receptacleatlocation"])
-    for receptacle, count in located.items():
-        if count > 1:
-            raise ValueError(f"the receptacle {receptacle} is at {count} locations")
-
-    objects = {thing for thing, _ in facts["inreceptacle"]}
-    sliceable = {fact[0] for fact in facts.get("sliceable", ())}
-    objects.update(thing for thing, _ in facts["objectatlocation"] if thing in sliceable)
-    receptacles = {name for name, type_ in types.items() if type_ == "receptacle"}
-    start = facts["atlocation"][0][1]
-    places = dict.fromkeys([start, *(place for _, place in facts["receptacleatlocation"])])
-
-    names = _demangle({name for fact in itertools.chain(*facts.values()) for name in fact})
-    for thing in objects | set(located):
-        if names[thing].endswith(" "):
-            raise ValueError(f"{thing} is not named like a thing of ALFRED")
-    grammar = Grammar(game["grammar"])
-    _check_grammar(grammar, actions)
-    entities = {name: Entity(name, types[name], text) for name, text in names.items()}
-    return Game(
-        path=path,
-        agent=agents[0],
-        objects=tuple(sorted(objects, key=problem.order)),
-        receptacles=tuple(sorted(receptacles)),
-        places=tuple(places),
-        facts=facts,
-        goal=_read_goal(problem),
-        actions=actions,
-        entities=entities,
-        grammar=grammar,
-        task=grammar.render(
-            grammar.phrase("#task#"), {}, lambda predicate, arguments: (), entities
-        ),
-    )
-
-
-# PDDL.
-
-_Expression: TypeAlias = list[Any]  # of str and _Expression
-
-
-class _Problem(NamedTuple):
     types: dict[str, str]
     facts: dict[str, tuple[Fact, ...]]
-    goal: _Expression
+    goal: Expression
 
     def order(self, entity: str) -> tuple[Any, ...]:
         """A key that sorts entities of any type as TextWorld does."""
         return self.types[entity] != "object", self.types[entity], entity
 
 
-def _parse(source: str, what: str) -> _Expression:
+def _parse(source: str, what: str) -> Expression:
     tokens = []
     for line in source.split("\n"):
         line = line.split(";", 1)[0].replace("(", " ( ").replace(")", " ) ").replace("?", " ?")
         tokens += line.lower().split()
-    stack: list[_Expression] = [[]]
+    stack: list[Expression] = [[]]
     for index, token in enumerate(tokens):
         if token == "(":
             stack.append([])
@@ -267,7 +110,7 @@ def _parse(source: str, what: str) -> _Expression:
     return stack[0][0]
 
 
-def _sections(source: str, what: str) -> Iterator[tuple[str, _Expression]]:
+def _sections(source: str, what: str) -> Iterator[tuple[str, Expression]]:
     expression = _parse(source, what)
     if len(expression) < 2 or expression[0] != "define" or expression[1][:1] != [what.split()[-1]]:
         raise ValueError(f"its {what} does not begin with (define ({what.split()[-1]} ...))")
@@ -277,7 +120,7 @@ def _sections(source: str, what: str) -> Iterator[tuple[str, _Expression]]:
         yield section[0], section[1:]
 
 
-def _typed(items: _Expression, what: str) -> Iterator[tuple[str, str]]:
+def typed(items: Expression, what: str) -> Iterator[tuple[str, str]]:
     """Reads `a b - type c - type`."""
     names = []
     items = list(items)
@@ -296,7 +139,7 @@ def _typed(items: _Expression, what: str) -> Iterator[tuple[str, str]]:
     yield from ((name, "object") for name in names)
 
 
-def _read_domain(source: str) -> dict[str, tuple[Placeholder, ...]]:
+def read_domain(source: str) -> dict[str, tuple[Placeholder, ...]]:
     """Returns the parameters of each action, all of which are known to be ALFWorld's."""
     actions, unknown, changed = {}, [], []
     for kind, content in _sections(source, "PDDL domain"):
@@ -307,7 +150,7 @@ def _read_domain(source: str) -> dict[str, tuple[Placeholder, ...]]:
             elif _fingerprint(content) != _ACTIONS[name]:
                 changed.append(name)
             else:
-                parameters = _typed(content[content.index(":parameters") + 1], "PDDL domain")
+                parameters = typed(content[content.index(":parameters") + 1], "PDDL domain")
                 actions[name] = tuple((name.strip("?"), type_) for name, type_ in parameters)
         elif kind == ":types":
             if tuple(content) != _TYPES:
@@ -329,17 +172,18 @@ def _read_domain(source: str) -> dict[str, tuple[Placeholder, ...]]:
     return actions
 
 
-def _fingerprint(expression: _Expression) -> str:
+def _fingerprint(expression: Expression) -> str:
     """A hash of what an expression says, without comments, white space and case."""
     return hashlib.sha256(json.dumps(expression).encode()).hexdigest()[:16]
 
 
-def _read_problem(source: str) -> _Problem:
+def read_problem(source: str) -> Problem:
+    """Returns a problem of which all entities and known predicates have the right types."""
     sections = dict(_sections(source, "PDDL problem"))
     for section in (":objects", ":init", ":goal"):
         if section not in sections:
             raise ValueError(f"its PDDL problem has no {section}")
-    types = dict(_typed(sections[":objects"], "PDDL problem"))
+    types = dict(typed(sections[":objects"], "PDDL problem"))
     for name, type_ in types.items():
         if type_ not in _TYPES:
             raise ValueError(f"{name} has the type {type_!r}, which ALFWorld has not")
@@ -372,198 +216,8 @@ def _read_problem(source: str) -> _Problem:
     def order(fact: Fact) -> tuple[Any, ...]:
         return tuple((types[name] != "object", types[name]) for name in fact), fact
 
-    return _Problem(
+    return Problem(
         types=types,
         facts={name: tuple(sorted(known, key=order)) for name, known in facts.items()},
         goal=sections[":goal"][0],
     )
-
-
-# The goal.
-
-
-class _Exists(NamedTuple):
-    """`exists` variables such that all atoms hold, and those of each pair differ."""
-
-    variables: dict[str, str]
-    atoms: set[tuple[str, ...]]
-    different: set[frozenset[str]]
-
-
-def _read_goal(problem: _Problem) -> Goal:
-    goal = Goal()
-    for part in _conjuncts(problem.goal):
-        if not isinstance(part, list) or part[:1] != ["exists"]:
-            raise ValueError(f"its goal has {_show(part)}, which is not understood")
-        found = _Exists({}, set(), set())
-        _collect(part, found)
-        for read in (_read_placed, _read_held, _read_lit):
-            fields = read(found, problem)
-            if fields is not None:
-                break
-        if not fields or any(
-            getattr(goal, field) != Goal._field_defaults[field] for field in fields
-        ):
-            raise ValueError(f"its goal has {_show(part)}, which is not understood")
-        goal = goal._replace(**fields)
-    return goal
-
-
-def _conjuncts(formula: _Expression) -> Iterator[_Expression]:
-    if isinstance(formula, list) and formula[:1] == ["and"]:
-        for part in formula[1:]:
-            yield from _conjuncts(part)
-    else:
-        yield formula
-
-
-def _collect(formula: _Expression, found: _Exists) -> None:
-    for part in _conjuncts(formula):
-        match part:
-            case ["exists", list() as variables, body]:
-                for name, type_ in _typed(variables, "goal"):
-                    if name in found.variables:
-                        raise ValueError(f"its goal has two variables {name}")
-                    found.variables[name] = type_
-                _collect(body, found)
-            case ["not", ["=", str() as one, str() as other]]:
-                found.different.add(frozenset((one, other)))
-            case [str() as predicate, *arguments] if all(isinstance(a, str) for a in arguments):
-                found.atoms.add((predicate, *arguments))
-            case _:
-                raise ValueError(f"its goal has {_show(part)}, which is not understood")
-
-
-def _read_placed(found: _Exists, problem: _Problem) -> dict[str, Any] | None:
-    """Objects in a receptacle, e.g. two clean cups in a cabinet."""
-    receptacles = [name for name, type_ in found.variables.items() if type_ == "receptacle"]
-    objects = [name for name, type_ in found.variables.items() if type_ == "object"]
-    if len(receptacles) != 1 or len(objects) + 1 != len(found.variables) or not objects:
-        return None
-    if found.different != {frozenset(pair) for pair in itertools.combinations(objects, 2)}:
-        return None
-    changing = {atom for atom in found.atoms if atom[0] in CHANGING}
-    marks = {atom[0] for atom in changing if atom[0] in MARKS}
-    expected = {("inreceptacle", name, receptacles[0]) for name in objects}
-    expected |= {(mark, name) for mark in marks for name in objects}
-    counted = {_candidates(name, found, problem) for name in objects}
-    if changing != expected or len(counted) != 1 or not _are_unary(found, expected):
-        return None
-    return {
-        "count": len(objects),
-        "objects": counted.pop(),
-        "marks": frozenset(marks),
-        "receptacles": _candidates(receptacles[0], found, problem),
-    }
-
-
-def _read_held(found: _Exists, problem: _Problem) -> dict[str, Any] | None:
-    """An object in the agent's hands."""
-    if sorted(found.variables.values()) != ["agent", "object"] or found.different:
-        return None
-    by_type = {type_: name for name, type_ in found.variables.items()}
-    expected = {("holds", by_type["agent"], by_type["object"])}
-    changing = {atom for atom in found.atoms if atom[0] in CHANGING}
-    if changing != expected or not _are_unary(found, expected):
-        return None
-    return {"held": _candidates(by_type["object"], found, problem)}
-
-
-def _read_lit(found: _Exists, problem: _Problem) -> dict[str, Any] | None:
-    """A lamp that was switched on, where the agent is."""
-    kinds = ["agent", "location", "object", "receptacle"]
-    if sorted(found.variables.values()) != kinds or found.different:
-        return None
-    agent, location, lamp, receptacle = (
-        next(name for name, type_ in found.variables.items() if type_ == kind) for kind in kinds
-    )
-    expected = {
-        ("istoggled", lamp),
-        ("atlocation", agent, location),
-        ("receptacleatlocation", receptacle, location),
-        ("inreceptacle", lamp, receptacle),
-    }
-    others = found.atoms - expected
-    if not expected <= found.atoms or any(atom[1] != lamp for atom in others):
-        return None
-    if any(atom[0] in CHANGING for atom in others) or not _are_unary(found, expected):
-        return None
-    return {"lit": _candidates(lamp, found, problem)}
-
-
-def _are_unary(found: _Exists, besides: set[tuple[str, ...]]) -> bool:
-    """Whether all other atoms are about one variable and never change."""
-    return all(
-        atom[0] not in CHANGING | _UNTRACKED
-        and atom[1:2]
-        and atom[1] in found.variables
-        and not any(argument in found.variables for argument in atom[2:])
-        for atom in found.atoms - besides
-    )
-
-
-def _candidates(variable: str, found: _Exists, problem: _Problem) -> frozenset[str]:
-    """The entities for which everything holds that is said of the variable alone for good."""
-    wanted = [
-        atom
-        for atom in found.atoms
-        if atom[0] not in CHANGING | {"receptacleatlocation"} and atom[1:2] == (variable,)
-    ]
-    return frozenset(
-        name
-        for name, type_ in problem.types.items()
-        if found.variables[variable] in ("object", type_)
-        and all((name, *atom[2:]) in problem.facts.get(atom[0], ()) for atom in wanted)
-    )
-
-
-def _show(formula: _Expression | str) -> str:
-    if isinstance(formula, str):
-        return formula
-    text = f"({' '.join(_show(part) for part in formula)})"
-    return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-# Names and words.
-
-
-def _demangle(ids: set[str]) -> dict[str, str]:
-    """Names things as ALFWorld does: a kind, and a number that counts down in the order of ids."""
-    kinds = {}
-    for entity in ids:
-        kind, bar, _ = entity.partition("_bar_")
-        kinds[entity] = kind + "basin" if bar and "basin" in entity else kind
-    numbers = Counter(kinds[entity] for entity in ids if "_bar_" in entity)
-    names = {}
-    for entity in sorted(ids):
-        kind = kinds[entity]
-        names[entity] = f"{kind} "
-        if "_bar_" in entity:
-            names[entity] += str(numbers[kind])
-            numbers[kind] -= 1
-    return names
-
-
-def _check_grammar(grammar: Grammar, actions: Mapping[str, object]) -> None:
-    """Sees to it that the text depends on nothing but what an observation has."""
-    for action in actions:
-        if action not in grammar.actions:
-            raise ValueError(f"its grammar has no words for {action}")
-    for query in grammar.queries:
-        shown = " & ".join(f"{p}({', '.join(a[0] for a in arguments)})" for p, arguments in query)
-        predicates = {atom.predicate for atom in query}
-        unknown = predicates & (_UNTRACKED | _NEGATIONS - {"not_inreceptacle"})
-        if unknown:
-            raise ValueError(f"its grammar asks {shown}, and {unknown.pop()} is not kept")
-        if predicates & {"objectatlocation", "not_inreceptacle"} and not _is_displaced(query):
-            raise ValueError(f"its grammar asks {shown}, which is not understood")
-
-
-def _is_displaced(query: Query) -> bool:
-    """Whether a query asks for objects beside the receptacles where the agent is."""
-    by_predicate = {atom.predicate: atom.arguments for atom in query}
-    wanted = ("atlocation", "objectatlocation", "receptacleatlocation", "not_inreceptacle")
-    if len(by_predicate) != len(query) or not all(name in by_predicate for name in wanted):
-        return False
-    (_, here), (thing, at), (receptacle, there), not_in = (by_predicate[name] for name in wanted)
-    return here == at == there and not_in == (thing, receptacle)

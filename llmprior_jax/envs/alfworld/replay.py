@@ -17,7 +17,7 @@ import numpy as np
 
 from llmprior_jax.envs.alfworld.environment import ALFWorld
 from llmprior_jax.envs.base import TextEnvironment
-from llmprior_jax.envs.engines.bridge import Bridge, HostStep
+from llmprior_jax.envs.engines import Bridge, HostStep
 from llmprior_jax.envs.history import HistoryWrapper
 from llmprior_jax.types import TextState
 

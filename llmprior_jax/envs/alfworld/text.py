@@ -15,8 +15,9 @@ from llmprior_jax.envs.alfworld.arrays import (
     list_bits,
     read_command,
 )
+from llmprior_jax.envs.alfworld.game_files import Game
 from llmprior_jax.envs.alfworld.grammar import Bindings
-from llmprior_jax.envs.alfworld.pddl import CHANGING, MARKS, Fact, Game
+from llmprior_jax.envs.alfworld.pddl import CHANGING, MARKS, Fact
 from llmprior_jax.types import TextState
 
 # The name of each verb's action in PDDL.

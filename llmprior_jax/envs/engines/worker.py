@@ -1,347 +1,226 @@
-"""The process that runs one engine for the bridge: commands in, texts out, one JSON line each.
+"""The process in which one engine plays: requests in, answers out, one line of JSON each.
 
-Run as a script, by path, so that it loads the engine and nothing of ours: no JAX, no arrays. It
-reads requests on standard input and answers on what was standard output; whatever an engine
-prints goes to standard error instead. Nothing but JSON crosses the pipe in either direction.
+Run as a script, by its path, so that it loads the engine and nothing else of ours: no JAX, no
+arrays. It reads requests on standard input and answers on what was standard output; whatever an
+engine prints goes to standard error instead. Nothing but JSON crosses the pipe in either direction.
 
-Requests are ``{"reset": game, "seed": n, "describe": flag}`` and ``{"step": command}``. An answer
-holds the task, the observation, the admissible commands, the reward, and whether the game is won or
-over; or ``{"error": text}`` when the engine refused.
-
-ALFWorld's engine spends most of its time translating the same problem and parsing the same
-grammar again, at every reset and every step. Both are pure functions of their text, so here
-their results are kept, which changes no answer (the tests hold them against the engine as it
-is). And it evaluates the expressions of a game's grammar as Python; a game file may come from
-anywhere, so here only what a grammar needs is evaluated: names, attributes, strings, ``+``, ``or``.
+Requests are ``{"reset": {"engine": path, "argument": text, "seed": n, "describe": flag}}``, which
+names the engine's class by its import path, and ``{"step": command}``. What comes back is an
+`Answer`; or ``{"error": text}`` when the engine failed; or ``{"malformed": text}`` when it gave
+what is no answer.
 """
 
-import ast
-import copy
 import functools
 import importlib
+import importlib.util
 import json
+import numbers
 import os
-import re
+import reprlib
 import sys
-from typing import Any, Protocol
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any, Protocol, TypedDict
 
 
-def _load(module: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ImportError(
-            f"{error}; the engines come with: pip install 'llmprior-jax[alfworld]'"
-        ) from error
+class Answer(TypedDict):
+    """What an engine says after a reset or a step: a dictionary of plain Python values.
+
+    Examples:
+      >>> answer: envs.engines.Answer = {
+      ...     "task": "Checkmate.",
+      ...     "observation": "White has king and queen, Black a king in the corner.",
+      ...     "commands": ["Qb7", "Qa5"],
+      ...     "reward": 0.0,
+      ...     "won": False,
+      ...     "terminated": False,
+      ...     "truncated": False,
+      ... }
+
+    Attributes:
+      task: what the game asks for, or "".
+      observation: what there is to see.
+      commands: the commands that are admissible now; none if the engine cannot list them.
+      reward: the reward of the last step, 0 after a reset.
+      won: the game is won.
+      terminated: the game is over, won or not.
+      truncated: the engine has cut the episode.
+    """
+
+    task: str
+    observation: str
+    commands: list[str]
+    reward: float
+    won: bool
+    terminated: bool
+    truncated: bool
 
 
 class Engine(Protocol):
-    """One game being played."""
+    """What a class needs to play games; see `register`.
 
-    def reset(self, seed: int, describe: bool) -> dict[str, Any]:
-        """Starts the game from the beginning; `describe` asks for states instead of answers."""
+    Each object plays one game, over and over. It lives in a process of its own, where `Answer` is
+    for the type checker only: a module that imports it under ``if TYPE_CHECKING`` loads no JAX.
+
+    Examples:
+      >>> class Countdown:
+      ...     def __init__(self, argument):
+      ...         self.start = int(argument)
+      ...
+      ...     def reset(self, seed, describe):
+      ...         self.left = self.start
+      ...         return self.answer()
+      ...
+      ...     def step(self, command):
+      ...         self.left -= 1
+      ...         return self.answer()
+      ...
+      ...     def answer(self):
+      ...         return {
+      ...             "task": "Count down to zero.",
+      ...             "observation": f"{self.left} to go.",
+      ...             "commands": ["count"],
+      ...             "reward": 0.0,
+      ...             "won": self.left == 0,
+      ...             "terminated": self.left == 0,
+      ...             "truncated": False,
+      ...         }
+      >>> engine: envs.engines.Engine = Countdown("2")
+      >>> engine.reset(seed=0, describe=False)["observation"]
+      '2 to go.'
+      >>> engine.step("count")["won"]
+      False
+    """
+
+    def __init__(self, argument: str):
+        """Opens a game.
+
+        Args:
+          argument: what a game's name says after the name of its engine.
+        """
         ...
 
-    def step(self, command: str) -> dict[str, Any]:
-        """Says one command to the game."""
+    def reset(self, seed: int, describe: bool) -> Answer:
+        """Starts the game from the beginning.
+
+        Args:
+          seed: RNG seed of the episode.
+          describe: observe a description of the state instead of what the game says of the last
+            command. An engine with one text only does not look at it.
+        """
+        ...
+
+    def step(self, command: str) -> Answer:
+        """Says one command to the game. It need not be admissible."""
         ...
 
 
-def _answer(
-    task: str,
-    observation: str,
-    commands: list[str],
-    reward: float = 0.0,
-    won: bool = False,
-    terminated: bool = False,
-    truncated: bool = False,
-) -> dict[str, Any]:
-    return {
-        "task": task,
-        "observation": observation,
-        "commands": commands,
-        "reward": float(reward),
-        "won": bool(won),
-        "terminated": bool(terminated),
-        "truncated": bool(truncated),
-    }
+class MalformedAnswerError(TypeError):
+    """What an engine gave is no `Answer`."""
 
 
-# ---------------------------------------------------------------------------------------------
-# ALFWorld
-# ---------------------------------------------------------------------------------------------
-
-_TASK_MARK = "Your task is to:"
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
 
 
-class AlfworldEngine:
-    """A ``game.tw-pddl`` file, played as ALFWorld's own environment plays it."""
-
-    def __init__(self, game: str):
-        self._environment = alfworld_environment()
-        try:
-            with open(game, encoding="utf-8") as file:
-                content = json.load(file)
-        except ValueError as error:
-            raise ValueError(f"damaged or cut short, not valid JSON ({error})") from error
-        for field in ("pddl_domain", "pddl_problem", "grammar"):
-            if not isinstance(content, dict) or not isinstance(content.get(field), str):
-                raise ValueError(f"not an ALFWorld game, it has no text {field!r}")
-        self._environment.load(content)
-        self._task = ""
-
-    def reset(self, seed: int, describe: bool) -> dict[str, Any]:
-        del seed, describe  # the game has no chance in it, and its answers only
-        state = self._environment.reset()
-        _, mark, wish = state["feedback"].partition(_TASK_MARK)
-        self._task = mark + wish
-        return self._read(state, 0.0)
-
-    def step(self, command: str) -> dict[str, Any]:
-        state, reward, _ = self._environment.step(command)
-        return self._read(state, reward)
-
-    def _read(self, state: dict[str, Any], reward: float) -> dict[str, Any]:
-        return _answer(
-            self._task,
-            state["feedback"],
-            state["admissible_commands"],
-            reward,
-            won=state["won"],
-            terminated=state["won"] or state["lost"],
-        )
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(map(_is_text, value))
 
 
-@functools.cache
-def alfworld_environment() -> Any:
-    """ALFWorld's environment for one game at a time, quickened; one per process."""
-    request = _load("textworld").EnvInfos(won=True, admissible_commands=True)
-    environment = _load("textworld.envs").PddlEnv(request)
-    demangler = _load("alfworld.agents.environment.alfred_tw_env").AlfredDemangler
-    _keep_translations()
-    _keep_grammar()
-    return demangler(environment, shuffle=False)
+def _is_number(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not _is_flag(value)
 
 
-def _keep_translations() -> None:
-    fast_downward = _load("fast_downward")
-    translate = fast_downward.pddl2sas
-
-    @functools.lru_cache(maxsize=4)
-    def translated(domain: str, problem: str) -> Any:
-        arguments = sys.argv[:]
-        try:
-            return translate(domain, problem)
-        finally:
-            sys.argv[:] = arguments  # the translator leaves its own there
-
-    def pddl2sas(domain: str, problem: str, verbose: bool = False, optimize: bool = False) -> Any:
-        # The second, optimized form serves the planner alone.
-        del verbose, optimize
-        return translated(domain, problem)
-
-    fast_downward.pddl2sas = pddl2sas
+def _is_flag(value: Any) -> bool:
+    return isinstance(value, bool)
 
 
-def _keep_grammar() -> None:
-    textgen = _load("textworld.envs.pddl.textgen")
-    rule = _load("textworld.logic").Rule
-
-    parse = functools.cache(textgen._parse_and_convert)
-    # A derivation writes into the symbols it starts from.
-    textgen._parse_and_convert = lambda *args, **kwargs: copy.deepcopy(parse(*args, **kwargs))
-    rule.parse_conjunctive_query = functools.cache(rule.parse_conjunctive_query)
-
-    def derive(symbol: Any, context: Any = None) -> list[Any]:
-        context = context or symbol.context
-        value = evaluate(symbol.expression, context["variables"])
-        return [textgen.TerminalSymbol(value)]
-
-    textgen.EvalSymbol.derive = derive
-
-    # Contexts are only ever extended, by their own dictionaries: nothing deeper needs a copy.
-    def copy_context(context: dict[str, Any]) -> dict[str, Any]:
-        return context | {key: dict(context[key]) for key in ("variables", "mapping")}
-
-    def copy_symbol(symbol: Any, context: dict[str, Any]) -> Any:
-        copied = copy.copy(symbol)
-        copied.context = copy_context(context)
-        return copied
-
-    textgen.copy_context = copy_context
-    textgen.Symbol.copy = copy_symbol
+# What is true of each field, and how it is said.
+_FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "task": (_is_text, "a str"),
+    "observation": (_is_text, "a str"),
+    "commands": (_is_texts, "a list of str"),
+    "reward": (_is_number, "a float"),
+    "won": (_is_flag, "a bool"),
+    "terminated": (_is_flag, "a bool"),
+    "truncated": (_is_flag, "a bool"),
+}
 
 
-@functools.cache
-def _expression(text: str) -> ast.expr:
-    return ast.parse(text.strip(), mode="eval").body
-
-
-def evaluate(text: str, variables: dict[str, Any]) -> Any:
-    """Evaluates an expression of a grammar: names, attributes, strings, ``+`` and ``or``.
+def check_answer(engine: str, answer: Any) -> dict[str, Any]:
+    """Returns an answer as JSON can have it.
 
     Raises:
-      ValueError: if it holds anything else.
+      MalformedAnswerError: a field is missing or of a wrong type; the message names the engine and
+        the field.
     """
-
-    def value(node: ast.expr) -> Any:
-        match node:
-            case ast.Constant(value=str(constant)):
-                return constant
-            case ast.Name(id=name) if name in variables:
-                return variables[name]
-            case ast.Attribute(value=ast.Name(id=name), attr="id" | "name" | "indefinite" as part):
-                return getattr(variables[name], part)
-            case ast.BinOp(left=left, op=ast.Add(), right=right):
-                return value(left) + value(right)
-            case ast.BoolOp(op=ast.Or(), values=nodes):
-                return functools.reduce(lambda found, node: found or value(node), nodes, None)
-            case _:
-                raise ValueError(f"the grammar evaluates {text!r}, which no ALFWorld grammar needs")
-
-    return value(_expression(text))
-
-
-# ---------------------------------------------------------------------------------------------
-# TextWorld
-# ---------------------------------------------------------------------------------------------
-
-
-# The title in block letters that opens a game, and the status line the interpreter appends.
-_TITLE = re.compile(r"-= .*? =-")
-_DECORATION = re.compile(r"\A(?:[\s_$\\|/>]*\n)+|\n*>[^\n]*\Z")
-
-
-class TextworldEngine:
-    """A game file that TextWorld plays, such as ``tw-make`` produces."""
-
-    def __init__(self, game: str):
-        textworld = _load("textworld")
-        request = textworld.EnvInfos(
-            won=True,
-            lost=True,
-            admissible_commands=True,
-            objective=True,
-            score=True,
-            description=True,
-            inventory=True,
-        )
-        self._environment = textworld.start(game, request)
-        self._score = 0.0
-        self._describe = False
-
-    def reset(self, seed: int, describe: bool) -> dict[str, Any]:
-        self._environment.seed(seed)
-        self._score = 0.0
-        self._describe = describe
-        return self._read(self._environment.reset(), False)
-
-    def step(self, command: str) -> dict[str, Any]:
-        state, _, done = self._environment.step(command)
-        return self._read(state, done)
-
-    def _read(self, state: Any, done: bool) -> dict[str, Any]:
-        gained, self._score = (state.score or 0.0) - self._score, state.score or 0.0
-        return _answer(
-            (state.objective or "").strip(),
-            self._seen(state),
-            list(state.admissible_commands or ()),
-            gained,
-            won=state.won or False,
-            terminated=done or state.won or state.lost or False,
-        )
-
-    def _seen(self, state: Any) -> str:
-        if not self._describe:
-            return _DECORATION.sub("", state.feedback).strip()
-        return " ".join(f"{_TITLE.sub('', state.description)} {state.inventory}".split())
-
-
-# ---------------------------------------------------------------------------------------------
-# Gymnasium
-# ---------------------------------------------------------------------------------------------
-
-
-class GymnasiumEngine:
-    """A Gymnasium environment whose observation is text.
-
-    Its actions are either text, said as they are, or numbered; then the commands are the names
-    the environment gives them. ``info`` may hold "task", "admissible_commands" and "won".
-    """
-
-    def __init__(self, game: str):
-        gymnasium = _load("gymnasium")
-        self._environment = gymnasium.make(game)
-        spaces = gymnasium.spaces
-        if not isinstance(self._environment.observation_space, spaces.Text):
-            raise ValueError(
-                f"its observation is {self._environment.observation_space}, not text; "
-                "wrap it so that its observation_space is gymnasium.spaces.Text"
+    if not isinstance(answer, dict):
+        raise MalformedAnswerError(f"{engine} answered {reprlib.repr(answer)}, which is no dict")
+    for field, (is_valid, wanted) in _FIELDS.items():
+        if field not in answer:
+            raise MalformedAnswerError(f"the answer of {engine} has no {field!r}")
+        value = answer[field]
+        if not is_valid(value):
+            raise MalformedAnswerError(
+                f"the answer of {engine} has {reprlib.repr(value)} as {field!r}, which must be "
+                f"{wanted}, not {type(value).__name__}"
             )
-        actions = self._environment.action_space
-        if isinstance(actions, spaces.Discrete):
-            meanings = getattr(self._environment.unwrapped, "get_action_meanings", None)
-            numbers = range(int(actions.start), int(actions.start + actions.n))
-            self._names = list(meanings()) if meanings else [str(number) for number in numbers]
-            self._numbers = dict(zip(self._names, numbers, strict=True))
-        elif isinstance(actions, spaces.Text):
-            self._names, self._numbers = [], None
-        else:
-            raise ValueError(f"its actions are {actions}; only Text and Discrete can be said")
-        self._task = ""
+    return {field: answer[field] for field in _FIELDS} | {"reward": float(answer["reward"])}
 
-    def reset(self, seed: int, describe: bool) -> dict[str, Any]:
-        del describe  # it has one text only
-        observation, info = self._environment.reset(seed=seed)
-        self._task = str(info.get("task", ""))
-        return self._read(observation, info)
 
-    def step(self, command: str) -> dict[str, Any]:
-        action = command if self._numbers is None else self._numbers[command]
-        observation, reward, terminated, truncated, info = self._environment.step(action)
-        return self._read(observation, info, float(reward), terminated, truncated)
+def open_engine(path: str, argument: str) -> Engine:
+    """Opens a game.
 
-    def _read(
-        self,
-        observation: Any,
-        info: dict[str, Any],
-        reward: float = 0.0,
-        terminated: bool = False,
-        truncated: bool = False,
-    ) -> dict[str, Any]:
-        return _answer(
-            self._task,
-            str(observation).strip(),
-            [str(command) for command in info.get("admissible_commands", self._names)],
-            reward,
-            won=info.get("won", False),
-            terminated=terminated,
-            truncated=truncated,
+    Args:
+      path: where the engine's class is: `module:Class`, or `file.py:Class` for ours, whose package
+        is not to be imported here.
+      argument: what the class takes.
+
+    Raises:
+      ImportError: the class cannot be imported.
+      TypeError: it is no engine.
+    """
+    engine = _load(path)(argument)
+    for method in ("reset", "step"):
+        if not callable(getattr(engine, method, None)):
+            raise TypeError(f"{path} is no engine, it has no method {method!r}")
+    return engine
+
+
+@functools.cache
+def _load(path: str) -> Callable[[str], Engine]:
+    place, _, name = path.rpartition(":")
+    is_ours = place.endswith(".py")
+    try:
+        module = _run(place) if is_ours else importlib.import_module(place)
+    except ImportError as error:
+        remedy = (
+            "the engines come with: pip install 'llmprior-jax[alfworld]'"
+            if is_ours
+            else "see that it is on Python's path (PYTHONPATH)"
         )
+        raise ImportError(f"{path} cannot be imported: {error}; {remedy}") from error
+    if not hasattr(module, name):
+        raise ImportError(f"{path} cannot be imported: the module has no {name!r}")
+    return getattr(module, name)
 
 
-# ---------------------------------------------------------------------------------------------
-# The process
-# ---------------------------------------------------------------------------------------------
-
-GYMNASIUM = "gymnasium:"
-
-
-def open_engine(game: str) -> Engine:
-    """Opens the engine that a game's name calls for."""
-    if game.startswith(GYMNASIUM):
-        return GymnasiumEngine(game.removeprefix(GYMNASIUM))
-    if game.endswith(".tw-pddl"):
-        return AlfworldEngine(game)
-    return TextworldEngine(game)
+def _run(file: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(file, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
-def _identity(game: str) -> tuple[Any, ...]:
-    """The game's name and, of a file, which version of it; another one must be opened anew."""
-    if game.startswith(GYMNASIUM):
-        return (game,)
-    status = os.stat(game)
-    return game, status.st_mtime_ns, status.st_size
+def _version(argument: str) -> tuple[int, int] | None:
+    """Which version of a file an argument names, if it names one; another must be opened anew."""
+    try:
+        status = os.stat(argument)
+    except (OSError, ValueError):
+        return None
+    return status.st_mtime_ns, status.st_size
 
 
 def serve() -> None:
@@ -349,20 +228,26 @@ def serve() -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     sys.stdout = sys.stderr
-    opened, engine = None, None
+    opened, path, engine = None, "", None
     for line in sys.stdin:
         request = json.loads(line)
         try:
             if "step" in request:
                 assert engine is not None
-                answer = engine.step(request["step"])
+                said = engine.step(request["step"])
             else:
-                game = _identity(request["reset"])
+                wanted = request["reset"]
+                game = wanted["engine"], wanted["argument"], _version(wanted["argument"])
                 if game != opened:
-                    opened, engine = None, open_engine(request["reset"])
+                    opened, path, engine = None, game[0], None
+                    engine = open_engine(*game[:2])
                     opened = game
                 assert engine is not None
-                answer = engine.reset(request["seed"], request["describe"])
+                said = engine.reset(wanted["seed"], wanted["describe"])
+            answer = check_answer(path, said)
+        except MalformedAnswerError as error:
+            opened, engine = None, None
+            answer = {"malformed": str(error)}
         # The translator leaves by SystemExit when a problem is malformed.
         except (Exception, SystemExit) as error:
             opened, engine = None, None

@@ -299,6 +299,18 @@ class Overcooked(TextEnvironment[EnvState, EnvParams]):
         size = 3 * self._num_foods + 2 * (self._num_spots - self._num_foods + 1) + len(_DISHES)
         return spaces.Box(0, len(_ROOM) - 1, (size,), jnp.int32)
 
+    def state_space(self, params: EnvParams | None = None) -> spaces.Dict:
+        """The fields of `EnvState`; a macro-action may go on past the time limit."""
+        limit = (params or self.default_params).max_steps_in_episode
+        return spaces.Dict(
+            {
+                "time": spaces.Discrete(limit + self._max_steps),
+                "tile": spaces.Discrete(len(self._tiles)),
+                "place": spaces.Box(0, self._in_bowl, (self._num_things,), jnp.int32),
+                "chopped": spaces.Box(False, True, (self._num_foods,), jnp.bool_),
+            }
+        )
+
     def text_state(self, observation: np.ndarray | jax.Array) -> TextState:
         """Puts an observation into words; see `TextEnvironment.text_state`."""
         view = self._read(observation)

@@ -1,4 +1,4 @@
-"""The bridge: every engine's own answers, and a batch that outlives its processes."""
+"""Engines: what each answers, a batch that outlives its processes, and engines of one's own."""
 
 import json
 import pathlib
@@ -12,8 +12,11 @@ import pytest
 pytest.importorskip("alfworld")
 pytest.importorskip("gymnasium")
 
+from llmprior_jax.envs import engines
 from llmprior_jax.envs.alfworld import game_maker
-from llmprior_jax.envs.engines import bridge, worker
+from llmprior_jax.envs.engines import alfworld_engine, games
+from llmprior_jax.envs.engines.worker import Answer, MalformedAnswerError, check_answer
+from llmprior_jax.registry import Registry
 
 # A Gymnasium environment in text that can be told to fail in every way.
 _CORRIDOR = '''
@@ -86,13 +89,13 @@ def corridor(tmp_path_factory):
 
 @pytest.fixture
 def pair(corridor):
-    with bridge.Bridge(num_environments=2, max_steps=5, timeout=60) as opened:
+    with engines.Bridge(num_environments=2, max_steps=5, timeout=60) as opened:
         yield opened
 
 
 @pytest.fixture(scope="module")
 def single():
-    with bridge.Bridge(num_environments=1) as opened:
+    with engines.Bridge(num_environments=1) as opened:
         yield opened
 
 
@@ -106,7 +109,7 @@ def data(tmp_path_factory) -> pathlib.Path:
 
 @pytest.fixture(scope="module")
 def game_files(data) -> list[str]:
-    return bridge.find_games(data)
+    return engines.find_games(data)
 
 
 # ---------------------------------------------------------------------------------------- a batch
@@ -162,7 +165,7 @@ def test_a_time_limit_truncates(pair):
 def test_chance_follows_the_seed(corridor):
     numbers = []
     for seed in (0, 0, 1):
-        with bridge.Bridge(num_environments=2, seed=seed) as opened:
+        with engines.Bridge(num_environments=2, seed=seed) as opened:
             first = opened.reset([_GAME, _GAME]).observations
             numbers.append(first + opened.reset([_GAME, _GAME]).observations)
     assert numbers[0] == numbers[1]
@@ -191,7 +194,7 @@ def test_a_batch_of_another_size_is_refused(pair):
     with pytest.raises(ValueError, match="1 seeds for 2 environments"):
         pair.reset([_GAME] * 2, seeds=[0])
     with pytest.raises(ValueError, match="0 environments"):
-        bridge.Bridge(num_environments=0)
+        engines.Bridge(num_environments=0)
 
 
 # --------------------------------------------------------------------------------- what goes wrong
@@ -224,7 +227,7 @@ def test_a_process_killed_from_outside_is_replaced(pair):
 
 
 def test_a_process_that_hangs_is_given_up(corridor):
-    with bridge.Bridge(num_environments=1, timeout=30) as opened:
+    with engines.Bridge(num_environments=1, timeout=30) as opened:
         opened.reset([_GAME])
         opened._timeout = 0.5
         assert opened.step(["hang"]).truncated[0]
@@ -236,12 +239,14 @@ def test_a_process_that_hangs_is_given_up(corridor):
     [
         ("nowhere.z8", "nowhere.z8: there is no such file"),
         ("notes.txt", r"notes.txt: no engine plays this.*\.tw-pddl"),
+        ("gymnasum:Nothing-v0", "no engine 'gymnasum'; did you mean 'gymnasium'"),
+        ("engine:chess", "chess: name the class of the engine and what it plays"),
         ("gymnasium:Nothing-v0", "gymnasium:Nothing-v0: .*Nothing"),
         ("gymnasium:text_corridor:Pictures-v0", "Pictures-v0: its observation is Box.*not text"),
     ],
 )
 def test_a_game_that_cannot_be_played_is_named(pair, game, message):
-    with pytest.raises(bridge.GameError, match=message):
+    with pytest.raises(engines.GameError, match=message):
         pair.reset([game, None])
 
 
@@ -274,7 +279,7 @@ def _with(field: str, change):
 )
 def test_a_damaged_game_file_is_named(single, game_files, tmp_path, change, message):
     path = _spoil(game_files[0], tmp_path, change)
-    with pytest.raises(bridge.GameError, match=message) as error:
+    with pytest.raises(engines.GameError, match=message) as error:
         single.reset([path])
     assert str(path) in str(error.value)
     assert single.restarts == 0
@@ -288,7 +293,7 @@ def test_a_grammar_cannot_run_code(single, game_files, tmp_path):
         tmp_path,
         _with("grammar", lambda text: text.replace("{r.indefinite} {r.name or r.id}", attack)),
     )
-    with pytest.raises(bridge.GameError, match="which no ALFWorld grammar needs"):
+    with pytest.raises(engines.GameError, match="which no ALFWorld grammar needs"):
         single.reset([path])
     assert not trace.exists()
 
@@ -299,14 +304,231 @@ def test_a_grammar_cannot_run_code(single, game_files, tmp_path):
 )
 def test_only_what_grammars_need_is_evaluated(expression):
     with pytest.raises(ValueError, match="no ALFWorld grammar needs"):
-        worker.evaluate(expression, {"o": pathlib.Path("mug 1")})
+        alfworld_engine.evaluate(expression, {"o": pathlib.Path("mug 1")})
 
 
 def test_expressions_of_the_grammar_are_evaluated():
     mug = pathlib.Path("mug 1")  # has a name
-    assert worker.evaluate("'a' + ' ' + o.name", {"o": mug}) == "a mug 1"
-    assert worker.evaluate("o.name or o.id", {"o": mug}) == "mug 1"
-    assert worker.evaluate(" o ", {"o": mug}) is mug
+    assert alfworld_engine.evaluate("'a' + ' ' + o.name", {"o": mug}) == "a mug 1"
+    assert alfworld_engine.evaluate("o.name or o.id", {"o": mug}) == "mug 1"
+    assert alfworld_engine.evaluate(" o ", {"o": mug}) is mug
+
+
+# --------------------------------------------------------------------------- engines of one's own
+
+# An engine that imports nothing, and some that are none.
+_NIM = '''
+import sys
+
+class Nim:
+    """Take one or two matches; whoever takes the last one wins, and nobody else plays."""
+
+    def __init__(self, argument):
+        self.start = int(argument)
+
+    def reset(self, seed, describe):
+        self.left, self.seed, self.describe = self.start, seed, describe
+        return self.answer(0)
+
+    def step(self, command):
+        if command == "cheat":
+            return {"task": "", "observation": "", "commands": []}
+        self.left -= int(command.removeprefix("take "))
+        return self.answer(1.0 if self.left == 0 else 0.0)
+
+    def answer(self, reward):
+        return {
+            "task": "Take the last match.",
+            "observation": f"{self.left} of {self.start}, {self.seed}, {self.describe}",
+            "commands": [f"take {number}" for number in (1, 2) if number <= self.left],
+            "reward": reward,
+            "won": self.left == 0,
+            "terminated": self.left == 0,
+            "truncated": False,
+        }
+
+class Modules(Nim):
+    def answer(self, reward):
+        return {**super().answer(reward), "observation": " ".join(sys.modules)}
+
+class File(Nim):
+    def __init__(self, argument):
+        self.start = int(open(argument).read())
+
+class Silent(Nim):
+    def answer(self, reward):
+        return None
+
+class Mute:
+    def __init__(self, argument):
+        pass
+
+    def reset(self, seed, describe):
+        pass
+'''
+
+
+@pytest.fixture(scope="module")
+def nim(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("modules")
+    (folder / "matches.py").write_text(_NIM)
+    sys.path.insert(0, str(folder))
+    yield
+    sys.path.remove(str(folder))
+
+
+@pytest.fixture
+def one(nim):
+    with engines.Bridge(num_environments=1, timeout=60) as opened:
+        yield opened
+
+
+@pytest.fixture
+def own_names(monkeypatch):
+    """What is registered in a test is gone after it."""
+    names = Registry("engine", {name: games._ENGINES[name] for name in games._ENGINES})
+    monkeypatch.setattr(games, "_ENGINES", names)
+
+
+def test_an_engine_of_ones_own_plays_by_its_import_path(one):
+    seen = one.reset(["engine:matches:Nim:3"], seeds=[7])
+    assert seen.tasks == ("Take the last match.",)
+    assert seen.observations == ("3 of 3, 7, False",)
+    assert seen.commands == (("take 1", "take 2"),)
+    assert seen.reward[0] == 0
+    seen = one.step(["take 2"])
+    assert seen.commands == (("take 1",),)
+    seen = one.step(["take 1"])
+    assert (seen.reward[0], seen.won[0], seen.terminated[0]) == (1, True, True)
+
+
+def test_an_engine_of_ones_own_plays_by_the_name_it_was_given(one, own_names):
+    engines.register("nim", "matches:Nim")
+    engines.register("nim", "".join(["matches", ":Nim"]))  # A notebook's cell is run again.
+    assert one.reset(["nim:2"]).observations[0].startswith("2 of 2")
+
+
+def test_an_engine_is_told_to_describe_the_state(nim):
+    with engines.Bridge(num_environments=1, describe=True) as opened:
+        assert opened.reset(["engine:matches:Nim:3"]).observations[0].endswith(", True")
+
+
+def test_an_argument_may_have_colons_and_be_empty():
+    assert games.locate("engine:my.module:Engine:a:b") == ("my.module:Engine", "a:b")
+    assert games.locate("engine:my.module:Engine:") == ("my.module:Engine", "")
+    assert games.locate("engine:my.module:Engine") == ("my.module:Engine", "")
+
+
+def test_a_process_loads_an_engine_and_nothing_else_of_ours(one):
+    (modules,) = one.reset(["engine:matches:Modules:1"]).observations
+    roots = {name.partition(".")[0] for name in modules.split()}
+    assert "matches" in roots
+    assert not roots & {"jax", "numpy", "gymnax", "llmprior_jax", "games", "bridge", "process"}
+
+
+def test_a_file_that_has_changed_is_opened_anew(one, tmp_path):
+    path = tmp_path / "start.txt"
+    for start in ("3", "12"):
+        path.write_text(start)
+        seen = one.reset([f"engine:matches:File:{path}"])
+        assert seen.observations[0].startswith(f"{start} of {start}")
+
+
+@pytest.mark.parametrize(
+    ("name", "engine", "message"),
+    [
+        ("textworld", "matches:Nim", "an engine 'textworld' already"),
+        ("engine", "matches:Nim", "no engine can be called 'engine'"),
+        ("ni:m", "matches:Nim", "with a colon"),
+        ("nim", "matches.Nim", "'matches.Nim' is no import path"),
+        ("nim", "matches.py:", "'matches.py:' is no import path"),
+    ],
+)
+def test_a_name_or_a_path_that_is_none_is_refused(own_names, name, engine, message):
+    with pytest.raises(ValueError, match=message):
+        engines.register(name, engine)
+
+
+@pytest.mark.parametrize(
+    ("game", "message"),
+    [
+        ("engine:nowhere:Nim:3", "nowhere:Nim cannot be imported: No module named 'nowhere'"),
+        ("engine:matches:Gnim:3", "matches:Gnim cannot be imported: the module has no 'Gnim'"),
+        ("engine:matches:Nim:many", r"invalid literal.*\(ValueError\)"),
+        ("engine:matches:Mute:3", "matches:Mute is no engine, it has no method 'step'"),
+        ("engine:matches:Silent:3", "matches:Silent answered None, which is no dict"),
+    ],
+)
+def test_an_engine_that_is_none_is_named(one, game, message):
+    with pytest.raises(engines.GameError, match=f"^{game}: .*{message}"):
+        one.reset([game])
+    assert one.restarts == 0
+
+
+def test_an_engine_that_is_not_installed_says_how_to_get_it(tmp_path, monkeypatch):
+    (tmp_path / "gymnasium.py").write_text("raise ImportError('no such library')")
+    monkeypatch.syspath_prepend(tmp_path)
+    message = r"no such library; the engines come with: pip install 'llmprior-jax\[alfworld\]'"
+    with (
+        engines.Bridge(num_environments=1) as opened,
+        pytest.raises(engines.GameError, match=message),
+    ):
+        opened.reset(["gymnasium:Corridor-v0"])
+
+
+def test_an_answer_that_is_none_is_an_error_in_an_episode_too(one):
+    one.reset(["engine:matches:Nim:3"])
+    with pytest.raises(engines.GameError, match="Nim:3: the answer of matches:Nim has no 'reward'"):
+        one.step(["cheat"])
+
+
+_ANSWER: Answer = {
+    "task": "Take the last match.",
+    "observation": "1 of 3",
+    "commands": ["take 1"],
+    "reward": 0.5,
+    "won": False,
+    "terminated": True,
+    "truncated": False,
+}
+
+
+def test_an_answer_is_passed_on_without_what_is_no_field_of_it():
+    assert check_answer("matches:Nim", _ANSWER | {"score": object()}) == _ANSWER
+    assert engines.Answer.__annotations__.keys() == _ANSWER.keys()
+
+
+@pytest.mark.parametrize("reward", [1, np.float32(1), np.int64(1)])
+def test_a_reward_may_be_any_number(reward):
+    answer = check_answer("matches:Nim", {**_ANSWER, "reward": reward})
+    assert type(answer["reward"]) is float
+    assert answer["reward"] == 1
+
+
+@pytest.mark.parametrize("field", list(_ANSWER))
+def test_an_answer_without_a_field_is_malformed(field):
+    answer = {name: value for name, value in _ANSWER.items() if name != field}
+    with pytest.raises(MalformedAnswerError, match=f"answer of matches:Nim has no '{field}'"):
+        check_answer("matches:Nim", answer)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("task", None, "None as 'task', which must be a str, not NoneType"),
+        ("observation", 3, "3 as 'observation', which must be a str"),
+        ("commands", "take 1", "as 'commands', which must be a list of str, not str"),
+        ("commands", ["take 1", 2], "as 'commands', which must be a list of str"),
+        ("reward", "1", "as 'reward', which must be a float"),
+        ("reward", True, "as 'reward', which must be a float, not bool"),
+        ("won", 1, "1 as 'won', which must be a bool"),
+        ("terminated", None, "as 'terminated', which must be a bool"),
+        ("truncated", np.bool_(False), "as 'truncated', which must be a bool"),
+    ],
+)
+def test_an_answer_with_a_field_of_another_type_is_malformed(field, value, message):
+    with pytest.raises(MalformedAnswerError, match=f"answer of matches:Nim has .*{message}"):
+        check_answer("matches:Nim", {**_ANSWER, field: value})
 
 
 # ---------------------------------------------------------------------------------------- ALFWorld
@@ -339,7 +561,7 @@ def test_alfworld_answers_as_its_own_engine_does(single, game_files, monkeypatch
 
 def test_walkthroughs_win_in_a_batch_of_different_games(game_files):
     plans = [json.loads(pathlib.Path(path).read_text())["walkthrough"] for path in game_files]
-    with bridge.Bridge(num_environments=len(plans)) as opened:
+    with engines.Bridge(num_environments=len(plans)) as opened:
         seen = opened.reset(game_files)
         for step in range(max(map(len, plans))):
             seen = opened.step([plan[step] if step < len(plan) else None for plan in plans])
@@ -350,20 +572,20 @@ def test_walkthroughs_win_in_a_batch_of_different_games(game_files):
 
 def test_games_are_found_by_split_and_task(data, game_files):
     assert len(game_files) == 2
-    (path,) = bridge.find_games(data, task_types=["look_at_obj_in_light"])
+    (path,) = engines.find_games(data, task_types=["look_at_obj_in_light"])
     assert "look_at_obj_in_light" in path
-    with pytest.raises(bridge.GameError, match="No solvable game of"):
-        bridge.find_games(data, task_types=["pick_two_obj_and_place"])
+    with pytest.raises(engines.GameError, match="No solvable game of"):
+        engines.find_games(data, task_types=["pick_two_obj_and_place"])
 
 
 def test_the_data_directory_is_that_of_the_variable(data, game_files, monkeypatch):
     monkeypatch.setenv("ALFWORLD_DATA", str(data))
-    assert bridge.find_games() == game_files
+    assert engines.find_games() == game_files
 
 
 def test_a_missing_data_directory_says_how_to_get_one(tmp_path):
-    with pytest.raises(bridge.GameError, match=r"alfworld-download.*launch\.make_games"):
-        bridge.find_games(tmp_path, split="valid_seen")
+    with pytest.raises(engines.GameError, match=r"alfworld-download.*launch\.make_games"):
+        engines.find_games(tmp_path, split="valid_seen")
 
 
 def test_games_that_alfworld_leaves_out_are_left_out(game_files, tmp_path):
@@ -378,7 +600,7 @@ def test_games_that_alfworld_leaves_out_are_left_out(game_files, tmp_path):
         folder.mkdir(parents=True)
         (folder / "traj_data.json").write_text((trial / "traj_data.json").read_text())
         (folder / "game.tw-pddl").write_text(json.dumps({"solvable": solvable}))
-    assert [path.split("/")[-3] for path in bridge.find_games(tmp_path)] == [
+    assert [path.split("/")[-3] for path in engines.find_games(tmp_path)] == [
         "pick_and_place_simple-Cup-None-Shelf-1"
     ]
 
@@ -391,8 +613,8 @@ def test_a_damaged_file_of_a_data_directory_is_named(game_files, tmp_path, name)
     for file in ("traj_data.json", "game.tw-pddl"):
         text = (trial / file).read_text()
         (folder / file).write_text(text[: len(text) // 2] if file == name else text)
-    with pytest.raises(bridge.GameError, match=rf"{name}: damaged or cut short"):
-        bridge.find_games(tmp_path)
+    with pytest.raises(engines.GameError, match=rf"{name}: damaged or cut short"):
+        engines.find_games(tmp_path)
 
 
 # --------------------------------------------------------------------------------------- TextWorld
@@ -417,5 +639,5 @@ def test_textworlds_own_games_play(single, tmp_path):
     assert seen.reward[0] == 1
 
     path.write_bytes(path.read_bytes()[:5000])
-    with pytest.raises(bridge.GameError, match=r"game\.z8: "):
+    with pytest.raises(engines.GameError, match=r"game\.z8: "):
         single.reset([path])
