@@ -5,38 +5,119 @@
     python -m launch.benchmark scoring [--shape=Qwen2.5-0.5B] [--json]
     python -m launch.benchmark train [--json]
 
-What each measures and how is told in its module, `launch/benchmarks/`. With `--json` the last line
-printed is the result as one JSON object.
+What each measures, and how, stands in its module of `launch/benchmarks/`. With `--json` the last
+line printed is the result as one JSON object.
 """
 
-import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from absl import flags
 
-from launch.benchmarks import environments, generation, learning, scoring, timing
+from launch.benchmarks import generation, scoring, timing
 from launch.common import app
+from llmprior_jax.registry import unknown
 
-_JSON = flags.DEFINE_bool("json", False, "Print the result as JSON, too, on the last line.")
+FLAGS = flags.FlagValues()
+_JSON = flags.DEFINE_bool(
+    "json", False, "Print the result as JSON, too, on the last line.", flag_values=FLAGS
+)
+_NUM_ENVS = flags.DEFINE_integer(
+    "num_envs", 4096, "Environments in a batch (envs).", lower_bound=1, flag_values=FLAGS
+)
+_GAMES = flags.DEFINE_list(
+    "games",
+    [],
+    "ALFWorld games, or directories of them such as DATA/json_2.1.1/train (envs).",
+    flag_values=FLAGS,
+)
+_SHAPE = flags.DEFINE_enum(
+    "shape",
+    "Qwen2.5-0.5B",
+    list(scoring.SHAPES),
+    "Shape of the language model (generation, scoring).",
+    flag_values=FLAGS,
+)
+_DTYPE = flags.DEFINE_enum(
+    "dtype",
+    "float32",
+    ["float32", "bfloat16"],
+    "Of its weights (generation, scoring).",
+    flag_values=FLAGS,
+)
+_PROMPT_TOKENS = flags.DEFINE_list(
+    "prompt_tokens",
+    ["128", "512"],
+    "Tokens of a prompt, about (generation, scoring).",
+    flag_values=FLAGS,
+)
+_REPEATS = flags.DEFINE_integer(
+    "repeats",
+    3,
+    "Timings of each way (generation), or of each with the first workload and one with the others "
+    "(scoring).",
+    lower_bound=1,
+    flag_values=FLAGS,
+)
+_ACTIONS = flags.DEFINE_list(
+    "actions", ["8", "50"], "Actions of a state (scoring).", flag_values=FLAGS
+)
+_SAMPLES = flags.DEFINE_list(
+    "samples", ["1", "8"], "Answers to a prompt (generation).", flag_values=FLAGS
+)
+_NEW_TOKENS = flags.DEFINE_integer(
+    "new_tokens", 16, "Tokens of an answer (generation).", lower_bound=1, flag_values=FLAGS
+)
 
-_BENCHMARKS = {
-    "envs": environments.measure,
-    "generation": generation.measure,
-    "scoring": scoring.measure,
-    "train": learning.measure,
+
+def _measure_environments() -> timing.Result:
+    from launch.benchmarks import environments
+
+    return environments.measure(_NUM_ENVS.value, _GAMES.value)
+
+
+def _measure_generation() -> timing.Result:
+    return generation.measure(
+        _SHAPE.value,
+        _DTYPE.value,
+        prompt_tokens=scoring.whole_numbers("prompt_tokens", _PROMPT_TOKENS.value),
+        samples=scoring.whole_numbers("samples", _SAMPLES.value),
+        new_tokens=_NEW_TOKENS.value,
+        repeats=_REPEATS.value,
+    )
+
+
+def _measure_scoring() -> timing.Result:
+    return scoring.measure(
+        _SHAPE.value,
+        _DTYPE.value,
+        prompt_tokens=scoring.whole_numbers("prompt_tokens", _PROMPT_TOKENS.value),
+        actions=scoring.whole_numbers("actions", _ACTIONS.value),
+        repeats=_REPEATS.value,
+    )
+
+
+def _measure_training() -> timing.Result:
+    from launch.benchmarks import learning
+
+    return learning.measure()
+
+
+_BENCHMARKS: dict[str, Callable[[], timing.Result]] = {
+    "envs": _measure_environments,
+    "generation": _measure_generation,
+    "scoring": _measure_scoring,
+    "train": _measure_training,
 }
 
 
 def main(argv: Sequence[str]) -> None:
-    names = ", ".join(_BENCHMARKS)
     if len(argv) != 2:
-        raise ValueError(f"say which one benchmark to run: {names}")
+        raise ValueError(f"say which one benchmark to run: {', '.join(_BENCHMARKS)}")
     name = argv[1]
     if name not in _BENCHMARKS:
-        (nearest,) = difflib.get_close_matches(name, _BENCHMARKS, n=1, cutoff=0)
-        raise ValueError(f"there is no benchmark {name!r}; did you mean {nearest!r}?")
+        raise ValueError(unknown("benchmark", name, _BENCHMARKS))
     timing.show(name, _BENCHMARKS[name](), _JSON.value)
 
 
 if __name__ == "__main__":
-    app.run(main, max_arguments=1)
+    app.run(main, FLAGS, max_arguments=1)

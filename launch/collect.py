@@ -13,46 +13,73 @@ probability E. Behaviors are
 - `WORKDIR/AGENT`, a trained agent of a run, such as `runs/quickstart/dqn_prior`.
 
 With --success_share, episodes are kept so that this share of them is successful. The format of the
-file is described in `llmprior_jax/training/datasets.py`.
+file is described in `llmprior_jax/play/datasets.py`.
 """
 
+import functools
 import pathlib
 import tempfile
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import jax
 import numpy as np
 from absl import flags
 
 from launch.common import app
-from llmprior_jax import agents, envs, training
-from llmprior_jax.envs.engines import list_games
-from llmprior_jax import datasets
-from llmprior_jax.play import collecting
-from llmprior_jax.training import build
+from llmprior_jax import agents, datasets, training
+from llmprior_jax.settings import EnvironmentSettings
 
-_ENV = flags.DEFINE_string("env", None, "Environment to collect from.", required=True)
-_GAMES = flags.DEFINE_list("games", [], "Games of an environment that takes them from files.")
-_HISTORY = flags.DEFINE_integer("history", 0, "Pairs that an observation holds.", lower_bound=0)
-_BEHAVIOR = flags.DEFINE_string("behavior", "expert", "Mixture, NAME[@EPSILON]:SHARE,...")
-flags.DEFINE_alias("behaviour", "behavior")  # As version 0.1 spelled it.
-_EPISODES = flags.DEFINE_integer("episodes", None, "Episodes to collect.")
-_TRANSITIONS = flags.DEFINE_integer("transitions", None, "Transitions to collect, at least.")
-_SUCCESS_SHARE = flags.DEFINE_float("success_share", None, "Share of episodes that succeed.")
-_PRIOR = flags.DEFINE_string("prior", "tiny", "Language model of the behavior `prior`.")
-_AGENT_SEED = flags.DEFINE_integer("agent_seed", 0, "Which seed's agent of a run.", lower_bound=0)
-_SEED = flags.DEFINE_integer("seed", 0, "Seed; the same one gives the same dataset.")
-_OUT = flags.DEFINE_string("out", None, "File to write, .parquet or .jsonl.", required=True)
+if TYPE_CHECKING:
+    from llmprior_jax.play import collecting
+
+FLAGS = flags.FlagValues()
+_ENV = flags.DEFINE_string(
+    "env", None, "Environment to collect from.", required=True, flag_values=FLAGS
+)
+_GAMES = flags.DEFINE_list(
+    "games", [], "Games of an environment that takes them from files.", flag_values=FLAGS
+)
+_HISTORY = flags.DEFINE_integer(
+    "history", 0, "Pairs that an observation holds.", lower_bound=0, flag_values=FLAGS
+)
+_BEHAVIOR = flags.DEFINE_string(
+    "behavior", "expert", "Mixture, NAME[@EPSILON]:SHARE,...", flag_values=FLAGS
+)
+flags.DEFINE_alias("behaviour", "behavior", flag_values=FLAGS)  # As version 0.1 spelled it.
+_EPISODES = flags.DEFINE_integer("episodes", None, "Episodes to collect.", flag_values=FLAGS)
+_TRANSITIONS = flags.DEFINE_integer(
+    "transitions", None, "Transitions to collect, at least.", flag_values=FLAGS
+)
+_SUCCESS_SHARE = flags.DEFINE_float(
+    "success_share", None, "Share of episodes that succeed.", flag_values=FLAGS
+)
+_PRIOR = flags.DEFINE_string(
+    "prior", "tiny", "Language model of the behavior `prior`.", flag_values=FLAGS
+)
+_AGENT_SEED = flags.DEFINE_integer(
+    "agent_seed", 0, "Which seed's agent of a run.", lower_bound=0, flag_values=FLAGS
+)
+_SEED = flags.DEFINE_integer(
+    "seed", 0, "Seed; the same one gives the same dataset.", flag_values=FLAGS
+)
+_OUT = flags.DEFINE_string(
+    "out", None, "File to write, .parquet or .jsonl.", required=True, flag_values=FLAGS
+)
 
 
 def main(argv: Sequence[str]) -> None:
+    from llmprior_jax import envs
+    from llmprior_jax.play import collecting
+    from llmprior_jax.training import build
+
     del argv
     datasets.check_path(_OUT.value)
     pathlib.Path(_OUT.value).parent.mkdir(parents=True, exist_ok=True)
     config = training.default_config()
     config.env, config.history = _ENV.value, _HISTORY.value
     config.games.train, config.prior.model = tuple(_GAMES.value), _PRIOR.value
-    env, env_params = build.make_environment(config)
+    settings = training.to_settings(config)
+    env, env_params = build.make_environment(settings)
     if not isinstance(env, envs.TextEnvironment):
         raise ValueError(f"{config.env} is no environment in JAX, which collecting needs")
     with tempfile.TemporaryDirectory() as scratch:
@@ -63,14 +90,16 @@ def main(argv: Sequence[str]) -> None:
             if name == "expert":
                 return collecting.expert_behavior(env, env_params)
             if name == "prior":
-                filler = build.make_filler(config, env, env_params, pathlib.Path(scratch))
-                return collecting.agent_behavior(agents.prior_alone(), (), filler)
+                known = build.make_priors(settings, env, env_params, pathlib.Path(scratch))
+                known.scored.load()
+                act = functools.partial(agents.prior_alone().act, ())
+                return collecting.agent_behavior(act, known.scored)
             workdir, slash, agent = name.rpartition("/")
             if not slash:
                 raise ValueError(
                     f"there is no behavior {name!r}; use expert, random, prior, or WORKDIR/AGENT"
                 )
-            return _trained(workdir, agent, config)
+            return _trained(workdir, agent, settings.environment)
 
         mixture = [
             collecting.Part(behavior(name), share, epsilon)
@@ -94,29 +123,31 @@ def main(argv: Sequence[str]) -> None:
     )
 
 
-def _trained(workdir: str, agent: str, wanted: training.Config) -> collecting.Behavior:
-    config = training.read_config(pathlib.Path(workdir))
-    if config.env != wanted.env:
-        raise ValueError(f"the agents of {workdir} act in {config.env}, not in {wanted.env}")
+def _trained(workdir: str, agent: str, wanted: EnvironmentSettings) -> "collecting.Behavior":
+    from llmprior_jax.envs.engines import list_games
+    from llmprior_jax.play import collecting
+
+    settings = training.to_settings(training.read_config(pathlib.Path(workdir)))
+    known, num_seeds = settings.environment, settings.run.num_seeds
+    if known.env != wanted.env:
+        raise ValueError(f"the agents of {workdir} act in {known.env}, not in {wanted.env}")
     # Both say what an observation stands for; unseen games come after those of training.
-    if config.history != wanted.history:
+    if known.history != wanted.history:
         raise ValueError(
-            f"the agents of {workdir} see a history of {config.history}, and --history is "
+            f"the agents of {workdir} see a history of {known.history}, and --history is "
             f"{wanted.history}; use the same"
         )
-    if list_games(config.games.train) != list_games(wanted.games.train):
+    if list_games(known.games.train) != list_games(wanted.games.train):
         raise ValueError(
             f"the agents of {workdir} were trained in other games than those of --games; use "
-            f"--games={','.join(config.games.train)}"
+            f"--games={','.join(known.games.train)}"
         )
+    if _AGENT_SEED.value >= num_seeds:
+        raise ValueError(f"--agent_seed is {_AGENT_SEED.value}; {workdir} has {num_seeds}")
     run = training.restore(workdir, agent, eval_episodes=1)
-    if not isinstance(run, training.ActingRun):
-        raise ValueError(f"{agent} of {workdir} does not act in an environment in JAX")
-    if _AGENT_SEED.value >= config.num_seeds:
-        raise ValueError(f"--agent_seed is {_AGENT_SEED.value}; {workdir} has {config.num_seeds}")
-    state = jax.tree.map(lambda leaf: leaf[_AGENT_SEED.value], run.state.agent)
-    return collecting.agent_behavior(run.agent, state, run.filler)
+    act = run.player.by_prior(run.state.agent, _AGENT_SEED.value)
+    return collecting.agent_behavior(act, run.scored)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, FLAGS)

@@ -6,10 +6,11 @@ Prints success rate and return over fresh episodes of every seed. With --show_ep
 more episode and prints it as text: for each state the prior, Q and the posterior of each action
 that has a part of at least 0.01 in one of the two.
 With --replay_on_engine it plays the evaluation's episodes of ALFWorld again on ALFWorld's own
-engine, and prints how many were won there and whatever was told differently.
+engine, and prints how many were won there and whatever the engine said differently.
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
@@ -20,21 +21,36 @@ from absl import flags
 
 from launch.common import app
 from llmprior_jax import training
-from llmprior_jax.envs.alfworld import replay
 from llmprior_jax.training import summary
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.", required=True)
-_AGENT = flags.DEFINE_string("agent", "dqn_prior", "Which of the run's agents.")
-_EPISODES = flags.DEFINE_integer("episodes", 256, "Episodes per seed.", lower_bound=1)
-_SHOW = flags.DEFINE_bool("show_episode", False, "Also print one episode as text.")
+if TYPE_CHECKING:
+    from llmprior_jax.learning import Run
+
+FLAGS = flags.FlagValues()
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Directory of the run.", required=True, flag_values=FLAGS
+)
+_AGENT = flags.DEFINE_string("agent", "dqn_prior", "Which of the run's agents.", flag_values=FLAGS)
+_EPISODES = flags.DEFINE_integer(
+    "episodes", 256, "Episodes per seed.", lower_bound=1, flag_values=FLAGS
+)
+_SHOW = flags.DEFINE_bool(
+    "show_episode", False, "Also print one episode as text.", flag_values=FLAGS
+)
 _REPLAY = flags.DEFINE_bool(
-    "replay_on_engine", False, "Also play the episodes again on ALFWorld's own engine."
+    "replay_on_engine",
+    False,
+    "Also play the episodes again on ALFWorld's own engine.",
+    flag_values=FLAGS,
 )
 _SEED = flags.DEFINE_integer(
-    "seed", 0, "Which seed's agent plays the printed episode.", lower_bound=0
+    "seed", 0, "Which seed's agent plays the printed episode.", lower_bound=0, flag_values=FLAGS
 )
 _MESH = flags.DEFINE_string(
-    "mesh", None, "Devices, such as data:1,model:2; by default those of the run if they are there."
+    "mesh",
+    None,
+    "Devices, such as data:1,model:2; by default those of the run if they are there.",
+    flag_values=FLAGS,
 )
 
 _MOST_MISMATCHES = 5
@@ -58,27 +74,30 @@ def main(argv: Sequence[str]) -> None:
         low, high = summary.interval(values)
         mean = summary.interquartile_mean(values)
         console.print(f"  {name}: {mean:.3f} \\[{low:.3f}, {high:.3f}]", highlight=False)
+    for name, value in run.scored.metrics().items():
+        console.print(f"  {name}: {value:g}", highlight=False)
     if _REPLAY.value:
         _replay_on_engine(run, console)
     if _SHOW.value:
         _show_episode(run, console)
 
 
-def _replay_on_engine(run: training.Run, console: rich.console.Console) -> None:
-    if not isinstance(run, training.ActingRun):
-        raise ValueError(
-            f"--replay_on_engine is for agents that learn Q in an environment in JAX, and "
-            f"{_AGENT.value} is none"
-        )
+def _replay_on_engine(run: "Run", console: rich.console.Console) -> None:
+    from llmprior_jax.envs.alfworld import replay
+
+    env = run.player.env
     for name, episodes in run.evaluated.items():
-        assert episodes.start is not None
-        assert episodes.actions is not None
+        if episodes.start is None or episodes.actions is None:
+            raise ValueError(
+                f"--replay_on_engine is for episodes in environments in JAX; those of {env.name} "
+                "were not recorded"
+            )
         # The seeds' episodes, one after another.
         start, actions, success = (
             np.asarray(leaf).reshape(-1, *leaf.shape[2:])
             for leaf in (episodes.start, episodes.actions, episodes.success)
         )
-        again = replay.replay(run.env, run.env_params, start, actions)
+        again = replay.replay(env, run.player.env_params, start, actions)
         console.print(
             f"  {name}replay on the engine: {len(success)} episodes, {again.steps:,} steps; "
             f"{success.sum()} won in JAX, {again.won.sum()} in the engine; "
@@ -89,7 +108,7 @@ def _replay_on_engine(run: training.Run, console: rich.console.Console) -> None:
             console.print(rich.markup.escape(f"    {mismatch}"), highlight=False)
 
 
-def _show_episode(run: training.Run, console: rich.console.Console) -> None:
+def _show_episode(run: "Run", console: rich.console.Console) -> None:
     total = 0.0
     decision = None
     for number, decision in enumerate(run.play(_SEED.value, jax.random.key(_SEED.value)), start=1):
@@ -122,7 +141,7 @@ def _show_episode(run: training.Run, console: rich.console.Console) -> None:
 
 def console() -> None:
     """The command as an installed script."""
-    app.run(main)
+    app.run(main, FLAGS)
 
 
 if __name__ == "__main__":

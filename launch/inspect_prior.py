@@ -13,6 +13,7 @@ calibrated.
 import html
 import pathlib
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
@@ -22,22 +23,39 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from launch.common import app, pictures
-from llmprior_jax import envs, models, priors, progress, training
+from llmprior_jax import models, priors, progress, training
 from llmprior_jax.files import write_atomically
-from llmprior_jax.learning.acting import ActingRun
 from llmprior_jax.training.calibration import Calibration, calibration
 from llmprior_jax.types import TextState
 
-_ENV = flags.DEFINE_string("env", "Overcooked-TomatoLettuceSalad", "Environment, by name.")
-_PRIOR = flags.DEFINE_string("prior", "tiny", "Language model: tiny, a directory, or a hub id.")
-_MATCH = flags.DEFINE_string("match", "", "Only states whose observation has this text.")
-_STATES = flags.DEFINE_integer("states", 6, "How many states to show.", lower_bound=1)
-_NORMALIZATION = flags.DEFINE_enum(
-    "normalization", "sum", ["sum", "token", "word"], "How an action's tokens become its score."
+if TYPE_CHECKING:
+    from llmprior_jax.learning import Run
+
+FLAGS = flags.FlagValues()
+_ENV = flags.DEFINE_string(
+    "env", "Overcooked-TomatoLettuceSalad", "Environment, by name.", flag_values=FLAGS
 )
-_WORKDIR = flags.DEFINE_string("workdir", None, "A run, to show its states and its agent beside.")
-_AGENT = flags.DEFINE_string("agent", "dqn_prior", "Which of the run's agents.")
-_OUT = flags.DEFINE_string("out", "prior.html", "File to write.")
+_PRIOR = flags.DEFINE_string(
+    "prior", "tiny", "Language model: tiny, a directory, or a hub id.", flag_values=FLAGS
+)
+_MATCH = flags.DEFINE_string(
+    "match", "", "Only states whose observation has this text.", flag_values=FLAGS
+)
+_STATES = flags.DEFINE_integer(
+    "states", 6, "How many states to show.", lower_bound=1, flag_values=FLAGS
+)
+_NORMALIZATION = flags.DEFINE_enum(
+    "normalization",
+    "sum",
+    ["sum", "token", "word"],
+    "How an action's tokens become its score.",
+    flag_values=FLAGS,
+)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "A run, to show its states and its agent beside.", flag_values=FLAGS
+)
+_AGENT = flags.DEFINE_string("agent", "dqn_prior", "Which of the run's agents.", flag_values=FLAGS)
+_OUT = flags.DEFINE_string("out", "prior.html", "File to write.", flag_values=FLAGS)
 
 _STYLE = """\
 h1 { margin: 0 0 .5rem }
@@ -62,9 +80,7 @@ def main(argv: Sequence[str]) -> None:
         states = _states_of_environment()
     else:
         run = training.restore(_WORKDIR.value, _AGENT.value, eval_episodes=1)
-        if not isinstance(run, ActingRun):
-            raise ValueError("only agents with a Q in JAX can be compared; leave --workdir out")
-        build_prompt = run.filler.build_prompt
+        build_prompt = run.scored.build_prompt
         prior = training.read_config(pathlib.Path(_WORKDIR.value)).prior
         model, normalization, temperature = prior.model, prior.normalization, prior.temperature
         states = [decision.text for decision in run.play(0, jax.random.key(0))]
@@ -84,6 +100,8 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _states_of_environment() -> list[TextState]:
+    from llmprior_jax import envs
+
     env, _ = envs.make(_ENV.value)
     observations = env.list_observations()
     if observations is None:
@@ -124,11 +142,9 @@ def _tokens(tokens: Sequence[priors.Token]) -> str:
     return f"{''.join(pieces)} <b>= {total:.2f}</b>"
 
 
-def _calibration(run: ActingRun) -> Calibration:
+def _calibration(run: "Run") -> Calibration:
     """The prior against what the agent of seed 0 does, over all states that the run has met."""
-    agent = jax.tree.map(lambda leaf: leaf[0], run.state.agent)
-    prior = jax.tree.map(lambda leaf: leaf[: int(run.table.size)], run.table.prior)
-    policy = jax.jit(jax.vmap(run.agent.policy, in_axes=(None, 0)))(agent, prior)
+    prior, policy = run.player.policies(run.state.agent, seed=0)
     admissible = np.isfinite(prior.log_probs)
     return calibration(np.exp(prior.log_probs)[admissible], np.exp(policy.log_probs)[admissible])
 
@@ -156,4 +172,4 @@ def _chart(curve: Calibration) -> str:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, FLAGS)

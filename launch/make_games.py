@@ -16,23 +16,33 @@ from absl import flags
 
 from launch.common import app
 from llmprior_jax import progress
-from llmprior_jax.envs.alfworld import game_maker
-from llmprior_jax.envs.alfworld.tasks import TASK_TYPES
 
+FLAGS = flags.FlagValues()
 _TASKS = flags.DEFINE_list(
     "tasks",
     ["pick", "examine"],
-    f"Tasks to make games of, or all: {', '.join(TASK_TYPES)}.",
+    "Tasks to make games of, or all: pick, examine, clean, heat, cool, pick2.",
+    flag_values=FLAGS,
 )
-_TRAIN = flags.DEFINE_integer("train", 28, "Training games of each task.", lower_bound=0)
-_UNSEEN = flags.DEFINE_integer("unseen", 26, "Unseen games of each task.", lower_bound=0)
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of everything drawn.", lower_bound=0)
-_OUT = flags.DEFINE_string("out", None, "Data directory to write.", required=True)
+_TRAIN = flags.DEFINE_integer(
+    "train", 28, "Training games of each task.", lower_bound=0, flag_values=FLAGS
+)
+_UNSEEN = flags.DEFINE_integer(
+    "unseen", 26, "Unseen games of each task.", lower_bound=0, flag_values=FLAGS
+)
+_SEED = flags.DEFINE_integer(
+    "seed", 0, "Seed of everything drawn.", lower_bound=0, flag_values=FLAGS
+)
+_OUT = flags.DEFINE_string(
+    "out", None, "Data directory to write.", required=True, flag_values=FLAGS
+)
 
 
 def main(argv: Sequence[str]) -> None:
+    from llmprior_jax.envs.alfworld import game_maker
+
     del argv
-    tasks = tuple(TASK_TYPES) if _TASKS.value == ["all"] else tuple(_TASKS.value)
+    tasks = tuple(game_maker.TASK_TYPES) if _TASKS.value == ["all"] else tuple(_TASKS.value)
     total = len(tasks) * (_TRAIN.value + _UNSEEN.value)
     with progress.bar(total=total, desc="games", unit="game") as bar:
         games = game_maker.make_games(
@@ -48,4 +58,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, FLAGS)

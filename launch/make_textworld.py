@@ -16,10 +16,13 @@ from absl import flags
 
 from launch.common import app
 
-_OUT = flags.DEFINE_string("out", None, "Directory for the games.", required=True)
-_GAMES = flags.DEFINE_integer("games", 1, "How many games.", lower_bound=1)
-_WANTED = flags.DEFINE_integer("wanted", 2, "Foods of each salad.", 1, 5)
-_SEED = flags.DEFINE_integer("seed", 0, "Which games.", lower_bound=0)
+FLAGS = flags.FlagValues()
+_OUT = flags.DEFINE_string(
+    "out", None, "Directory for the games.", required=True, flag_values=FLAGS
+)
+_GAMES = flags.DEFINE_integer("games", 1, "How many games.", lower_bound=1, flag_values=FLAGS)
+_WANTED = flags.DEFINE_integer("wanted", 2, "Foods of each salad.", 1, 5, flag_values=FLAGS)
+_SEED = flags.DEFINE_integer("seed", 0, "Which games.", lower_bound=0, flag_values=FLAGS)
 
 _FOODS = ("tomato", "carrot", "onion", "cucumber", "potato", "mushroom", "pepper", "celery")
 _ON_TABLE = 5
@@ -72,4 +75,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, FLAGS)

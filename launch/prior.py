@@ -16,7 +16,6 @@ model's and fill again.
 The store is the one of --store, or else of the configuration, or else the user's own.
 """
 
-import difflib
 import json
 import pathlib
 import tempfile
@@ -31,38 +30,48 @@ from launch.common import app
 from llmprior_jax import models, training
 from llmprior_jax.priors import PriorStore
 from llmprior_jax.priors.parquet import export_parquet, import_parquet
-from llmprior_jax.training import build, experiment, validation
+from llmprior_jax.registry import unknown
 
+FLAGS = flags.FlagValues()
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "What to fill the store for: a file with `get_config()`."
+    "config", None, "What to fill the store for: a file with `get_config()`.", flag_values=FLAGS
 )
-_STORE = flags.DEFINE_string("store", None, "The store's file.")
-_FILE = flags.DEFINE_string("file", None, "Parquet file to write or read.")
-_MODEL = flags.DEFINE_string("model", None, "Model whose former versions to remove.")
-_FINGERPRINT = flags.DEFINE_string("fingerprint", None, "Version to remove: how it begins.")
-_JSON = flags.DEFINE_bool("json", False, "Print the result as JSON, too, on the last line.")
+_STORE = flags.DEFINE_string("store", None, "The store's file.", flag_values=FLAGS)
+_FILE = flags.DEFINE_string("file", None, "Parquet file to write or read.", flag_values=FLAGS)
+_MODEL = flags.DEFINE_string(
+    "model", None, "Model whose former versions to remove.", flag_values=FLAGS
+)
+_FINGERPRINT = flags.DEFINE_string(
+    "fingerprint", None, "Version to remove: how it begins.", flag_values=FLAGS
+)
+_JSON = flags.DEFINE_bool(
+    "json", False, "Print the result as JSON, too, on the last line.", flag_values=FLAGS
+)
 
 
 def fill() -> None:
+    from llmprior_jax.training import build, experiment, validation
+
     config = _CONFIG.value
     if config is None:
         raise ValueError("fill needs --config, e.g. --config=quickstart")
     config.prior.store = _path()
-    validation.check_config(config)
-    env, env_params = build.make_environment(config)
+    settings = training.to_settings(config)
+    validation.validate(settings)
+    env, env_params = build.make_environment(settings)
     # Filled as a run does it, in the same batches, so that a run finds the very same bits.
     with tempfile.TemporaryDirectory() as directory:
-        filler = build.make_filler(
-            config,
+        known = build.make_priors(
+            settings,
             env,
             env_params,
             pathlib.Path(directory),
             read_only=True,
-            shown=experiment.make_examples(config, None),
+            examples=experiment.make_examples(settings, None),
         )
-        table = filler.load()
-        queries = filler.queries
-        filler.close()
+        table = known.scored.load()
+        queries = known.model.queries
+        known.model.close()
     print(
         f"{int(table.size):,} states of {config.env}: {queries.made:,} queries made "
         f"({queries.per_second:,.0f}/s), {queries.saved:,} in the store already"
@@ -158,10 +167,9 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) != 2:
         raise ValueError(f"say what to do: {', '.join(_COMMANDS)}")
     if argv[1] not in _COMMANDS:
-        (nearest,) = difflib.get_close_matches(argv[1], _COMMANDS, n=1, cutoff=0)
-        raise ValueError(f"there is no command {argv[1]!r}; did you mean {nearest!r}?")
+        raise ValueError(unknown("command", argv[1], _COMMANDS))
     _COMMANDS[argv[1]]()
 
 
 if __name__ == "__main__":
-    app.run(main, max_arguments=1)
+    app.run(main, FLAGS, max_arguments=1)

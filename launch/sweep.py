@@ -3,21 +3,15 @@
     python -m launch.sweep --config=launch/configs/overcooked_dqn_prior.py --workdir=runs/alpha \\
         --set=agent.alpha=0.01,0.03,0.1 --set=agent.backup=posterior,soft
 
-Each combination is a run of `launch.train` with a directory of its own in --workdir, named for its
-settings, with its output in `log.txt`. Given again, the command goes on where it stopped: finished
-runs are left alone and interrupted ones resumed.
+Each combination is a run as `launch.train` makes it, with a directory of its own in --workdir that
+is named for its settings, and its output in `log.txt`. Given again, the command goes on where it
+stopped: finished runs are left alone and interrupted ones resumed. A run that fails stops no other.
 """
 
-import concurrent.futures
-import difflib
-import functools
 import itertools
-import operator
 import pathlib
 import re
-import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,26 +19,33 @@ import rich.console
 from absl import flags
 from ml_collections import config_flags
 
-from launch.common import app
-from llmprior_jax import progress, training
-from llmprior_jax.learning.run import step_unit
+from launch.common import app, results, run_pool
+from llmprior_jax import training
+from llmprior_jax.registry import nearest
 from llmprior_jax.training import summary
-from llmprior_jax.training.config import check_workdir
-from llmprior_jax.training.metrics import read_metrics
 
+FLAGS = flags.FlagValues()
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "What to run: a file with `get_config()`."
+    "config", None, "What to run: a file with `get_config()`.", flag_values=FLAGS
 )
-_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the sweep.", required=True)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Directory of the sweep.", required=True, flag_values=FLAGS
+)
 _SET = flags.DEFINE_multi_string(
-    "set", [], "A field of the configuration and its values: agent.alpha=0.01,0.1"
+    "set",
+    [],
+    "A field of the configuration and its values: agent.alpha=0.01,0.1",
+    flag_values=FLAGS,
 )
 _JOBS = flags.DEFINE_integer(
-    "jobs", 1, "Runs at the same time; one already uses all cores.", lower_bound=1
+    "jobs",
+    1,
+    "Runs at the same time; one already uses all cores.",
+    lower_bound=1,
+    flag_values=FLAGS,
 )
-flags.mark_flag_as_required("config")
+flags.mark_flag_as_required("config", flag_values=FLAGS)
 
-_POLL_SECONDS = 0.2
 # Between values, and not within a tuple, such as agents=("dqn",),("dqn","dqn_prior").
 _COMMA = re.compile(r",(?![^()]*\))")
 
@@ -60,10 +61,9 @@ def combinations(settings: Sequence[str], config: training.Config) -> list[dict[
     for setting in settings:
         name, _, listed = setting.partition("=")
         if name not in fields:
-            near = difflib.get_close_matches(name, fields, n=1, cutoff=0.0)
             raise ValueError(
                 f"--set={setting}: the configuration has no field {name!r}; did you mean "
-                f"{near[0]!r}?"
+                f"{nearest(name, fields)!r}?"
             )
         values[name] = [value for value in _COMMA.split(listed) if value]
         if not values[name]:
@@ -71,79 +71,37 @@ def combinations(settings: Sequence[str], config: training.Config) -> list[dict[
     return [dict(zip(values, point, strict=True)) for point in itertools.product(*values.values())]
 
 
+def with_settings(config: training.Config, point: Mapping[str, str]) -> training.Config:
+    """A configuration with one combination of settings, read as `launch.train` reads them.
+
+    Raises:
+      ValueError: a value is none of its field.
+    """
+    words = ["sweep", *(f"--config.{name}={value}" for name, value in point.items())]
+    values = flags.FlagValues()
+    own = config.copy_and_resolve_references()
+    changed = config_flags.DEFINE_config_dict("config", own, flag_values=values, sys_argv=words)
+    try:
+        values(words)
+    except (flags.Error, TypeError, ValueError) as error:
+        settings = ", ".join(f"{name}={value}" for name, value in point.items())
+        raise ValueError(f"--set cannot make {settings}: {error}") from error
+    return changed.value
+
+
 def main(argv: Sequence[str]) -> None:
     del argv
-    points = combinations(_SET.value, _CONFIG.value)
     workdir = pathlib.Path(_WORKDIR.value)
-    runs = {_name(point): point for point in points}
-    with (
-        app.StopSignal() as should_stop,
-        concurrent.futures.ThreadPoolExecutor(_JOBS.value) as pool,
-        progress.bar(total=len(runs), desc="sweep", unit="run") as bar,
-    ):
-        futures = {}
-        for name, point in runs.items():
-            futures[name] = pool.submit(_train, workdir / name, point, should_stop)
-            futures[name].add_done_callback(lambda _: bar.update())
-    codes = {name: future.result() for name, future in futures.items()}
-    if should_stop():
-        raise training.InterruptedRunError(f"stopped; the same command goes on in {workdir}")
-
-    results = {}
-    for name in runs:
-        if codes[name] == 0:
-            # Not from its summary, which another version may have written in other words.
-            config = training.read_config(workdir / name)
-            for agent in config.agents:
-                told = read_metrics(workdir / name / agent)
-                results[f"{name} {agent}"] = summary.summarize(told, step_unit(config))
-    if results:
-        rich.console.Console().print(summary.table(results, _CONFIG.value.num_seeds))
-    failed = [name for name, code in codes.items() if code]
+    points = combinations(_SET.value, _CONFIG.value)
+    configs = {_name(point): with_settings(_CONFIG.value, point) for point in points}
+    failed = run_pool.train_in_processes(workdir, configs, _JOBS.value)
+    finished = [workdir / name for name in configs if run_pool.is_finished(workdir, name)]
+    if found := results.read(finished):
+        statistics, num_seeds = results.summarize(found), results.common_num_seeds(found)
+        rich.console.Console().print(summary.table(statistics, num_seeds))
     if failed:
-        sys.exit(f"error: {len(failed)} of {len(runs)} runs failed; see log.txt in {failed}")
+        sys.exit(run_pool.describe_failures(failed, len(configs)))
     print(f"every run has a directory in {workdir}")
-
-
-def _train(directory: pathlib.Path, point: Mapping[str, str], should_stop: app.StopSignal) -> int:
-    """Runs one combination to its end and returns the exit status; 0 if it had finished before."""
-    if (directory / training.SUMMARY_FILE).exists():
-        _check_finished(directory, point)
-        return 0
-    if should_stop():
-        return 1
-    directory.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "launch.train", f"--workdir={directory}", *_passed_on()]
-    command += [f"--config.{name}={value}" for name, value in point.items()]
-    with (directory / "log.txt").open("a") as log:
-        # In a session of its own: Ctrl-C reaches this process alone, which asks the run to end.
-        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-        while process.poll() is None and not should_stop():
-            time.sleep(_POLL_SECONDS)
-        if process.poll() is None:
-            process.terminate()
-        return process.wait()
-
-
-def _check_finished(directory: pathlib.Path, point: Mapping[str, str]) -> None:
-    """Raises a ConfigMismatchError if a finished run differs in more than what its name says."""
-    config = _CONFIG.value.copy_and_resolve_references()
-    theirs = training.read_config(directory)
-    config.update_from_flattened_dict(
-        {name: functools.reduce(operator.getitem, name.split("."), theirs) for name in point}
-    )
-    check_workdir(directory, config)
-
-
-@functools.cache
-def _passed_on() -> list[str]:
-    """The flags of this command that say what each run has in common."""
-    flag = flags.FLAGS["config"]
-    told = config_flags.get_override_values(flag)
-    return [
-        f"--config={config_flags.get_config_filename(flag)}",
-        *(f"--config.{name}={value}" for name, value in told.items()),
-    ]
 
 
 def _name(point: Mapping[str, str]) -> str:
@@ -159,4 +117,4 @@ def _leaves(fields: Mapping[str, Any], prefix: str = "") -> list[str]:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, FLAGS)

@@ -22,26 +22,41 @@ from llmprior_jax import training
 from llmprior_jax.distributed import processes
 from llmprior_jax.training import summary
 
+FLAGS = flags.FlagValues()
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "What to run: a file with `get_config()`."
+    "config", None, "What to run: a file with `get_config()`.", flag_values=FLAGS
 )
-_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run's results.", required=True)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Directory of the run's results.", required=True, flag_values=FLAGS
+)
 _PRIOR = flags.DEFINE_string(
-    "prior", None, "Language model: tiny, a directory, or a hub id such as Qwen/Qwen2.5-0.5B."
+    "prior",
+    None,
+    "Language model: tiny, a directory, or a hub id such as Qwen/Qwen2.5-0.5B.",
+    flag_values=FLAGS,
 )
-_MESH = flags.DEFINE_string("mesh", None, "Devices, such as data:4,model:2 (config.mesh).")
+_MESH = flags.DEFINE_string(
+    "mesh", None, "Devices, such as data:4,model:2 (config.mesh).", flag_values=FLAGS
+)
 _RESUME = flags.DEFINE_bool(
-    "resume", True, "Go on from what --workdir holds; --noresume removes that run and starts again."
+    "resume",
+    True,
+    "Go on from what --workdir holds; --noresume removes that run and starts again.",
+    flag_values=FLAGS,
 )
 _WANDB = flags.DEFINE_string(
-    "wandb_project", None, "Project of Weights & Biases to log to (config.wandb_project)."
+    "wandb_project",
+    None,
+    "Project of Weights & Biases to log to (config.wandb_project).",
+    flag_values=FLAGS,
 )
-flags.mark_flag_as_required("config")
+flags.mark_flag_as_required("config", flag_values=FLAGS)
+cluster.define_flags(FLAGS)
 
 
 def main(argv: Sequence[str]) -> None:
     del argv
-    cluster.join()
+    cluster.join(FLAGS)
     config = _CONFIG.value
     if _PRIOR.value is not None:
         config.prior.model = _PRIOR.value
@@ -58,7 +73,7 @@ def main(argv: Sequence[str]) -> None:
 
 def console() -> None:
     """The command as an installed script."""
-    app.run(main)
+    app.run(main, FLAGS)
 
 
 if __name__ == "__main__":

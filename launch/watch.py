@@ -17,13 +17,27 @@ from launch.common import app, pictures
 from llmprior_jax import progress, training
 from llmprior_jax.files import write_atomically
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.", required=True)
-_AGENT = flags.DEFINE_string("agent", "dqn_prior", "Which of the run's agents plays.")
-_SEED = flags.DEFINE_integer("seed", 0, "Which seed's agent plays.", lower_bound=0)
-_EPISODE = flags.DEFINE_integer("episode", 0, "Number of the episode to play.", lower_bound=0)
-_OUT = flags.DEFINE_string("out", None, "Directory to write to; by default --workdir/watch.")
+FLAGS = flags.FlagValues()
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Directory of the run.", required=True, flag_values=FLAGS
+)
+_AGENT = flags.DEFINE_string(
+    "agent", "dqn_prior", "Which of the run's agents plays.", flag_values=FLAGS
+)
+_SEED = flags.DEFINE_integer(
+    "seed", 0, "Which seed's agent plays.", lower_bound=0, flag_values=FLAGS
+)
+_EPISODE = flags.DEFINE_integer(
+    "episode", 0, "Number of the episode to play.", lower_bound=0, flag_values=FLAGS
+)
+_OUT = flags.DEFINE_string(
+    "out", None, "Directory to write to; by default --workdir/watch.", flag_values=FLAGS
+)
 _MESH = flags.DEFINE_string(
-    "mesh", None, "Devices, such as data:1,model:2; by default those of the run if they are there."
+    "mesh",
+    None,
+    "Devices, such as data:1,model:2; by default those of the run if they are there.",
+    flag_values=FLAGS,
 )
 
 
@@ -45,7 +59,7 @@ def main(argv: Sequence[str]) -> None:
 
 def console() -> None:
     """The command as an installed script."""
-    app.run(main)
+    app.run(main, FLAGS)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""The commands that are printed: apps have their flags, configs their fields, and they run."""
+"""The commands that are printed: they have their flags, configs their fields, and they run."""
 
 import ast
 import functools
+import importlib.util
 import os
 import pathlib
 import re
@@ -14,11 +15,13 @@ from typing import NamedTuple
 
 import nbformat
 import pytest
+from absl import flags
 from ml_collections import ConfigDict
 from test_launch import ROOT
 
 from launch.common import app
 from llmprior_jax import training
+from llmprior_jax.registry import unknown
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PAGES = [
@@ -28,7 +31,7 @@ PAGES = [
 ]
 FENCED = re.compile(r"^```(?:sh|bash)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`((?:python -m launch|llmprior-|make |pip install )[^`]+)`", re.DOTALL)
-# In docstrings of apps and configs, and in pages: indented by four, continued by a backslash.
+# In docstrings of commands and configs, and in pages: indented by four, continued by a backslash.
 INDENTED = re.compile(r"^    ((?:python -m launch\.|pip install )(?:.*\\\n)*.*)", re.MULTILINE)
 OWN = re.compile(r"python -m launch\.|llmprior-|make |pip install ")
 
@@ -60,22 +63,10 @@ def commands() -> list[tuple[str, str]]:
 COMMANDS = commands()
 
 
-@functools.cache
-def flags_of(module: str) -> dict[str, str]:
-    """The flags that an app defines, in itself and in what it imports of `launch`: their kinds."""
-    path = ROOT / (module.replace(".", "/") + ".py")
-    if not path.exists():
-        return {}
-    kinds: dict[str, str] = {}
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("launch"):
-            for alias in node.names:
-                kinds |= flags_of(f"{node.module}.{alias.name}")
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-            kind = node.func.attr
-            if kind.startswith("DEFINE_") and isinstance(node.args[0], ast.Constant):
-                kinds[str(node.args[0].value)] = kind.removeprefix("DEFINE_")
-    return kinds
+def flags_of(module: str) -> flags.FlagValues:
+    """The flags that a command defines."""
+    assert importlib.util.find_spec(module), f"there is no command {module}"
+    return importlib.import_module(module).FLAGS
 
 
 def check(command: str) -> None:
@@ -97,22 +88,22 @@ def check(command: str) -> None:
     else:
         assert words[:2] == ["python", "-m"]
         module, rest = words[2], words[3:]
-    kinds = flags_of(module)
-    assert kinds, f"there is no app {module}"
+    own = flags_of(module)
     for word in rest:
         if word.startswith("--"):
-            _check_flag(word[2:], kinds)
+            _check_flag(word[2:], own)
 
 
-def _check_flag(word: str, kinds: dict[str, str]) -> None:
+def _check_flag(word: str, own: flags.FlagValues) -> None:
     name, equals, value = word.partition("=")
+    positive = name.removeprefix("no")
     if name.startswith("config."):
-        assert "config" in kinds
+        assert "config" in own
         _check_field(name.removeprefix("config."))
-    elif kinds.get(name.removeprefix("no")) == "bool":
+    elif positive in own and own[positive].boolean:
         assert not equals
     else:
-        assert name in kinds, f"there is no flag --{name}; there are {', '.join(kinds)}"
+        assert name in own, unknown("flag", name, own)
         assert equals, f"--{name} needs a value"
     if name == "config" and re.fullmatch(r"[\w/]+(\.py)?", value):
         app.find_config(value)
@@ -247,12 +238,12 @@ ELSEWHERE = {
 # ... or it is run by hand: it takes minutes, or needs a network.
 BY_HAND = {
     *("make train", "make test", "make package", "make versions", "make docs"),
-    *("pip install", "launch.pretraining.__main__", "launch.reproduce"),
+    *("pip install", "launch.pretrain", "launch.reproduce"),
 }
 
 
 def kind(command: str) -> str:
-    """What a command does: its app, and the config that it trains or the word that says what."""
+    """What a command does: its module, and the config that it trains or the word that says what."""
     words = shlex.split(command, comments=True)
     if words[0] != "python":
         return " ".join(words[:2])

@@ -14,7 +14,7 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from launch import corpus, household, kitchen, pretrain, walks
+from launch.pretraining import corpus, household, kitchen, packing, training, walks
 from launch.pretraining.phrases import Document, Piece
 from launch.pretraining.tokenizer import train_tokenizer
 from llmprior_jax import envs
@@ -196,12 +196,12 @@ def test_the_tokenizer_writes_any_text(tokenizer, text):
 
 def test_weights_mark_decisions_and_spare_the_first_token(tokenizer):
     document = Document("kitchen", "t", (Piece("Task: eat\nNext:"), Piece(" chop it", True)))
-    [(tokens, weights)] = pretrain.encode(tokenizer, [document])
+    [(tokens, weights)] = packing.encode(tokenizer, [document])
     assert tokenizer.decode(tokens[:-1]) == document.text
     assert tokens[-1] == tokenizer.eos_token_id
     decision = len(tokenizer(" chop it")["input_ids"])
     before = len(tokens) - 1 - decision
-    expected = [0.0] + [1.0] * (before - 1) + [pretrain.DECISION_WEIGHT] * decision + [1.0]
+    expected = [0.0] + [1.0] * (before - 1) + [packing.DECISION_WEIGHT] * decision + [1.0]
     assert weights == expected
 
 
@@ -209,7 +209,7 @@ def test_weights_mark_decisions_and_spare_the_first_token(tokenizer):
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=60))
 def test_packing_keeps_every_document_that_fits_whole_and_once(sizes):
     encoded = [([number] * size, [1.0] * size) for number, size in enumerate(sizes, 1)]
-    rows = pretrain.pack(encoded, 32)
+    rows = packing.pack(encoded, 32)
     found = []
     for tokens, positions, segments in zip(rows.tokens, rows.positions, rows.segments, strict=True):
         for segment in range(1, segments.max(initial=0) + 1):
@@ -222,12 +222,12 @@ def test_packing_keeps_every_document_that_fits_whole_and_once(sizes):
 def test_packed_documents_do_not_see_one_another(tokenizer, documents):
     config = DecoderConfig(len(tokenizer), 32, 48, 2, 2, 1, 16, 512, tie_word_embeddings=True)
     decoder = Decoder(config, rngs=nnx.Rngs(0))
-    encoded = pretrain.encode(tokenizer, documents[:8])
+    encoded = packing.encode(tokenizer, documents[:8])
     length = max(len(tokens) for tokens, _ in encoded)
-    together = pretrain.pack(encoded, length)
-    alone = [pretrain.pack([one], length) for one in encoded]
-    apart = pretrain.Rows(*(np.concatenate(fields) for fields in zip(*alone, strict=True)))
-    losses = nnx.jit(pretrain.token_losses)
+    together = packing.pack(encoded, length)
+    alone = [packing.pack([one], length) for one in encoded]
+    apart = packing.Rows(*(np.concatenate(fields) for fields in zip(*alone, strict=True)))
+    losses = nnx.jit(training.token_losses)
 
     def total(rows):
         rows = jax.tree.map(jnp.asarray, rows)

@@ -3,8 +3,6 @@
 import json
 
 import pytest
-from absl import flags
-from absl.testing import flagsaver
 
 from launch import benchmark
 from launch.benchmarks import environments, learning
@@ -16,20 +14,13 @@ def quick(monkeypatch):
     for constant in ("_SCAN_STEPS", "_LOOP_STEPS", "_REPEATS"):
         monkeypatch.setattr(environments, constant, 2)
     monkeypatch.setattr(environments, "_ENGINE_SECONDS", 0.1)
-    was_parsed = flags.FLAGS.is_parsed()
-    with flagsaver.flagsaver():
-        flags.FLAGS.mark_as_parsed()
-        flags.FLAGS["num_envs"].value = 3
-        flags.FLAGS["json"].value = True
-        yield
-    if not was_parsed:
-        flags.FLAGS.unparse_flags()
 
 
 @pytest.mark.usefixtures("quick")
 def test_the_last_line_is_the_result_as_json(capsys, alfworld_data):
-    flags.FLAGS["games"].value = [str(alfworld_data / "json_2.1.1" / "train")]
-    benchmark.main(["benchmark", "envs"])
+    games = alfworld_data / "json_2.1.1" / "train"
+    command = ["benchmark", "envs", "--num_envs=3", "--json", f"--games={games}"]
+    benchmark.main(benchmark.FLAGS(command))
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     lake, alfworld = result["rows"]
     assert lake["environment"] == "FrozenLake-4x4"

@@ -10,12 +10,14 @@ import sys
 
 import pytest
 
+from launch import make_games
 from launch.common import app
-from llmprior_jax import training
+from llmprior_jax.envs.alfworld import game_maker
 from llmprior_jax.training import validation
 
 ROOT = pathlib.Path(__file__).parent.parent
 CONFIGS = sorted(path for path in (ROOT / "launch" / "configs").glob("[!_]*.py"))
+COMMANDS = sorted(path for path in (ROOT / "launch").glob("[!_]*.py"))
 
 
 # As one of two processes, whose first is nowhere: to wait for it takes five minutes.
@@ -45,10 +47,11 @@ def launch(*arguments: str) -> subprocess.CompletedProcess:
         (["--config.env=Overcooked-TomatoLetuceSalad"], "Overcooked-TomatoLettuceSalad"),
         (["--config.agent.alpha=0"], "alpha is 0"),
         (["--prior=/nowhere"], "/nowhere"),
-        (["--messh=data:1"], "did you mean --mesh"),
+        (["--messh=data:1"], "did you mean '--mesh'"),
+        (["--config.agents[0]=dqn"], "only whole fields can be set"),
         (["now"], "unexpected argument 'now'"),
     ],
-    ids=["field", "environment", "alpha", "prior", "flag", "word"],
+    ids=["field", "environment", "alpha", "prior", "flag", "element", "word"],
 )
 def test_a_mistake_is_told_in_a_sentence_and_nothing_is_trained(tmp_path, arguments, message):
     workdir = tmp_path / "run"
@@ -61,7 +64,8 @@ def test_a_mistake_is_told_in_a_sentence_and_nothing_is_trained(tmp_path, argume
         *arguments,
     )
     assert result.returncode != 0
-    assert message in result.stderr.splitlines()[-1] + result.stderr
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
     assert not (workdir / "prior" / "metrics.jsonl").exists()
 
 
@@ -71,14 +75,109 @@ def test_a_field_without_a_config_asks_for_one(tmp_path):
     assert "add one, such as --config=quickstart" in result.stderr
 
 
-def test_help_tells_what_the_app_is_for_and_its_own_flags_in_their_order():
+def test_help_says_what_the_command_is_for_and_its_own_flags_in_their_order():
     result = launch("launch.train", "--help", *OF_SEVERAL)
     assert result.returncode == 0
     assert result.stdout.startswith("Trains agents with a language-model prior")
-    told = re.findall(r"^  --(\S+)", result.stdout, re.MULTILINE)
-    assert told[:4] == ["config,", "workdir", "prior", "mesh"]
+    shown = re.findall(r"^  --(\S+)", result.stdout, re.MULTILINE)
+    assert shown[:4] == ["config,", "workdir", "prior", "mesh"]
+    assert shown[-1] == "process_id"
     assert "verbosity" not in result.stdout
     assert result.stdout.endswith("more: --helpfull\n")
+
+
+def test_helpfull_has_the_flags_of_libraries_too():
+    result = launch("launch.train", "--helpfull")
+    assert result.returncode == 0
+    assert result.stdout.startswith("Trains agents with a language-model prior")
+    for flag in ("--workdir:", "--process_id:", "--verbosity:", "--[no]pdb:"):
+        assert flag in result.stdout
+
+
+def test_a_flag_of_a_library_is_taken():
+    result = launch("launch.train", "--config=quickstart", "--workdir=a", "--only_check_args")
+    assert result.returncode == 0, result.stderr
+
+
+def test_a_flag_that_is_required_is_asked_for():
+    result = launch("launch.train", "--config=quickstart")
+    assert result.returncode != 0
+    assert result.stderr.startswith("error: flag --workdir=None")
+
+
+def test_the_help_of_make_games_names_all_tasks():
+    assert f": {', '.join(game_maker.TASK_TYPES)}." in make_games.FLAGS["tasks"].help
+
+
+def python(code: str, *arguments: str, **environment: str) -> str:
+    """What a program prints in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=ROOT,
+        env=os.environ | environment,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+
+
+# Imports the modules in the command line, with JAX running.
+_IMPORT = """
+import importlib, sys
+import jax
+jax.devices()
+before = dict(jax.config.values)
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+print({name for name, value in jax.config.values.items() if before[name] != value})
+"""
+
+
+def test_importing_all_of_launch_changes_nothing_in_jax():
+    paths = [path.relative_to(ROOT).with_suffix("") for path in (ROOT / "launch").rglob("*.py")]
+    names = [".".join(path.parts).removesuffix(".__init__") for path in sorted(paths)]
+    assert python(_IMPORT, *names) == "set()\n"
+
+
+# Only before JAX runs can the number of devices be chosen.
+_IMPORT_AND_CHOOSE = """
+import importlib, sys
+import jax
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+jax.config.update("jax_num_cpu_devices", 3)
+print(jax.local_device_count())
+"""
+
+
+def test_importing_all_commands_starts_no_devices():
+    assert python(_IMPORT_AND_CHOOSE, *(f"launch.{path.stem}" for path in COMMANDS)) == "3\n"
+
+
+_SET_UP = """
+import os, sys
+import jax
+from launch.common import app
+os.cpu_count = lambda: 5
+if "running" in sys.argv:
+    jax.devices()
+app.set_up()
+print(jax.local_device_count())
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "devices"),
+    [
+        ((), {}, 5),
+        ((), {"JAX_NUM_CPU_DEVICES": "3"}, 3),
+        ((), {"XLA_FLAGS": "--xla_force_host_platform_device_count=3"}, 3),
+        (("running",), {}, 1),
+    ],
+    ids=["one per core", "chosen", "chosen for XLA", "running"],
+)
+def test_a_command_has_a_device_per_core_unless_somebody_chose(arguments, environment, devices):
+    assert python(_SET_UP, *arguments, **environment) == f"{devices}\n"
 
 
 def test_a_config_that_comes_with_the_package_is_found_by_its_name(tmp_path, monkeypatch):
@@ -120,6 +219,6 @@ def test_a_config_file_is_valid_and_tells_its_command_and_result(path):
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    validation.validate(training.to_settings(module.get_config()))
+    validation.check_config(module.get_config())
     assert f"python -m launch.train --config=launch/configs/{path.name}" in module.__doc__
     assert re.search(r"\d+ seeds", module.__doc__), "the measured result is missing"

@@ -24,7 +24,7 @@ def model():
 
 @torch.no_grad()
 def test_all_ways_score_alike(model):
-    states = scoring.workload(prompt_tokens=40, num_actions=3, common_head=True)
+    states = scoring.workload(prompt_tokens=40, num_actions=3, shared_prefix=True)
     prior = priors.score_actions(
         models.load("tiny"), [s.prompt for s in states], [s.actions for s in states]
     )
@@ -42,7 +42,7 @@ def test_all_ways_score_alike(model):
 @torch.no_grad()
 def test_both_sides_write_the_same_answers(model):
     lm = models.load("tiny")
-    states = scoring.workload(prompt_tokens=20, num_actions=1, common_head=False)
+    states = scoring.workload(prompt_tokens=20, num_actions=1, shared_prefix=False)
     texts = [state.prompt for state in states]
     greedy = priors.Sampling(max_new_tokens=6, temperature=0.0, stop=())
     ours = priors.generate(lm, texts, priors.prompt_keys(jax.random.key(0), texts), 1, greedy)
@@ -54,15 +54,15 @@ def test_both_sides_write_the_same_answers(model):
         assert answer.finished or written == answer.text
 
 
-@pytest.mark.parametrize("common_head", [False, True])
-def test_a_workload_is_as_long_as_asked(common_head):
-    states = scoring.workload(prompt_tokens=128, num_actions=50, common_head=common_head)
+@pytest.mark.parametrize("shared_prefix", [False, True])
+def test_a_workload_is_as_long_as_asked(shared_prefix):
+    states = scoring.workload(prompt_tokens=128, num_actions=50, shared_prefix=shared_prefix)
     for state in states:
         assert 120 <= len(state.prompt_ids) <= 145
         assert len(set(state.actions)) == 50
         assert 6 <= np.mean([len(ids) for ids in state.action_ids]) <= 9
     heads = {tuple(state.prompt_ids[:60]) for state in states}
-    assert len(heads) == (1 if common_head else len(states))
+    assert len(heads) == (1 if shared_prefix else len(states))
 
 
 def test_needed_flops_by_hand():

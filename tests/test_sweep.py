@@ -38,6 +38,20 @@ def test_a_setting_that_makes_no_sense_is_refused(setting, message):
         sweep.combinations([setting], training.default_config())
 
 
+def test_settings_are_read_as_the_types_of_their_fields():
+    config = training.default_config()
+    point = {"agent.alpha": "0.5", "agents": "('dqn','prior')", "num_seeds": "3", "env": "mine"}
+    changed = sweep.with_settings(config, point)
+    assert (changed.agent.alpha, changed.num_seeds, changed.env) == (0.5, 3, "mine")
+    assert changed.agents == ("dqn", "prior")
+    assert config.to_json() == training.default_config().to_json(), "the original was changed"
+
+
+def test_a_value_that_is_none_of_its_field_is_refused():
+    with pytest.raises(ValueError, match=r"--set cannot make agent\.alpha=high: .*float"):
+        sweep.with_settings(training.default_config(), {"agent.alpha": "high"})
+
+
 def test_a_sweep_tells_all_results_and_does_nothing_twice(tmp_path: pathlib.Path):
     command = [
         "launch.sweep",

@@ -11,7 +11,7 @@ import transformers
 from flax import nnx
 
 import llmprior_jax
-from launch import corpus, pretrain
+from launch.pretraining import corpus, packing, training
 from llmprior_jax import models, priors
 from llmprior_jax.priors import prompts
 from llmprior_jax.types import TextState
@@ -40,8 +40,8 @@ def test_its_corpus_can_be_made_again():
 
 def test_it_predicts_text_it_was_not_trained_on(lm):
     documents = list(corpus.documents(0, "heldout", 150))
-    rows = pretrain.pack(pretrain.encode(lm.tokenizer, documents), pretrain.ROW)
-    every, decision = pretrain.held_out_loss(nnx.merge(lm.graphdef, lm.params), rows)
+    rows = packing.pack(packing.encode(lm.tokenizer, documents), packing.ROW_TOKENS)
+    every, decision = training.held_out_loss(nnx.merge(lm.graphdef, lm.params), rows)
     assert every < _HELD_OUT_BOUND
     assert decision < _DECISION_BOUND
 

@@ -13,20 +13,15 @@ import random
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from absl import flags
 
 from launch.benchmarks import timing
 from llmprior_jax import envs
 from llmprior_jax.envs.alfworld import game_maker
 from llmprior_jax.envs.engines import Bridge, list_games
-
-_NUM_ENVS = flags.DEFINE_integer("num_envs", 4096, "Environments in a batch.", lower_bound=1)
-_GAMES = flags.DEFINE_list(
-    "games", [], "ALFWorld games, or directories of them such as DATA/json_2.1.1/train."
-)
 
 _SCAN_STEPS = 128  # steps of the whole batch per timed call
 _LOOP_STEPS = 500  # steps per timed call of the Python loop
@@ -35,11 +30,19 @@ _MADE_GAMES = 14  # of each of two tasks
 _ENGINE_SECONDS = 10.0
 
 
-def measure() -> timing.Result:
-    """Returns for each environment the steps per second, batched and one at a time."""
-    rows = [_row(name, *envs.make(name)) for name in envs.NAMES]
+def measure(num_envs: int, games: Sequence[str]) -> timing.Result:
+    """Steps every environment, batched and one at a time.
+
+    Args:
+      num_envs: environments in a batch.
+      games: ALFWorld games, or directories of them; some are made where there are none.
+
+    Returns:
+      A row for each environment, with its steps per second.
+    """
+    rows = [_row(name, *envs.make(name), num_envs) for name in envs.NAMES]
     if importlib.util.find_spec("alfworld"):
-        rows.append(_alfworld_row())
+        rows.append(_alfworld_row(num_envs, games))
     else:
         print(
             "ALFWorld is left out; it needs pip install 'llmprior-jax[alfworld]'.", file=sys.stderr
@@ -47,15 +50,15 @@ def measure() -> timing.Result:
     return timing.Result(rows)
 
 
-def _alfworld_row() -> dict:
+def _alfworld_row(num_envs: int, games: Sequence[str]) -> dict:
     with tempfile.TemporaryDirectory() as folder:
-        games = list_games(_GAMES.value) or _make_games(pathlib.Path(folder))
-        row = _row("ALFWorld", *envs.make("ALFWorld", games=games))
-        return row | {"engine_steps_per_s": _engine(games)}
+        listed = list_games(games) or _make_games(pathlib.Path(folder))
+        row = _row("ALFWorld", *envs.make("ALFWorld", games=listed), num_envs)
+        return row | {"engine_steps_per_s": _engine(listed)}
 
 
-def _row(name: str, env: envs.TextEnvironment, params) -> dict:
-    batched = _batched_steps_per_second(env, params, _NUM_ENVS.value)
+def _row(name: str, env: envs.TextEnvironment, params, num_envs: int) -> dict:
+    batched = _batched_steps_per_second(env, params, num_envs)
     looped = _looped_steps_per_second(env, params)
     return {
         "environment": name,

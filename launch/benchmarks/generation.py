@@ -16,44 +16,53 @@ tokens/s, 4.8 and 3.5 times.
 """
 
 import statistics
+from collections.abc import Sequence
 from typing import Any
-
-from absl import flags
 
 from launch.benchmarks import scoring, scoring_here, scoring_torch, timing
 
-_SAMPLES = flags.DEFINE_list("samples", ["1", "8"], "Answers to a prompt.")
-_NEW_TOKENS = flags.DEFINE_integer("new_tokens", 16, "Tokens of an answer.", lower_bound=1)
 
+def measure(
+    shape: str,
+    dtype: str,
+    prompt_tokens: Sequence[int],
+    samples: Sequence[int],
+    new_tokens: int,
+    repeats: int,
+) -> timing.Result:
+    """Generates for every workload in every way.
 
-def measure() -> timing.Result:
-    """Generates for every workload in every way."""
-    with scoring.both_sides() as (here, there, _):
+    Args:
+      shape: of the language model, one of `scoring.SHAPES`.
+      dtype: of its weights.
+      prompt_tokens: lengths of prompts, about.
+      samples: numbers of answers to a prompt.
+      new_tokens: tokens of an answer.
+      repeats: timings of each way.
+    """
+    with scoring.both_sides(shape, dtype) as (here, there, _):
         rows = [
             row
-            for samples in scoring.whole_numbers("samples", _SAMPLES.value)
-            for tokens in scoring.whole_numbers("prompt_tokens", scoring.PROMPT_TOKENS.value)
-            for row in _measure_case(tokens, samples, here, there)
+            for num_samples in samples
+            for num_tokens in prompt_tokens
+            for row in _measure_case(num_tokens, num_samples, new_tokens, repeats, here, there)
         ]
-    summary = {
-        "shape": scoring.SHAPE.value,
-        "dtype": scoring.DTYPE.value,
-        "new_tokens": _NEW_TOKENS.value,
-    }
-    return timing.Result(rows, summary)
+    return timing.Result(rows, {"shape": shape, "dtype": dtype, "new_tokens": new_tokens})
 
 
-def _measure_case(prompt_tokens: int, samples: int, here, there) -> list[dict[str, Any]]:
+def _measure_case(
+    prompt_tokens: int, samples: int, new_tokens: int, repeats: int, here, there
+) -> list[dict[str, Any]]:
     """One row for each way; the first is ours."""
-    states = scoring.workload(prompt_tokens, num_actions=1, common_head=False)
+    states = scoring.workload(prompt_tokens, num_actions=1, shared_prefix=False)
     texts, ids = [state.prompt for state in states], [state.prompt_ids for state in states]
-    sizes = (samples, _NEW_TOKENS.value)
+    sizes = (samples, new_tokens)
     compiling = here(scoring_here.generate_seconds, texts, *sizes)
     compiling -= here(scoring_here.generate_seconds, texts, *sizes)
     if there is not None:
         there(scoring_torch.generate_seconds, ids[:1], *sizes)  # Its first call is slower, too.
     seconds: dict[str, list[float]] = {}
-    for _ in range(scoring.REPEATS.value):
+    for _ in range(repeats):
         taken = here(scoring_here.generate_seconds, texts, *sizes)
         seconds.setdefault("ours", []).append(taken)
         if there is not None:
@@ -67,7 +76,7 @@ def _measure_case(prompt_tokens: int, samples: int, here, there) -> list[dict[st
             "prompt_tokens": round(statistics.mean(map(len, ids))),
             "samples": samples,
             "way": way,
-            "tokens_per_s": round(len(ids) * samples * _NEW_TOKENS.value / taken, 1),
+            "tokens_per_s": round(len(ids) * samples * new_tokens / taken, 1),
             "ours_is_faster": round(taken / medians["ours"], 2),
             "compile_s": round(compiling, 1) if way == "ours" else None,
         }

@@ -17,9 +17,9 @@ import jax
 import jax.numpy as jnp
 
 from launch.benchmarks import timing
-from llmprior_jax import envs, training
+from llmprior_jax import distributed, envs, learning, training
 from llmprior_jax.priors import table as tables
-from llmprior_jax.training import Config
+from llmprior_jax.settings import EnvironmentSettings, LoopSettings, PriorSettings
 from llmprior_jax.types import ActionPrior
 
 _ITERATIONS = 200  # of the loop per timed call
@@ -30,7 +30,7 @@ _SEEDS = (1, 4, 16, 64)
 
 def measure() -> timing.Result:
     """Trains every number of environments, and every number of seeds."""
-    few = training.default_config().loop.num_envs
+    few = LoopSettings().num_envs
     rows = []
     for sizes in ([(1, num_envs) for num_envs in _ENVS], [(seeds, few) for seeds in _SEEDS]):
         seconds = [_seconds(num_seeds, num_envs) for num_seeds, num_envs in sizes]
@@ -53,36 +53,30 @@ def _row(num_seeds: int, num_envs: int, seconds: float, ratio: float) -> dict[st
 
 def _seconds(num_seeds: int, num_envs: int) -> float:
     """Time of some iterations, each with one update."""
-    config = training.default_config()
-    config.num_seeds, config.loop.num_envs = num_seeds, num_envs
     # The replay takes in all environments' transitions of an iteration at once.
-    config.loop.replay_capacity = max(config.loop.replay_capacity, 2 * num_envs)
-    env, params = envs.make(config.env)
-    table = _table(env, config)
-    loop = training.make_loop(
-        env,
-        params,
-        training.make_agent("dqn_prior", config),
-        training.LoopConfig(**config.loop),
-        _ITERATIONS,
-        config.eval_episodes,
-    )
-    state = training.over_seeds(loop.init, (0, None), num_seeds)(training.seed_keys(config), table)
-    segment = training.over_seeds(loop.segment, (0, None, None), num_seeds)
+    capacity = max(LoopSettings().replay_capacity, 2 * num_envs)
+    sizes = LoopSettings(num_envs=num_envs, replay_capacity=capacity)
+    env, params = envs.make(EnvironmentSettings().env)
+    table = _table(env, PriorSettings().num_features)
+    agent = training.make_agent("dqn_prior", training.default_config())
+    loop = learning.make_loop(env, params, agent, sizes, _ITERATIONS)
+    keys = distributed.seed_keys(0, num_seeds)
+    state = distributed.over_seeds(loop.init, (0, None), num_seeds)(keys, table)
+    segment = distributed.over_seeds(loop.segment, (0, None, None), num_seeds)
     # Past the warm-up, so that every iteration learns.
-    run = functools.partial(segment, state, table, jnp.int32(config.loop.warmup_steps))
+    run = functools.partial(segment, state, table, jnp.int32(sizes.warmup_steps))
     jax.block_until_ready(run())
     return timing.median_seconds(run, _REPEATS)
 
 
-def _table(env: envs.TextEnvironment, config: Config) -> tables.PriorTable:
+def _table(env: envs.TextEnvironment, num_features: int) -> tables.PriorTable:
     """All states, with features as large as the quickstart's; what is in them takes no time."""
     observations = env.list_observations()
     assert observations is not None
     shape = (len(observations), env.num_actions)
     prior = ActionPrior(
         log_probs=jnp.full(shape, -jnp.log(env.num_actions)),
-        features=jax.random.normal(jax.random.key(0), (*shape, config.prior.num_features)),
+        features=jax.random.normal(jax.random.key(0), (*shape, num_features)),
     )
-    empty = tables.empty(observations[0], env.num_actions, config.prior.num_features)
+    empty = tables.empty(observations[0], env.num_actions, num_features)
     return tables.insert(empty, observations, prior)

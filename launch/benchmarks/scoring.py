@@ -14,7 +14,7 @@ they are installed:
 
 Ours are timed from text to log-probabilities, tokenizing and packing included: four states in a
 call ("states/s"), one state in a call ("one by one"), and four states whose prompts begin with the
-same instructions, half of the prompt ("common head"). Every way runs in a process of its own, and
+same instructions, half of the prompt ("shared prefix"). Every way runs in a process of its own, and
 they take turns. Of pairs, which are all alike, four are timed and the rest reckoned. A way that
 would need more memory than there is is left out.
 
@@ -26,8 +26,8 @@ multiple of the weights.
 
 Measured on 2 CPU cores, f32, prompts of 129 tokens with 8 actions: 1.23 states/s, 0.81 of the
 matmul rate, memory 1.11 times the weights; 12.0 times the pairs, 9.1 times the padded batch, 1.8
-times the shared cache. With a common head 1.70 states/s: 12.6 times the padded batch and 2.5 times
-the shared cache.
+times the shared cache. With a shared prefix 1.70 states/s: 12.6 times the padded batch and 2.5
+times the shared cache.
 
 Where the time goes, with Qwen2.5-0.5B on 2 CPU cores in f32, four such states in a pass of 3.52 s:
 2.75 s are the products of the linear layers, at 200 GFLOP/s where the fastest plain product runs
@@ -47,7 +47,6 @@ from collections.abc import Callable, Generator, Sequence
 from typing import Any, NamedTuple
 
 import rich
-from absl import flags
 
 from launch.benchmarks import scoring_here, scoring_torch, timing
 from llmprior_jax import models
@@ -100,14 +99,6 @@ _COMMON = {
     "rope_theta": 1e6,
 }
 
-SHAPE = flags.DEFINE_enum("shape", "Qwen2.5-0.5B", list(SHAPES), "Shape of the language model.")
-PROMPT_TOKENS = flags.DEFINE_list("prompt_tokens", ["128", "512"], "Tokens of a prompt, about.")
-_ACTIONS = flags.DEFINE_list("actions", ["8", "50"], "Actions of a state.")
-DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the weights.")
-REPEATS = flags.DEFINE_integer(
-    "repeats", 3, "Timings of each way with the first workload; one with the others.", lower_bound=1
-)
-
 _STATES = 4
 _PAIRS = 4  # timed of all
 _VERBS = ("place", "put", "get", "take", "chop")
@@ -125,13 +116,15 @@ class State(NamedTuple):
     action_ids: list[list[int]]
 
 
-def workload(prompt_tokens: int, num_actions: int, common_head: bool, seed: int = 0) -> list[State]:
+def workload(
+    prompt_tokens: int, num_actions: int, shared_prefix: bool, seed: int = 0
+) -> list[State]:
     """States to score.
 
     Args:
       prompt_tokens: length of a prompt, about.
       num_actions: actions of a state.
-      common_head: whether all prompts begin with the same half, or each with its own.
+      shared_prefix: whether all prompts begin with the same half, or each with its own.
       seed: other seeds give other texts.
     """
     tokenizer = models.load("tiny").tokenizer
@@ -152,10 +145,10 @@ def workload(prompt_tokens: int, num_actions: int, common_head: bool, seed: int 
         for thing in _THINGS
         for place in _PLACES
     ]
-    head = write(prompt_tokens // 2)
+    prefix = write(prompt_tokens // 2)
     states = []
     for number in range(_STATES):
-        start = head if common_head else f"{number} {write(prompt_tokens // 2)}"
+        start = prefix if shared_prefix else f"{number} {write(prompt_tokens // 2)}"
         prompt = f"{start}{number} {write(prompt_tokens - len(encode(start)) - 6)}Next:"
         actions = draw.sample(everything, num_actions)
         prompt_ids = encode(prompt)
@@ -203,45 +196,57 @@ class _Process:
 
 
 @contextlib.contextmanager
-def both_sides() -> Generator[tuple["_Process", "_Process | None", int]]:
-    """Two processes, each with the model that the flags ask for, and the bytes of its weights.
+def both_sides(shape: str, dtype: str) -> Generator[tuple[_Process, _Process | None, int]]:
+    """Two processes, each with the same model, and the bytes of its weights.
 
     The first is ours; the second has transformers and PyTorch, and is None where they are missing.
+
+    Args:
+      shape: of the model, one of `SHAPES`.
+      dtype: of its weights.
     """
-    fields = _COMMON | SHAPES[SHAPE.value]
+    fields = _COMMON | SHAPES[shape]
     has_torch = all(importlib.util.find_spec(name) for name in ("torch", "transformers"))
     if not has_torch:
         rich.print(f"PyTorch or transformers is missing, so only ours is measured; {_INSTALL}")
     here, there = _Process(), _Process()
     try:
-        weights = here(scoring_here.load, fields, DTYPE.value)
+        weights = here(scoring_here.load, fields, dtype)
         if has_torch:
-            there(scoring_torch.load, fields, DTYPE.value)
+            there(scoring_torch.load, fields, dtype)
         yield here, there if has_torch else None, weights
     finally:
         here.close()
         there.close()
 
 
-def measure() -> timing.Result:
-    """Scores every workload in every way."""
-    config = DecoderConfig.from_hf(_COMMON | SHAPES[SHAPE.value])
-    cases = [
-        (tokens, actions)
-        for actions in whole_numbers("actions", _ACTIONS.value)
-        for tokens in whole_numbers("prompt_tokens", PROMPT_TOKENS.value)
-    ]
-    with both_sides() as (here, there, weights):
+def measure(
+    shape: str,
+    dtype: str,
+    prompt_tokens: Sequence[int],
+    actions: Sequence[int],
+    repeats: int,
+) -> timing.Result:
+    """Scores every workload in every way.
+
+    Args:
+      shape: of the language model, one of `SHAPES`.
+      dtype: of its weights.
+      prompt_tokens: lengths of prompts, about.
+      actions: numbers of actions of a state.
+      repeats: timings of each way with the first workload; there is one with the others.
+    """
+    config = DecoderConfig.from_hf(_COMMON | SHAPES[shape])
+    cases = [(tokens, num_actions) for num_actions in actions for tokens in prompt_tokens]
+    with both_sides(shape, dtype) as (here, there, weights):
         cases_rows = [
-            _measure_case(
-                config, prompt_tokens, num_actions, 1 if case else REPEATS.value, here, there
-            )
-            for case, (prompt_tokens, num_actions) in enumerate(cases)
+            _measure_case(config, tokens, num_actions, 1 if case else repeats, here, there)
+            for case, (tokens, num_actions) in enumerate(cases)
         ]
     first = {row["way"]: row for row in cases_rows[0]}
     summary = {
-        "shape": SHAPE.value,
-        "dtype": DTYPE.value,
+        "shape": shape,
+        "dtype": dtype,
         "weights_mb": round(weights / 1e6),
         "states_per_second": first["ours"]["states_per_s"],
         "fraction_of_matmul_rate": first["ours"]["of_matmul"],
@@ -253,10 +258,10 @@ def measure() -> timing.Result:
             for way in scoring_torch.WAYS
         }
         # Prompts of one task mostly begin with the same instructions.
-        headed = first["ours, common head"]["states_per_s"]
+        sharing = first["ours, shared prefix"]["states_per_s"]
         summary |= {
-            f"common_head_ratio_vs_{way.replace(' ', '_')}": _rounded(
-                headed / first[way]["states_per_s"], 2
+            f"shared_prefix_ratio_vs_{way.replace(' ', '_')}": _rounded(
+                sharing / first[way]["states_per_s"], 2
             )
             for way in scoring_torch.WAYS
         }
@@ -272,9 +277,9 @@ def _measure_case(
     there: _Process | None,
 ) -> list[dict[str, Any]]:
     """One row for each way of scoring one workload; the first is ours."""
-    apart = workload(prompt_tokens, num_actions, common_head=False)
-    headed = workload(prompt_tokens, num_actions, common_head=True)
-    ours = {"ours": apart, "ours, one by one": apart[:1], "ours, common head": headed}
+    apart = workload(prompt_tokens, num_actions, shared_prefix=False)
+    sharing = workload(prompt_tokens, num_actions, shared_prefix=True)
+    ours = {"ours": apart, "ours, one by one": apart[:1], "ours, shared prefix": sharing}
     texts = {way: [(s.prompt, s.actions) for s in states] for way, states in ours.items()}
     first = {way: here(scoring_here.seconds, pairs) for way, pairs in texts.items()}
 

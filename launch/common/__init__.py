@@ -1,1 +1,1 @@
-"""What commands share: flags and mistakes, clusters of processes, pools of runs, pictures."""
+"""What commands share: flags and mistakes, clusters of processes, pools of runs, results."""

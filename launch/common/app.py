@@ -1,7 +1,12 @@
-"""What all commands share: where compiled programs are kept, how to stop, how mistakes are told."""
+"""What all commands share: flags, the set-up of JAX, how to stop, and what is said of mistakes.
+
+A command is a module with flag values of its own, `FLAGS`, a `main`, and `app.run(main, FLAGS)`.
+Importing it changes nothing, so that any two can be imported in one process; `run` sets JAX up.
+What starts JAX's devices when it is imported, as `llmprior_jax.envs` does (gymnax makes arrays), a
+command therefore imports in the functions that use it.
+"""
 
 import contextlib
-import difflib
 import functools
 import os
 import pathlib
@@ -10,7 +15,7 @@ import shutil
 import signal
 import sys
 import textwrap
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -22,12 +27,10 @@ from llmprior_jax.errors import (
     OutOfMemoryError,
     RestoreError,
 )
+from llmprior_jax.registry import nearest, unknown
 
-_CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
-_CONFIG_FLAG = re.compile(r"^--?config=(.*)$")
-_HELP_FLAG = re.compile(r"^--?(help|helpshort|h|\?)$")
 # What is raised for a user's mistake; its message says what is wrong, where, and what to do.
-_MISTAKES = (
+MISTAKES = (
     ValueError,
     TypeError,
     FileNotFoundError,
@@ -37,7 +40,12 @@ _MISTAKES = (
     FirstProcessError,
 )
 
+_CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
+_CONFIG_FLAG = re.compile(r"^--?config=(.*)$")
+_ELEMENT_FLAG = re.compile(r"^--?(config\.[\w.]+\[[^=]*)")
+_HELP_FLAG = re.compile(r"^--?(help|helpshort|helpfull|h|\?)$")
 _INTERRUPTED = 128 + signal.SIGINT  # what shells report of a command ended by Ctrl-C
+_MOST_DEVICES = 8  # on CPUs; seeds, which are shared out among them, are seldom more
 
 
 class StopSignal:
@@ -68,6 +76,54 @@ class StopSignal:
         print("\nstopping after this segment; once more to stop at once", file=sys.stderr)
 
 
+def set_up() -> None:
+    """Sets JAX up for a command: a device per core, and compiled programs are kept on disk.
+
+    A number of devices that somebody chose stays, and so does that of a JAX which runs already.
+    """
+    # torch is not needed, and its absence no news.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        cache = pathlib.Path.home() / ".cache" / "llmprior_jax" / "jax"
+        jax.config.update("jax_compilation_cache_dir", str(cache))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    xla_flags = os.environ.get("XLA_FLAGS", "")
+    is_chosen = jax.config.values["jax_num_cpu_devices"] >= 0
+    if not is_chosen and "xla_force_host_platform_device_count" not in xla_flags:
+        with contextlib.suppress(RuntimeError):  # JAX runs already.
+            jax.config.update("jax_num_cpu_devices", min(os.cpu_count() or 1, _MOST_DEVICES))
+
+
+def run(
+    main: Callable[[Sequence[str]], None], own: flags.FlagValues, max_arguments: int = 0
+) -> None:
+    """Runs a command: parses the command line, sets JAX up, and says mistakes in a line.
+
+    Args:
+      main: the command; it gets the command line without flags, and its module's docstring is what
+        `--help` begins with.
+      own: its flags; those of absl are added.
+      max_arguments: how many words there may be beside flags.
+    """
+
+    def guarded(argv: Sequence[str]) -> None:
+        # The checkpoint library logs every step of every save at the level below.
+        logging.set_verbosity(logging.WARNING)
+        if len(argv) > 1 + max_arguments:
+            sys.exit(f"error: unexpected argument {argv[-1]!r}; flags begin with --")
+        try:
+            main(argv)
+        except MISTAKES as error:
+            sys.exit(f"error: {error}")
+        except InterruptedRunError as interruption:
+            print(interruption, file=sys.stderr)
+            sys.exit(_INTERRUPTED)
+
+    set_up()
+    doc = (sys.modules[main.__module__].__doc__ or "").strip()
+    app.run(guarded, flags_parser=functools.partial(_parse_flags, own=own, doc=doc))
+
+
 def find_config(value: str) -> str:
     """The file that `--config` means: a path, or the bare name of one that comes with the package.
 
@@ -84,104 +140,81 @@ def find_config(value: str) -> str:
     if means_packaged and packaged.is_file():
         return f"{packaged}{colon}{argument}"
     names = sorted(file.stem for file in _CONFIGS.glob("[!_]*.py"))
-    near = difflib.get_close_matches(packaged.stem, names, n=1, cutoff=0.0)[0]
     raise FileNotFoundError(
         f"--config={value}: there is no such file, and no config of that name comes with the "
-        f"package; did you mean {near!r}? There are {', '.join(names)}"
+        f"package; did you mean {nearest(path.stem, names)!r}? There are {', '.join(names)}"
     )
 
 
-@contextlib.contextmanager
-def guard() -> Generator[None]:
-    """What commands do their work in: programs are kept on disk, mistakes told in a line."""
-    cache = pathlib.Path.home() / ".cache" / "llmprior_jax" / "jax"
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(cache))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-    # The checkpoint library tells every step of every save at the level below.
-    logging.set_verbosity(logging.WARNING)
-    try:
-        yield
-    except _MISTAKES as error:
-        sys.exit(f"error: {error}")
-    except InterruptedRunError as interruption:
-        print(interruption, file=sys.stderr)
-        sys.exit(_INTERRUPTED)
-
-
-def run(main: Callable[[Sequence[str]], None], max_arguments: int = 0) -> None:
-    """Runs `main` as an absl app that takes flags and up to `max_arguments` other words."""
-
-    def guarded(argv: Sequence[str]) -> None:
-        if len(argv) > 1 + max_arguments:
-            sys.exit(f"error: unexpected argument {argv[-1]!r}; flags begin with --")
-        with guard():
-            main(argv)
-
-    app.run(guarded, flags_parser=functools.partial(_parse_flags, module=main.__module__))
-
-
-def help_text(module: str) -> str:
-    """What `--help` says of an app: what it is for, and its flags as its modules define them.
+def help_text(doc: str, own: flags.FlagValues) -> str:
+    """What `--help` says of a command: what it is for, and its own flags in their order.
 
     Args:
-      module: the app's; its docstring comes first, then its flags, then those of what it imports
-        of `launch`. Flags of libraries are left to `--helpfull`.
+      doc: what it is for.
+      own: its flags. Those of libraries are left to `--helpfull`.
     """
-    told = _own_flags(module)
-    lines = [(sys.modules[module].__doc__ or "").strip(), "", "flags:"]
-    names = {flag.name: f"--[no]{flag.name}" if flag.boolean else f"--{flag.name}" for flag in told}
+    lines = [doc, "", "flags:"]
+    shown = _in_order(own)
+    names = {
+        flag.name: f"--[no]{flag.name}" if flag.boolean else f"--{flag.name}" for flag in shown
+    }
     if "config" in names:
         names["config"] = "--config, --config.FIELD"
     indent = " " * (4 + max(map(len, names.values()), default=0))
     width = min(shutil.get_terminal_size().columns, 100)
-    for flag in told:
-        default = "" if flag.default in (None, "", [], False) else f" (default: {_shown(flag)})"
-        head = f"  {names[flag.name]:<{len(indent) - 4}}  "
+    for flag in shown:
+        default = "" if flag.default in (None, "", [], False) else f" (default: {_default(flag)})"
         lines += textwrap.wrap(
             " ".join(f"{flag.help}{default}".split()),
             width,
-            initial_indent=head,
+            initial_indent=f"  {names[flag.name]:<{len(indent) - 4}}  ",
             subsequent_indent=indent,
         )
     return "\n".join([*lines, "", "more: --helpfull"])
 
 
-def _own_flags(module: str) -> list[flags.Flag[Any]]:
-    defined = flags.FLAGS.flags_by_module_dict()
-    own = sys.argv[0] if module == "__main__" else module
-    parts = [own, *sorted(name for name in defined if name.startswith("launch.") and name != own)]
-    return [flag for part in parts for flag in defined.get(part, ())]
+def _in_order(own: flags.FlagValues) -> list[flags.Flag[Any]]:
+    return [flag for of_module in own.flags_by_module_dict().values() for flag in of_module]
 
 
-def _shown(flag: flags.Flag[Any]) -> str:
+def _default(flag: flags.Flag[Any]) -> str:
     return ",".join(flag.default) if isinstance(flag.default, list) else str(flag.default)
 
 
-def _parse_flags(argv: Sequence[str], module: str) -> Sequence[str]:
-    if any(map(_HELP_FLAG.match, argv[1:])):
-        print(help_text(module))
+def _parse_flags(argv: Sequence[str], own: flags.FlagValues, doc: str) -> Sequence[str]:
+    """Parses the flags of a command and of libraries; returns the other words."""
+    helps = [word.lstrip("-") for word in argv[1:] if _HELP_FLAG.match(word)]
+    if "helpfull" in helps:
+        print(f"{doc}\n\nflags:\n{own.get_help()}\n{flags.FLAGS.get_help()}")
         sys.exit()
+    if helps:
+        print(help_text(doc, own))
+        sys.exit()
+    names = [flag.name for flag in _in_order(own)]
+    own.append_flag_values(flags.FLAGS)
     try:
-        return flags.FLAGS(_with_config_files(argv))
+        words = own(_with_config_files(argv))
     except FileNotFoundError as error:
         sys.exit(f"error: {error}")
     except flags.UnrecognizedFlagError as error:
-        names = [flag.name for flag in _own_flags(module)]
         if error.flagname.startswith("config.") and "config" in names:
             sys.exit(
                 f"error: --{error.flagname} sets a field of a configuration, and none is named; "
                 "add one, such as --config=quickstart"
             )
-        (near,) = difflib.get_close_matches(error.flagname, names, n=1, cutoff=0.0)
-        sys.exit(
-            f"error: there is no flag --{error.flagname}; did you mean --{near}?\n"
-            "--help lists the flags"
-        )
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        known = [f"--{name}" for name in names]
+        sys.exit(f"error: {unknown('flag', f'--{error.flagname}', known)}")
+    except (flags.Error, AttributeError, LookupError, TypeError, ValueError, OSError) as error:
+        if elements := list(filter(None, map(_ELEMENT_FLAG.match, argv))):
+            sys.exit(
+                f"error: --{elements[0][1]} is an element of a field, and only whole fields can be "
+                "set; give all of it, as in --config.agents=\"('dqn','dqn_prior')\""
+            )
         # A field that a config does not have ends in an AttributeError, with the nearest name.
         reason = str(error).strip("'").replace("\\n", "; ").replace("\\'", "'")
         sys.exit(f"error: {reason}\n--help lists the flags")
+    flags.FLAGS.mark_as_parsed()
+    return words
 
 
 def _with_config_files(argv: Sequence[str]) -> list[str]:
@@ -190,8 +223,8 @@ def _with_config_files(argv: Sequence[str]) -> list[str]:
     for place, word in enumerate(words):
         if word == "--":
             break
-        if told := _CONFIG_FLAG.match(word):
-            words[place] = f"--config={find_config(told[1])}"
+        if config := _CONFIG_FLAG.match(word):
+            words[place] = f"--config={find_config(config[1])}"
         elif word in ("--config", "-config") and place + 1 < len(words):
             words[place + 1] = find_config(words[place + 1])
     return words

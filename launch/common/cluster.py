@@ -13,34 +13,48 @@ import time
 import jax
 from absl import flags
 
-_DISTRIBUTED = flags.DEFINE_bool(
-    "distributed", False, "One of several processes, found as Slurm, Open MPI or a TPU says."
-)
-_COORDINATOR = flags.DEFINE_string(
-    "coordinator_address", None, "HOST:PORT of the first of several processes."
-)
-_NUMBER = flags.DEFINE_integer(
-    "num_processes", None, "How many processes there are.", lower_bound=1
-)
-_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.", lower_bound=0)
-
 # On a busy day, cluster managers start processes minutes apart.
 _SECONDS_TO_WAIT = 300
 _SECONDS_BETWEEN = 0.2
 
 
-def join() -> None:
+def define_flags(values: flags.FlagValues) -> None:
+    """Defines the flags that say who the other processes are."""
+    flags.DEFINE_bool(
+        "distributed",
+        False,
+        "One of several processes, found as Slurm, Open MPI or a TPU says.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "coordinator_address",
+        None,
+        "HOST:PORT of the first of several processes.",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "num_processes", None, "How many processes there are.", lower_bound=1, flag_values=values
+    )
+    flags.DEFINE_integer(
+        "process_id", None, "Which of them this is, from 0.", lower_bound=0, flag_values=values
+    )
+
+
+def join(values: flags.FlagValues) -> None:
     """Joins the other processes, if the flags say that there are any.
 
     JAX wants this before anything uses a device, and importing gymnax does.
 
+    Args:
+      values: has the flags of `define_flags`.
+
     Raises:
       ValueError: the flags, or the environment, do not say who they are, or they cannot be joined.
     """
-    named = _COORDINATOR.value, _NUMBER.value, _ID.value
+    named = values.coordinator_address, values.num_processes, values.process_id
     if any(value is not None for value in named):
         connect(*named)
-    elif _DISTRIBUTED.value:
+    elif values.distributed:
         _say("waiting for the other processes", _SECONDS_TO_WAIT)
         try:
             jax.distributed.initialize(initialization_timeout=_SECONDS_TO_WAIT)

@@ -4,22 +4,26 @@ A decision is drawn as three bars for each action: what the language model would
 what was learned (Q), and what the agent acts by (the posterior).
 """
 
+from __future__ import annotations
+
 import base64
 import functools
 import html
 import io
 import pathlib
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
-from llmprior_jax.envs import Scene
-from llmprior_jax.training import Decision
+if TYPE_CHECKING:
+    from llmprior_jax.envs import Scene
+    from llmprior_jax.training import Decision
 
-PRIOR, VALUE, POSTERIOR = "#8a94a6", "#d98b2b", "#2563b8"  # told apart without color vision, too
+PRIOR, VALUE, POSTERIOR = "#8a94a6", "#d98b2b", "#2563b8"  # distinct without color vision, too
 _TILE = 72  # pixels
 _TILES = {
     "floor": "#f4efe6",

@@ -1,17 +1,22 @@
-"""Trains many runs, in one process or in several that share them.
+"""Trains many runs, each once: in this process, or in several that share them.
 
 Whoever trains a run holds a lock on it, which the operating system lifts however the process ends.
 So a command that is given twice, or by several processes, trains no run twice.
 """
 
+import collections
 import contextlib
 import json
 import multiprocessing
+import multiprocessing.connection
 import os
 import pathlib
+import signal
 import sys
+import threading
 import time
-from collections.abc import Callable, Generator, Mapping
+import traceback
+from collections.abc import Callable, Generator, Mapping, Sequence
 
 import filelock
 import jax
@@ -21,56 +26,136 @@ from llmprior_jax import progress, training
 from llmprior_jax.training.config import check_workdir
 
 SECONDS_FILE = "seconds.jsonl"
+LOG_FILE = "log.txt"
+
 _POLL_SECONDS = 0.5
-_STOPPED = "stopped; the same command goes on in {}"
+# A process with JAX's threads is not to be forked.
+_SPAWN = multiprocessing.get_context("spawn")
 
 
-def train(workdir: pathlib.Path, configs: Mapping[str, training.Config], jobs: int = 1) -> None:
-    """Trains the runs that are not finished, apart from those that another process is at.
+def train_here(workdir: pathlib.Path, configs: Mapping[str, training.Config]) -> None:
+    """Trains the runs in this process, apart from those that another process is at.
 
     Args:
       workdir: has a directory for each run.
       configs: of the runs, by the names of their directories.
-      jobs: processes that share them. More than one say what they do in `process*.log`.
+
+    Raises:
+      ConfigMismatchError: a directory is that of another run.
+      InterruptedRunError: Ctrl-C or SIGTERM; the run that was under way can go on.
+      Exception: whatever ended a run.
+    """
+    unfinished = _unfinished(workdir, configs)
+    with app.StopSignal() as should_stop:
+        for name in progress.bar(unfinished, desc="runs", unit="run"):
+            if should_stop():
+                raise _interruption(workdir)
+            _train(workdir, name, configs[name], should_stop)
+
+
+def train_in_processes(
+    workdir: pathlib.Path, configs: Mapping[str, training.Config], jobs: int
+) -> list[str]:
+    """Trains the runs in processes that share them, apart from those that others are at.
+
+    What is printed of a run is in `log.txt` in its directory. A run that fails stops no other, even
+    if its process dies of it. The processes end with this one, however it ends.
+
+    Args:
+      workdir: has a directory for each run.
+      configs: of the runs, by the names of their directories.
+      jobs: how many processes.
+
+    Returns:
+      The names of the runs that failed.
 
     Raises:
       ConfigMismatchError: a directory is that of another run.
       InterruptedRunError: Ctrl-C or SIGTERM; the runs that were under way can go on.
-      SystemExit: a process failed.
     """
-    with app.StopSignal() as should_stop:
-        if jobs == 1:
-            _train(workdir, configs, should_stop)
-        else:
-            _supervise(workdir, configs, jobs, should_stop)
+    waiting = collections.deque(_unfinished(workdir, configs))
+    workers: list[_Worker] = []
+    failed: list[str] = []
+
+    def give_next(worker: _Worker) -> None:
+        name = waiting.popleft()
+        worker.train(name, configs[name])
+
+    with (
+        app.StopSignal() as should_stop,
+        progress.bar(total=len(waiting), desc="runs", unit="run") as bar,
+    ):
+        asked = False
+        try:
+            while waiting or workers:
+                if should_stop() and not asked:
+                    waiting.clear()
+                    _terminate(workers)
+                    asked = True
+                while waiting and len(workers) < jobs:
+                    workers.append(_Worker(workdir))
+                    give_next(workers[-1])
+                for worker in _ready(workers):
+                    if worker.failed():
+                        failed.append(worker.run)
+                    bar.update()
+                    if waiting and worker.is_alive():
+                        give_next(worker)
+                    else:
+                        worker.close()
+                        workers.remove(worker)
+        finally:
+            _terminate(workers)  # A second signal, which stops them at once.
+    if asked:
+        raise _interruption(workdir)
+    return failed
+
+
+def describe_failures(failed: Sequence[str], num_runs: int) -> str:
+    """What a command says that ends with failed runs."""
+    return f"error: {len(failed)} of {num_runs} runs failed; see {LOG_FILE} in {', '.join(failed)}"
+
+
+def is_finished(workdir: pathlib.Path, name: str) -> bool:
+    """Whether a run has come to its end."""
+    return (workdir / name / training.SUMMARY_FILE).exists()
 
 
 @contextlib.contextmanager
 def timed(workdir: pathlib.Path, name: str) -> Generator[None]:
-    """Adds the time that something takes to what is known of it, whether it ends or is stopped."""
+    """Adds the time that something takes to `seconds.jsonl`, whether it ends or is stopped."""
     started = time.monotonic()
     try:
         yield
     finally:
         workdir.mkdir(parents=True, exist_ok=True)
+        line = {"name": name, "seconds": round(time.monotonic() - started, 1)}
         with (workdir / SECONDS_FILE).open("a") as file:
-            told = {"name": name, "seconds": round(time.monotonic() - started, 1)}
-            file.write(json.dumps(told) + "\n")
+            file.write(json.dumps(line) + "\n")
+
+
+def _unfinished(workdir: pathlib.Path, configs: Mapping[str, training.Config]) -> list[str]:
+    """The runs that are still to be trained; makes their common directory.
+
+    Raises:
+      ConfigMismatchError: a directory is that of another run.
+    """
+    for name, config in configs.items():
+        check_workdir(workdir / name, config)
+    workdir.mkdir(parents=True, exist_ok=True)
+    return [name for name in configs if not is_finished(workdir, name)]
+
+
+def _interruption(workdir: pathlib.Path) -> training.InterruptedRunError:
+    return training.InterruptedRunError(f"stopped; the same command goes on in {workdir}")
 
 
 def _train(
-    workdir: pathlib.Path,
-    configs: Mapping[str, training.Config],
-    should_stop: Callable[[], bool],
+    workdir: pathlib.Path, name: str, config: training.Config, should_stop: Callable[[], bool]
 ) -> None:
-    workdir.mkdir(parents=True, exist_ok=True)
-    for name, config in progress.bar(configs.items(), desc="runs"):
-        if should_stop():
-            raise training.InterruptedRunError(_STOPPED.format(workdir))
-        check_workdir(workdir / name, config)
-        with _claim(workdir / f"{name}.lock") as is_ours:
-            if not is_ours or _is_finished(workdir, name):
-                continue
+    """Trains a run, unless it is finished or another process is at it."""
+    with _claim(workdir / f"{name}.lock") as is_ours:
+        if is_ours and not is_finished(workdir, name):
             with timed(workdir, name):
                 training.run(config, workdir / name, should_stop=should_stop)
             jax.clear_caches()  # Programs are kept on disk, and nothing else would free them.
@@ -91,51 +176,103 @@ def _claim(path: pathlib.Path) -> Generator[bool]:
         lock.release()
 
 
-def _is_finished(workdir: pathlib.Path, name: str) -> bool:
-    return (workdir / name / training.SUMMARY_FILE).exists()
+class _Worker:
+    """A process that trains runs, one after another, as long as it is given any.
+
+    Attributes:
+      connection: is ready once a run has ended, or the process has.
+      run: the name of the last run that it was given.
+    """
+
+    def __init__(self, workdir: pathlib.Path):
+        self.connection, its_end = _SPAWN.Pipe()
+        self.run = ""
+        self._process = _SPAWN.Process(target=_work, args=(workdir, its_end, sys.orig_argv))
+        self._process.start()
+        its_end.close()  # Or nobody would notice that the process has ended.
+
+    def train(self, name: str, config: training.Config) -> None:
+        self.run = name
+        with contextlib.suppress(BrokenPipeError):  # It was killed, as `failed` will find.
+            self.connection.send((name, config))
+
+    def failed(self) -> bool:
+        """Whether the run failed; waits for its end."""
+        try:
+            return self.connection.recv()
+        except (EOFError, ConnectionResetError):  # The process was killed.
+            self._process.join()  # So that it is known to be dead.
+            return True
+
+    def is_alive(self) -> bool:
+        return self._process.is_alive()
+
+    def terminate(self) -> None:
+        self._process.terminate()
+
+    def close(self) -> None:
+        """Ends the process, which waits for another run."""
+        self.connection.close()
+        self._process.join()
 
 
-def _supervise(
+def _ready(workers: Sequence[_Worker]) -> list[_Worker]:
+    """Those whose run, or whose process, has ended; waits a moment for one."""
+    ready = multiprocessing.connection.wait([each.connection for each in workers], _POLL_SECONDS)
+    return [worker for worker in workers if worker.connection in ready]
+
+
+def _terminate(workers: Sequence[_Worker]) -> None:
+    for worker in workers:
+        worker.terminate()
+
+
+def _work(
     workdir: pathlib.Path,
-    configs: Mapping[str, training.Config],
-    jobs: int,
-    should_stop: Callable[[], bool],
+    connection: multiprocessing.connection.Connection,
+    command: list[str],
 ) -> None:
-    workdir.mkdir(parents=True, exist_ok=True)
-    # A process with JAX's threads is not to be forked.
-    spawn = multiprocessing.get_context("spawn")
-    logs = [workdir / f"process{number}.log" for number in range(jobs)]
-    processes = [spawn.Process(target=_work, args=(workdir, configs, log)) for log in logs]
-    asked = False
-
-    def ask_to_stop() -> None:
-        for process in processes:
-            if process.is_alive():
-                process.terminate()
-
-    try:
-        for process in processes:
-            process.start()
-        with progress.bar(total=len(configs), desc="runs", unit="run") as bar:
-            while any(process.is_alive() for process in processes):
-                time.sleep(_POLL_SECONDS)
-                bar.update(sum(_is_finished(workdir, name) for name in configs) - bar.n)
-                if should_stop() and not asked:
-                    ask_to_stop()
-                    asked = True
-    finally:
-        ask_to_stop()  # Those that are still there: a second signal, which stops them at once.
-    failed = [str(log) for process, log in zip(processes, logs, strict=True) if process.exitcode]
-    if failed and should_stop():
-        raise training.InterruptedRunError(_STOPPED.format(workdir))
-    if failed:
-        sys.exit(f"error: {len(failed)} of {jobs} processes failed; see {', '.join(failed)}")
-
-
-def _work(workdir: pathlib.Path, configs: Mapping[str, training.Config], log: pathlib.Path) -> None:
+    """What a worker does: trains runs and says of each whether it failed."""
     # In a session of its own: Ctrl-C reaches the first process alone, which asks this one to end.
     os.setsid()
-    # Left open: what is to be said of an exception is said when this function is over.
-    sys.stdout = sys.stderr = log.open("a", buffering=1)
-    with app.guard(), app.StopSignal() as should_stop:
-        _train(workdir, configs, should_stop)
+    threading.Thread(target=_stop_with_parent, daemon=True).start()
+    sys.orig_argv = command  # For those who ask what led to a run.
+    sys.stdout = sys.stderr  # It is written line by line.
+    app.set_up()
+    with app.StopSignal() as should_stop, contextlib.suppress(EOFError, BrokenPipeError):
+        while True:
+            name, config = connection.recv()
+            _print_to(workdir / name / LOG_FILE)
+            connection.send(_fails(workdir, name, config, should_stop))
+
+
+def _stop_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _print_to(path: pathlib.Path) -> None:
+    """Appends to a file what this process prints, and what libraries and its children do."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        for descriptor in (1, 2):
+            os.dup2(file.fileno(), descriptor)
+
+
+def _fails(
+    workdir: pathlib.Path, name: str, config: training.Config, should_stop: Callable[[], bool]
+) -> bool:
+    """Trains a run and returns whether it failed; prints why, or that it was stopped."""
+    try:
+        _train(workdir, name, config, should_stop)
+    except training.InterruptedRunError as interruption:
+        print(interruption)
+    except app.MISTAKES as error:
+        print(f"error: {error}")
+        return True
+    except Exception:
+        traceback.print_exc()
+        return True
+    return False

@@ -1,0 +1,1 @@
+"""Configurations by name, `--config=quickstart`, each with what was measured with it."""

@@ -210,6 +210,11 @@ def make(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
     }
 
 
+def distinct_runs(experiments: Mapping[str, Experiment]) -> dict[str, Run]:
+    """The runs of all experiments by name, each once."""
+    return {run.name: run for experiment in experiments.values() for run in experiment.runs}
+
+
 class _Maker(NamedTuple):
     """Makes runs that have a configuration in common.
 
@@ -252,8 +257,8 @@ class _Maker(NamedTuple):
                     return f"{name}/{pathlib.Path(value).relative_to(path)}"
             return value
 
-        told = {field: known(value) for field, value in changes(config).items()}
-        digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+        fields = {field: known(value) for field, value in changes(config).items()}
+        digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
         return f"{config.agents[0]}-{digest[:12]}"
 
 
@@ -492,13 +497,13 @@ def _quality(scale: Scale, inputs: Inputs) -> Experiment:
 def _bad_prior(scale: Scale, inputs: Inputs) -> Experiment:
     """An adversarial prior, and what mixing it with the uniform one is worth."""
     maker = _salad(scale, inputs)
-    labels = {0.0: "", 0.5: ", half uniform", ROBUST_SHARE: f", {ROBUST_SHARE:.0%} uniform"}
+    mixed = {0.0: "", 0.5: ", half uniform", ROBUST_SHARE: f", {ROBUST_SHARE:.0%} uniform"}
     shares = scale.pick((0.0, 0.5, ROBUST_SHARE), (0.0, ROBUST_SHARE))
     runs = [maker.run("dqn", **scale.closely)]
-    for told, is_reversed in (("DQN-Prior", False), ("reversed", True)):
+    for label, is_reversed in (("DQN-Prior", False), ("reversed", True)):
         for share in shares:
             fields: dict[str, Any] = {"prior__reversed": is_reversed, "prior__uniform_share": share}
-            runs.append(maker.run("dqn_prior", told + labels[share], **fields, **scale.closely))
+            runs.append(maker.run("dqn_prior", label + mixed[share], **fields, **scale.closely))
     return Experiment(
         f"A bad prior: {SALAD}",
         "The prior's probabilities are reversed: the likeliest action gets the smallest. Mixed "

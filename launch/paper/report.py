@@ -5,6 +5,7 @@
 there and what newer calls add make one report.
 """
 
+import datetime
 import json
 import pathlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -14,12 +15,12 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from launch.common import run_pool
 from launch.paper import claims
 from launch.paper.claims import Curve
-from launch.paper.plan import Claim, Experiment
+from launch.paper.plan import Claim, Experiment, Scale, distinct_runs
 from llmprior_jax.files import write_atomically
-from llmprior_jax.learning.run import step_unit
-from llmprior_jax.training import summary
+from llmprior_jax.training import provenance, summary
 
 _RESULTS, _CALLS = "results.jsonl", "calls.jsonl"
 _METRICS = ("success_rate", "return", "unseen_success_rate")
@@ -47,14 +48,14 @@ class Evidence(NamedTuple):
         """This, and runs from one more call; those that were known are from the new one now.
 
         Args:
-          records: as `training.read_metrics` gives them.
-          call: what is said of it; `runs` and `finished` are added.
+          records: as `read_metrics` gives them.
+          call: as `describe_call` gives it; `runs` and `finished` are added.
         """
         if not records:
             return self
         calls = list(self.only(self.records.keys() - records.keys()).calls)
         calls.append({**call, "runs": list(records), "finished": len(records)})
-        evaluations = {name: _evaluations(told) for name, told in records.items()}
+        evaluations = {name: _evaluations(of_run) for name, of_run in records.items()}
         return Evidence({**self.records, **evaluations}, calls)
 
     def only(self, names: Collection[str]) -> "Evidence":
@@ -64,6 +65,37 @@ class Evidence(NamedTuple):
             left = [name for name in call["runs"] if name in names]
             calls += [{**call, "runs": left}] if left else []
         return Evidence({name: self.records[name] for name in self.records if name in names}, calls)
+
+
+def describe_call(scale: Scale, workdir: pathlib.Path, finished: Collection[str]) -> dict[str, Any]:
+    """What a report says of this call of the command, to which it owes some runs.
+
+    Args:
+      scale: the sizes of the experiments.
+      workdir: directory of the runs.
+      finished: names of the runs that the report owes to it.
+
+    Returns:
+      `written`, `command`, `minutes`, `commits`, `devices`, `python`, `versions`, `sizes`.
+    """
+    here = provenance.describe()
+    commits = dict.fromkeys(
+        json.loads(line)["commit"]
+        for name in finished
+        for line in (workdir / name / provenance.FILE).read_text().splitlines()
+    )
+    spent = workdir / run_pool.SECONDS_FILE
+    times = [json.loads(line) for line in spent.read_text().splitlines()] if finished else []
+    return {
+        "written": str(datetime.date.today()),
+        "command": here["command"],
+        "minutes": round(sum(each["seconds"] for each in times if each["name"] in finished) / 60),
+        "commits": list(commits),
+        "devices": here["devices"],
+        "python": here["python"],
+        "versions": here["versions"],
+        "sizes": str(scale),
+    }
 
 
 def read(out: pathlib.Path) -> Evidence:
@@ -94,38 +126,34 @@ def write(out: pathlib.Path, planned: Mapping[str, Experiment], evidence: Eviden
       evidence: what is known of their runs.
 
     Returns:
-      How many experiments are told.
+      How many experiments are in it.
 
     Raises:
       ValueError: there is none.
     """
-    told = _with_known_runs(planned, evidence.records)
-    if not told:
+    known = _with_known_runs(planned, evidence.records)
+    if not known:
         raise ValueError(
             "no two runs of an experiment are finished; leave --notrain out, and see that --workdir"
             " is the directory of the runs"
         )
-    evidence = evidence.only(_names(told))
+    evidence = evidence.only(distinct_runs(known))
     out.mkdir(parents=True, exist_ok=True)
     for file, lines in (
-        (_RESULTS, _results(told, evidence.records)),
+        (_RESULTS, _results(known, evidence.records)),
         (_CALLS, evidence.calls),
     ):
         write_atomically(out / file, "".join(json.dumps(line) + "\n" for line in lines))
     sections = [
-        _section(name, experiment, evidence.records, out) for name, experiment in told.items()
+        _section(name, experiment, evidence.records, out) for name, experiment in known.items()
     ]
-    head = _head(evidence, len(_names(planned)))
+    head = _head(evidence, len(distinct_runs(planned)))
     write_atomically(out / "report.md", "\n\n".join([head, *sections]) + "\n")
-    return len(told)
-
-
-def _names(experiments: Mapping[str, Experiment]) -> set[str]:
-    return {run.name for experiment in experiments.values() for run in experiment.runs}
+    return len(known)
 
 
 def _evaluations(records: Records) -> Records:
-    """What the report tells of a run, as the lines say it."""
+    """What the report says of a run, as the lines have it."""
     return [
         {
             "step": record["step"],
@@ -157,12 +185,12 @@ def _records(by_seed: Mapping[int, Mapping[str, Any]]) -> Records:
 
 
 def _results(
-    told: Mapping[str, Experiment], records: Mapping[str, Records]
+    experiments: Mapping[str, Experiment], records: Mapping[str, Records]
 ) -> Iterator[dict[str, Any]]:
     """A line for each seed: its whole curve, so that every number can be computed again."""
-    for title, experiment in told.items():
+    for title, experiment in experiments.items():
         for run in experiment.runs:
-            known = records[run.name]
+            evaluations = records[run.name]
             for seed in range(run.config.num_seeds):
                 yield {
                     "experiment": title,
@@ -171,11 +199,11 @@ def _results(
                     "agent": run.config.agents[0],
                     **({} if run.amount is None else {experiment.scarce: run.amount}),
                     "seed": seed,
-                    "steps": [record["step"] for record in known],
+                    "steps": [record["step"] for record in evaluations],
                     **{
-                        metric: [record[metric][seed] for record in known]
+                        metric: [record[metric][seed] for record in evaluations]
                         for metric in _METRICS
-                        if metric in known[-1]
+                        if metric in evaluations[-1]
                     },
                 }
 
@@ -184,7 +212,7 @@ def _with_known_runs(
     planned: Mapping[str, Experiment], records: Mapping[str, Records]
 ) -> dict[str, Experiment]:
     """The experiments with those of their runs that are known, and the claims about them."""
-    told = {}
+    known = {}
     for name, experiment in planned.items():
         runs = tuple(run for run in experiment.runs if run.name in records)
         labels = {run.label for run in runs}
@@ -192,8 +220,8 @@ def _with_known_runs(
             claim for claim in experiment.claims if {claim.method, claim.baseline} <= labels
         )
         if len(runs) > 1:  # One alone has nothing beside it.
-            told[name] = experiment._replace(runs=runs, claims=checked)
-    return told
+            known[name] = experiment._replace(runs=runs, claims=checked)
+    return known
 
 
 def _section(
@@ -218,11 +246,11 @@ def _curves(experiment: Experiment, records: Mapping[str, Records]) -> dict[str,
     """By label, success against what was given: runs are points where their amounts differ."""
     points: dict[str, list[tuple[int, Sequence[float]]]] = {}
     for run in experiment.runs:
-        told = records[run.name]
+        evaluations = records[run.name]
         points.setdefault(run.label, []).extend(
-            [(record["step"], record[experiment.success]) for record in told]
+            [(record["step"], record[experiment.success]) for record in evaluations]
             if run.amount is None
-            else [(run.amount, told[-1][experiment.success])]
+            else [(run.amount, evaluations[-1][experiment.success])]
         )
     return {
         label: Curve(*map(np.array, zip(*of_label, strict=True)))
@@ -264,31 +292,32 @@ def _table(experiment: Experiment, records: Mapping[str, Records]) -> str:
     columns += [] if has_amounts else ["steps to 90% success"]
     rows = [columns, ["---"] * len(columns)]
     for run in experiment.runs:
-        told = summary.summarize(records[run.name], step_unit(run.config))
+        statistics = summary.summarize(records[run.name], step_unit(run.config))
         rows.append(
             [
                 run.label,
                 *([f"{run.amount:,}"] if run.amount is not None else []),
                 str(run.config.num_seeds),
-                _interval(told["success_rate"]),
-                *([_interval(told.get("unseen_success_rate"))] if unseen else []),
-                _interval(told["return"]),
-                *([] if has_amounts else [_steps(told["steps_to_90"])]),
+                _interval(statistics["success_rate"]),
+                *([_interval(statistics.get("unseen_success_rate"))] if unseen else []),
+                _interval(statistics["return"]),
+                *([] if has_amounts else [_steps(statistics["steps_to_90"])]),
             ]
         )
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def _interval(told: Mapping[str, Any] | None) -> str:
-    if told is None:
+def _interval(statistic: Mapping[str, Any] | None) -> str:
+    if statistic is None:
         return ""
-    return f"{told['iqm']:.2f} [{told['ci95'][0]:.2f}, {told['ci95'][1]:.2f}]"
+    low, high = statistic["ci95"]
+    return f"{statistic['iqm']:.2f} [{low:.2f}, {high:.2f}]"
 
 
-def _steps(told: Mapping[str, Any]) -> str:
+def _steps(statistic: Mapping[str, Any]) -> str:
     median, low, high = (
         "never" if steps is None else f"{steps:,.0f}"
-        for steps in (told["median"], *told["quartiles"])
+        for steps in (statistic["median"], *statistic["quartiles"])
     )
     return median if median == "never" else f"{median} [{low}, {high}]"
 
@@ -301,38 +330,39 @@ def _verdict(claim: Claim, curves: Mapping[str, Curve], scarce: str) -> str:
     )
     if not any(summary.interquartile_mean(row) > 0 for row in baseline.success):
         return f"**Claim: {claimed}.** {claim.baseline} never succeeds here: nothing to compare."
-    told = claims.saving(baseline, method, claim.level)
+    saving = claims.saving(baseline, method, claim.level)
     best = f", the best of {claim.baseline}," if claim.level is None else ""
-    level = f"a success rate of {told.level:.2f}{best}"
-    if np.isinf(told.baseline):
+    level = f"a success rate of {saving.level:.2f}{best}"
+    if np.isinf(saving.baseline):
         return f"**Claim: {claimed}.** {claim.baseline} never reaches {level}: nothing to compare."
-    if np.isinf(told.method):
-        most = f"at least {1 - told.high:.2f}" if np.isfinite(told.high) else "infinite"
+    if np.isinf(saving.method):
+        most = f"at least {1 - saving.high:.2f}" if np.isfinite(saving.high) else "infinite"
         return (
             f"**Claim: {claimed}. Not borne out.** {claim.method} never reaches {level} here "
             f"(lower end of the 95% interval of the ratio: {most})."
         )
-    if 1 - told.low <= claim.at_most:
+    if 1 - saving.low <= claim.at_most:
         verdict = "Borne out"
     else:
         # An interval around the claimed ratio decides nothing.
-        verdict = "Not decided" if 1 - told.high <= claim.at_most else "Not borne out"
-    upper = f"{1 - told.low:.2f}" if np.isfinite(told.low) else "never"
+        verdict = "Not decided" if 1 - saving.high <= claim.at_most else "Not borne out"
+    upper = f"{1 - saving.low:.2f}" if np.isfinite(saving.low) else "never"
+    ratio = 1 - saving.saved
     return (
         f"**Claim: {claimed}. {verdict}.** To reach {level} {claim.baseline} needs "
-        f"{told.baseline:,.0f} and {claim.method} {told.method:,.0f}: {1 - told.saved:.2f} times "
-        f"as many, 95% interval [{1 - told.high:.2f}, {upper}]."
+        f"{saving.baseline:,.0f} and {claim.method} {saving.method:,.0f}: {ratio:.2f} times "
+        f"as many, 95% interval [{1 - saving.high:.2f}, {upper}]."
     )
 
 
 def _head(evidence: Evidence, num_planned: int) -> str:
-    def told(call: Mapping[str, Any]) -> str:
+    def entry(call: Mapping[str, Any]) -> str:
         versions = ", ".join(f"{name} {version}" for name, version in call["versions"].items())
         return "\n".join(
             [
                 f"- `{call['command']}`",
                 f"  - written {call['written']}; {call['finished']} runs, of which "
-                f"{len(call['runs'])} are told here; they took {call['minutes']} minutes of "
+                f"{len(call['runs'])} are in this report; they took {call['minutes']} minutes of "
                 "processes, over all calls that trained them",
                 f"  - commits of the runs: {', '.join(map(str, call['commits']))}",
                 f"  - devices: {', '.join(call['devices'])}; Python {call['python']}; {versions}",
@@ -349,6 +379,6 @@ def _head(evidence: Evidence, num_planned: int) -> str:
             "",
             f"{len(evidence.records)} of {num_planned} runs are finished, by these calls:",
             "",
-            *map(told, evidence.calls),
+            *map(entry, evidence.calls),
         ]
     )

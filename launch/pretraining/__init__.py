@@ -1,0 +1,1 @@
+"""How the embedded checkpoint comes about: its corpus, tokenizer and training."""

@@ -6,7 +6,7 @@ belongs, with a mistake now and then. Each step tells only what is new, as text 
 was seen and done before is written down with it.
 
 Rooms, furniture and things go by the names of the AI2-THOR simulator, whose rooms ALFWorld's games
-are played in. Of some pairs of a thing and a place, `alfworld_games.is_held_out` says that only
+are played in. Of some pairs of a thing and a place, `game_maker.is_held_out` says that only
 games that test for unseen tasks ask for them; no errand here is about such a pair.
 """
 
@@ -385,7 +385,7 @@ class _Teller:
             ("the {} is {state} now.", "you made {} {state}.", "{}: {state}.")
         )
         self._lit = rng.choice(("the {} is on.", "light falls from the {}.", "{} is lit."))
-        self._shown = rng.choice((0.0, 0.0, 0.3))  # how often hands are told of without a reason
+        self._shown = rng.choice((0.0, 0.0, 0.3))  # how often hands are mentioned without a reason
 
     def start(self, home: Home) -> str:
         """What there is to see before the first step."""

@@ -604,7 +604,7 @@ def shopping(rng: random.Random) -> Document:
 
 
 def recipe_text(rng: random.Random) -> Document:
-    """A recipe with numbered steps, or told in a paragraph."""
+    """A recipe with numbered steps, or in a paragraph."""
     recipe, words = sample_recipe(rng), Words(rng)
     kitchen = Kitchen(recipe, {"door": (0, 0)}, 9, "door")
     task = words.task(recipe)
@@ -624,10 +624,10 @@ def recipe_text(rng: random.Random) -> Document:
         pieces += [Piece(f"{i}. {sentence(step)}.\n") for i, step in enumerate(steps, 1)]
     else:
         links = ("First", "Then", "Next", "After that", "Now", "Then")
-        told = [
+        sentences = [
             f"{links[0] if i == 0 else rng.choice(links[1:])} {s}." for i, s in enumerate(steps)
         ]
-        pieces.append(Piece(" ".join(told)))
+        pieces.append(Piece(" ".join(sentences)))
     return Document("kitchen", task, tuple(pieces))
 
 

@@ -94,7 +94,7 @@ class EnginePlayer:
         num_episodes: int,
         over_seeds: OverSeeds,
     ):
-        self.env = games
+        self.env, self.env_params = games, None
         self.candidates = candidates
         self.scored = scored
         self.shape = num_seeds, games.bridge.num_environments // num_seeds

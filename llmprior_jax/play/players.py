@@ -45,6 +45,11 @@ class Player(Protocol):
         """What is played; `env.name` says which."""
         ...
 
+    @property
+    def env_params(self) -> Any:
+        """The parameters of an environment in JAX; None elsewhere."""
+        ...
+
     def evaluate(self, agents: AgentState, keys: jax.Array) -> dict[str, Episodes]:
         """Episodes [S, E, ...] of each set of tasks, by what stands before the metrics' names.
 

@@ -100,6 +100,18 @@ def test_a_damaged_file_is_named(planned, known, tmp_path):
         report.read(tmp_path)
 
 
+def test_a_call_is_described_by_the_runs_that_it_finished(tmp_path):
+    for name, commit in (("a", "c0ffee"), ("b", "beef"), ("c", "c0ffee")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "provenance.jsonl").write_text(json.dumps({"commit": commit}) + "\n")
+    lines = [json.dumps({"name": name, "seconds": 60.0}) + "\n" for name in "aabc"]
+    (tmp_path / "seconds.jsonl").write_text("".join(lines))
+    call = report.describe_call(plan.QUICK, tmp_path, ["a", "c"])
+    assert call["minutes"] == 3
+    assert call["commits"] == ["c0ffee"]
+    assert call.keys() == CALL.keys()
+
+
 def test_a_report_of_other_runs_is_not_overwritten(planned, known, tmp_path):
     report.write(tmp_path / "report", planned, known)
     before = (tmp_path / "report" / "report.md").read_text()
@@ -116,7 +128,9 @@ def test_a_report_of_other_runs_is_not_overwritten(planned, known, tmp_path):
 
 # The command, with experiments that take a moment.
 _SMALL = """
-from launch import app, experiments, reproduce
+from launch import reproduce
+from launch.common import app
+from launch.paper import plan
 from llmprior_jax import training
 
 def lake(seed):
@@ -131,7 +145,7 @@ made = {
     "three": plan.Experiment("Three", "?", (lake(1), lake(3)), needs=("games",)),
 }
 plan.make = lambda scale, inputs: made
-app.run(reproduce.main)
+app.run(reproduce.main, reproduce.FLAGS)
 """
 
 
