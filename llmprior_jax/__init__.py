@@ -1,20 +1,22 @@
 """Language models as action priors for reinforcement learning, in JAX.
 
 The equations are here: pure, unbatched functions for anybody's JAX code, which need nothing but jax
-and chex. The packages are imported when first used (`llmprior_jax.envs.make(...)`):
+and chex. The rooms are imported when first used (`llmprior_jax.envs.make(...)`):
 
 - `models`: language models and text encoders;
 - `priors`: what a language model says of the actions in a state;
 - `envs`: text environments;
 - `agents`: learners as pure functions over arrays;
-- `play`, `learning`, `training`, `distributed`: episodes, ways to learn, runs, many devices.
+- `play`, `learning`, `training`, `distributed`: episodes, ways to learn, runs, many devices;
+- `datasets`, `settings`: transitions as text, and what the parts of a run take.
 
-The examples in the docstrings are run. Those of the packages take for granted
+The examples in the docstrings are run. Those of the rooms take for granted
 
     import pathlib
 
     import jax, jax.numpy as jnp, numpy as np
-    from llmprior_jax import ActionPrior, TextState, agents, envs, models, priors, training
+    from llmprior_jax import ActionPrior, TextState, agents, datasets, distributed, envs
+    from llmprior_jax import learning, models, play, priors, settings, training
 """
 
 from typing import TYPE_CHECKING
@@ -41,12 +43,14 @@ from llmprior_jax.types import ActionPrior, LanguagePolicy, TextState
 
 if TYPE_CHECKING:
     from llmprior_jax import agents as agents
+    from llmprior_jax import datasets as datasets
     from llmprior_jax import distributed as distributed
     from llmprior_jax import envs as envs
     from llmprior_jax import learning as learning
     from llmprior_jax import models as models
     from llmprior_jax import play as play
     from llmprior_jax import priors as priors
+    from llmprior_jax import settings as settings
     from llmprior_jax import training as training
 
 __all__ = [

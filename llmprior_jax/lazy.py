@@ -1,6 +1,6 @@
-"""Imports the packages of `llmprior_jax` when they are first used.
+"""Imports the rooms of `llmprior_jax` when they are first used.
 
-The equations need jax and chex alone, and do not wait for the libraries that the packages need.
+The equations need jax and chex alone, and do not wait for the libraries that the others need.
 `llmprior_jax` imports the functions here, which Python calls for the attributes of a module that it
 does not find, and for their list (PEP 562).
 """
@@ -9,26 +9,28 @@ import importlib
 import sys
 from types import ModuleType
 
-PACKAGES = (
+ROOMS = (
     "agents",
+    "datasets",
     "distributed",
     "envs",
     "learning",
     "models",
     "play",
     "priors",
+    "settings",
     "training",
 )
 
 
 def __getattr__(name: str) -> ModuleType:
-    """The package of that name.
+    """The room of that name.
 
     Raises:
-      AttributeError: there is no such package.
+      AttributeError: there is no such room.
       ImportError: a library that it needs is not installed; the message names it.
     """
-    if name not in PACKAGES:
+    if name not in ROOMS:
         raise AttributeError(f"module 'llmprior_jax' has no attribute {name!r}")
     try:
         return importlib.import_module(f"llmprior_jax.{name}")
@@ -40,5 +42,5 @@ def __getattr__(name: str) -> ModuleType:
 
 
 def __dir__() -> list[str]:
-    """What is imported, and the packages, which can be."""
-    return sorted({*vars(sys.modules["llmprior_jax"]), *PACKAGES})
+    """What is imported, and the rooms, which can be."""
+    return sorted({*vars(sys.modules["llmprior_jax"]), *ROOMS})

@@ -14,14 +14,40 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llmprior_jax import ActionPrior, TextState, agents, envs, models, priors, training
+from llmprior_jax import (
+    ActionPrior,
+    TextState,
+    agents,
+    datasets,
+    distributed,
+    envs,
+    learning,
+    models,
+    play,
+    priors,
+    settings,
+    training,
+)
 
-PACKAGES = ["", ".agents", ".envs", ".envs.engines", ".models", ".priors", ".training"]
+PACKAGES = [
+    "",
+    ".agents",
+    ".distributed",
+    ".envs",
+    ".envs.engines",
+    ".learning",
+    ".models",
+    ".play",
+    ".priors",
+    ".training",
+]
 # What the examples of the packages may use without saying where it is from.
 GIVEN = {
     **{"jax": jax, "jnp": jnp, "np": np, "pathlib": pathlib},
     **{"ActionPrior": ActionPrior, "TextState": TextState},
-    **{"agents": agents, "envs": envs, "models": models, "priors": priors, "training": training},
+    **{"agents": agents, "datasets": datasets, "distributed": distributed, "envs": envs},
+    **{"learning": learning, "models": models, "play": play, "priors": priors},
+    **{"settings": settings, "training": training},
 }
 OPTIONS = doctest.ELLIPSIS | doctest.IGNORE_EXCEPTION_DETAIL | doctest.NORMALIZE_WHITESPACE
 
@@ -94,7 +120,7 @@ def test_an_example_runs(name, folder, load_once, monkeypatch):
     _run_example(name, given)
 
 
-@pytest.mark.parametrize("page", ["README.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/extend.md"])
 def test_the_python_of_a_page_runs(page, folder, load_once, monkeypatch):
     monkeypatch.chdir(folder)
     text = (pathlib.Path(__file__).parent.parent / page).read_text()

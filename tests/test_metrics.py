@@ -25,7 +25,7 @@ def config(monkeypatch) -> training.Config:
 
 def test_weights_and_biases_is_told_what_tensorboard_is_told(tmp_path, config):
     directory = tmp_path / "run" / "dqn"
-    with MetricsWriter(directory, -1, -1, config) as metrics:
+    with MetricsWriter(directory, -1, -1, training.to_settings(config)) as metrics:
         metrics.write(0, 0, success_rate=np.array([0.25, 0.75]), loss=float("nan"))
         metrics.write(1, 8, success_rate=np.array([0.5, np.nan]), loss=3.0)
     told = list(_wandb_history(directory))
@@ -35,7 +35,9 @@ def test_weights_and_biases_is_told_what_tensorboard_is_told(tmp_path, config):
 
 def test_a_run_that_goes_on_does_so_under_its_id(tmp_path, config):
     for segment in (0, 1):
-        with MetricsWriter(tmp_path, segment - 1, segment - 1, config) as metrics:
+        with MetricsWriter(
+            tmp_path, segment - 1, segment - 1, training.to_settings(config)
+        ) as metrics:
             metrics.write(segment, segment, loss=0.5)
     (name,) = {path.name for path in tmp_path.glob("wandb/offline-run-*/run-*.wandb")}
     assert name == f"run-{(tmp_path / 'wandb_id').read_text().strip()}.wandb"

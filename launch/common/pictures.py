@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 if TYPE_CHECKING:
     from llmprior_jax.envs import Scene
-    from llmprior_jax.training import Decision
+    from llmprior_jax.play import Decision
 
 PRIOR, VALUE, POSTERIOR = "#8a94a6", "#d98b2b", "#2563b8"  # distinct without color vision, too
 _TILE = 72  # pixels

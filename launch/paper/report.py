@@ -21,6 +21,7 @@ from launch.paper.claims import Curve
 from launch.paper.plan import Claim, Experiment, Scale, distinct_runs
 from llmprior_jax.files import write_atomically
 from llmprior_jax.training import provenance, summary
+from llmprior_jax.training.config import step_unit
 
 _RESULTS, _CALLS = "results.jsonl", "calls.jsonl"
 _METRICS = ("success_rate", "return", "unseen_success_rate")

@@ -24,7 +24,7 @@ def is_first() -> bool:
 
 
 def from_first(make: Callable[[], bytes]) -> bytes:
-    """What `make` gives in the first process; the others do not call it, and are told.
+    """What `make` gives in the first process; the others do not call it, and get the same.
 
     Raises:
       FirstProcessError: `make` failed, where it was not called; the first raises its own error.

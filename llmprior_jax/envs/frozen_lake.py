@@ -1,4 +1,4 @@
-"""Frozen Lake in words: gymnax's dynamics, with what lies around the agent told as text.
+"""Frozen Lake in words: gymnax's dynamics, with what lies around the agent as text.
 
 The lakes, rewards, time limits and slips are those of gymnax's `FrozenLake`, which follows
 Gymnasium. What is added here is the text: the tile under the agent, the four tiles beside it, and

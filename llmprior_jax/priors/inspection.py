@@ -1,7 +1,7 @@
 """How a language model comes to its prior over the actions of one state, token by token.
 
 For people: scoring packs all actions of many states into few rows and keeps only totals; here each
-action is read on its own, and every token of it is told with its log-probability.
+action is read on its own, and every token of it is shown with its log-probability.
 """
 
 import functools
@@ -69,7 +69,7 @@ def inspect(lm: LanguageModel, prompt: str, actions: Sequence[str]) -> Inspectio
     """
     must_be_decoder(lm.config, "this view of a prompt")
     (state,) = tokenize(lm, [prompt], [actions])
-    told = []
+    scored = []
     for tokens, first in zip(state.tokens, state.first, strict=True):
         before = np.arange(first - 1, len(tokens) - 1)  # A token is foretold by the one before it.
         log_probs = _log_probs_after(
@@ -77,9 +77,9 @@ def inspect(lm: LanguageModel, prompt: str, actions: Sequence[str]) -> Inspectio
         )
         texts = [_text(lm, token) for token in tokens[first:]]
         pairs = zip(texts, log_probs[: len(texts)].tolist(), strict=True)
-        told.append(tuple(Token(*pair) for pair in pairs))
+        scored.append(tuple(Token(*pair) for pair in pairs))
     read = state.tokens[0][: min(state.first)]
-    return Inspection(tuple(_text(lm, token) for token in read), tuple(told))
+    return Inspection(tuple(_text(lm, token) for token in read), tuple(scored))
 
 
 def _text(lm: LanguageModel, token: int) -> str:

@@ -13,7 +13,7 @@ from llmprior_jax.priors.store import PriorStore, StoredScores
 
 
 class SharedStore(PriorStore):
-    """A store that the first process alone opens; what is found in it, all are told."""
+    """A store that the first process alone opens; all get what is found in it."""
 
     def __init__(self, path: str | os.PathLike[str]):
         """See `PriorStore`."""
@@ -42,11 +42,11 @@ class SharedStore(PriorStore):
             }
             return safetensors.numpy.save(arrays | {"actions": np.frombuffer(actions, np.uint8)})
 
-        told = safetensors.numpy.load(from_first(found))
+        answer = safetensors.numpy.load(from_first(found))
         answers: list[StoredScores | None] = [None] * len(prompts)
-        for b, actions in json.loads(told["actions"].tobytes()).items():
+        for b, actions in json.loads(answer["actions"].tobytes()).items():
             answers[int(b)] = StoredScores(
-                tuple(actions), *(told[f"{name} {b}"] for _, name in _ARRAYS)
+                tuple(actions), *(answer[f"{name} {b}"] for _, name in _ARRAYS)
             )
         return answers
 

@@ -11,8 +11,8 @@ model, to the last bit. Normalization, temperature and whitening are applied to 
 change of them needs no query; the template is in the prompt's text, so a change of it finds nothing
 old. A prompt that comes back with other actions is asked about those alone that are new.
 
-Which bits of a score come first? A pass over several prompts rounds differently from a pass over
-others (`scoring`: within 1e-5). The store keeps what was computed first, and never changes it. A
+The first score computed is kept; later rounding differs: a pass over several prompts rounds
+otherwise than a pass over others (`scoring`: within 1e-5). What is kept never changes. A
 run that meets an empty store, or one that it filled itself, ends with the very bits of a run
 without a store, as long as no two of its states are put into the same words at different times.
 

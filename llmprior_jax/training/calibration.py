@@ -1,4 +1,4 @@
-"""Whether a prior can be taken at its word: how often what it gives p is what a policy does.
+"""Calibration of the prior against a trained policy: how often it does what the prior gives p.
 
 Reliability curves and the expected calibration error are those of Guo et al., "On Calibration of
 Modern Neural Networks" (ICML 2017, arXiv 1706.04599); here the truth is what a trained agent does.

@@ -28,7 +28,7 @@ class Replayed(NamedTuple):
     Attributes:
       won: bool[N], the episodes that were won in the engine.
       steps: commands that were compared.
-      mismatches: what was told differently, in words; none is as it should be. An episode ends at
+      mismatches: what the two say differently, in words; none is as it should be. An episode ends at
         its first one.
     """
 
@@ -110,8 +110,8 @@ def _replay_episode(
         seen = bridge.step([command])
         steps += 1
         ours = (float(reward), bool(info["success"]), bool(terminated | truncated))
-        told = env.text_state(np.asarray(info["final_observation"]))
-        mismatch = _difference(told, ours, seen)
+        text = env.text_state(np.asarray(info["final_observation"]))
+        mismatch = _difference(text, ours, seen)
     if not mismatch and not (seen.done[0] and steps == np.sum(actions >= 0)):
         mismatch = "the recorded episode has another length"
     where = f"{env.games[game]}, after {steps} commands: "

@@ -43,8 +43,8 @@ class Proposals(NamedTuple):
     Plain values, so that they can be stored.
 
     Examples:
-      >>> told = priors.Proposals(("wait", "go"), (3, 1), thoughts=((), ()), num_unfinished=0)
-      >>> sum(told.counts)  # k
+      >>> proposals = priors.Proposals(("wait", "go"), (3, 1), thoughts=((), ()), num_unfinished=0)
+      >>> sum(proposals.counts)  # k
       4
 
     Attributes:
@@ -120,8 +120,8 @@ def propose(
     Examples:
       >>> prompt = priors.Prompt("Task: wash the cup. Do:", ())
       >>> sampling = priors.Sampling(max_new_tokens=4)
-      >>> (told,) = priors.propose(models.load("tiny"), [prompt], jax.random.key(0), 4, sampling)
-      >>> sum(told.counts)
+      >>> (proposals,) = priors.propose(models.load("tiny"), [prompt], jax.random.key(0), 4, sampling)
+      >>> sum(proposals.counts)
       4
 
     Args:
@@ -236,8 +236,8 @@ def estimate(
     """p(a|s) from samples: each action's share of those that were projected onto an action.
 
     Examples:
-      >>> told = priors.Proposals(("wait", "go"), (3, 1), thoughts=((), ()), num_unfinished=0)
-      >>> print(np.exp(priors.estimate(told, ["go", "wait"]).log_probs))
+      >>> proposals = priors.Proposals(("wait", "go"), (3, 1), thoughts=((), ()), num_unfinished=0)
+      >>> print(np.exp(priors.estimate(proposals, ["go", "wait"]).log_probs))
       [0.25 0.75]
 
     Args:

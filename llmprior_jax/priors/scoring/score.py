@@ -133,8 +133,8 @@ class TextScores(NamedTuple):
 
     Examples:
       >>> actions = [[" go to the sink", " wait"]]
-      >>> told = priors.score_texts(models.load("tiny"), ["Task: wash the cup. Do:"], actions)
-      >>> told.log_probs.shape, bool((told.num_tokens > 0).all())
+      >>> scores = priors.score_texts(models.load("tiny"), ["Task: wash the cup. Do:"], actions)
+      >>> scores.log_probs.shape, bool((scores.num_tokens > 0).all())
       ((1, 2), True)
 
     Attributes:
@@ -161,8 +161,8 @@ def score_texts(
 
     Examples:
       >>> prompts, actions = ["Task: wash the cup. Do:"], [[" go to the sink", " wait"]]
-      >>> told = priors.score_texts(models.load("tiny"), prompts, actions, with_features=False)
-      >>> told.features.shape
+      >>> scores = priors.score_texts(models.load("tiny"), prompts, actions, with_features=False)
+      >>> scores.features.shape
       (1, 2, 0)
 
     Args:
@@ -220,8 +220,8 @@ def normalize(
     """The prior over each prompt's actions.
 
     Examples:
-      >>> told = priors.TextScores(np.log([[0.2, 0.2]]), np.ones((1, 2), int), np.zeros((1, 2, 0)))
-      >>> print(np.exp(priors.normalize(told, [[" go", " wait"]])))
+      >>> scores = priors.TextScores(np.log([[0.2, 0.2]]), np.ones((1, 2), int), np.zeros((1, 2, 0)))
+      >>> print(np.exp(priors.normalize(scores, [[" go", " wait"]])))
       [[0.5 0.5]]
 
     Args:

@@ -41,17 +41,17 @@ class PriorSource(Protocol):
       ...         self.identity = f"uniform {self.model.identity}"
       ...
       ...     def score(self, prompts):
-      ...         told = self.model.score(prompts)
+      ...         scores = self.model.score(prompts)
       ...         number = np.array([[len(prompt.actions)] for prompt in prompts])
-      ...         is_action = told.num_tokens > 0
+      ...         is_action = scores.num_tokens > 0
       ...         log_probs = np.where(is_action, -np.log(number), -np.inf)
-      ...         return priors.PriorBatch(log_probs.astype(np.float32), told.features)
+      ...         return priors.PriorBatch(log_probs.astype(np.float32), scores.features)
       ...
       ...     def metrics(self, outcomes):
       ...         return {}
       >>> priors.register_source("uniform", Uniform)
-      >>> settings = PriorSettings(method="uniform")
-      >>> context = priors.SourceContext(priors.CachedModel("tiny"), settings)
+      >>> chosen = settings.PriorSettings(method="uniform")
+      >>> context = priors.SourceContext(priors.CachedModel("tiny"), chosen)
       >>> source = priors.make_source(context)
       >>> print(np.exp(source.score([priors.Prompt("Wash the cup. Do:", (" go", " wait"))])[0]))
       [[0.5 0.5]]
@@ -82,7 +82,7 @@ class SourceContext(NamedTuple):
     """What a source of priors may be made of.
 
     Examples:
-      >>> priors.SourceContext(priors.CachedModel("tiny"), PriorSettings()).seed
+      >>> priors.SourceContext(priors.CachedModel("tiny"), settings.PriorSettings()).seed
       0
 
     Attributes:

@@ -65,8 +65,8 @@ def make_source(context: SourceContext) -> PriorSource:
     """Makes the source that `context.settings.method` names.
 
     Examples:
-      >>> settings = PriorSettings(normalization="token")
-      >>> source = priors.make_source(priors.SourceContext(priors.CachedModel("tiny"), settings))
+      >>> chosen = settings.PriorSettings(normalization="token")
+      >>> source = priors.make_source(priors.SourceContext(priors.CachedModel("tiny"), chosen))
       >>> prompt = priors.Prompt("Task: wash the cup. Do:", (" go to the sink", " wait"))
       >>> source.score([prompt]).log_probs.shape
       (1, 2)
