@@ -11,62 +11,38 @@ line printed is the result as one JSON object.
 
 from collections.abc import Callable, Sequence
 
-from absl import flags
-
 from launch.benchmarks import generation, scoring, timing
 from launch.common import app
 from llmprior_jax.registry import unknown
 
-FLAGS = flags.FlagValues()
-_JSON = flags.DEFINE_bool(
-    "json", False, "Print the result as JSON, too, on the last line.", flag_values=FLAGS
+FLAGS = app.Flags()
+_JSON = FLAGS.boolean("json", False, "Print the result as JSON, too, on the last line.")
+_NUM_ENVS = FLAGS.integer("num_envs", 4096, "Environments in a batch (envs).", lower_bound=1)
+_GAMES = FLAGS.list(
+    "games", [], "ALFWorld games, or directories of them such as DATA/json_2.1.1/train (envs)."
 )
-_NUM_ENVS = flags.DEFINE_integer(
-    "num_envs", 4096, "Environments in a batch (envs).", lower_bound=1, flag_values=FLAGS
-)
-_GAMES = flags.DEFINE_list(
-    "games",
-    [],
-    "ALFWorld games, or directories of them such as DATA/json_2.1.1/train (envs).",
-    flag_values=FLAGS,
-)
-_SHAPE = flags.DEFINE_enum(
+_SHAPE = FLAGS.enum(
     "shape",
     "Qwen2.5-0.5B",
     list(scoring.SHAPES),
     "Shape of the language model (generation, scoring).",
-    flag_values=FLAGS,
 )
-_DTYPE = flags.DEFINE_enum(
-    "dtype",
-    "float32",
-    ["float32", "bfloat16"],
-    "Of its weights (generation, scoring).",
-    flag_values=FLAGS,
+_DTYPE = FLAGS.enum(
+    "dtype", "float32", ["float32", "bfloat16"], "Of its weights (generation, scoring)."
 )
-_PROMPT_TOKENS = flags.DEFINE_list(
-    "prompt_tokens",
-    ["128", "512"],
-    "Tokens of a prompt, about (generation, scoring).",
-    flag_values=FLAGS,
+_PROMPT_TOKENS = FLAGS.list(
+    "prompt_tokens", ["128", "512"], "Tokens of a prompt, about (generation, scoring)."
 )
-_REPEATS = flags.DEFINE_integer(
+_REPEATS = FLAGS.integer(
     "repeats",
     3,
     "Timings of each way (generation), or of each with the first workload and one with the others "
     "(scoring).",
     lower_bound=1,
-    flag_values=FLAGS,
 )
-_ACTIONS = flags.DEFINE_list(
-    "actions", ["8", "50"], "Actions of a state (scoring).", flag_values=FLAGS
-)
-_SAMPLES = flags.DEFINE_list(
-    "samples", ["1", "8"], "Answers to a prompt (generation).", flag_values=FLAGS
-)
-_NEW_TOKENS = flags.DEFINE_integer(
-    "new_tokens", 16, "Tokens of an answer (generation).", lower_bound=1, flag_values=FLAGS
-)
+_ACTIONS = FLAGS.list("actions", ["8", "50"], "Actions of a state (scoring).")
+_SAMPLES = FLAGS.list("samples", ["1", "8"], "Answers to a prompt (generation).")
+_NEW_TOKENS = FLAGS.integer("new_tokens", 16, "Tokens of an answer (generation).", lower_bound=1)
 
 
 def _measure_environments() -> timing.Result:

@@ -32,39 +32,19 @@ from llmprior_jax.settings import EnvironmentSettings
 if TYPE_CHECKING:
     from llmprior_jax.play import collecting
 
-FLAGS = flags.FlagValues()
-_ENV = flags.DEFINE_string(
-    "env", None, "Environment to collect from.", required=True, flag_values=FLAGS
-)
-_GAMES = flags.DEFINE_list(
-    "games", [], "Games of an environment that takes them from files.", flag_values=FLAGS
-)
-_HISTORY = flags.DEFINE_integer(
-    "history", 0, "Pairs that an observation holds.", lower_bound=0, flag_values=FLAGS
-)
-_BEHAVIOR = flags.DEFINE_string(
-    "behavior", "expert", "Mixture, NAME[@EPSILON]:SHARE,...", flag_values=FLAGS
-)
+FLAGS = app.Flags()
+_ENV = FLAGS.string("env", None, "Environment to collect from.", required=True)
+_GAMES = FLAGS.list("games", [], "Games of an environment that takes them from files.")
+_HISTORY = FLAGS.integer("history", 0, "Pairs that an observation holds.", lower_bound=0)
+_BEHAVIOR = FLAGS.string("behavior", "expert", "Mixture, NAME[@EPSILON]:SHARE,...")
 flags.DEFINE_alias("behaviour", "behavior", flag_values=FLAGS)  # As version 0.1 spelled it.
-_EPISODES = flags.DEFINE_integer("episodes", None, "Episodes to collect.", flag_values=FLAGS)
-_TRANSITIONS = flags.DEFINE_integer(
-    "transitions", None, "Transitions to collect, at least.", flag_values=FLAGS
-)
-_SUCCESS_SHARE = flags.DEFINE_float(
-    "success_share", None, "Share of episodes that succeed.", flag_values=FLAGS
-)
-_PRIOR = flags.DEFINE_string(
-    "prior", "tiny", "Language model of the behavior `prior`.", flag_values=FLAGS
-)
-_AGENT_SEED = flags.DEFINE_integer(
-    "agent_seed", 0, "Which seed's agent of a run.", lower_bound=0, flag_values=FLAGS
-)
-_SEED = flags.DEFINE_integer(
-    "seed", 0, "Seed; the same one gives the same dataset.", flag_values=FLAGS
-)
-_OUT = flags.DEFINE_string(
-    "out", None, "File to write, .parquet or .jsonl.", required=True, flag_values=FLAGS
-)
+_EPISODES = FLAGS.integer("episodes", None, "Episodes to collect.")
+_TRANSITIONS = FLAGS.integer("transitions", None, "Transitions to collect, at least.")
+_SUCCESS_SHARE = FLAGS.float("success_share", None, "Share of episodes that succeed.")
+_PRIOR = FLAGS.string("prior", "tiny", "Language model of the behavior `prior`.")
+_AGENT_SEED = FLAGS.integer("agent_seed", 0, "Which seed's agent of a run.", lower_bound=0)
+_SEED = FLAGS.integer("seed", 0, "Seed; the same one gives the same dataset.")
+_OUT = FLAGS.string("out", None, "File to write, .parquet or .jsonl.", required=True)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -105,15 +85,8 @@ def main(argv: Sequence[str]) -> None:
             collecting.Part(behavior(name), share, epsilon)
             for name, epsilon, share in collecting.parse_mixture(_BEHAVIOR.value)
         ]
-        dataset = collecting.collect(
-            env,
-            env_params,
-            mixture,
-            _EPISODES.value,
-            _TRANSITIONS.value,
-            _SUCCESS_SHARE.value,
-            _SEED.value,
-        )
+        wanted = _EPISODES.value, _TRANSITIONS.value, _SUCCESS_SHARE.value
+        dataset = collecting.collect(env, env_params, mixture, *wanted, _SEED.value)
     datasets.write(_OUT.value, dataset)
     returns = np.bincount(dataset.episode, dataset.reward)
     print(

@@ -9,6 +9,7 @@ With --replay_on_engine it plays the evaluation's episodes of ALFWorld again on 
 engine, and prints how many were won there and whatever the engine said differently.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,6 @@ import numpy as np
 import rich.console
 import rich.markup
 import rich.table
-from absl import flags
 
 from launch.common import app
 from llmprior_jax import training
@@ -26,31 +26,17 @@ from llmprior_jax.training import summary
 if TYPE_CHECKING:
     from llmprior_jax.learning import Run
 
-FLAGS = flags.FlagValues()
-_WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Directory of the run.", required=True, flag_values=FLAGS
+FLAGS = app.Flags()
+_WORKDIR = FLAGS.string("workdir", None, "Directory of the run.", required=True)
+_AGENT = FLAGS.string("agent", "dqn_prior", "Which of the run's agents.")
+_EPISODES = FLAGS.integer("episodes", 256, "Episodes per seed.", lower_bound=1)
+_SHOW = FLAGS.boolean("show_episode", False, "Also print one episode as text.")
+_REPLAY = FLAGS.boolean(
+    "replay_on_engine", False, "Also play the episodes again on ALFWorld's own engine."
 )
-_AGENT = flags.DEFINE_string("agent", "dqn_prior", "Which of the run's agents.", flag_values=FLAGS)
-_EPISODES = flags.DEFINE_integer(
-    "episodes", 256, "Episodes per seed.", lower_bound=1, flag_values=FLAGS
-)
-_SHOW = flags.DEFINE_bool(
-    "show_episode", False, "Also print one episode as text.", flag_values=FLAGS
-)
-_REPLAY = flags.DEFINE_bool(
-    "replay_on_engine",
-    False,
-    "Also play the episodes again on ALFWorld's own engine.",
-    flag_values=FLAGS,
-)
-_SEED = flags.DEFINE_integer(
-    "seed", 0, "Which seed's agent plays the printed episode.", lower_bound=0, flag_values=FLAGS
-)
-_MESH = flags.DEFINE_string(
-    "mesh",
-    None,
-    "Devices, such as data:1,model:2; by default those of the run if they are there.",
-    flag_values=FLAGS,
+_SEED = FLAGS.integer("seed", 0, "Which seed's agent plays the printed episode.", lower_bound=0)
+_MESH = FLAGS.string(
+    "mesh", None, "Devices, such as data:1,model:2; by default those of the run if they are there."
 )
 
 _MOST_MISMATCHES = 5
@@ -139,10 +125,7 @@ def _show_episode(run: "Run", console: rich.console.Console) -> None:
     console.rule(f"{end}, return {np.round(total, 3)}")
 
 
-def console() -> None:
-    """The command as an installed script."""
-    app.run(main, FLAGS)
-
+console = functools.partial(app.run, main, FLAGS)  # The command as an installed script.
 
 if __name__ == "__main__":
     console()

@@ -17,10 +17,7 @@ from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
-from absl import flags
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from PIL import Image
 
 from launch.common import app, pictures
 from llmprior_jax import models, priors, progress, training
@@ -31,31 +28,17 @@ from llmprior_jax.types import TextState
 if TYPE_CHECKING:
     from llmprior_jax.learning import Run
 
-FLAGS = flags.FlagValues()
-_ENV = flags.DEFINE_string(
-    "env", "Overcooked-TomatoLettuceSalad", "Environment, by name.", flag_values=FLAGS
+FLAGS = app.Flags()
+_ENV = FLAGS.string("env", "Overcooked-TomatoLettuceSalad", "Environment, by name.")
+_PRIOR = FLAGS.string("prior", "tiny", "Language model: tiny, a directory, or a hub id.")
+_MATCH = FLAGS.string("match", "", "Only states whose observation has this text.")
+_STATES = FLAGS.integer("states", 6, "How many states to show.", lower_bound=1)
+_NORMALIZATION = FLAGS.enum(
+    "normalization", "sum", ["sum", "token", "word"], "How an action's tokens become its score."
 )
-_PRIOR = flags.DEFINE_string(
-    "prior", "tiny", "Language model: tiny, a directory, or a hub id.", flag_values=FLAGS
-)
-_MATCH = flags.DEFINE_string(
-    "match", "", "Only states whose observation has this text.", flag_values=FLAGS
-)
-_STATES = flags.DEFINE_integer(
-    "states", 6, "How many states to show.", lower_bound=1, flag_values=FLAGS
-)
-_NORMALIZATION = flags.DEFINE_enum(
-    "normalization",
-    "sum",
-    ["sum", "token", "word"],
-    "How an action's tokens become its score.",
-    flag_values=FLAGS,
-)
-_WORKDIR = flags.DEFINE_string(
-    "workdir", None, "A run, to show its states and its agent beside.", flag_values=FLAGS
-)
-_AGENT = flags.DEFINE_string("agent", "dqn_prior", "Which of the run's agents.", flag_values=FLAGS)
-_OUT = flags.DEFINE_string("out", "prior.html", "File to write.", flag_values=FLAGS)
+_WORKDIR = FLAGS.string("workdir", None, "A run, to show its states and its agent beside.")
+_AGENT = FLAGS.string("agent", "dqn_prior", "Which of the run's agents.")
+_OUT = FLAGS.string("out", "prior.html", "File to write.")
 
 _STYLE = """\
 h1 { margin: 0 0 .5rem }
@@ -151,7 +134,6 @@ def _calibration(run: "Run") -> Calibration:
 
 def _chart(curve: Calibration) -> str:
     figure = Figure(figsize=(5, 4), dpi=110, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color=pictures.PRIOR, linestyle="--", label="calibrated")
     full = curve.count > 0
@@ -161,11 +143,10 @@ def _chart(curve: Calibration) -> str:
             axes.annotate(f"{count:,}", (x, y), (4, -10), textcoords="offset points", fontsize=7)
     axes.set(xlabel="prior of an action", ylabel=f"how often {_AGENT.value} takes it")
     axes.legend(loc="upper left")
-    canvas.draw()
-    rgba = Image.frombuffer("RGBA", canvas.get_width_height(), bytes(canvas.buffer_rgba()))
     alt = "how often the agent takes an action, against the prior of the action"
+    chart = pictures.embedded_png(pictures.rendered(figure), alt)
     return (
-        f"{pictures.embedded_png(rgba.convert('RGB'), alt)}<p>What the model would do, against "
+        f"{chart}<p>What the model would do, against "
         f"what {html.escape(_AGENT.value)} does: expected calibration error {curve.error:.3f} over "
         f"{curve.count.sum():,} pairs of state and action (their number stands at each point).</p>"
     )

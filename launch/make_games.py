@@ -12,30 +12,19 @@ Needs `pip install 'llmprior-jax[alfworld]'`. A game takes a few seconds.
 
 from collections.abc import Sequence
 
-from absl import flags
-
 from launch.common import app
 from llmprior_jax import progress
 
-FLAGS = flags.FlagValues()
-_TASKS = flags.DEFINE_list(
+FLAGS = app.Flags()
+_TASKS = FLAGS.list(
     "tasks",
     ["pick", "examine"],
     "Tasks to make games of, or all: pick, examine, clean, heat, cool, pick2.",
-    flag_values=FLAGS,
 )
-_TRAIN = flags.DEFINE_integer(
-    "train", 28, "Training games of each task.", lower_bound=0, flag_values=FLAGS
-)
-_UNSEEN = flags.DEFINE_integer(
-    "unseen", 26, "Unseen games of each task.", lower_bound=0, flag_values=FLAGS
-)
-_SEED = flags.DEFINE_integer(
-    "seed", 0, "Seed of everything drawn.", lower_bound=0, flag_values=FLAGS
-)
-_OUT = flags.DEFINE_string(
-    "out", None, "Data directory to write.", required=True, flag_values=FLAGS
-)
+_TRAIN = FLAGS.integer("train", 28, "Training games of each task.", lower_bound=0)
+_UNSEEN = FLAGS.integer("unseen", 26, "Unseen games of each task.", lower_bound=0)
+_SEED = FLAGS.integer("seed", 0, "Seed of everything drawn.", lower_bound=0)
+_OUT = FLAGS.string("out", None, "Data directory to write.", required=True)
 
 
 def main(argv: Sequence[str]) -> None:

@@ -12,17 +12,13 @@ import pathlib
 import random
 from collections.abc import Sequence
 
-from absl import flags
-
 from launch.common import app
 
-FLAGS = flags.FlagValues()
-_OUT = flags.DEFINE_string(
-    "out", None, "Directory for the games.", required=True, flag_values=FLAGS
-)
-_GAMES = flags.DEFINE_integer("games", 1, "How many games.", lower_bound=1, flag_values=FLAGS)
-_WANTED = flags.DEFINE_integer("wanted", 2, "Foods of each salad.", 1, 5, flag_values=FLAGS)
-_SEED = flags.DEFINE_integer("seed", 0, "Which games.", lower_bound=0, flag_values=FLAGS)
+FLAGS = app.Flags()
+_OUT = FLAGS.string("out", None, "Directory for the games.", required=True)
+_GAMES = FLAGS.integer("games", 1, "How many games.", lower_bound=1)
+_WANTED = FLAGS.integer("wanted", 2, "Foods of each salad.", 1, 5)
+_SEED = FLAGS.integer("seed", 0, "Which games.", lower_bound=0)
 
 _FOODS = ("tomato", "carrot", "onion", "cucumber", "potato", "mushroom", "pepper", "celery")
 _ON_TABLE = 5

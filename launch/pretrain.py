@@ -16,24 +16,17 @@ import time
 from collections.abc import Sequence
 
 import jax
-from absl import flags
 from flax import nnx
 
 from launch.common import app
 
-FLAGS = flags.FlagValues()
-_OUT = flags.DEFINE_string(
-    "out", None, "Folder to write the checkpoint to.", required=True, flag_values=FLAGS
+FLAGS = app.Flags()
+_OUT = FLAGS.string("out", None, "Folder to write the checkpoint to.", required=True)
+_SEED = FLAGS.integer("seed", 0, "Seed of the corpus and of the initial parameters.")
+_DOCUMENTS = FLAGS.integer(
+    "documents", 32_000, "Documents to train on, each once.", lower_bound=500
 )
-_SEED = flags.DEFINE_integer(
-    "seed", 0, "Seed of the corpus and of the initial parameters.", flag_values=FLAGS
-)
-_DOCUMENTS = flags.DEFINE_integer(
-    "documents", 32_000, "Documents to train on, each once.", lower_bound=500, flag_values=FLAGS
-)
-_HELD_OUT = flags.DEFINE_integer(
-    "held_out", 1000, "Documents to measure the loss on.", flag_values=FLAGS
-)
+_HELD_OUT = FLAGS.integer("held_out", 1000, "Documents to measure the loss on.")
 
 _VOCABULARY = 1536
 _TOKENIZED = 10_000  # documents that the tokenizer is learned from

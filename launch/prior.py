@@ -23,8 +23,6 @@ from collections.abc import Callable, Sequence
 
 import rich
 import rich.table
-from absl import flags
-from ml_collections import config_flags
 
 from launch.common import app
 from llmprior_jax import models, training
@@ -32,21 +30,13 @@ from llmprior_jax.priors import PriorStore
 from llmprior_jax.priors.parquet import export_parquet, import_parquet
 from llmprior_jax.registry import unknown
 
-FLAGS = flags.FlagValues()
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "What to fill the store for: a file with `get_config()`.", flag_values=FLAGS
-)
-_STORE = flags.DEFINE_string("store", None, "The store's file.", flag_values=FLAGS)
-_FILE = flags.DEFINE_string("file", None, "Parquet file to write or read.", flag_values=FLAGS)
-_MODEL = flags.DEFINE_string(
-    "model", None, "Model whose former versions to remove.", flag_values=FLAGS
-)
-_FINGERPRINT = flags.DEFINE_string(
-    "fingerprint", None, "Version to remove: how it begins.", flag_values=FLAGS
-)
-_JSON = flags.DEFINE_bool(
-    "json", False, "Print the result as JSON, too, on the last line.", flag_values=FLAGS
-)
+FLAGS = app.Flags()
+_CONFIG = FLAGS.config_file("What to fill the store for: a file with `get_config()`.")
+_STORE = FLAGS.string("store", None, "The store's file.")
+_FILE = FLAGS.string("file", None, "Parquet file to write or read.")
+_MODEL = FLAGS.string("model", None, "Model whose former versions to remove.")
+_FINGERPRINT = FLAGS.string("fingerprint", None, "Version to remove: how it begins.")
+_JSON = FLAGS.boolean("json", False, "Print the result as JSON, too, on the last line.")
 
 
 def fill() -> None:
@@ -59,15 +49,12 @@ def fill() -> None:
     settings = training.to_settings(config)
     validation.validate(settings)
     env, env_params = build.make_environment(settings)
+    examples = experiment.make_examples(settings, None)
     # Filled as a run does it, in the same batches, so that a run finds the very same bits.
     with tempfile.TemporaryDirectory() as directory:
+        folder = pathlib.Path(directory)
         known = build.make_priors(
-            settings,
-            env,
-            env_params,
-            pathlib.Path(directory),
-            read_only=True,
-            examples=experiment.make_examples(settings, None),
+            settings, env, env_params, folder, read_only=True, examples=examples
         )
         table = known.scored.load()
         queries = known.model.queries
@@ -84,14 +71,8 @@ def show() -> None:
         size = store.path.stat().st_size
     table = rich.table.Table(title=f"{store.path}, {size / 1e6:,.1f} MB")
     columns = (
-        "model",
-        "fingerprint",
-        "prompts",
-        "actions",
-        "proposals",
-        "MB",
-        "asked for",
-        "found",
+        *("model", "fingerprint", "prompts", "actions", "proposals"),
+        *("MB", "asked for", "found"),
     )
     for column in columns:
         table.add_column(column, justify="left" if column in columns[:2] else "right")

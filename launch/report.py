@@ -12,16 +12,13 @@ import pathlib
 from collections.abc import Sequence
 
 import rich.console
-from absl import flags
 
 from launch.common import app, results
 from llmprior_jax.files import write_atomically
 from llmprior_jax.training import summary
 
-FLAGS = flags.FlagValues()
-_OUT = flags.DEFINE_string(
-    "out", None, "Directory of the report.", required=True, flag_values=FLAGS
-)
+FLAGS = app.Flags()
+_OUT = FLAGS.string("out", None, "Directory of the report.", required=True)
 
 
 def main(argv: Sequence[str]) -> None:

@@ -17,32 +17,23 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from absl import flags
-
 from launch.common import app, run_pool
 from launch.paper import inputs, plan, report
 from llmprior_jax.registry import unknown
 from llmprior_jax.training.metrics import read_metrics
 
-FLAGS = flags.FlagValues()
-_WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Directory of the runs.", required=True, flag_values=FLAGS
-)
-_OUT = flags.DEFINE_string(
-    "out", None, "Directory of the report.", required=True, flag_values=FLAGS
-)
-_QUICK = flags.DEFINE_bool("quick", False, "Do all of it small, for a look.", flag_values=FLAGS)
-_ONLY = flags.DEFINE_string("only", "", "Only experiments whose name begins so.", flag_values=FLAGS)
-_JOBS = flags.DEFINE_integer(
+FLAGS = app.Flags()
+_WORKDIR = FLAGS.string("workdir", None, "Directory of the runs.", required=True)
+_OUT = FLAGS.string("out", None, "Directory of the report.", required=True)
+_QUICK = FLAGS.boolean("quick", False, "Do all of it small, for a look.")
+_ONLY = FLAGS.string("only", "", "Only experiments whose name begins so.")
+_JOBS = FLAGS.integer(
     "jobs",
     1,
     "Processes that share the runs, on CPUs; one seldom keeps two cores busy.",
     lower_bound=1,
-    flag_values=FLAGS,
 )
-_TRAIN = flags.DEFINE_bool(
-    "train", True, "Train; --notrain reports what is finished so far.", flag_values=FLAGS
-)
+_TRAIN = FLAGS.boolean("train", True, "Train; --notrain reports what is finished so far.")
 
 
 def main(argv: Sequence[str]) -> None:

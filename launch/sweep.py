@@ -24,27 +24,15 @@ from llmprior_jax import training
 from llmprior_jax.registry import nearest
 from llmprior_jax.training import summary
 
-FLAGS = flags.FlagValues()
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "What to run: a file with `get_config()`.", flag_values=FLAGS
-)
-_WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Directory of the sweep.", required=True, flag_values=FLAGS
-)
+FLAGS = app.Flags()
+_CONFIG = FLAGS.config_file("What to run: a file with `get_config()`.", required=True)
+_WORKDIR = FLAGS.string("workdir", None, "Directory of the sweep.", required=True)
 _SET = flags.DEFINE_multi_string(
-    "set",
-    [],
-    "A field of the configuration and its values: agent.alpha=0.01,0.1",
-    flag_values=FLAGS,
+    "set", [], "A field of the configuration and its values: agent.alpha=0.01,0.1", FLAGS
 )
-_JOBS = flags.DEFINE_integer(
-    "jobs",
-    1,
-    "Runs at the same time; one already uses all cores.",
-    lower_bound=1,
-    flag_values=FLAGS,
+_JOBS = FLAGS.integer(
+    "jobs", 1, "Runs at the same time; one already uses all cores.", lower_bound=1
 )
-flags.mark_flag_as_required("config", flag_values=FLAGS)
 
 # Between values, and not within a tuple, such as agents=("dqn",),("dqn","dqn_prior").
 _COMMA = re.compile(r",(?![^()]*\))")

@@ -3,7 +3,7 @@
     python -m launch.train --config=launch/configs/quickstart.py --workdir=runs/quickstart
 
 Any field of the configuration can be set on the command line, `--config.agent.alpha=0.1`; the
-fields are listed in `llmprior_jax/training/config.py`. A run that was interrupted goes on where it
+fields are listed in `llmprior_jax/settings.py`. A run that was interrupted goes on where it
 stopped when the same command is given again. Ctrl-C and SIGTERM end a run after the segment under
 way, with a checkpoint.
 
@@ -11,46 +11,29 @@ Several processes train one run together when each is started with this command,
 all of them see; `--distributed` finds them under Slurm, Open MPI and on TPUs.
 """
 
+import functools
 from collections.abc import Sequence
 
 import rich.console
-from absl import flags
-from ml_collections import config_flags
 
 from launch.common import app, cluster
 from llmprior_jax import training
 from llmprior_jax.distributed import processes
 from llmprior_jax.training import summary
 
-FLAGS = flags.FlagValues()
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "What to run: a file with `get_config()`.", flag_values=FLAGS
+FLAGS = app.Flags()
+_CONFIG = FLAGS.config_file("What to run: a file with `get_config()`.", required=True)
+_WORKDIR = FLAGS.string("workdir", None, "Directory of the run's results.", required=True)
+_PRIOR = FLAGS.string(
+    "prior", None, "Language model: tiny, a directory, or a hub id such as Qwen/Qwen2.5-0.5B."
 )
-_WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Directory of the run's results.", required=True, flag_values=FLAGS
+_MESH = FLAGS.string("mesh", None, "Devices, such as data:4,model:2 (config.mesh).")
+_RESUME = FLAGS.boolean(
+    "resume", True, "Go on from what --workdir holds; --noresume removes that run and starts again."
 )
-_PRIOR = flags.DEFINE_string(
-    "prior",
-    None,
-    "Language model: tiny, a directory, or a hub id such as Qwen/Qwen2.5-0.5B.",
-    flag_values=FLAGS,
+_WANDB = FLAGS.string(
+    "wandb_project", None, "Project of Weights & Biases to log to (config.wandb_project)."
 )
-_MESH = flags.DEFINE_string(
-    "mesh", None, "Devices, such as data:4,model:2 (config.mesh).", flag_values=FLAGS
-)
-_RESUME = flags.DEFINE_bool(
-    "resume",
-    True,
-    "Go on from what --workdir holds; --noresume removes that run and starts again.",
-    flag_values=FLAGS,
-)
-_WANDB = flags.DEFINE_string(
-    "wandb_project",
-    None,
-    "Project of Weights & Biases to log to (config.wandb_project).",
-    flag_values=FLAGS,
-)
-flags.mark_flag_as_required("config", flag_values=FLAGS)
 cluster.define_flags(FLAGS)
 
 
@@ -71,10 +54,7 @@ def main(argv: Sequence[str]) -> None:
         print(f"summary.json, learning_curves.png and metrics are in {_WORKDIR.value}")
 
 
-def console() -> None:
-    """The command as an installed script."""
-    app.run(main, FLAGS)
-
+console = functools.partial(app.run, main, FLAGS)  # The command as an installed script.
 
 if __name__ == "__main__":
     console()

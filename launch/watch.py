@@ -7,37 +7,24 @@ Q and the posterior of every action; steps where learning overruled the model ar
 `episode.gif` is the same to paste into slides.
 """
 
+import functools
 import pathlib
 from collections.abc import Sequence
 
 import jax
-from absl import flags
 
 from launch.common import app, pictures
 from llmprior_jax import progress, training
 from llmprior_jax.files import write_atomically
 
-FLAGS = flags.FlagValues()
-_WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Directory of the run.", required=True, flag_values=FLAGS
-)
-_AGENT = flags.DEFINE_string(
-    "agent", "dqn_prior", "Which of the run's agents plays.", flag_values=FLAGS
-)
-_SEED = flags.DEFINE_integer(
-    "seed", 0, "Which seed's agent plays.", lower_bound=0, flag_values=FLAGS
-)
-_EPISODE = flags.DEFINE_integer(
-    "episode", 0, "Number of the episode to play.", lower_bound=0, flag_values=FLAGS
-)
-_OUT = flags.DEFINE_string(
-    "out", None, "Directory to write to; by default --workdir/watch.", flag_values=FLAGS
-)
-_MESH = flags.DEFINE_string(
-    "mesh",
-    None,
-    "Devices, such as data:1,model:2; by default those of the run if they are there.",
-    flag_values=FLAGS,
+FLAGS = app.Flags()
+_WORKDIR = FLAGS.string("workdir", None, "Directory of the run.", required=True)
+_AGENT = FLAGS.string("agent", "dqn_prior", "Which of the run's agents plays.")
+_SEED = FLAGS.integer("seed", 0, "Which seed's agent plays.", lower_bound=0)
+_EPISODE = FLAGS.integer("episode", 0, "Number of the episode to play.", lower_bound=0)
+_OUT = FLAGS.string("out", None, "Directory to write to; by default --workdir/watch.")
+_MESH = FLAGS.string(
+    "mesh", None, "Devices, such as data:1,model:2; by default those of the run if they are there."
 )
 
 
@@ -57,10 +44,7 @@ def main(argv: Sequence[str]) -> None:
     print(f"{len(decisions)} decisions are in {out / 'episode.html'} and {out / 'episode.gif'}")
 
 
-def console() -> None:
-    """The command as an installed script."""
-    app.run(main, FLAGS)
-
+console = functools.partial(app.run, main, FLAGS)  # The command as an installed script.
 
 if __name__ == "__main__":
     console()

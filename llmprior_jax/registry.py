@@ -49,7 +49,7 @@ class Registry(Generic[T]):
                 "leave it out"
             )
         if self._entries.get(name, entry) != entry:
-            raise ValueError(f"there is {an(self.kind)} {name!r} already; choose another name")
+            raise ValueError(f"the {self.kind} {name!r} is there already; choose another name")
         self._entries[name] = entry
 
     def __getitem__(self, name: str) -> T:
@@ -84,11 +84,6 @@ def unknown(what: str, name: str, known: Iterable[str]) -> str:
         f"there is no {what} {name!r}; did you mean {nearest(name, known)!r}? "
         f"There are {', '.join(known)}"
     )
-
-
-def an(noun: str) -> str:
-    """A noun with its article."""
-    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
 def _imported(kind: str, path: str) -> Any:

@@ -18,6 +18,8 @@ from llmprior_jax.priors import table as tables
 from llmprior_jax.types import ActionPrior, TextState
 
 LENGTH, NUM_ACTIONS = 8, 6
+# What a checkpoint keeps beside arrays, whatever an agent learns from.
+CHECKPOINTED = {"segments", "iteration", "taken", "counts", "table_size", "own"}
 RIGHT = np.random.default_rng(0).integers(NUM_ACTIONS, size=LENGTH)
 
 

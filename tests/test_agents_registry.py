@@ -87,9 +87,9 @@ def test_an_agent_of_a_users_own_is_made_of_a_configuration():
 
 
 def test_a_name_is_taken_once():
-    with pytest.raises(ValueError, match="there is an agent 'dqn' already"):
+    with pytest.raises(ValueError, match="the agent 'dqn' is there already"):
         agents.register("dqn", by_rank)
-    with pytest.raises(ValueError, match="there is an agent 'gflan' already"):
+    with pytest.raises(ValueError, match="the agent 'gflan' is there already"):
         agents.register("gflan", by_rank)
 
 

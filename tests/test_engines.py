@@ -437,7 +437,7 @@ def test_a_file_that_has_changed_is_opened_anew(one, tmp_path):
 @pytest.mark.parametrize(
     ("name", "engine", "message"),
     [
-        ("textworld", "matches:Nim", "an engine 'textworld' already"),
+        ("textworld", "matches:Nim", "the engine 'textworld' is there already"),
         ("engine", "matches:Nim", "no engine can be called 'engine'"),
         ("ni:m", "matches:Nim", "with a colon"),
         ("nim", "matches.Nim", "'matches.Nim' is no import path"),

@@ -80,7 +80,7 @@ def test_an_environment_of_ones_own_is_made_by_the_name_it_was_given(own_names):
     env, params = envs.make("Lock")
     assert isinstance(env, Lock)
     assert params == env.default_params
-    with pytest.raises(ValueError, match="'Lock' already"):
+    with pytest.raises(ValueError, match="'Lock' is there already"):
         envs.register("Lock", lambda: Lock())
 
 
@@ -106,7 +106,10 @@ def test_an_environment_that_cannot_be_imported_is_named(name, message):
     ("name", "message"),
     [
         ("lock_env:LENGTH", "lock_env:LENGTH is 8; name a class or function"),
-        ("gymnax.environments.classic_control.cartpole:CartPole", "a CartPole, which is no Text"),
+        (
+            "gymnax.environments.classic_control.cartpole:CartPole",
+            "makes CartPole, which is no Text",
+        ),
     ],
 )
 def test_what_makes_no_text_environment_is_refused(name, message):

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from lock_env import CHECKPOINTED
 
 pytest.importorskip("gymnasium")
 
@@ -180,6 +181,17 @@ def test_a_process_killed_while_training_costs_its_episode_only(table_alone):
     moves = sum(command is not None for commands in calls for command in commands)
     assert run._taken.sum() == moves - 1
     assert run.evaluate()["success_rate"].shape == (2,)
+
+
+def test_a_checkpoint_has_what_those_of_all_runs_have_and_counts_go_on(table_alone):
+    run, resumed = (make_run("random", table_alone, eval_every=20) for _ in range(2))
+    run.train()
+    run.scored.counts["prompts_cut"] = 7
+    meta = run.meta()
+    assert set(meta) == CHECKPOINTED
+    resumed.restore(run.state, meta)
+    assert resumed.meta() == meta
+    assert resumed.scored.metrics()["prompts_cut"] == 7
 
 
 def test_unseen_games_are_reported_apart(table_alone):

@@ -5,7 +5,7 @@ import functools
 import jax
 import numpy as np
 import pytest
-from lock_env import Lock, LockSource, scored_lock
+from lock_env import CHECKPOINTED, Lock, LockSource, scored_lock
 
 from llmprior_jax import datasets, training
 from llmprior_jax.learning.offline import OfflineRun
@@ -97,6 +97,19 @@ def test_a_run_goes_on_from_a_checkpoint_with_the_same_bits(expert):
         if jax.dtypes.issubdtype(left.dtype, jax.dtypes.prng_key):
             left, right = jax.random.key_data(left), jax.random.key_data(right)
         np.testing.assert_array_equal(left, right)
+
+
+@pytest.mark.parametrize("name", ["cql_prior", "dqn_prior"])
+def test_a_checkpoint_has_what_those_of_all_runs_have_and_counts_go_on(expert, name):
+    dataset = collected(expert, 0.5) if name == "cql_prior" else None
+    run, resumed = (make_run(name, dataset) for _ in range(2))
+    run.train()
+    run.scored.counts["prompts_cut"] = 7
+    meta = run.meta()
+    assert set(meta) == CHECKPOINTED
+    resumed.restore(run.state, meta)
+    assert resumed.meta() == meta
+    assert resumed.scored.metrics() == {"prompts_cut": 7}
 
 
 def test_a_dataset_that_changed_between_stop_and_resume_is_refused(expert):

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from gymnax.environments import environment, spaces
-from lock_env import LENGTH, NUM_ACTIONS, RIGHT, Lock, lock_table
+from lock_env import CHECKPOINTED, LENGTH, NUM_ACTIONS, RIGHT, Lock, lock_table
 from small_lm import small_lm
 
 from llmprior_jax import agents, models, training
@@ -254,6 +254,24 @@ def test_with_low_rank_adaptation_a_checkpoint_has_the_factors_alone(corridor, t
     for leaf in jax.tree.leaves(run.state.agent):
         # The smallest matrix of the model is 16 x 8.
         assert leaf[0].size < 128, f"a leaf of shape {leaf.shape[1:]} is no factor of rank 2"
+
+
+def test_a_checkpoint_has_what_those_of_all_runs_have_and_counts_go_on(corridor, tmp_path):
+    config = corridor_config(**{"agents": ("gflan",), "num_seeds": 1, "eval_every": 64})
+    settings = training.to_settings(config)
+
+    def make_run():
+        priors = build.make_priors(settings, corridor, corridor.default_params, tmp_path)
+        return build.make_run("gflan", settings, corridor, corridor.default_params, priors)
+
+    run, resumed = make_run(), make_run()
+    run.train()
+    run.scored.counts["prompts_cut"] = 7
+    meta = run.meta()
+    assert set(meta) == CHECKPOINTED
+    resumed.restore(run.state, meta)
+    assert resumed.meta() == meta
+    assert resumed.scored.metrics()["prompts_cut"] == 7
 
 
 def test_unseen_games_are_judged_apart(corridor, tmp_path, monkeypatch):

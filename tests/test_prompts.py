@@ -64,7 +64,7 @@ def test_a_builder_of_ones_own_is_known_by_its_name(monkeypatch):
     prompts.register("terse", terse)  # A module that is imported twice does no harm.
     assert prompts.make("terse")(KETTLE) == prompts.Prompt("The kettle is full.", ("boil",))
     for taken in ("plain", "few_shot"):
-        with pytest.raises(ValueError, match=f"there is a prompt '{taken}' already"):
+        with pytest.raises(ValueError, match=f"the prompt '{taken}' is there already"):
             prompts.register(taken, terse)
 
 

@@ -556,7 +556,7 @@ def test_a_model_that_gives_nan_is_refused(lm):
 
 
 def test_an_unknown_normalization_gets_the_nearest_name(lm):
-    with pytest.raises(ValueError, match=r"unknown normalization 'tokens'; did you mean 'token'"):
+    with pytest.raises(ValueError, match=r"no normalization 'tokens'; did you mean 'token'"):
         score_actions(lm, ["Next:"], [[" go"]], normalization="tokens")
 
 

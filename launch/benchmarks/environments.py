@@ -8,7 +8,6 @@ second of a process on each core, playing random commands in the same games.
 
 import importlib.util
 import os
-import pathlib
 import random
 import sys
 import tempfile
@@ -52,7 +51,9 @@ def measure(num_envs: int, games: Sequence[str]) -> timing.Result:
 
 def _alfworld_row(num_envs: int, games: Sequence[str]) -> dict:
     with tempfile.TemporaryDirectory() as folder:
-        listed = list_games(games) or _make_games(pathlib.Path(folder))
+        if not (listed := list_games(games)):
+            made = game_maker.make_games(folder, ("pick", "examine"), _MADE_GAMES, unseen=0)
+            listed = list(map(str, made["train"]))
         row = _row("ALFWorld", *envs.make("ALFWorld", games=listed), num_envs)
         return row | {"engine_steps_per_s": _engine(listed)}
 
@@ -67,11 +68,6 @@ def _row(name: str, env: envs.TextEnvironment, params, num_envs: int) -> dict:
         "ratio": round(batched / looped, 1),
         "engine_steps_per_s": None,
     }
-
-
-def _make_games(folder: pathlib.Path) -> list[str]:
-    made = game_maker.make_games(folder / "games", ("pick", "examine"), _MADE_GAMES, unseen=0)
-    return [str(path) for path in made["train"]]
 
 
 def _engine(games: list[str]) -> float:
@@ -116,18 +112,14 @@ def _batched_steps_per_second(env: envs.TextEnvironment, params, num_envs: int) 
 
 
 def _looped_steps_per_second(env: envs.TextEnvironment, params) -> float:
-    actions = jax.device_get(
-        jax.random.randint(jax.random.key(0), (_LOOP_STEPS,), 0, env.num_actions)
-    ).tolist()
+    actions = jax.random.randint(jax.random.key(0), (_LOOP_STEPS,), 0, env.num_actions).tolist()
     keys = list(jax.random.split(jax.random.key(1), _LOOP_STEPS))
 
     def run():
         _, state = env.reset(jax.random.key(2), params)
         for key, action in zip(keys, actions, strict=True):
-            observation, state, reward, terminated, truncated, _ = env.step(
-                key, state, action, params
-            )
-            jax.device_get((observation, reward, terminated, truncated))
+            observation, state, *told, _ = env.step(key, state, action, params)
+            jax.device_get((observation, *told))
 
     run()
     return _LOOP_STEPS / timing.median_seconds(run, _REPEATS)

@@ -15,6 +15,7 @@ tokens/s, 2.5 times `generate` one by one and 1.3 times in a batch; eight sample
 tokens/s, 4.8 and 3.5 times.
 """
 
+import collections
 import statistics
 from collections.abc import Sequence
 from typing import Any
@@ -61,15 +62,13 @@ def _measure_case(
     compiling -= here(scoring_here.generate_seconds, texts, *sizes)
     if there is not None:
         there(scoring_torch.generate_seconds, ids[:1], *sizes)  # Its first call is slower, too.
-    seconds: dict[str, list[float]] = {}
+    seconds: dict[str, list[float]] = collections.defaultdict(list)
     for _ in range(repeats):
-        taken = here(scoring_here.generate_seconds, texts, *sizes)
-        seconds.setdefault("ours", []).append(taken)
+        seconds["ours"].append(here(scoring_here.generate_seconds, texts, *sizes))
         if there is not None:
             taken = sum(there(scoring_torch.generate_seconds, [prompt], *sizes) for prompt in ids)
-            seconds.setdefault("generate, one by one", []).append(taken)
-            taken = there(scoring_torch.generate_seconds, ids, *sizes)
-            seconds.setdefault("generate, batch", []).append(taken)
+            seconds["generate, one by one"].append(taken)
+            seconds["generate, batch"].append(there(scoring_torch.generate_seconds, ids, *sizes))
     medians = {way: statistics.median(taken) for way, taken in seconds.items()}
     return [
         {

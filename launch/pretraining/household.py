@@ -14,16 +14,8 @@ import dataclasses
 import random
 from collections.abc import Sequence
 
-from launch.pretraining.phrases import (
-    Document,
-    Piece,
-    an,
-    decisions,
-    listed,
-    pick,
-    remembered,
-    sentence,
-)
+from launch.pretraining import phrases
+from launch.pretraining.phrases import Document, Piece, an, listed, pick, sentence
 from llmprior_jax.envs.alfworld.tasks import is_held_out
 
 # For each kind of room: furniture that is open, furniture with doors, and things.
@@ -80,13 +72,8 @@ _TREATED = {
              "potato", "tomato", "winebottle"),
 }  # fmt: skip
 _ERRANDS = (
-    ("move", 0.3),
-    ("look", 0.3),
-    ("clean", 0.1),
-    ("heat", 0.1),
-    ("cool", 0.1),
-    ("two", 0.1),
-)
+    ("move", 0.3), ("look", 0.3), ("clean", 0.1), ("heat", 0.1), ("cool", 0.1), ("two", 0.1),
+)  # fmt: skip
 _MISTAKES = 0.1
 
 Action = tuple[str, str]  # (verb, numbered thing or place), e.g. ("take", "mug 2")
@@ -141,10 +128,8 @@ class Home:
         """What to do next."""
         if self.hands and kind(self.hands) != self.thing:
             if not self.may_bring(self.hands, self.place):
-                return (
-                    "go",
-                    rng.choice([p for p in self.contents if self.may_bring(self.hands, p)]),
-                )
+                places = [p for p in self.contents if self.may_bring(self.hands, p)]
+                return ("go", rng.choice(places))
             return ("put", self.hands) if self.place not in self.closed else ("open", self.place)
         if self.hands and self.errand == "look":
             lamp = self.first(self.target, self.here())
@@ -208,9 +193,7 @@ class Home:
             tries += 3 * [("put", self.hands)]
         if not self.hands:
             tries += [("take", thing) for thing in self.here() if self.may_bring(thing, self.place)]
-        tries += [
-            ("use", thing) for thing in self.here() if kind(thing) in _LAMPS and not self.hands
-        ]
+            tries += [("use", thing) for thing in self.here() if kind(thing) in _LAMPS]
         if kind(self.place) in _ROOMS["kitchen"][1]:
             tries.append(("close", self.place))
         return tries
@@ -262,8 +245,7 @@ def sample_home(rng: random.Random) -> Home:
     for number in wanted:
         scatter(f"{thing} {number}", others)
     if errand == "look":
-        surfaces = [place for place in contents if not _has_door(place)]
-        scatter(f"{target} 1", surfaces)
+        scatter(f"{target} 1", [place for place in contents if not _has_door(place)])
     for other in rng.sample(things, min(len(things), rng.randint(4, 24))):
         if other not in (thing, target):
             scatter(f"{other} {rng.randint(1, 3)}", list(contents))
@@ -276,55 +258,40 @@ def _has_door(place: str) -> bool:
     return any(kind(place) in doors for _, doors, _ in _ROOMS.values())
 
 
+_TASKS = {
+    "look": (
+        "look closely at {one} by the light of {there}.",
+        "check {one} under {there}, with the light on.",
+        "study {one} with {there}.", "hold {one} under {there} and look at it.",
+        "examine {one} in the light of {there}.", "see what {one} looks like under {there}.",
+    ),
+    "two": (
+        "bring two {thing} to {there}.", "two {thing}s belong {at}.",
+        "look for two {thing} and leave them {at}.", "set two {thing} {at}.",
+    ),
+    "move": (
+        "the {thing} belongs {at}.", "leave {one} {at}.", "bring {one} to {there}.",
+        "find {one} and set it {at}.", "tidy up: {thing} to {there}.", "{one} should be {at}.",
+        "carry {one} over to {there}.", "see that {one} is put {at}.",
+    ),
+    "treat": (
+        "{do} {one} and leave it {at}.", "we need a {state} {thing} {at}.",
+        "bring some {state} {thing} to {there}.", "first {do} {one}, then set it {at}.",
+        "{thing} to {there}, but {state}.",
+    ),
+}  # fmt: skip
+
+
 def _task(rng: random.Random, home: Home) -> str:
     thing, place = home.thing, home.target
     inside = "in" if place in _INSIDE else "on"
     one = rng.choice((an(thing), f"a {thing}", f"some {thing}", f"the {thing}", thing))
     there = rng.choice((f"the {place}", f"the {place}", place))
     at = rng.choice((f"{inside} {there}", f"in {there}", f"on {there}"))
-    if home.errand == "look":
-        return rng.choice(
-            (
-                f"look closely at {one} by the light of {there}.",
-                f"check {one} under {there}, with the light on.",
-                f"study {one} with {there}.",
-                f"hold {one} under {there} and look at it.",
-                f"examine {one} in the light of {there}.",
-                f"see what {one} looks like under {there}.",
-            )
-        )
-    if home.errand == "two":
-        return rng.choice(
-            (
-                f"bring two {thing} to {there}.",
-                f"two {thing}s belong {at}.",
-                f"look for two {thing} and leave them {at}.",
-                f"set two {thing} {at}.",
-            )
-        )
-    if home.errand == "move":
-        return rng.choice(
-            (
-                f"the {thing} belongs {at}.",
-                f"leave {one} {at}.",
-                f"bring {one} to {there}.",
-                f"find {one} and set it {at}.",
-                f"tidy up: {thing} to {there}.",
-                f"{one} should be {at}.",
-                f"carry {one} over to {there}.",
-                f"see that {one} is put {at}.",
-            )
-        )
-    state = rng.choice(_RESULTS[home.errand])
-    return rng.choice(
-        (
-            f"{home.errand} {one} and leave it {at}.",
-            f"we need a {state} {thing} {at}.",
-            f"bring some {state} {thing} to {there}.",
-            f"first {home.errand} {one}, then set it {at}.",
-            f"{thing} to {there}, but {state}.",
-        )
-    )
+    is_treated = home.errand in _RESULTS
+    state = rng.choice(_RESULTS[home.errand]) if is_treated else ""
+    task = rng.choice(_TASKS["treat" if is_treated else home.errand])
+    return task.format(do=home.errand, thing=thing, one=one, there=there, at=at, state=state)
 
 
 def _items(rng: random.Random, names: Sequence[str]) -> str:
@@ -334,89 +301,66 @@ def _items(rng: random.Random, names: Sequence[str]) -> str:
     return listed([article(name) for name in names], last) if names else "nothing"
 
 
+# What is told at the start and after an action: {} is what was acted on, or what is to be seen.
+_NEWS = {
+    "start": (
+        "around you are {}.", "the room has {}.", "there is {} in this room.",
+        "you look around and see {}.", "you are in a room. Looking about, you find {}.",
+        "in the middle of the room you see {}.",
+    ),
+    "go": (
+        "you reach the {}.", "you are at {}.", "you come to {}.", "{}.", "you stand at the {}.",
+        "you now face the {}.",
+    ),
+    "close": ("it is shut.", "{} is shut.", "its door is shut.", "{}: closed."),
+    "open": ("the {} opens.", "you pull {} open.", "now {} stands open."),
+    "contents": (
+        "{on} it you find {}.", "there is {} {on} it.", "you see {} here.",
+        "{on} the {place} there is {}.", "it has {}.", "{on} {place} you spot {}.",
+    ),
+    "take": (
+        "you have the {} now.", "you hold {}.", "the {} is in your hand.", "you picked {} up.",
+        "you lift the {} off the {place}.", "you took {} from {place}.",
+    ),
+    "put": (
+        "the {} is {on} the {place} now.", "you let go of {}.", "{} lies {on} {place}.",
+        "you moved {} to the {place}.",
+    ),
+    "treat": ("the {} is {state} now.", "you made {} {state}.", "{}: {state}."),
+    "use": ("the {} is on.", "light falls from the {}.", "{} is lit."),
+}  # fmt: skip
+
+
 class _Teller:
     """Says what is new after each step, in one way throughout."""
 
     def __init__(self, rng: random.Random):
         self._rng = rng
-        self._start = rng.choice(
-            (
-                "around you are {}.",
-                "the room has {}.",
-                "there is {} in this room.",
-                "you look around and see {}.",
-                "you are in a room. Looking about, you find {}.",
-                "in the middle of the room you see {}.",
-            )
-        )
-        self._arrive = rng.choice(("you reach the {}.", "you are at {}.", "you come to {}.", "{}.",
-                                   "you stand at the {}.", "you now face the {}."))  # fmt: skip
-        self._shut = rng.choice(("it is shut.", "{} is shut.", "its door is shut.", "{}: closed."))
-        self._opens = rng.choice(("the {} opens.", "you pull {} open.", "now {} stands open."))
-        self._holds = rng.choice(
-            (
-                "{on} it you find {}.",
-                "there is {} {on} it.",
-                "you see {} here.",
-                "{on} the {place} there is {}.",
-                "it has {}.",
-                "{on} {place} you spot {}.",
-            )
-        )
-        self._taken = rng.choice(
-            (
-                "you have the {} now.",
-                "you hold {}.",
-                "the {} is in your hand.",
-                "you picked {} up.",
-                "you lift the {} off the {place}.",
-                "you took {} from {place}.",
-            )
-        )
-        self._put = rng.choice(
-            (
-                "the {} is {on} the {place} now.",
-                "you let go of {}.",
-                "{} lies {on} {place}.",
-                "you moved {} to the {place}.",
-            )
-        )
-        self._treated = rng.choice(
-            ("the {} is {state} now.", "you made {} {state}.", "{}: {state}.")
-        )
-        self._lit = rng.choice(("the {} is on.", "light falls from the {}.", "{} is lit."))
+        self._news = {name: rng.choice(options) for name, options in _NEWS.items()}
         self._shown = rng.choice((0.0, 0.0, 0.3))  # how often hands are mentioned without a reason
 
     def start(self, home: Home) -> str:
         """What there is to see before the first step."""
-        return sentence(self._start.format(_items(self._rng, list(home.contents))))
+        return sentence(self._tell("start", home, _items(self._rng, list(home.contents))))
 
     def after(self, home: Home, action: Action) -> str:
         """What is new after an action."""
         verb, name = action
-        on = "in" if kind(home.place) in _INSIDE else "on"
-        if verb == "go":
-            parts = [self._arrive.format(name)]
-            parts.append(self._shut.format(name) if name in home.closed else self._contents(home))
-        elif verb == "open":
-            parts = [self._opens.format(name), self._contents(home)]
-        elif verb == "close":
-            parts = [self._shut.format(f"the {name}")]
-        elif verb == "take":
-            parts = [self._taken.format(name, place=home.place)]
-        elif verb == "put":
-            parts = [self._put.format(name, on=on, place=home.place)]
-        elif verb == "use":
-            parts = [self._lit.format(name)]
-        else:
-            parts = [self._treated.format(name, state=_RESULTS[verb][0])]
+        told = f"the {name}" if verb == "close" else name
+        parts = [self._tell(verb, home, told)]
+        if verb == "go" and name in home.closed:
+            parts.append(self._tell("close", home, name))
+        elif verb in ("go", "open"):
+            parts.append(self._tell("contents", home, _items(self._rng, home.here())))
         if verb not in ("take", "put") and self._rng.random() < self._shown:
             parts.append(f"you hold {home.hands or 'nothing'}.")
         return " ".join(sentence(part) for part in parts)
 
-    def _contents(self, home: Home) -> str:
+    def _tell(self, what: str, home: Home, name: str) -> str:
+        news = self._news["treat" if what in _RESULTS else what]
         on = "in" if kind(home.place) in _INSIDE else "on"
-        return self._holds.format(_items(self._rng, home.here()), on=on, place=home.place)
+        state = _RESULTS.get(what, ("",))[0]
+        return news.format(name, on=on, place=home.place, state=state)
 
 
 class _Verbs:
@@ -465,7 +409,7 @@ def errand(rng: random.Random) -> Document:
     # The end is where errands differ; on the way there is much walking about.
     last = len(steps) - min(len(steps) - 1, int(rng.expovariate(1 / 4)))
     shown = steps[max(0, last - rng.randint(2, 6)) : last]
-    layout = remembered if rng.random() < 0.8 else decisions
+    layout = phrases.remembered if rng.random() < 0.8 else phrases.decisions
     return layout(rng, task, shown, "household")
 
 

@@ -9,17 +9,10 @@ environments that the checkpoint is evaluated on, and `EVALUATION_RECIPES` are n
 import dataclasses
 import itertools
 import random
+from collections.abc import Sequence
 
-from launch.pretraining.phrases import (
-    VOICES,
-    Document,
-    Piece,
-    an,
-    decisions,
-    listed,
-    pick,
-    sentence,
-)
+from launch.pretraining import phrases
+from launch.pretraining.phrases import Document, Piece, an, listed, pick, sentence
 
 FOODS = (
     "tomato", "lettuce", "onion", "carrot", "cucumber", "pepper", "potato", "mushroom", "apple",
@@ -231,159 +224,150 @@ def sample_kitchen(rng: random.Random) -> Kitchen:
     return Kitchen(recipe, sites, sight, "door", where=where)
 
 
+# A writer's words, with how often. Boards come as a noun and as the names of the first and second.
+_BOWLS = (("bowl", 0.6), ("plate", 0.2), ("dish", 0.1), ("pot", 0.1))
+_BOARDS = (("cutting board", 0.6), ("chopping board", 0.2), ("board", 0.15), ("block", 0.05))
+_BOARD_NAMES = (
+    (("first {}", "second {}"), 0.65),
+    (("left {}", "right {}"), 0.12),
+    (("{} one", "{} two"), 0.08),
+    (("small {}", "large {}"), 0.08),
+    (("near {}", "far {}"), 0.07),
+)
+_CUT = (("chopped", 0.6), ("cut", 0.14), ("sliced", 0.13), ("diced", 0.13))
+_WHOLE = (("unchopped", 0.3), ("whole", 0.25), ("uncut", 0.2), ("fresh", 0.1), ("raw", 0.15))
+_DISHES = ("salad", "salad", "salad", "soup", "stew", "sandwich", "stir-fry", "platter", "wrap")
+_TABLES = (
+    (("table", "tables"), 0.5),
+    (("counter", "counters"), 0.2),
+    (("shelf", "shelves"), 0.15),
+    (("worktop", "worktops"), 0.15),
+)
+_VERBS = {
+    "get": ("pick up", "pick up", "get", "take", "grab", "fetch", "collect"),
+    "go": ("go to", "walk to", "move to", "step to", "head for", "return to"),
+    "put": ("put {} on", "put {} on", "place {} on", "set {} down on", "lay {} on"),
+    "add": ("put {} in", "put {} in", "put {} into", "add {} to", "drop {} into"),
+    "chop": ("chop", "chop", "chop", "cut up", "slice", "dice"),
+    "serve": ("serve", "serve", "deliver", "hand over", "bring out"),
+}
+_NAMES = (
+    "{foods} {dish}", "{dashed} {dish}", "{dish} of {foods}", "{dish} with {foods}",
+    "{dish} made from {foods}",
+)  # fmt: skip
+_TASKS = (
+    "make {name}.", "prepare {name}.", "cook {name} for the guests.", "{name} is on the menu.",
+    "somebody ordered {name}.", "get {name} ready and serve it.", "a guest waits for {name}.",
+    "serve {name}.", "bring out {name}.", "put {cut} {foods} in a {bowl} and hand it over.",
+    "fill a {bowl} with {cut} {foods}, nothing else, and serve it.", "{dish}: {foods}.",
+)  # fmt: skip
+# What is noticed: of scenery and boards, and of oneself, {x} in hand, at the board {b} or not.
+_TWO_BOARDS = (
+    "this kitchen has two {n}s.", "there are two {n}s here.",
+    "the room holds two {n}s and a hatch.", "two {n}s stand by the wall.",
+)  # fmt: skip
+_FOODS_SEEN = (
+    "{S} {see} {x} close by.", "{S} {see} {x} over there.", "{S} {see} {x} on the {t}.",
+    "{S} {spot} {x} on the {t}.", "on the {t}: {x}.", "{x} can be seen.", "{x} within reach.",
+    "nearby, {S} {find} {x}.",
+)  # fmt: skip
+_NO_FOOD = ("nothing lies on the {t} here.", "no food near.")
+_ON_BOARD = (
+    "on the {b} lies {x}.", "on the {b} there is {x}.", "the {b} holds {x}.",
+    "{x} lies on the {b}.", "{x} waits on the {b}.", "the {b} has {x} on it.",
+)  # fmt: skip
+_EMPTY_BOARD = ("the {b} is empty.", "nothing on the {b}.", "the {b} is free.")
+_AT_WITH = (
+    "{S} {stand} at the {b} with {x}.", "{S} {are} at the {b}, {x} in hand.",
+    "{S} {are} by the {b} and {carry} {x}.",
+)  # fmt: skip
+_AT_WITH_NOTHING = (
+    "{S} {stand} at the {b} with empty hands.", "{S} {are} at the {b}, nothing in hand.",
+    "{S} {are} by the {b} and {carry} nothing.",
+)  # fmt: skip
+_AT = ("{S} {stand} at the {b}.", "{S} {are} in front of the {b}.", "{S} {are} by the {b}.")
+_AWAY = ("{S} {stand} away from the {n}s.", "no {n} near.")
+_WITH = (
+    "{S} {carry} {x}.", "{S} {hold} {x} now.", "{S} {have} {x} in hand.", "{S} {are} holding {x}.",
+    "in {your} hands: {x}.", "{x} is in {your} hands.",
+)  # fmt: skip
+_WITH_NOTHING = (
+    "{S} {hold} nothing.", "{S} {carry} nothing.", "{S} {have} nothing in hand.",
+    "{your} hands are empty.", "{your} hands are free.", "nothing in {your} hands.",
+)  # fmt: skip
+# Of a list: what is there, what is wanted, what follows.
+_LISTS = (("We have", "We need", "Buy"), ("Here:", "Wanted:", "Missing:"), ("Got", "List", "Get"))
+
+
 class Words:
     """One writer's choice of words for kitchens, kept through a document."""
 
     def __init__(self, rng: random.Random):
         self.rng = rng
-        self.voice = dict(pick(rng, VOICES))
-        self.bowl = pick(rng, (("bowl", 0.6), ("plate", 0.2), ("dish", 0.1), ("pot", 0.1)))
-        board = pick(
-            rng, (("cutting board", 0.6), ("chopping board", 0.2), ("board", 0.15), ("block", 0.05))
-        )
-        first, second = pick(
-            rng,
-            (
-                (("first {}", "second {}"), 0.65),
-                (("left {}", "right {}"), 0.12),
-                (("{} one", "{} two"), 0.08),
-                (("small {}", "large {}"), 0.08),
-                (("near {}", "far {}"), 0.07),
-            ),
-        )
-        self.board_noun = board
-        self.boards = {1: first.format(board), 2: second.format(board)}
-        self.cut = pick(rng, (("chopped", 0.6), ("cut", 0.14), ("sliced", 0.13), ("diced", 0.13)))
-        self.whole = pick(
-            rng,
-            (("unchopped", 0.3), ("whole", 0.25), ("uncut", 0.2), ("fresh", 0.1), ("raw", 0.15)),
-        )
-        self.dish = rng.choice(
-            ("salad", "salad", "salad", "soup", "stew", "sandwich", "stir-fry", "platter", "wrap")
-        )
-        self.table, self.tables = pick(
-            rng,
-            (
-                (("table", "tables"), 0.5),
-                (("counter", "counters"), 0.2),
-                (("shelf", "shelves"), 0.15),
-                (("worktop", "worktops"), 0.15),
-            ),
-        )
-        verbs = {
-            "get": ("pick up", "pick up", "get", "take", "grab", "fetch", "collect"),
-            "go": ("go to", "walk to", "move to", "step to", "head for", "return to"),
-            "put": ("put {} on", "put {} on", "place {} on", "set {} down on", "lay {} on"),
-            "add": ("put {} in", "put {} in", "put {} into", "add {} to", "drop {} into"),
-            "chop": ("chop", "chop", "chop", "cut up", "slice", "dice"),
-            "serve": ("serve", "serve", "deliver", "hand over", "bring out"),
-        }
-        self.verbs = {name: rng.choice(options) for name, options in verbs.items()}
+        self.voice = dict(pick(rng, phrases.VOICES))
+        self.bowl = pick(rng, _BOWLS)
+        self.board_noun = pick(rng, _BOARDS)
+        names = enumerate(pick(rng, _BOARD_NAMES), start=1)
+        self.boards = {board: name.format(self.board_noun) for board, name in names}
+        self.cut = pick(rng, _CUT)
+        self.whole = pick(rng, _WHOLE)
+        self.dish = rng.choice(_DISHES)
+        self.table, self.tables = pick(rng, _TABLES)
+        self.verbs = {name: rng.choice(options) for name, options in _VERBS.items()}
         # Some writers take a bowl with the same word as a food, some do not.
         self.take = rng.choice((self.verbs["get"], "get", "take", "pick up", "grab"))
 
     # -- things ------------------------------------------------------------------------------
 
-    def say(self, *templates: str, **words: str) -> str:
+    def say(self, templates: Sequence[str], **words: str) -> str:
         """A sentence from one of the templates, in this writer's voice."""
         return sentence(self.rng.choice(templates).format(**self.voice, **words))
 
-    def thing(self, kitchen: Kitchen, name: str, article: bool = True) -> str:
+    def thing(self, kitchen: Kitchen, name: str) -> str:
         """A food with its state, or the bowl with what is in it."""
-        if name == "bowl":
-            if not kitchen.bowl:
-                empty = self.rng.random() < 0.5
-                noun = f"empty {self.bowl}" if empty else self.bowl
-                return an(noun) if article else noun
-            foods = listed([f"{self.cut} {food}" for food in kitchen.bowl])
-            if self.rng.random() < 0.5:
-                foods = f"{self.cut} {listed(kitchen.bowl)}"
-            link = self.rng.choice(("with", "with", "holding", "full of", "of", "that has"))
-            noun = f"{self.bowl} {link} {foods}"
-            return an(noun) if article else noun
-        state = self.cut if name in kitchen.chopped else self.whole
-        noun = f"{state} {name}"
-        return an(noun) if article else noun
+        if name != "bowl":
+            return an(f"{self.cut if name in kitchen.chopped else self.whole} {name}")
+        if not kitchen.bowl:
+            return an(f"empty {self.bowl}" if self.rng.random() < 0.5 else self.bowl)
+        foods = listed([f"{self.cut} {food}" for food in kitchen.bowl])
+        if self.rng.random() < 0.5:
+            foods = f"{self.cut} {listed(kitchen.bowl)}"
+        link = self.rng.choice(("with", "with", "holding", "full of", "of", "that has"))
+        return an(f"{self.bowl} {link} {foods}")
 
     # -- tasks -------------------------------------------------------------------------------
 
     def task(self, recipe: tuple[str, ...]) -> str:
         """The order, in words that name exactly the recipe's foods."""
-        foods = list(recipe)
-        name = self.rng.choice(
-            (
-                f"{listed(foods)} {self.dish}",
-                f"{'-'.join(foods)} {self.dish}",
-                f"{self.dish} of {listed(foods)}",
-                f"{self.dish} with {listed(foods)}",
-                f"{self.dish} made from {listed(foods)}",
-            )
-        )
-        return self.rng.choice(
-            (
-                f"make {an(name)}.",
-                f"prepare {an(name)}.",
-                f"cook {an(name)} for the guests.",
-                f"{an(name)} is on the menu.",
-                f"somebody ordered {an(name)}.",
-                f"get {an(name)} ready and serve it.",
-                f"a guest waits for {an(name)}.",
-                f"serve {an(name)}.",
-                f"bring out {an(name)}.",
-                f"put {self.cut} {listed(foods)} in a {self.bowl} and hand it over.",
-                f"fill a {self.bowl} with {self.cut} {listed(foods)}, nothing else, and serve it.",
-                f"{self.dish}: {listed(foods)}.",
-            )
-        )
+        words = {"foods": listed(recipe), "dish": self.dish, "bowl": self.bowl, "cut": self.cut}
+        name = an(self.rng.choice(_NAMES).format(dashed="-".join(recipe), **words))
+        return self.rng.choice(_TASKS).format(name=name, **words)
 
     # -- observations ------------------------------------------------------------------------
 
     def observation(self, kitchen: Kitchen) -> str:
         """What the cook notices, in a few sentences."""
-        rng = self.rng
-        scenery = self._scenery(kitchen)
-        boards = [text for board in kitchen.boards for text in self._on_board(kitchen, board)]
-        body = self._body(kitchen)
-        if rng.random() < 0.7:
-            parts = [*scenery, *boards, *body]
-        else:
-            groups = [scenery, boards, body]
-            rng.shuffle(groups)
-            parts = list(itertools.chain.from_iterable(groups))
-        return " ".join(parts)
+        groups = [
+            self._scenery(kitchen),
+            [text for board in kitchen.boards for text in self._on_board(kitchen, board)],
+            self._body(kitchen),
+        ]
+        if self.rng.random() >= 0.7:
+            self.rng.shuffle(groups)
+        return " ".join(itertools.chain.from_iterable(groups))
 
     def _scenery(self, kitchen: Kitchen) -> list[str]:
-        rng, parts = self.rng, []
-        if len(kitchen.boards) > 1 and rng.random() < 0.4:
-            parts.append(
-                self.say(
-                    "this kitchen has two {n}s.",
-                    "there are two {n}s here.",
-                    "the room holds two {n}s and a hatch.",
-                    "two {n}s stand by the wall.",
-                    n=self.board_noun,
-                )
-            )
+        parts: list[str] = []
+        if len(kitchen.boards) > 1 and self.rng.random() < 0.4:
+            parts.append(self.say(_TWO_BOARDS, n=self.board_noun))
         seen = [t for t, w in kitchen.where.items() if isinstance(w, str) and w.endswith("home")]
         seen = [thing for thing in seen if kitchen.sees(kitchen.where[thing])]
         things = [an(self.bowl) if thing == "bowl" else an(thing) for thing in seen]
         if things:
-            parts.append(
-                self.say(
-                    "{S} {see} {x} close by.",
-                    "{S} {see} {x} over there.",
-                    "{S} {see} {x} on the {t}.",
-                    "{S} {spot} {x} on the {t}.",
-                    "on the {t}: {x}.",
-                    "{x} can be seen.",
-                    "{x} within reach.",
-                    "nearby, {S} {find} {x}.",
-                    x=listed(things),
-                    t=self.table if len(things) == 1 else self.tables,
-                )
-            )
-        elif rng.random() < 0.25:
-            parts.append(self.say("nothing lies on the {t} here.", "no food near.", t=self.tables))
+            table = self.table if len(things) == 1 else self.tables
+            parts.append(self.say(_FOODS_SEEN, x=listed(things), t=table))
+        elif self.rng.random() < 0.25:
+            parts.append(self.say(_NO_FOOD, t=self.tables))
         return parts
 
     def _on_board(self, kitchen: Kitchen, board: int) -> list[str]:
@@ -391,84 +375,21 @@ class Words:
             return []
         there, name = kitchen.on_board(board), self.boards[board]
         if there:
-            return [
-                self.say(
-                    "on the {b} lies {x}.",
-                    "on the {b} there is {x}.",
-                    "the {b} holds {x}.",
-                    "{x} lies on the {b}.",
-                    "{x} waits on the {b}.",
-                    "the {b} has {x} on it.",
-                    b=name,
-                    x=self.thing(kitchen, there),
-                )
-            ]
-        if self.rng.random() < 0.4:
-            return [
-                self.say("the {b} is empty.", "nothing on the {b}.", "the {b} is free.", b=name)
-            ]
-        return []
+            return [self.say(_ON_BOARD, b=name, x=self.thing(kitchen, there))]
+        return [self.say(_EMPTY_BOARD, b=name)] if self.rng.random() < 0.4 else []
 
     def _body(self, kitchen: Kitchen) -> list[str]:
         rng = self.rng
         at = self.boards.get(kitchen.place, "") if isinstance(kitchen.place, int) else ""
         x = self.thing(kitchen, kitchen.hands) if kitchen.hands else ""
         if at and rng.random() < 0.5:
-            if x:
-                return [
-                    self.say(
-                        "{S} {stand} at the {b} with {x}.",
-                        "{S} {are} at the {b}, {x} in hand.",
-                        "{S} {are} by the {b} and {carry} {x}.",
-                        b=at,
-                        x=x,
-                    )
-                ]
-            return [
-                self.say(
-                    "{S} {stand} at the {b} with empty hands.",
-                    "{S} {are} at the {b}, nothing in hand.",
-                    "{S} {are} by the {b} and {carry} nothing.",
-                    b=at,
-                )
-            ]
-        parts = []
+            return [self.say(_AT_WITH if x else _AT_WITH_NOTHING, b=at, x=x)]
+        parts: list[str] = []
         if at:
-            parts.append(
-                self.say(
-                    "{S} {stand} at the {b}.",
-                    "{S} {are} in front of the {b}.",
-                    "{S} {are} by the {b}.",
-                    b=at,
-                )
-            )
+            parts.append(self.say(_AT, b=at))
         elif rng.random() < 0.15:
-            parts.append(
-                self.say("{S} {stand} away from the {n}s.", "no {n} near.", n=self.board_noun)
-            )
-        if x:
-            parts.append(
-                self.say(
-                    "{S} {carry} {x}.",
-                    "{S} {hold} {x} now.",
-                    "{S} {have} {x} in hand.",
-                    "{S} {are} holding {x}.",
-                    "in {your} hands: {x}.",
-                    "{x} is in {your} hands.",
-                    x=x,
-                )
-            )
-        else:
-            parts.append(
-                self.say(
-                    "{S} {hold} nothing.",
-                    "{S} {carry} nothing.",
-                    "{S} {have} nothing in hand.",
-                    "{your} hands are empty.",
-                    "{your} hands are free.",
-                    "nothing in {your} hands.",
-                )
-            )
+            parts.append(self.say(_AWAY, n=self.board_noun))
+        parts.append(self.say(_WITH if x else _WITH_NOTHING, x=x))
         if len(parts) == 2 and rng.random() < 0.3:
             parts.reverse()
         return parts
@@ -510,11 +431,16 @@ class Words:
         return f"{verbs['serve']} {rng.choice(('nothing', 'nothing', 'without a dish'))}"
 
 
-def cooking(rng: random.Random) -> Document:
-    """A few steps of a cook's work, each with what was seen and what was done."""
+def _kitchen_in_words(rng: random.Random) -> tuple[Kitchen, Words]:
     kitchen, words = sample_kitchen(rng), Words(rng)
     if len(kitchen.boards) == 1:
         words.boards = {1: words.board_noun}
+    return kitchen, words
+
+
+def cooking(rng: random.Random) -> Document:
+    """A few steps of a cook's work, each with what was seen and what was done."""
+    kitchen, words = _kitchen_in_words(rng)
     task = words.task(kitchen.recipe)
     length = pick(rng, ((1, 0.75), (2, 0.15), (4, 0.1)))
     _skip(rng, kitchen)
@@ -526,7 +452,7 @@ def cooking(rng: random.Random) -> Document:
         steps.append((words.observation(kitchen), words.action(kitchen, action)))
         if kitchen.do(action):
             break
-    return decisions(rng, task, steps, "kitchen")
+    return phrases.decisions(rng, task, steps, "kitchen")
 
 
 def _skip(rng: random.Random, kitchen: Kitchen) -> None:
@@ -545,9 +471,7 @@ def _skip(rng: random.Random, kitchen: Kitchen) -> None:
 
 def questions(rng: random.Random) -> Document:
     """A situation, and what can be read off it."""
-    kitchen, words = sample_kitchen(rng), Words(rng)
-    if len(kitchen.boards) == 1:
-        words.boards = {1: words.board_noun}
+    kitchen, words = _kitchen_in_words(rng)
     _skip(rng, kitchen)
     boards = [board for board in kitchen.boards if kitchen.sees(board)]
     in_view = [food for food in kitchen.stock if kitchen.sees(kitchen.seen_at(food))]
@@ -562,12 +486,10 @@ def questions(rng: random.Random) -> Document:
     for food in rng.sample(kitchen.stock, min(2, len(kitchen.stock))):
         pool.append((f"Is the {food} needed?", "yes" if food in kitchen.recipe else "no"))
     wanted = [food for food in in_view if food in kitchen.recipe]
-    pool.append(("What here is needed?", listed(wanted) if wanted else "nothing"))
+    pool.append(("What here is needed?", listed(wanted) or "nothing"))
     missing = [food for food in kitchen.recipe if food not in kitchen.bowl]
     if kitchen.hands == "bowl":
-        pool.append(
-            (f"What does the {words.bowl} lack?", listed(missing) if missing else "nothing")
-        )
+        pool.append((f"What does the {words.bowl} lack?", listed(missing) or "nothing"))
     task = words.task(kitchen.recipe)
     ask, reply = rng.choice((("", ""), ("Q: ", "A:"), ("Ann: ", "Ben:"), ("- ", "-")))
     pieces = [Piece(f"{sentence(task)}\n{words.observation(kitchen)}")]
@@ -587,19 +509,11 @@ def shopping(rng: random.Random) -> Document:
         rng.shuffle(there)
         missing = [food for food in wanted if food not in there]
         common = [food for food in there if food in wanted]
-        have, need, of = rng.choice(
-            (
-                ("We have", "We need", "Buy"),
-                ("Here:", "Wanted:", "Missing:"),
-                ("Got", "List", "Get"),
-            )
-        )
-        if rng.random() < 0.5:
-            parts = (f"{need} {listed(wanted)}. {have} {listed(there)}. {of}", missing)
-        else:
-            parts = (f"{need} {listed(wanted)}. {have} {listed(there)}. Use", common)
-        pieces.append(Piece("\n" * bool(line) + parts[0]))
-        pieces.append(Piece(f" {listed(parts[1]) or 'nothing'}.", decision=True))
+        have, need, of = rng.choice(_LISTS)
+        ask, answer = (of, missing) if rng.random() < 0.5 else ("Use", common)
+        newline = "\n" if line else ""
+        pieces.append(Piece(f"{newline}{need} {listed(wanted)}. {have} {listed(there)}. {ask}"))
+        pieces.append(Piece(f" {listed(answer) or 'nothing'}.", decision=True))
     return Document("kitchen", "", tuple(pieces))
 
 

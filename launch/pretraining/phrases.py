@@ -75,15 +75,14 @@ _COOK = {
 VOICES = ((_YOU, 0.75), (_YOU | {"S": "I", "are": "am", "your": "my"}, 0.15), (_COOK, 0.1))
 
 
+_LAYOUTS = (("task", 0.5), ("goal", 0.12), ("prose", 0.14), ("talk", 0.12), ("question", 0.12))
+
+
 def decisions(
     rng: random.Random, task: str, steps: Sequence[tuple[str, str]], kind: str
 ) -> Document:
     """Lays out a task with (observation, action) steps in one of several ways."""
-    layout = pick(
-        rng,
-        (("task", 0.5), ("goal", 0.12), ("prose", 0.14), ("talk", 0.12), ("question", 0.12)),
-    )
-    pieces: list[Piece] = []
+    layout = pick(rng, _LAYOUTS)
     if layout == "task":
         heads, nows, nexts = ("Task: ",), ("Now: ",), ("Next:",)
     elif layout == "goal":
@@ -104,11 +103,9 @@ def decisions(
         nexts = ("What next? Answer:", "A:", "Best move:")
     head, now, then = rng.choice(heads), rng.choice(nows), rng.choice(nexts)
     end = "." if layout in ("prose", "talk") else ""
-    pieces.append(Piece(f"{head}{sentence(task)}\n"))
+    pieces = [Piece(f"{head}{sentence(task)}\n")]
     if layout == "task" and rng.random() < 0.5:
-        for observation, action in steps[:-1]:
-            pieces.append(Piece(f"Seen: {observation}\nDone:"))
-            pieces.append(Piece(f" {action}\n", decision=True))
+        pieces += _over(steps[:-1])
         steps = steps[-1:]
     for number, (observation, action) in enumerate(steps):
         newline = "\n" if number else ""
@@ -121,9 +118,15 @@ def remembered(
     rng: random.Random, task: str, steps: Sequence[tuple[str, str]], kind: str
 ) -> Document:
     """Lays out a task with (observation, action) steps, all but the last of which are over."""
-    pieces = [Piece(f"Task: {rng.choice((task, sentence(task)))}\n")]
-    for observation, action in steps[:-1]:
-        pieces += [Piece(f"Seen: {observation}\nDone:"), Piece(f" {action}\n", decision=True)]
+    pieces = [Piece(f"Task: {rng.choice((task, sentence(task)))}\n"), *_over(steps[:-1])]
     observation, action = steps[-1]
     pieces += [Piece(f"Now: {observation}\nNext:"), Piece(f" {action}", decision=True)]
     return Document(kind, task, tuple(pieces))
+
+
+def _over(steps: Sequence[tuple[str, str]]) -> list[Piece]:
+    """Steps that are in the past."""
+    pieces: list[Piece] = []
+    for observation, action in steps:
+        pieces += [Piece(f"Seen: {observation}\nDone:"), Piece(f" {action}\n", decision=True)]
+    return pieces

@@ -43,8 +43,5 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, context: int) -> Qwen
     )
     bpe.train_from_iterator(texts, trainer)
     return Qwen2Tokenizer(
-        tokenizer_object=bpe,
-        eos_token=END_OF_TEXT,
-        pad_token=END_OF_TEXT,
-        model_max_length=context,
+        tokenizer_object=bpe, eos_token=END_OF_TEXT, pad_token=END_OF_TEXT, model_max_length=context
     )

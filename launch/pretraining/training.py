@@ -98,8 +98,7 @@ def train(decoder: Decoder, rows: Rows, seed: int) -> None:
         0.0, _LEARNING_RATE, max(1, steps // 20), steps, 0.02 * _LEARNING_RATE
     )
     optimizer = optax.chain(
-        optax.clip_by_global_norm(1.0),
-        optax.adamw(schedule, b2=0.98, weight_decay=0.05),
+        optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=0.98, weight_decay=0.05)
     )
     graphdef, params = nnx.split(decoder)
 
@@ -129,6 +128,11 @@ def save(out: pathlib.Path, decoder: Decoder, tokenizer: PreTrainedTokenizerBase
     """Writes a Hugging Face checkpoint: config.json, model.safetensors, the tokenizer's files."""
     out.mkdir(parents=True, exist_ok=True)
     config = decoder.config
+    own = (
+        *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"),
+        *("num_attention_heads", "num_key_value_heads", "max_position_embeddings"),
+        *("rms_norm_eps", "tie_word_embeddings"),
+    )
     fields = {
         "architectures": ["Qwen2ForCausalLM"],
         "model_type": "qwen2",
@@ -137,19 +141,8 @@ def save(out: pathlib.Path, decoder: Decoder, tokenizer: PreTrainedTokenizerBase
         "rope_theta": config.rope.rope_theta,
         "eos_token_id": tokenizer.eos_token_id,
         "torch_dtype": "float32",
+        **{name: getattr(config, name) for name in own},
     }
-    for name in (
-        "vocab_size",
-        "hidden_size",
-        "intermediate_size",
-        "num_hidden_layers",
-        "num_attention_heads",
-        "num_key_value_heads",
-        "max_position_embeddings",
-        "rms_norm_eps",
-        "tie_word_embeddings",
-    ):
-        fields[name] = getattr(config, name)
     (out / checkpoint.CONFIG).write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n")
     tokenizer.save_pretrained(out)
     tensors = checkpoint.to_hf(config, nnx.state(decoder))

@@ -6,6 +6,7 @@ from collections import deque
 from launch.pretraining.phrases import Document, Piece, decisions, pick, sentence
 
 _STEPS = {"left": (0, -1), "down": (1, 0), "right": (0, 1), "up": (-1, 0)}
+_BESIDE = {"left": "on the left", "right": "on the right", "up": "above", "down": "below"}
 _TARGETS = ("flag", "tent", "chest", "house", "goal", "lantern", "gate", "exit")
 _DANGERS = ("pit", "hole", "puddle", "trap", "ditch", "crack")
 _GROUNDS = ("grass", "sand", "snow", "ice", "floor", "moss")
@@ -13,14 +14,20 @@ _GROUNDS = ("grass", "sand", "snow", "ice", "floor", "moss")
 Square = tuple[int, int]
 
 
+def _neighbors(size: int, here: Square) -> dict[str, Square | None]:
+    """The squares around one by their side; None where the field ends."""
+    around = {side: (here[0] + row, here[1] + column) for side, (row, column) in _STEPS.items()}
+    return {
+        side: there if all(0 <= x < size for x in there) else None for side, there in around.items()
+    }
+
+
 def _distances(size: int, pits: set[Square], target: Square) -> dict[Square, int]:
     found, queue = {target: 0}, deque([target])
     while queue:
         here = queue.popleft()
-        for row, column in _STEPS.values():
-            there = (here[0] + row, here[1] + column)
-            inside = 0 <= there[0] < size and 0 <= there[1] < size
-            if inside and there not in pits and there not in found:
+        for there in _neighbors(size, here).values():
+            if there and there not in pits and there not in found:
                 found[there] = found[here] + 1
                 queue.append(there)
     return found
@@ -30,40 +37,29 @@ def _observation(
     rng: random.Random, style: str, here: Square, target: Square, around: dict[str, str], goal: str
 ) -> str:
     row, column = target[0] - here[0], target[1] - here[1]
-    bearing = []
+    vertical = ("down", "below") if row > 0 else ("up", "above")
+    horizontal = ("right", "to the right") if column > 0 else ("left", "to the left")
+    ways = [(abs(n), words) for n, words in ((row, vertical), (column, horizontal)) if n]
     unit = rng.choice((" squares", " fields", ""))
-    if row:
-        bearing.append(f"{abs(row)}{unit} {'down' if row > 0 else 'up'}")
-    if column:
-        bearing.append(f"{abs(column)}{unit} {'right' if column > 0 else 'left'}")
     if style == "places":
         place = f"you stand in row {here[0] + 1}, column {here[1] + 1}."
         aim = f"the {goal} is in row {target[0] + 1}, column {target[1] + 1}."
     elif style == "bearing":
         place = ""
-        aim = f"the {goal} lies {' and '.join(bearing)} from you."
+        bearing = " and ".join(f"{number}{unit} {way}" for number, (way, _) in ways)
+        aim = f"the {goal} lies {bearing} from you."
     else:
         place = f"you are at {here[0] + 1}, {here[1] + 1}."
-        words = []
-        if row:
-            words.append("below" if row > 0 else "above")
-        if column:
-            words.append(f"to the {'right' if column > 0 else 'left'}")
-        aim = f"the {goal} is {' and '.join(words)}."
-    surroundings = _sides(rng, around)
-    return " ".join(sentence(part) for part in (place, surroundings, aim) if part)
+        aim = f"the {goal} is {' and '.join(where for _, (_, where) in ways)}."
+    return " ".join(sentence(part) for part in (place, _sides(rng, around), aim) if part)
 
 
 def _sides(rng: random.Random, around: dict[str, str]) -> str:
     sides = list(around)
     rng.shuffle(sides)
     if rng.random() < 0.5:
-        return ", ".join(f"{around[side]} {_beside(side)}" for side in sides) + "."
+        return ", ".join(f"{around[side]} {_BESIDE[side]}" for side in sides) + "."
     return "; ".join(f"{side}: {around[side]}" for side in sides) + "."
-
-
-def _beside(side: str) -> str:
-    return {"left": "on the left", "right": "on the right", "up": "above", "down": "below"}[side]
 
 
 def walk(rng: random.Random) -> Document:
@@ -91,23 +87,14 @@ def walk(rng: random.Random) -> Document:
     )
     steps = []
     for _ in range(pick(rng, ((1, 0.6), (2, 0.2), (5, 0.2)))):
-        around, best, safe = {}, [], []
-        for side, (row, column) in _STEPS.items():
-            there = (here[0] + row, here[1] + column)
-            inside = 0 <= there[0] < size and 0 <= there[1] < size
-            what = ground if inside else border
-            if there in pits:
-                what = f"a {danger}"
-            elif there == target:
-                what = f"the {goal}"
-            around[side] = what
-            if there in far:
-                safe.append(side)
-                if far[there] < far[here]:
-                    best.append(side)
-        side = rng.choice(best if rng.random() < 0.88 else safe)
+        beside = _neighbors(size, here)
+        known = dict.fromkeys(pits, f"a {danger}") | {target: f"the {goal}", None: border}
+        around = {side: known.get(there, ground) for side, there in beside.items()}
+        safe = {side: there for side, there in beside.items() if there in far}
+        best = [side for side, there in safe.items() if far[there] < far[here]]
+        side = rng.choice(best if rng.random() < 0.88 else list(safe))
         steps.append((_observation(rng, style, here, target, around, goal), f"{verb} {side}"))
-        here = (here[0] + _STEPS[side][0], here[1] + _STEPS[side][1])
+        here = safe[side]
         if here == target:
             break
     return decisions(rng, task, steps, "walk")
@@ -124,7 +111,7 @@ def questions(rng: random.Random) -> Document:
         safe = around[side] not in (f"a {danger}", "a wall")
         question, answer = rng.choice(
             (
-                (f"What is {_beside(side)}?", around[side]),
+                (f"What is {_BESIDE[side]}?", around[side]),
                 (f"Can you go {side}?", "yes" if safe else "no"),
             )
         )

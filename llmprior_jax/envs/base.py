@@ -11,7 +11,7 @@ from typing import Any, Generic, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from gymnax.environments import environment
+from gymnax.environments import environment, spaces
 from typing_extensions import TypeVar
 
 from llmprior_jax.types import TextState
@@ -69,6 +69,11 @@ class TextEnvironment(environment.Environment[State, Params], Generic[State, Par
       >>> env.action_mask(state, params).shape, env.list_observations().shape
       ((4,), (16,))
     """
+
+    def action_space(self, params: Params | None = None) -> spaces.Discrete:
+        """The actions, of which a state may admit some only; see `action_mask`."""
+        del params
+        return spaces.Discrete(self.num_actions)
 
     def action_mask(self, state: State, params: Params) -> jax.Array:
         """Returns which actions are admissible: bool[A], here all of them.

@@ -67,14 +67,8 @@ class FrozenLake(frozen_lake.FrozenLake, TextEnvironment):
     ) -> tuple[jax.Array, frozen_lake.EnvState, jax.Array, jax.Array, dict[str, Any]]:
         """Takes one step, as gymnax does, and tells whether it reached the goal."""
         observation, state, reward, terminated, info = super().step_env(key, state, action, params)
-        tile = self.desc.reshape(-1)[state.position]
-        return (
-            observation,
-            state,
-            reward,
-            terminated,
-            {**info, "success": tile == frozen_lake.GOAL},
-        )
+        success = self.desc.reshape(-1)[state.position] == frozen_lake.GOAL
+        return observation, state, reward, terminated, {**info, "success": success}
 
     def text_state(self, observation: np.ndarray | jax.Array) -> TextState:
         """Puts a position into words; see `TextEnvironment.text_state`."""

@@ -107,7 +107,7 @@ class HistoryWrapper(TextEnvironment[HistoryState, environment.EnvParams]):
             observation=jnp.concatenate([past, observation.reshape(1, -1)]),
             action=jnp.full(self._length, _NO_ACTION, jnp.int32),
         )
-        return _observe(state), state
+        return self.observe(key, state, None, params), state
 
     def step_env(
         self,
@@ -127,7 +127,7 @@ class HistoryWrapper(TextEnvironment[HistoryState, environment.EnvParams]):
             observation=jnp.concatenate([state.observation[1:], observation.reshape(1, -1)]),
             action=jnp.concatenate([state.action[1:], action[None]]),
         )
-        return _observe(state), state, reward, terminated, info
+        return self.observe(key, state, action, params), state, reward, terminated, info
 
     def is_truncated(self, state: HistoryState, params: environment.EnvParams) -> jax.Array:
         """Whether the environment has reached its time limit."""
@@ -142,7 +142,7 @@ class HistoryWrapper(TextEnvironment[HistoryState, environment.EnvParams]):
     ) -> jax.Array:
         """Returns the present observation and those before."""
         del key, action, params
-        return _observe(state)
+        return jnp.concatenate([state.observation.ravel(), state.action])
 
     def action_mask(self, state: HistoryState, params: environment.EnvParams) -> jax.Array:
         """Which actions are admissible; see `TextEnvironment.action_mask`."""
@@ -178,10 +178,9 @@ class HistoryWrapper(TextEnvironment[HistoryState, environment.EnvParams]):
 
     def text_state(self, observation: np.ndarray | jax.Array) -> TextState:
         """Puts an observation and its history into words; see `TextEnvironment.text_state`."""
-        array = self._checked(observation)
-        observations = array[: -self._length].reshape(-1, *self._shape)
+        observations, actions = self._read(observation)
         history = []
-        for past, action in zip(observations, array[-self._length :].tolist(), strict=False):
+        for past, action in zip(observations, actions.tolist(), strict=False):
             if action != _NO_ACTION:
                 text = self.env.text_state(past)
                 history.append((text.observation, text.actions[min(action, len(text.actions) - 1)]))
@@ -193,18 +192,18 @@ class HistoryWrapper(TextEnvironment[HistoryState, environment.EnvParams]):
         Raises:
           ValueError: if `observation` is not one of this environment.
         """
-        array = self._checked(observation)
-        return array[: -self._length].reshape(-1, *self._shape)[-1]
+        return self._read(observation)[0][-1]
 
-    def _checked(self, observation: np.ndarray | jax.Array) -> np.ndarray:
+    def _read(self, observation: np.ndarray | jax.Array) -> tuple[np.ndarray, np.ndarray]:
+        """The H + 1 observations and H actions that an observation is made of."""
         array = np.asarray(observation)
-        size = (self._length + 1) * self._size + self._length
-        if array.shape != (size,) or array.dtype != np.int32:
+        shape = self.observation_space().shape
+        if array.shape != shape or array.dtype != np.int32:
             raise ValueError(
-                f"{self.name} with a history of {self._length} observes i32[{size}]; got "
+                f"{self.name} with a history of {self._length} observes i32{list(shape)}; got "
                 f"{array.dtype}{list(array.shape)}."
             )
-        return array
+        return array[: -self._length].reshape(-1, *self._shape), array[-self._length :]
 
 
 def with_history(env: TextEnvironment, length: int) -> HistoryWrapper:
@@ -218,7 +217,3 @@ def with_history(env: TextEnvironment, length: int) -> HistoryWrapper:
       True
     """
     return HistoryWrapper(env, length)
-
-
-def _observe(state: HistoryState) -> jax.Array:
-    return jnp.concatenate([state.observation.ravel(), state.action])

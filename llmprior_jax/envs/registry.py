@@ -11,7 +11,7 @@ from llmprior_jax.envs import frozen_lake
 from llmprior_jax.envs.alfworld import ALFWorld
 from llmprior_jax.envs.base import TextEnvironment
 from llmprior_jax.envs.overcooked import TOMATO_LETTUCE_SALAD, TOMATO_SALAD, Overcooked
-from llmprior_jax.registry import Registry, an, unknown
+from llmprior_jax.registry import Registry, unknown
 
 Factory = Callable[..., TextEnvironment]
 
@@ -94,7 +94,7 @@ def make(name: str, **kwargs: Any) -> tuple[TextEnvironment, object]:
     _check_settings(name, factory, kwargs)
     env = factory(**kwargs)
     if not isinstance(env, TextEnvironment):
-        raise TypeError(f"{name} makes {an(type(env).__name__)}, which is no TextEnvironment")
+        raise TypeError(f"{name} makes {type(env).__name__}, which is no TextEnvironment")
     return env, env.default_params
 
 

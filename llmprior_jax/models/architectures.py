@@ -118,9 +118,16 @@ _DECODER = Architecture(
 
 # Encoder-decoders.
 
+
+def _projections(ours: str, theirs: str) -> dict[str, str]:
+    return {f"{ours}.{name}_proj.kernel": f"{theirs}.{name}.weight" for name in "qkvo"}
+
+
 _ENCODER_DECODER_TENSORS = {
     "embed": "shared.weight",
     "lm_head.kernel": "lm_head.weight",
+    "decoder.blocks.*.cross_attention_norm.scale": "decoder.block.*.layer.1.layer_norm.weight",
+    **_projections("decoder.blocks.*.cross_attention", "decoder.block.*.layer.1.EncDecAttention"),
 }
 for _stack, _mlp in ("encoder", 1), ("decoder", 2):
     _attention, _dense = f"{_stack}.block.*.layer.0", f"{_stack}.block.*.layer.{_mlp}"
@@ -131,26 +138,13 @@ for _stack, _mlp in ("encoder", 1), ("decoder", 2):
                 f"{_stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
             ),
             f"{_stack}.blocks.*.attention_norm.scale": f"{_attention}.layer_norm.weight",
-            f"{_stack}.blocks.*.attention.q_proj.kernel": f"{_attention}.SelfAttention.q.weight",
-            f"{_stack}.blocks.*.attention.k_proj.kernel": f"{_attention}.SelfAttention.k.weight",
-            f"{_stack}.blocks.*.attention.v_proj.kernel": f"{_attention}.SelfAttention.v.weight",
-            f"{_stack}.blocks.*.attention.o_proj.kernel": f"{_attention}.SelfAttention.o.weight",
+            **_projections(f"{_stack}.blocks.*.attention", f"{_attention}.SelfAttention"),
             f"{_stack}.blocks.*.mlp_norm.scale": f"{_dense}.layer_norm.weight",
             f"{_stack}.blocks.*.mlp.gate_proj.kernel": f"{_dense}.DenseReluDense.wi_0.weight",
             f"{_stack}.blocks.*.mlp.up_proj.kernel": f"{_dense}.DenseReluDense.wi_1.weight",
             f"{_stack}.blocks.*.mlp.down_proj.kernel": f"{_dense}.DenseReluDense.wo.weight",
         }
     )
-_CROSS = "decoder.block.*.layer.1"
-_ENCODER_DECODER_TENSORS.update(
-    {
-        "decoder.blocks.*.cross_attention_norm.scale": f"{_CROSS}.layer_norm.weight",
-        "decoder.blocks.*.cross_attention.q_proj.kernel": f"{_CROSS}.EncDecAttention.q.weight",
-        "decoder.blocks.*.cross_attention.k_proj.kernel": f"{_CROSS}.EncDecAttention.k.weight",
-        "decoder.blocks.*.cross_attention.v_proj.kernel": f"{_CROSS}.EncDecAttention.v.weight",
-        "decoder.blocks.*.cross_attention.o_proj.kernel": f"{_CROSS}.EncDecAttention.o.weight",
-    }
-)
 _UNGATED_ENCODER_DECODER_TENSORS = _ENCODER_DECODER_TENSORS | {
     "encoder.blocks.*.mlp.up_proj.kernel": "encoder.block.*.layer.1.DenseReluDense.wi.weight",
     "decoder.blocks.*.mlp.up_proj.kernel": "decoder.block.*.layer.2.DenseReluDense.wi.weight",

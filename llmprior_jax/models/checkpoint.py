@@ -247,32 +247,24 @@ def _compare(
     problems: list[str],
 ) -> None:
     """Compares the shapes of the tensors that a model needs with those that the files have."""
-    missing = [name for name in expected if name not in tensors]
-    if missing:
-        problems.append(f"{len(missing)} tensors are missing: {_listed(missing)}")
-    unexpected = [name for name in tensors if name not in expected and not is_spare(name)]
-    if unexpected:
-        problems.append(
-            f"{len(unexpected)} tensors have no place in this architecture: {_listed(unexpected)}"
-        )
     present = {name: tensor for name, tensor in tensors.items() if name in expected}
-    wrong_shape = [
-        f"{name} is {list(tensor.shape)} instead of {list(expected[name])}"
-        for name, tensor in present.items()
-        if tensor.shape != expected[name]
-    ]
-    if wrong_shape:
-        problems.append(f"{len(wrong_shape)} tensors have the wrong shape: {_listed(wrong_shape)}")
-    wrong_dtype = [
-        f"{name} is {tensor.dtype}"
-        for name, tensor in present.items()
-        if tensor.dtype not in _DTYPES
-    ]
-    if wrong_dtype:
-        problems.append(
-            f"{len(wrong_dtype)} tensors are not of a supported dtype ({', '.join(_DTYPES)}): "
-            f"{_listed(wrong_dtype)}"
-        )
+    wrong = {
+        "are missing": [name for name in expected if name not in tensors],
+        "have no place in this architecture": [
+            name for name in tensors if name not in expected and not is_spare(name)
+        ],
+        "have the wrong shape": [
+            f"{name} is {list(tensor.shape)} instead of {list(expected[name])}"
+            for name, tensor in present.items()
+            if tensor.shape != expected[name]
+        ],
+        f"are not of a supported dtype ({', '.join(_DTYPES)})": [
+            f"{name} is {tensor.dtype}"
+            for name, tensor in present.items()
+            if tensor.dtype not in _DTYPES
+        ],
+    }
+    problems += [f"{len(of)} tensors {are}: {_listed(of)}" for are, of in wrong.items() if of]
 
 
 def _is_kernel(path: tuple[Any, ...]) -> bool:

@@ -178,7 +178,8 @@ class DecoderConfig:
             reader.must_be_unquantized()
             reader = reader.table("text_config").with_defaults(_GEMMA3_TEXT)
             reader.must_be("model_type", "gemma3_text")
-        known = _FAMILIES[family](reader, _common_fields(reader, _CONTEXTS[family]))
+        read, context = _FAMILIES[family]
+        known = read(reader, _common_fields(reader, context))
         if reader.problems:
             raise CheckpointError(where, reader.problems)
         try:
@@ -408,10 +409,8 @@ def _gemma3(reader: Reader, common: dict[str, Any]) -> dict[str, Any]:
     reader.must_be("attn_logit_softcapping", None)
     context = common["max_position_embeddings"]
     scaling, parts = reader.table("rope_scaling"), reader.table("rope_parameters")
-    theta, sliding_theta = (
-        reader.number("rope_theta", 1e6),
-        reader.number("rope_local_base_freq", 1e4),
-    )
+    theta = reader.number("rope_theta", 1e6)
+    sliding_theta = reader.number("rope_local_base_freq", 1e4)
     pattern = reader.integer("sliding_window_pattern", 6)
     return _gemma_block(reader, common, pattern) | {
         "qk_norm": True,
@@ -444,24 +443,15 @@ def _gemma_block(
     }
 
 
+# By `model_type`, with the context of a file that does not say, such as Llama 1's.
 _FAMILIES = {
-    "llama": _llama,
-    "qwen2": _qwen2,
-    "qwen3": _qwen3,
-    "mistral": _mistral,
-    "gemma2": _gemma2,
-    "gemma3_text": _gemma3,
-    "gemma3": _gemma3,
-}
-# The context of a file that does not say, such as Llama 1's.
-_CONTEXTS = {
-    "llama": 2048,
-    "qwen2": 32_768,
-    "qwen3": 32_768,
-    "mistral": 131_072,
-    "gemma2": 8192,
-    "gemma3_text": 131_072,
-    "gemma3": 131_072,
+    "llama": (_llama, 2048),
+    "qwen2": (_qwen2, 32_768),
+    "qwen3": (_qwen3, 32_768),
+    "mistral": (_mistral, 131_072),
+    "gemma2": (_gemma2, 8192),
+    "gemma3_text": (_gemma3, 131_072),
+    "gemma3": (_gemma3, 131_072),
 }
 # What `text_config` of Gemma 3's larger files may leave out.
 _GEMMA3_TEXT = {

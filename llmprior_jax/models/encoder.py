@@ -15,7 +15,7 @@ from flax import nnx
 from jax.nn.initializers import Initializer
 
 from llmprior_jax.models.config import CheckpointError, Reader
-from llmprior_jax.models.layers import INIT, MLP, attend, embed, linear
+from llmprior_jax.models.layers import INIT, MLP, Maker, attend, embed
 
 _ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu")
 
@@ -65,19 +65,7 @@ class EncoderConfig:
 
     @classmethod
     def from_hf(cls, fields: Mapping[str, Any], where: str = "this config") -> "EncoderConfig":
-        """Reads the fields of a Hugging Face `config.json`.
-
-        Args:
-          fields: the file's content.
-          where: what to call it in an error.
-
-        Returns:
-          The config.
-
-        Raises:
-          CheckpointError: fields are missing or malformed, or ask for something not supported;
-            the message names each such field, its value, and what is supported.
-        """
+        """Reads the fields of a Hugging Face `config.json`; see `DecoderConfig.from_hf`."""
         reader = Reader(fields)
         reader.choice("model_type", ("bert",))
         reader.must_be_unquantized()
@@ -108,18 +96,16 @@ class EncoderConfig:
 class Block(nnx.Module):
     """Attention and MLP, each added to the residual stream, which is normed after that."""
 
-    def __init__(self, config: EncoderConfig, dtype: Any, init: Initializer, rngs: nnx.Rngs):
+    def __init__(self, config: EncoderConfig, make: Maker):
         self.head_dim = config.head_dim
         D = config.hidden_size
-        self.q_proj = linear(D, D, True, dtype, init, rngs)
-        self.k_proj = linear(D, D, True, dtype, init, rngs)
-        self.v_proj = linear(D, D, True, dtype, init, rngs)
-        self.o_proj = linear(D, D, True, dtype, init, rngs)
-        self.attention_norm = _norm(config, dtype, rngs)
-        self.mlp = MLP(
-            D, config.intermediate_size, config.hidden_act, True, dtype, init, rngs, gated=False
-        )
-        self.mlp_norm = _norm(config, dtype, rngs)
+        self.q_proj = make.linear(D, D, bias=True)
+        self.k_proj = make.linear(D, D, bias=True)
+        self.v_proj = make.linear(D, D, bias=True)
+        self.o_proj = make.linear(D, D, bias=True)
+        self.attention_norm = _norm(config, make)
+        self.mlp = MLP(make, D, config.intermediate_size, config.hidden_act, bias=True, gated=False)
+        self.mlp_norm = _norm(config, make)
 
     def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
         heads = (*x.shape[:2], -1, self.head_dim)
@@ -134,21 +120,14 @@ class Encoder(nnx.Module):
 
     Examples:
       >>> from flax import nnx
-      >>> config = models.EncoderConfig(
-      ...     vocab_size=9,
-      ...     hidden_size=4,
-      ...     intermediate_size=8,
-      ...     num_hidden_layers=1,
-      ...     num_attention_heads=2,
-      ...     max_position_embeddings=16,
-      ... )
+      >>> config = models.EncoderConfig.from_hf({"model_type": "bert", "num_hidden_layers": 1})
       >>> @jax.eval_shape
       ... def hidden():
       ...     encoder = models.Encoder(config, rngs=nnx.Rngs(0))
       ...     tokens = jnp.array([[1, 2, 3]])
       ...     return encoder(tokens, jnp.zeros_like(tokens), jnp.ones_like(tokens, bool))
       >>> hidden.shape  # [B, L, D]
-      (1, 3, 4)
+      (1, 3, 768)
 
     Attributes:
       config: shape and variant.
@@ -162,27 +141,14 @@ class Encoder(nnx.Module):
         dtype: Any = jnp.float32,
         init: Initializer = INIT,
     ):
-        """Makes an encoder with random parameters.
-
-        Args:
-          config: shape and variant.
-          rngs: source of the initial parameters, e.g. `nnx.Rngs(0)`.
-          dtype: of parameters and activations. Norms and softmax are f32 always.
-          init: makes a matrix out of a key, a shape and a dtype.
-        """
+        """Makes an encoder with random parameters; the arguments are those of `Decoder`."""
         self.config = config
-        dtype = jnp.dtype(dtype)
-
-        def table(rows: int) -> nnx.Param[Any]:
-            return nnx.Param(init(rngs.params(), (rows, config.hidden_size), dtype))
-
-        self.embed = table(config.vocab_size)
-        self.position_embed = table(config.max_position_embeddings)
-        self.segment_embed = table(config.num_segments)
-        self.norm = _norm(config, dtype, rngs)
-        self.blocks = nnx.data(
-            [Block(config, dtype, init, rngs) for _ in range(config.num_hidden_layers)]
-        )
+        make = Maker(jnp.dtype(dtype), init, rngs)
+        self.embed = make.table(config.vocab_size, config.hidden_size)
+        self.position_embed = make.table(config.max_position_embeddings, config.hidden_size)
+        self.segment_embed = make.table(config.num_segments, config.hidden_size)
+        self.norm = _norm(config, make)
+        self.blocks = nnx.data([Block(config, make) for _ in range(config.num_hidden_layers)])
 
     def __call__(self, tokens: jax.Array, segments: jax.Array, mask: jax.Array) -> jax.Array:
         """Runs the encoder.
@@ -202,12 +168,12 @@ class Encoder(nnx.Module):
         return x
 
 
-def _norm(config: EncoderConfig, dtype: Any, rngs: nnx.Rngs) -> nnx.LayerNorm:
+def _norm(config: EncoderConfig, make: Maker) -> nnx.LayerNorm:
     return nnx.LayerNorm(
         config.hidden_size,
         epsilon=config.layer_norm_eps,
-        dtype=dtype,
-        param_dtype=dtype,
+        dtype=make.dtype,
+        param_dtype=make.dtype,
         use_fast_variance=False,  # Its difference of two large numbers costs digits.
-        rngs=rngs,
+        rngs=make.rngs,
     )

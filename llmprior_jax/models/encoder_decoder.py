@@ -21,8 +21,8 @@ from flax import nnx
 from jax.nn.initializers import Initializer
 
 from llmprior_jax.models.config import CheckpointError, Reader
-from llmprior_jax.models.decoder import KVCache
-from llmprior_jax.models.layers import INIT, MLP, RMSNorm, attend, embed, linear, project
+from llmprior_jax.models.decoder import KVCache, Past, write
+from llmprior_jax.models.layers import INIT, MLP, Maker, RMSNorm, attend, embed, project
 
 _FURTHEST = 1 << 16
 
@@ -89,7 +89,7 @@ class EncoderDecoderConfig:
         where: str = "this config",
         tensors: Collection[str] = (),
     ) -> "EncoderDecoderConfig":
-        """Reads the fields of a Hugging Face `config.json`.
+        """Reads the fields of a Hugging Face `config.json`; see `DecoderConfig.from_hf`.
 
         Args:
           fields: the file's content.
@@ -97,13 +97,6 @@ class EncoderDecoderConfig:
           tensors: names of the tensors in the weight files. transformers 5 writes configs that say
             that the logits' matrix is the embedding table where it is not, so a file that holds
             such a matrix is believed.
-
-        Returns:
-          The config.
-
-        Raises:
-          CheckpointError: fields are missing or malformed, or ask for something not supported;
-            the message names each such field, its value, and what is supported.
         """
         reader = Reader(fields)
         reader.choice("model_type", ("t5",))
@@ -181,13 +174,13 @@ def distance_buckets(config: EncoderDecoderConfig, bidirectional: bool) -> np.nd
 class Attention(nnx.Module):
     """Attention whose scores are not scaled: T5's initialization does that (Raffel et al.)."""
 
-    def __init__(self, config: EncoderDecoderConfig, dtype: Any, init: Initializer, rngs: nnx.Rngs):
+    def __init__(self, config: EncoderDecoderConfig, make: Maker):
         self.head_dim = config.head_dim
         wide = config.num_attention_heads * config.head_dim
-        self.q_proj = linear(config.hidden_size, wide, False, dtype, init, rngs)
-        self.k_proj = linear(config.hidden_size, wide, False, dtype, init, rngs)
-        self.v_proj = linear(config.hidden_size, wide, False, dtype, init, rngs)
-        self.o_proj = linear(wide, config.hidden_size, False, dtype, init, rngs)
+        self.q_proj = make.linear(config.hidden_size, wide)
+        self.k_proj = make.linear(config.hidden_size, wide)
+        self.v_proj = make.linear(config.hidden_size, wide)
+        self.o_proj = make.linear(wide, config.hidden_size)
 
     def __call__(
         self,
@@ -209,7 +202,7 @@ class Attention(nnx.Module):
 
 
 class _Read(NamedTuple):
-    """What one layer attends to: [B, S, H, head_dim] twice, and the mask for `layers.attend`."""
+    """A prompt as a layer attends to it: [B, S, H, head_dim] twice, and a mask for `attend`."""
 
     keys: jax.Array
     values: jax.Array
@@ -239,102 +232,74 @@ class AnswerCache(NamedTuple):
 class Block(nnx.Module):
     """Self-attention, in the decoder attention to the encoder's output, and MLP."""
 
-    def __init__(
-        self,
-        config: EncoderDecoderConfig,
-        cross: bool,
-        dtype: Any,
-        init: Initializer,
-        rngs: nnx.Rngs,
-    ):
-        self.attention_norm = _norm(config, dtype)
-        self.attention = Attention(config, dtype, init, rngs)
+    def __init__(self, config: EncoderDecoderConfig, cross: bool, make: Maker):
+        self.attention_norm = _norm(config, make.dtype)
+        self.attention = Attention(config, make)
         if cross:
-            self.cross_attention_norm = _norm(config, dtype)
-            self.cross_attention = Attention(config, dtype, init, rngs)
-        self.mlp_norm = _norm(config, dtype)
-        self.mlp = MLP(
-            config.hidden_size,
-            config.intermediate_size,
-            config.hidden_act,
-            False,
-            dtype,
-            init,
-            rngs,
-            gated=config.gated_mlp,
-        )
+            self.cross_attention_norm = _norm(config, make.dtype)
+            self.cross_attention = Attention(config, make)
+        self.mlp_norm = _norm(config, make.dtype)
+        D, wide = config.hidden_size, config.intermediate_size
+        self.mlp = MLP(make, D, wide, config.hidden_act, gated=config.gated_mlp)
 
     def __call__(
         self,
         x: jax.Array,
         mask: jax.Array,
         bias: jax.Array,
-        prompt: _Read | None = None,
-        past: _Read | None = None,
-        start: jax.Array | int = 0,
-    ) -> tuple[jax.Array, _Read]:
+        prompt: _Read | None,
+        past: Past | None,
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Returns hidden states, and the keys and values that could be attended to."""
         normed = self.attention_norm(x)
         own = self.attention.keys_and_values(normed)
         if past is not None:
-            update = jax.lax.dynamic_update_slice_in_dim
-            own = (
-                update(past.keys, own[0], start, axis=1),
-                update(past.values, own[1], start, axis=1),
-            )
+            own = past.written(*own)
         x = x + self.attention(normed, *own, mask, bias)
         if prompt is not None:
             x = x + self.cross_attention(self.cross_attention_norm(x), *prompt)
-        return x + self.mlp(self.mlp_norm(x)), _Read(*own, mask)
+        return x + self.mlp(self.mlp_norm(x)), *own
 
 
 class Stack(nnx.Module):
     """The blocks of an encoder or of a decoder, which share one bias by distance."""
 
-    def __init__(
-        self,
-        config: EncoderDecoderConfig,
-        decoder: bool,
-        dtype: Any,
-        init: Initializer,
-        rngs: nnx.Rngs,
-    ):
+    def __init__(self, config: EncoderDecoderConfig, decoder: bool, make: Maker):
         self.config = config
         self.decoder = decoder
-        shape = (config.relative_attention_num_buckets, config.num_attention_heads)
-        self.distance_bias = nnx.Param(init(rngs.params(), shape, dtype))
-        num_layers = config.num_decoder_layers if decoder else config.num_hidden_layers
-        self.blocks = nnx.data(
-            [Block(config, decoder, dtype, init, rngs) for _ in range(num_layers)]
+        self.distance_bias = make.table(
+            config.relative_attention_num_buckets, config.num_attention_heads
         )
-        self.norm = _norm(config, dtype)
+        num_layers = config.num_decoder_layers if decoder else config.num_hidden_layers
+        self.blocks = nnx.data([Block(config, decoder, make) for _ in range(num_layers)])
+        self.norm = _norm(config, make.dtype)
 
     def __call__(
         self,
         x: jax.Array,
         positions: jax.Array,
         mask: jax.Array,
-        prompts: Sequence[_Read | None] | None = None,
+        prompts: Sequence[_Read] | None = None,
         cache: KVCache | None = None,
         start: jax.Array | int = 0,
     ) -> tuple[jax.Array, KVCache]:
         """Returns hidden states, and what was read: the tokens, or the cache with them in it."""
         others = positions
         if cache is not None:
-            others = jax.lax.dynamic_update_slice_in_dim(cache.positions, positions, start, axis=1)
+            others = write(cache.positions, positions, start)
         furthest = self.config.relative_attention_max_distance
         distance = others[:, None, :] - positions[:, :, None]
         buckets = distance_buckets(self.config, bidirectional=not self.decoder)
         bucket = jnp.asarray(buckets)[jnp.clip(distance, -furthest, furthest) + furthest]
         bias = self.distance_bias[...].astype(jnp.float32)[bucket].transpose(0, 3, 1, 2)
-        read = []
+        all_keys, all_values = [], []
         for layer, block in enumerate(self.blocks):
             prompt = None if prompts is None else prompts[layer]
-            past = None if cache is None else _Read(cache.keys[layer], cache.values[layer], mask)
-            x, own = block(x, mask, bias, prompt, past, start)
-            read.append(own)
-        keys, values = tuple(own.keys for own in read), tuple(own.values for own in read)
-        return self.norm(x), KVCache(keys, values, others)
+            past = None if cache is None else Past(cache.keys[layer], cache.values[layer], start)
+            x, keys, values = block(x, mask, bias, prompt, past)
+            all_keys.append(keys)
+            all_values.append(values)
+        return self.norm(x), KVCache(tuple(all_keys), tuple(all_values), others)
 
 
 class EncoderDecoder(nnx.Module):
@@ -342,15 +307,7 @@ class EncoderDecoder(nnx.Module):
 
     Examples:
       >>> from flax import nnx
-      >>> config = models.EncoderDecoderConfig(
-      ...     vocab_size=9,
-      ...     hidden_size=4,
-      ...     intermediate_size=8,
-      ...     num_hidden_layers=1,
-      ...     num_decoder_layers=1,
-      ...     num_attention_heads=2,
-      ...     head_dim=2,
-      ... )
+      >>> config = models.EncoderDecoderConfig.from_hf({"model_type": "t5", "num_layers": 1})
       >>> @jax.eval_shape
       ... def logits():
       ...     model = models.EncoderDecoder(config, rngs=nnx.Rngs(0))
@@ -360,7 +317,7 @@ class EncoderDecoder(nnx.Module):
       ...     encoded = model.encode(prompt, is_text)
       ...     return model.logits(model.decode(answer, positions, causal, encoded, is_text))
       >>> logits.shape  # [B, L, V]
-      (1, 2, 9)
+      (1, 2, 32128)
 
     Attributes:
       config: shape and variant.
@@ -374,22 +331,17 @@ class EncoderDecoder(nnx.Module):
         dtype: Any = jnp.float32,
         init: Initializer = INIT,
     ):
-        """Makes a model with random parameters.
+        """Makes a model with random parameters; the arguments are those of `Decoder`.
 
-        Args:
-          config: shape and variant.
-          rngs: source of the initial parameters, e.g. `nnx.Rngs(0)`.
-          dtype: of parameters and activations. Norms, softmax and logits are f32 always. T5's
-            activations are known to overflow float16; use bfloat16.
-          init: makes a matrix out of a key, a shape and a dtype.
+        T5's activations are known to overflow float16; use bfloat16.
         """
         self.config = config
-        dtype = jnp.dtype(dtype)
-        self.embed = nnx.Param(init(rngs.params(), (config.vocab_size, config.hidden_size), dtype))
-        self.encoder = Stack(config, False, dtype, init, rngs)
-        self.decoder = Stack(config, True, dtype, init, rngs)
+        make = Maker(jnp.dtype(dtype), init, rngs)
+        self.embed = make.table(config.vocab_size, config.hidden_size)
+        self.encoder = Stack(config, False, make)
+        self.decoder = Stack(config, True, make)
         if not config.tie_word_embeddings:
-            self.lm_head = linear(config.hidden_size, config.vocab_size, False, dtype, init, rngs)
+            self.lm_head = make.linear(config.hidden_size, config.vocab_size)
 
     def encode(self, tokens: jax.Array, mask: jax.Array) -> jax.Array:
         """Runs the encoder.

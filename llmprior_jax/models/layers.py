@@ -1,7 +1,7 @@
 """The layers that all our transformers are made of."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,23 +31,37 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 
 
-def linear(
-    fan_in: int, fan_out: int, bias: bool, dtype: Any, init: Initializer, rngs: nnx.Rngs
-) -> nnx.Linear:
-    """A linear layer with parameters and activations of one dtype."""
-    # Accelerators multiply f32 matrices in fewer bits unless told otherwise. Whoever asks for f32
-    # wants its exactness; bf16 is there for speed.
-    precision = jax.lax.Precision.HIGHEST if dtype == jnp.float32 else None
-    return nnx.Linear(
-        fan_in,
-        fan_out,
-        use_bias=bias,
-        dtype=dtype,
-        param_dtype=dtype,
-        precision=precision,
-        kernel_init=init,
-        rngs=rngs,
-    )
+class Maker(NamedTuple):
+    """Makes the matrices of one model.
+
+    Attributes:
+      dtype: of parameters and activations.
+      init: makes a matrix out of a key, a shape and a dtype.
+      rngs: source of the initial parameters.
+    """
+
+    dtype: Any
+    init: Initializer
+    rngs: nnx.Rngs
+
+    def table(self, rows: int, columns: int) -> nnx.Param[Any]:
+        """A matrix whose rows are looked up."""
+        return nnx.Param(self.init(self.rngs.params(), (rows, columns), self.dtype))
+
+    def linear(self, fan_in: int, fan_out: int, bias: bool = False) -> nnx.Linear:
+        """A linear layer."""
+        # Accelerators multiply f32 matrices in fewer bits unless told otherwise. Whoever asks for
+        # f32 wants its exactness; bf16 is there for speed.
+        return nnx.Linear(
+            fan_in,
+            fan_out,
+            use_bias=bias,
+            dtype=self.dtype,
+            param_dtype=self.dtype,
+            precision=jax.lax.Precision.HIGHEST if self.dtype == jnp.float32 else None,
+            kernel_init=self.init,
+            rngs=self.rngs,
+        )
 
 
 def embed(table: jax.Array, tokens: jax.Array) -> jax.Array:
@@ -77,22 +91,14 @@ class MLP(nnx.Module):
     """Feed-forward layer, gated (Shazeer, 2020, arXiv 2002.05202) or not."""
 
     def __init__(
-        self,
-        features: int,
-        wide: int,
-        act: str,
-        bias: bool,
-        dtype: Any,
-        init: Initializer,
-        rngs: nnx.Rngs,
-        gated: bool = True,
+        self, make: Maker, width: int, wide: int, act: str, bias: bool = False, gated: bool = True
     ):
         self.act = ACTIVATIONS[act]
         self.gated = gated
         if gated:
-            self.gate_proj = linear(features, wide, bias, dtype, init, rngs)
-        self.up_proj = linear(features, wide, bias, dtype, init, rngs)
-        self.down_proj = linear(wide, features, bias, dtype, init, rngs)
+            self.gate_proj = make.linear(width, wide, bias)
+        self.up_proj = make.linear(width, wide, bias)
+        self.down_proj = make.linear(wide, width, bias)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         up = self.up_proj(x)

@@ -82,7 +82,7 @@ def merge(params: Any, factors: dict[str, Factors], scale: float = 1.0) -> Any:
         change = factors.get(_name(path))
         if change is None:
             return leaf
-        # As exact as the products with the matrix itself; see `layers.linear`.
+        # As exact as the products with the matrix itself; see `layers.Maker`.
         precision = jax.lax.Precision.HIGHEST if leaf.dtype == jnp.float32 else None
         return leaf + scale * jnp.matmul(change.a, change.b, precision=precision)
 

@@ -44,6 +44,6 @@ def int8(
         jnp.ones((1, 1, 1), bool),
         None,
         0,
-        methods=("_run",),  # What `__call__` and `extend` share; qwix takes one method only.
+        methods=("extend",),  # `__call__` calls it; qwix takes one method only.
     )
     return nnx.split(decoder)

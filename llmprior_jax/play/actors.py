@@ -37,15 +37,8 @@ class AgentActor(Protocol):
         too much memory, or compute both branches of every condition.
     """
 
-    @property
-    def in_rollouts(self) -> Actor:
-        """See above."""
-        ...
-
-    @property
-    def one_by_one(self) -> bool:
-        """See above."""
-        ...
+    in_rollouts: Actor
+    one_by_one: bool
 
     def begin(self, key: jax.Array, num_envs: int, num_steps: int) -> tuple[jax.Array, Any]:
         """Parts a key into that of the first reset and the draws of a rollout."""
@@ -85,27 +78,10 @@ class ValueActor:
       agent: the agent.
     """
 
-    one_by_one = False
-
     def __init__(self, agent: Agent):
         self._agent = agent
-
-    @property
-    def in_rollouts(self) -> Actor:
-        """How it acts in a batch of environments."""
-
-        def choose(
-            agent_state: AgentState, shared: Any, keys: jax.Array, standing: Standing, table: Any
-        ) -> tuple[Choice, Any, jax.Array]:
-            del shared
-            num_steps, num_envs = keys.shape
-            now = keys[jnp.minimum(standing.time, num_steps - 1), jnp.arange(num_envs)]
-            action = jax.vmap(self._agent.act, in_axes=(None, 0, 0))(
-                agent_state, now, lookup_rows(table, standing.row)
-            )
-            return own_keys(standing.envs, action), (), keys
-
-        return Actor(start=lambda keys, table: keys, choose=choose)
+        self.in_rollouts = Actor(start=lambda keys, table: keys, choose=self._choose)
+        self.one_by_one = False
 
     def begin(self, key: jax.Array, num_envs: int, num_steps: int) -> tuple[jax.Array, jax.Array]:
         """A key for the reset, and key[T, N], one for each action."""
@@ -143,6 +119,17 @@ class ValueActor:
     def by_prior(self, state: AgentState) -> Callable[[jax.Array, ActionPrior], jax.Array]:
         """See `AgentActor`."""
         return functools.partial(self._agent.act, state)
+
+    def _choose(
+        self, state: AgentState, shared: Any, keys: jax.Array, standing: Standing, table: Any
+    ) -> tuple[Choice, Any, jax.Array]:
+        del shared
+        num_steps, num_envs = keys.shape
+        now = keys[jnp.minimum(standing.time, num_steps - 1), jnp.arange(num_envs)]
+        action = jax.vmap(self._agent.act, in_axes=(None, 0, 0))(
+            state, now, lookup_rows(table, standing.row)
+        )
+        return own_keys(standing.envs, action), (), keys
 
 
 class View(NamedTuple):
@@ -188,8 +175,6 @@ class PolicyActor:
       build_prompt: what the policy reads of a state.
     """
 
-    one_by_one = True
-
     def __init__(
         self,
         agent: PolicyAgent,
@@ -200,43 +185,8 @@ class PolicyActor:
         self._agent = agent
         self._model = model
         self._reading = _Reading(model, text_state, build_prompt)
-
-    @property
-    def in_rollouts(self) -> Actor:
-        """How it acts in a batch of environments."""
-
-        def start(draws: Any, table: PriorTable) -> View:
-            del draws
-            num_rows, num_actions = table.prior.log_probs.shape
-            return View(
-                is_wanted=jnp.zeros(num_rows, bool),
-                is_read=jnp.zeros(num_rows, bool),
-                log_probs=jnp.full((num_rows, num_actions), -jnp.inf),
-                values=jnp.zeros(num_rows),
-            )
-
-        def choose(
-            agent_state: AgentState, shared: Any, view: View, standing: Standing, table: PriorTable
-        ) -> tuple[Choice, Considered, View]:
-            row = standing.row
-            wanted = _want(view, row, ~standing.is_over & ~standing.waits)
-            view = self._read(agent_state, shared, wanted)
-            keys = jax.vmap(jax.random.split)(standing.envs.key)
-            log_probs = view.log_probs[row]
-            action = jax.vmap(jax.random.categorical)(keys[:, 0], log_probs)
-            considered = Considered(
-                log_prob=jnp.take_along_axis(log_probs, action[:, None], axis=1)[:, 0],
-                kl=jax.vmap(kl_to_prior)(log_probs, table.prior.log_probs[row]),
-                value=view.values[row],
-            )
-            choice = own_keys(standing.envs._replace(key=keys[:, 1]), action)
-            return choice, considered, view
-
-        def look(view: View, step: Step) -> View:
-            # What a cut-off episode is worth is what its last state is worth.
-            return _want(view, step.reached_row, step.taken & step.truncated)
-
-        return Actor(start, choose, look)
+        self.in_rollouts = Actor(_nothing_read, self._choose, _look)
+        self.one_by_one = True
 
     def begin(self, key: jax.Array, num_envs: int, num_steps: int) -> tuple[jax.Array, Any]:
         """The key is the reset's; actions are drawn with the environments' own keys."""
@@ -279,6 +229,27 @@ class PolicyActor:
             "that acts by a prior, such as dqn_prior"
         )
 
+    def _choose(
+        self,
+        state: AgentState,
+        shared: Any,
+        view: View,
+        standing: Standing,
+        table: PriorTable,
+    ) -> tuple[Choice, Considered, View]:
+        row = standing.row
+        view = self._read(state, shared, _want(view, row, ~standing.is_over & ~standing.waits))
+        keys = jax.vmap(jax.random.split)(standing.envs.key)
+        log_probs = view.log_probs[row]
+        action = jax.vmap(jax.random.categorical)(keys[:, 0], log_probs)
+        considered = Considered(
+            log_prob=jnp.take_along_axis(log_probs, action[:, None], axis=1)[:, 0],
+            kl=jax.vmap(kl_to_prior)(log_probs, table.prior.log_probs[row]),
+            value=view.values[row],
+        )
+        choice = own_keys(standing.envs._replace(key=keys[:, 1]), action)
+        return choice, considered, view
+
     def _read(self, agent_state: AgentState, shared: Any, view: View) -> View:
         """Reads the states that are wanted and were not read yet, a few at a time."""
         frozen, rows = shared
@@ -302,6 +273,22 @@ class PolicyActor:
         return jax.lax.while_loop(
             lambda view: jnp.any(view.is_wanted & ~view.is_read), read_some, view
         )
+
+
+def _nothing_read(draws: Any, table: PriorTable) -> View:
+    del draws
+    num_rows, num_actions = table.prior.log_probs.shape
+    return View(
+        is_wanted=jnp.zeros(num_rows, bool),
+        is_read=jnp.zeros(num_rows, bool),
+        log_probs=jnp.full((num_rows, num_actions), -jnp.inf),
+        values=jnp.zeros(num_rows),
+    )
+
+
+def _look(view: View, step: Step) -> View:
+    # What a cut-off episode is worth is what its last state is worth.
+    return _want(view, step.reached_row, step.taken & step.truncated)
 
 
 def _want(view: View, row: jax.Array, is_wanted: jax.Array) -> View:

@@ -32,23 +32,14 @@ class Player(Protocol):
     `agents` are agent states with a leading axis of seeds, S.
 
     Attributes:
+      env: what is played; `env.name` says which.
+      env_params: the parameters of an environment in JAX; None elsewhere.
       scored: the states met so far, with their priors.
     """
 
-    @property
-    def scored(self) -> ScoredStates:
-        """See above."""
-        ...
-
-    @property
-    def env(self) -> Any:
-        """What is played; `env.name` says which."""
-        ...
-
-    @property
-    def env_params(self) -> Any:
-        """The parameters of an environment in JAX; None elsewhere."""
-        ...
+    env: Any
+    env_params: Any
+    scored: ScoredStates
 
     def evaluate(self, agents: AgentState, keys: jax.Array) -> dict[str, Episodes]:
         """Episodes [S, E, ...] of each set of tasks, by what stands before the metrics' names.

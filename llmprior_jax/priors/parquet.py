@@ -80,13 +80,8 @@ def import_parquet(store: PriorStore, path: str | os.PathLike[str]) -> int:
 def _rows(store: PriorStore) -> Iterator[dict[str, Any]]:
     for fingerprint, model, prompt, scores in store.all_scores():
         about = {"fingerprint": fingerprint, "model": model, "prompt": prompt}
-        said = {
-            "actions": scores.actions,
-            "log_probs": scores.log_probs,
-            "num_tokens": scores.num_tokens,
-            "features": scores.features.ravel(),
-        }
-        yield {"kind": _SCORES, **about, **said}
+        said = scores._replace(features=scores.features.ravel())
+        yield {"kind": _SCORES, **about, **said._asdict()}
     for fingerprint, model, prompt, settings, answer in store.all_proposals():
         about = {"fingerprint": fingerprint, "model": model, "prompt": prompt}
         yield {"kind": _PROPOSAL, **about, "settings": settings, "answer": answer}
@@ -104,15 +99,12 @@ def _add(store: PriorStore, rows: list[dict[str, Any]], path: str | os.PathLike[
             asked[row["prompt"]] = json.loads(row["answer"])
             continue
         n = len(row["actions"])
-        log_probs, num_tokens, features = (
-            np.array(row[name], dtype)
-            for name, dtype in (
-                ("log_probs", np.float32),
-                ("num_tokens", np.int32),
-                ("features", np.float32),
-            )
+        said = StoredScores(
+            actions=tuple(row["actions"]),
+            log_probs=np.array(row["log_probs"], np.float32),
+            num_tokens=np.array(row["num_tokens"], np.int32),
+            features=np.array(row["features"], np.float32).reshape(n, -1),
         )
-        said = StoredScores(tuple(row["actions"]), log_probs, num_tokens, features.reshape(n, -1))
         try:
             said.check()
         except ValueError as error:

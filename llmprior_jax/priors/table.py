@@ -95,7 +95,7 @@ def insert(table: PriorTable, observations: np.ndarray, prior: ActionPrior) -> P
     size, capacity = int(table.size), table.observations.shape[0]
     new_size = size + len(observations)
     # With room to grow: programs are compiled for each capacity, and states rarely come alone.
-    new_capacity = max(capacity, _power_of_two(new_size + new_size // _ROWS_PER_SPARE_ROW))
+    new_capacity = max(capacity, _capacity_for(new_size + new_size // _ROWS_PER_SPARE_ROW))
     slots = _assign_slots(
         np.asarray(table.slots), table.observations, size, observations, 4 * new_capacity
     )
@@ -204,11 +204,11 @@ def _find_all(slots: jax.Array, observations: jax.Array, wanted: jax.Array) -> j
 
 def _padded(array: np.ndarray, filler: float) -> np.ndarray:
     """Filled up to a power of two of entries, so that few different shapes are compiled."""
-    padding = _power_of_two(len(array)) - len(array)
+    padding = _capacity_for(len(array)) - len(array)
     return np.pad(array, [(0, padding)] + [(0, 0)] * (array.ndim - 1), constant_values=filler)
 
 
-def _power_of_two(count: int) -> int:
+def _capacity_for(count: int) -> int:
     """The least capacity, a power of two, for so many rows."""
     return max(_MIN_ROWS, 1 << (count - 1).bit_length())
 

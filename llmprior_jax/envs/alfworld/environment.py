@@ -43,18 +43,11 @@ from llmprior_jax.envs.alfworld.text import Storyteller
 from llmprior_jax.envs.base import TextEnvironment
 from llmprior_jax.types import TextState
 
-_CLEAN, _HOT, _COOL, _TOGGLED, _SLICED = (1 << index for index in range(len(MARKS)))
 # What each verb leaves on its object, and what it takes away, in the bits of `MARKS`.
 _LEAVES = np.zeros(len(Verb), np.uint32)
-_LEAVES[[Verb.CLEAN, Verb.HEAT, Verb.COOL, Verb.USE, Verb.SLICE]] = (
-    _CLEAN,
-    _HOT,
-    _COOL,
-    _TOGGLED,
-    _SLICED,
-)
+_LEAVES[[Verb.CLEAN, Verb.HEAT, Verb.COOL, Verb.USE, Verb.SLICE]] = 1 << np.arange(len(MARKS))
 _REMOVES = np.zeros(len(Verb), np.uint32)
-_REMOVES[[Verb.HEAT, Verb.COOL]] = _COOL, _HOT
+_REMOVES[[Verb.HEAT, Verb.COOL]] = _LEAVES[[Verb.COOL, Verb.HEAT]]
 
 
 @struct.dataclass
@@ -163,11 +156,6 @@ class ALFWorld(TextEnvironment[EnvState, EnvParams]):
         )
 
     @property
-    def name(self) -> str:
-        """The name `envs.make` knows this environment by."""
-        return "ALFWorld"
-
-    @property
     def num_actions(self) -> int:
         """The most commands that any state of any of the games admits, or a few more."""
         return self._num_actions
@@ -191,7 +179,7 @@ class ALFWorld(TextEnvironment[EnvState, EnvParams]):
             object=none,
             receptacle=jnp.int32(self._sizes.receptacles),
         )
-        return self._observe(state, tables), state
+        return self.observe(key, state, None, params), state
 
     def step_env(
         self,
@@ -201,7 +189,6 @@ class ALFWorld(TextEnvironment[EnvState, EnvParams]):
         params: EnvParams,
     ) -> tuple[jax.Array, EnvState, jax.Array, jax.Array, dict[str, Any]]:
         """Carries out a command."""
-        del key
         tables, _ = _games(params)
         verb, thing, receptacle = self._find(state, jnp.asarray(action, jnp.int32), tables)
 
@@ -242,7 +229,7 @@ class ALFWorld(TextEnvironment[EnvState, EnvParams]):
             receptacle=receptacle,
         )
         won = _is_won(state, tables)
-        observation = self._observe(state, tables)
+        observation = self.observe(key, state, action, params)
         return observation, state, won.astype(jnp.float32), won, {"success": won}
 
     def observe(
@@ -254,18 +241,16 @@ class ALFWorld(TextEnvironment[EnvState, EnvParams]):
     ) -> jax.Array:
         """Returns what is seen after the last command."""
         del key, action
-        return self._observe(state, _games(params)[0])
+        view = self._view(state, _games(params)[0])
+        return jnp.concatenate(
+            [jax.lax.bitcast_convert_type(field, jnp.int32).ravel() for field in view]
+        )
 
     def action_mask(self, state: EnvState, params: EnvParams) -> jax.Array:
         """Returns which actions are admissible; see `TextEnvironment.action_mask`."""
         tables, _ = _games(params)
         words = command_words(jnp, tables, self._view(state, tables))
         return jnp.arange(self.num_actions) < jax.lax.population_count(words).sum()
-
-    def action_space(self, params: EnvParams | None = None) -> spaces.Discrete:
-        """The admissible commands."""
-        del params
-        return spaces.Discrete(self.num_actions)
 
     def observation_space(self, params: EnvParams | None = None) -> spaces.Box:
         """The fields of a view, of which some are 32 bits each."""
@@ -348,12 +333,6 @@ class ALFWorld(TextEnvironment[EnvState, EnvParams]):
         W, V, L = self._sizes.object_words, self._sizes.receptacle_words, self._sizes.slots
         return [*[1] * 7, V, L * W, W, self._displaced_rows * W]
 
-    def _observe(self, state: EnvState, tables: Tables) -> jax.Array:
-        view = self._view(state, tables)
-        return jnp.concatenate(
-            [jax.lax.bitcast_convert_type(field, jnp.int32).ravel() for field in view]
-        )
-
     def _read(self, observation: np.ndarray | jax.Array) -> View:
         """The view that an observation is made of, as NumPy arrays."""
         array = np.asarray(observation)
@@ -365,17 +344,10 @@ class ALFWorld(TextEnvironment[EnvState, EnvParams]):
             )
         fields = np.split(array, np.cumsum(sizes)[:-1])
         view = View(*(field[0] for field in fields[:7]), *(f.view(np.uint32) for f in fields[7:]))
-        limits = View(
-            len(self.games),
-            len(Verb),
-            self._sizes.objects + 1,
-            self._sizes.receptacles + 1,
-            self._sizes.places,
-            self._sizes.objects + 1,
-            1 << len(MARKS),
-            *[None] * 4,
-        )
-        for name, field, limit in zip(View._fields[:7], view, limits, strict=False):
+        objects, receptacles, places, _ = self._sizes
+        limits = (len(self.games), len(Verb), objects + 1, receptacles + 1, places, objects + 1)
+        limits += (1 << len(MARKS),)
+        for name, field, limit in zip(View._fields, view, limits, strict=False):
             if not 0 <= field < limit:
                 raise ValueError(
                     f"This is no observation of these games: its {name} is {field}, which is not "

@@ -28,6 +28,9 @@ FIXTURES = {
 # Furniture that the simulator's record of standing points leaves out comes once, but for these.
 _COPIES = {"StoveBurner": 4, "HandTowelHolder": 2}
 
+# How names in PDDL spell what they may not have.
+_SPELLED = str.maketrans({"-": "_minus_", "|": "_bar_", "+": "_plus_", ".": "_dot_"})
+
 _GRID = 0.25  # meters between two places to stand
 _EYE_HEIGHT = 1.575  # meters
 
@@ -139,14 +142,7 @@ def placeable() -> Mapping[str, frozenset[str]]:
 def thing_name(kind: str, position: Sequence[float], suffix: str = "") -> str:
     """The PDDL name of a thing: type and place, with PDDL's forbidden characters spelled out."""
     raw = "|".join([kind, *(f"{coordinate:+06.2f}" for coordinate in position)]) + suffix
-    for character, spelled in (
-        ("-", "_minus_"),
-        ("|", "_bar_"),
-        ("+", "_plus_"),
-        (".", "_dot_"),
-    ):
-        raw = raw.replace(character, spelled)
-    return raw
+    return raw.translate(_SPELLED)
 
 
 def location_name(x: float, z: float, quarter_turns: int, horizon: int) -> str:

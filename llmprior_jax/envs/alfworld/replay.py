@@ -28,8 +28,8 @@ class Replayed(NamedTuple):
     Attributes:
       won: bool[N], the episodes that were won in the engine.
       steps: commands that were compared.
-      mismatches: what the two say differently, in words; none is as it should be. An episode ends at
-        its first one.
+      mismatches: what the two say differently, in words; none is as it should be. An episode ends
+        at its first one.
     """
 
     won: np.ndarray

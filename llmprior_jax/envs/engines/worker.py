@@ -137,13 +137,10 @@ def _is_flag(value: Any) -> bool:
 
 # What is true of each field, and how it is said.
 _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "task": (_is_text, "a str"),
-    "observation": (_is_text, "a str"),
+    **dict.fromkeys(("task", "observation"), (_is_text, "a str")),
     "commands": (_is_texts, "a list of str"),
     "reward": (_is_number, "a float"),
-    "won": (_is_flag, "a bool"),
-    "terminated": (_is_flag, "a bool"),
-    "truncated": (_is_flag, "a bool"),
+    **dict.fromkeys(("won", "terminated", "truncated"), (_is_flag, "a bool")),
 }
 
 

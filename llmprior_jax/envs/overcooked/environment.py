@@ -17,7 +17,6 @@ A macro-action is then: look up the walk, apply at most one interaction, count t
 """
 
 import functools
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -179,14 +178,13 @@ class Overcooked(TextEnvironment[EnvState, EnvParams]):
 
     def reset_env(self, key: jax.Array, params: EnvParams) -> tuple[jax.Array, EnvState]:
         """Puts everything back to where it starts."""
-        del key, params
         state = EnvState(
             time=jnp.int32(0),
             tile=jnp.int32(self._start_tile),
             place=jnp.arange(self._num_things, dtype=jnp.int32),
             chopped=jnp.zeros(self._num_foods, dtype=bool),
         )
-        return self._observe(state), state
+        return self.observe(key, state, None, params), state
 
     def step_env(
         self,
@@ -196,7 +194,6 @@ class Overcooked(TextEnvironment[EnvState, EnvParams]):
         params: EnvParams,
     ) -> tuple[jax.Array, EnvState, jax.Array, jax.Array, dict[str, Any]]:
         """Runs one macro-action to its end; see the class for the actions."""
-        del key
         action = jnp.asarray(action, jnp.int32)
         tile, place, chopped = state.tile, state.place, state.chopped
         bowl = self._num_foods
@@ -275,7 +272,7 @@ class Overcooked(TextEnvironment[EnvState, EnvParams]):
             params.step_reward * jnp.cumsum(discounts)[steps - 1] + event * discounts[steps - 1]
         )
         info = {"success": success, "macro_action_steps": steps}
-        return self._observe(state), state, reward, success, info
+        return self.observe(key, state, action, params), state, reward, success, info
 
     def observe(
         self,
@@ -286,12 +283,10 @@ class Overcooked(TextEnvironment[EnvState, EnvParams]):
     ) -> jax.Array:
         """Returns what the cook sees of `state`."""
         del key, action, params
-        return self._observe(state)
-
-    def action_space(self, params: EnvParams | None = None) -> spaces.Discrete:
-        """The macro-actions."""
-        del params
-        return spaces.Discrete(self.num_actions)
+        view = jnp.asarray(self._view)[state.tile, self._resolve(state.place)]
+        foods, bowl = view[: self._num_foods], view[self._num_foods]
+        foods = foods.at[:, 2].multiply(_CHOPS * state.chopped)
+        return jnp.concatenate([foods.ravel(), bowl[:2], jnp.asarray(self._fixtures)[state.tile]])
 
     def observation_space(self, params: EnvParams | None = None) -> spaces.Box:
         """Rows, columns and chops within the room's size, then the one-hot dish."""
@@ -323,8 +318,7 @@ class Overcooked(TextEnvironment[EnvState, EnvParams]):
     def scene(self, state: EnvState) -> Scene:
         """The whole kitchen, the cook, and every thing where it is."""
         spots = {**dict(enumerate(self._spots)), self._in_hands: self._tiles[int(state.tile)]}
-        place = np.asarray(state.place)
-        place = np.where(place == self._in_bowl, place[self._num_foods], place).tolist()
+        place = self._resolve(state.place).tolist()
         names = [
             f"chopped {food}" if chopped else food
             for food, chopped in zip(self.recipe.foods, np.asarray(state.chopped), strict=True)
@@ -363,7 +357,7 @@ class Overcooked(TextEnvironment[EnvState, EnvParams]):
             if self._num_things <= index < self._serving_spot:
                 self._board_beside[self._tile_index[row, column]] = index
             for start, tile in enumerate(self._tiles):
-                path = [*_straight(tile, (row, column))]
+                path = _straight(tile, (row, column))
                 first = [_is_in_view(tile, spot) for tile in path].index(True)
                 self._walk_steps[start, index] = len(path)
                 self._walk_tile[start, index] = self._tile_index[path[-1]]
@@ -393,12 +387,6 @@ class Overcooked(TextEnvironment[EnvState, EnvParams]):
     def _resolve(self, place: jax.Array) -> jax.Array:
         """The spot of each thing, or S in hand: what is in the bowl is where the bowl is."""
         return jnp.where(place == self._in_bowl, place[self._num_foods], place)
-
-    def _observe(self, state: EnvState) -> jax.Array:
-        view = jnp.asarray(self._view)[state.tile, self._resolve(state.place)]
-        foods, bowl = view[: self._num_foods], view[self._num_foods]
-        foods = foods.at[:, 2].multiply(_CHOPS * state.chopped)
-        return jnp.concatenate([foods.ravel(), bowl[:2], jnp.asarray(self._fixtures)[state.tile]])
 
     @functools.cached_property
     def _observations(self) -> np.ndarray:
@@ -492,26 +480,19 @@ class Overcooked(TextEnvironment[EnvState, EnvParams]):
 
 def _find(mark: str) -> tuple[int, int]:
     """Row and column of a mark in the room."""
-    for row, marks in enumerate(_ROOM):
-        if mark in marks:
-            return row, marks.index(mark)
-    raise ValueError(f"There is no {mark!r} in the room.")
+    return next((row, marks.index(mark)) for row, marks in enumerate(_ROOM) if mark in marks)
 
 
 def _is_in_view(tile: tuple[int, int], spot: tuple[int, int]) -> bool:
     return max(abs(tile[0] - spot[0]), abs(tile[1] - spot[1])) <= _VIEW_RADIUS
 
 
-def _straight(start: tuple[int, int], end: tuple[int, int]) -> Iterator[tuple[int, int]]:
+def _straight(start: tuple[int, int], end: tuple[int, int]) -> list[tuple[int, int]]:
     """The tiles from `start` to `end`, both included, along the column first."""
     (row, column), (last_row, last_column) = start, end
-    yield row, column
-    while (row, column) != (last_row, last_column):
-        if row != last_row:
-            row += 1 if last_row > row else -1
-        else:
-            column += 1 if last_column > column else -1
-        yield row, column
+    rows = range(row, last_row, 1 if last_row > row else -1)
+    columns = range(column, last_column, 1 if last_column > column else -1)
+    return [*((row, column) for row in rows), *((last_row, column) for column in columns), end]
 
 
 def _unique_rows(rows: np.ndarray) -> np.ndarray:

@@ -24,6 +24,7 @@ from flax import nnx
 from llmprior_jax.distributed import data_parallel
 from llmprior_jax.models import EncoderDecoder, EncoderDecoderConfig, KVCache, LanguageModel
 from llmprior_jax.models.encoder_decoder import AnswerCache
+from llmprior_jax.priors.scoring.packing import bucket
 from llmprior_jax.priors.tokens import encode, leading_special_tokens
 
 # Answers that grow together, and tokens of prompts that are read together: enough to keep the
@@ -31,6 +32,7 @@ from llmprior_jax.priors.tokens import encode, leading_special_tokens
 _ANSWERS_PER_PASS = 64
 _TOKENS_PER_PASS = 4096
 _ROWS_PER_PASS = (1, 4, 16, 64)  # So that only these are compiled.
+_SHORTEST_ROW = 32  # tokens
 _NO_TOKEN = -1
 
 
@@ -423,7 +425,7 @@ def _passes(
     order = sorted(range(len(texts)), key=lambda b: len(texts[b]))
     while order:
         # The longest first: it says how many rows fit.
-        length = _bucket(len(texts[order[-1]]))
+        length = max(_SHORTEST_ROW, bucket(len(texts[order[-1]]), steps=2))
         room = max(1, min(_ANSWERS_PER_PASS // num_samples, _TOKENS_PER_PASS // length))
         fitting = [rows for rows in _ROWS_PER_PASS if rows <= room]
         rows = next((rows for rows in fitting if rows >= len(order)), fitting[-1])
@@ -434,12 +436,6 @@ def _passes(
             lengths[row] = len(texts[b])
         batch = _Batch(tokens, lengths, key_data[np.resize(place, rows)])
         yield batch, np.asarray(place)
-
-
-def _bucket(length: int) -> int:
-    """The next of 32, 48, 64, 96, 128, ...: two to each doubling."""
-    step = max(16, (1 << (length - 1).bit_length()) // 4)
-    return max(32, -(-length // step) * step)
 
 
 @functools.lru_cache(maxsize=8)

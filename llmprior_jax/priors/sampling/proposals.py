@@ -118,9 +118,9 @@ def propose(
     better estimate.
 
     Examples:
-      >>> prompt = priors.Prompt("Task: wash the cup. Do:", ())
+      >>> lm, prompt = models.load("tiny"), priors.Prompt("Task: wash the cup. Do:", ())
       >>> sampling = priors.Sampling(max_new_tokens=4)
-      >>> (proposals,) = priors.propose(models.load("tiny"), [prompt], jax.random.key(0), 4, sampling)
+      >>> (proposals,) = priors.propose(lm, [prompt], jax.random.key(0), 4, sampling)
       >>> sum(proposals.counts)
       4
 

@@ -132,7 +132,7 @@ def passes(states: Sequence[Sequences]) -> Iterator[Pass]:
 
 def alone(states: Sequence[Sequences]) -> list[Packed]:
     """Each state in a row of its own, all of one length, for who takes states one by one."""
-    length = _bucket(max(map(_tokens_needed, states)), steps=4)
+    length = bucket(max(map(_tokens_needed, states)), steps=4)
     return [_pack([state], [[0]], length).packed for state in states]
 
 
@@ -140,12 +140,12 @@ def _passes_with_prompts(
     states: Sequence[Sequences], prompts: Sequence[np.ndarray]
 ) -> Iterator[Pass]:
     """One state in a row; prompts of like length share a pass, so that there is little padding."""
-    length = _bucket(max(map(_tokens_needed, states)), steps=1)
+    length = bucket(max(map(_tokens_needed, states)), steps=1)
     order = sorted(range(len(states)), key=lambda b: len(prompts[b]))
     for begin, end in itertools.pairwise(_cuts(len(order), length)):
         chosen = order[begin:end]
         lengths = np.asarray([len(prompts[b]) for b in chosen], np.int32)
-        padded = np.zeros((len(chosen), _bucket(int(lengths.max()), steps=2)), np.int32)
+        padded = np.zeros((len(chosen), bucket(int(lengths.max()), steps=2)), np.int32)
         for row, b in zip(padded, chosen, strict=True):
             row[: len(prompts[b])] = prompts[b]
         packed, places = _pack(states, [[b] for b in chosen], length)
@@ -187,8 +187,8 @@ def _fill_rows(
     # Either rows that fit the longest state, or rows of a standard length for several states. Both
     # vary little within a run, whatever the size of a batch.
     needs = [max(trie_sizes[b], _tokens_for_slots(states[b])) for b in order]
-    close = _bucket(max(needs), steps=8)
-    standard = min(_bucket(sum(needs), steps=1), SHARED_ROW_TOKENS)
+    close = bucket(max(needs), steps=8)
+    standard = min(bucket(sum(needs), steps=1), SHARED_ROW_TOKENS)
     length = min((close, max(close, standard)), key=cost)
     return fill(length), length
 
@@ -259,7 +259,7 @@ def _tokens_for_slots(state: Sequences) -> int:
     return _TOKENS_PER_SLOT * len(state.tokens)
 
 
-def _bucket(n: int, steps: int) -> int:
+def bucket(n: int, steps: int) -> int:
     """The next multiple of 16 of a few, which are `steps` to each doubling."""
     step = max(16, (1 << (n - 1).bit_length()) // (2 * steps))
     return -(-n // step) * step

@@ -15,12 +15,10 @@ special tokens (Llama's BOS) and without its trailing ones. The action's tokens 
 longest common beginning with the tokens of the prompt alone. Mostly that is the whole prompt; where
 a token spans the boundary, it is the action's. So an action's score depends on its prompt and its
 own text, and on nothing else in the list or the batch. An encoder-decoder reads the two apart; see
-`seq2seq`.
+`encoder_decoder`.
 """
 
-import difflib
 import functools
-import itertools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -34,6 +32,7 @@ from llmprior_jax.distributed import data_parallel
 from llmprior_jax.models import DecoderConfig, EncoderDecoderConfig, KVCache, LanguageModel
 from llmprior_jax.priors.scoring import encoder_decoder, packing, shared_prefix
 from llmprior_jax.priors.tokens import check_known, encode, leading_special_tokens
+from llmprior_jax.registry import unknown
 from llmprior_jax.types import ActionPrior
 
 NORMALIZATIONS = ("sum", "token", "word")
@@ -107,20 +106,11 @@ def score(
       >>> prior.log_probs.shape, f"{jnp.exp(prior.log_probs).sum():.3f}"
       ((1, 2), '1.000')
 
-    Args:
-      lm: the language model.
-      prompts: B texts.
-      actions: for each prompt its admissible actions, A at most.
-      normalization: see `score_actions`.
-      temperature: see `score_actions`.
-      head: see `score_actions`.
+    The arguments are those of `score_actions`, as are the errors.
 
     Returns:
       `log_probs` f32[B, A] as `score_actions` gives them, and `features` f32[B, A, D]: the final
       hidden state at each action's last token, zero where no action is.
-
-    Raises:
-      TypeError, ValueError: see `score_actions`.
     """
     check_options(normalization, temperature)
     scores = score_texts(lm, prompts, actions, head=head)
@@ -165,15 +155,10 @@ def score_texts(
       >>> scores.features.shape
       (1, 2, 0)
 
-    Args:
-      lm: the language model.
-      prompts: B texts.
-      actions: for each prompt its admissible actions, A at most.
-      with_features: whether hidden states are wanted, too.
-      head: see `score_actions`.
+    The other arguments are those of `score_actions`, as are the errors.
 
-    Raises:
-      TypeError, ValueError: see `score_actions`.
+    Args:
+      with_features: whether hidden states are wanted, too.
     """
     _check(prompts, actions, head)
     states = tokenize(lm, prompts, actions)
@@ -203,10 +188,8 @@ def score_texts(
             if with_features:
                 scores.features[b, a] = result[1][row][slot]
     for b, state in enumerate(states):
-        num_tokens = [
-            len(text) - first for text, first in zip(state.tokens, state.first, strict=True)
-        ]
-        scores.num_tokens[b, : len(num_tokens)] = num_tokens
+        for a, (text, first) in enumerate(zip(state.tokens, state.first, strict=True)):
+            scores.num_tokens[b, a] = len(text) - first
     _check_finite(scores.log_probs, actions)
     return scores
 
@@ -220,7 +203,8 @@ def normalize(
     """The prior over each prompt's actions.
 
     Examples:
-      >>> scores = priors.TextScores(np.log([[0.2, 0.2]]), np.ones((1, 2), int), np.zeros((1, 2, 0)))
+      >>> log_probs, num_tokens = np.log([[0.2, 0.2]]), np.ones((1, 2), int)
+      >>> scores = priors.TextScores(log_probs, num_tokens, np.zeros((1, 2, 0)))
       >>> print(np.exp(priors.normalize(scores, [[" go", " wait"]])))
       [[0.5 0.5]]
 
@@ -236,8 +220,8 @@ def normalize(
     log_probs = np.full(scores.log_probs.shape, -np.inf, np.float32)
     for b, texts in enumerate(actions):
         score = scores.log_probs[b, : len(texts)].astype(np.float64)
-        lengths = map(divisor, itertools.repeat(normalization), texts, scores.num_tokens[b])
-        score /= list(lengths)
+        lengths = zip(texts, scores.num_tokens[b], strict=False)
+        score /= [divisor(normalization, *length) for length in lengths]
         score /= temperature
         top = score.max()
         log_probs[b, : len(texts)] = score - (top + np.log(np.exp(score - top).sum()))
@@ -259,11 +243,7 @@ def check_options(normalization: str, temperature: float) -> None:
       ValueError: ...
     """
     if normalization not in NORMALIZATIONS:
-        near = difflib.get_close_matches(str(normalization), NORMALIZATIONS, n=1, cutoff=0.0)
-        raise ValueError(
-            f"unknown normalization {normalization!r}; did you mean {near[0]!r}? "
-            f"There are {', '.join(NORMALIZATIONS)}"
-        )
+        raise ValueError(unknown("normalization", str(normalization), NORMALIZATIONS))
     if not 0 < temperature < math.inf:
         raise ValueError(f"temperature must be positive and finite, not {temperature}")
 
@@ -279,8 +259,8 @@ def score_packed(
         texts with prompts of their own, of an `EncoderDecoder`.
       params: its parameters, as `nnx.split` gives them.
       packed: R rows of L tokens, with N slots for results.
-      head: one row of H slots that all the texts go on from, see `heads`; `packed` counts positions
-        from its end. Needs a module with the `extend` of a `Decoder`.
+      head: one row of H slots that all the texts go on from, see `shared_prefix`; `packed` counts
+        positions from its end. Needs a module with the `extend` of a `Decoder`.
 
     Returns:
       f32[N], for each slot the summed log-probability of the tokens from `first` to `last`, and

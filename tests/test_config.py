@@ -1,0 +1,92 @@
+"""Configurations and the settings that they describe: one set of fields, None where nothing is."""
+
+import dataclasses
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from llmprior_jax import training
+from llmprior_jax.settings import Settings
+from llmprior_jax.training.config import CONFIG_FILE, changes, claim_workdir
+
+OPTIONAL = [
+    *("mesh", "wandb_project", "segment_steps", "freeform.k", "offline.dataset", "offline.size"),
+    *("prior.store", "prior.quantize", "prior.demonstrations", "prior.examples.workdir"),
+    *("agent.alpha_from", "agent.alpha_updates", "agent.target_kl", "agent.num_candidates"),
+    *("agent.penalty_temperature", "policy.lora_rank"),
+]
+
+
+def at(settings: Settings, name: str):
+    """The setting of a field of the configuration."""
+    parts = {"segment_steps": "run", "mesh": "run", "freeform": "environment"}
+    here = settings
+    for part in [*filter(None, [parts.get(name.split(".")[0])]), *name.split(".")]:
+        here = getattr(here, part)
+    return here
+
+
+def test_the_default_configuration_describes_the_default_settings():
+    assert training.to_settings(training.default_config()) == Settings()
+
+
+@pytest.mark.parametrize("name", OPTIONAL)
+def test_zero_and_the_empty_text_say_none_as_a_command_line_must(name):
+    config = training.default_config()
+    is_number = isinstance(at(Settings(), name), int | float) or name in (
+        *("segment_steps", "freeform.k", "offline.size", "agent.alpha_from", "policy.lora_rank"),
+        *("agent.alpha_updates", "agent.target_kl", "agent.num_candidates"),
+        "agent.penalty_temperature",
+    )
+    config.update_from_flattened_dict({name: 0 if is_number else ""})
+    assert at(training.to_settings(config), name) is None
+
+
+def test_a_share_of_zero_is_a_number():
+    assert training.to_settings(training.default_config()).prior.uniform_share == 0.0
+
+
+@pytest.mark.parametrize("part", ["agent", "policy", "prior"])
+def test_a_part_of_one_s_own_has_fields_of_its_own(part, tmp_path):
+    config = training.default_config()
+    config[part].extra.regret = 0.5
+    with pytest.raises(AttributeError):
+        config[part].regret = 0.5
+    assert getattr(training.to_settings(config), part).extra == {"regret": 0.5}
+    assert changes(config) == {f"{part}.extra.regret": 0.5}
+    claim_workdir(tmp_path, config)
+    assert training.to_settings(training.read_config(tmp_path)) == training.to_settings(config)
+    config[part].extra.regret = 0.6
+    with pytest.raises(training.ConfigMismatchError, match=rf"{part}\.extra\.regret: 0\.5"):
+        claim_workdir(tmp_path, config)
+
+
+def test_a_directory_of_before_a_field_has_its_default(tmp_path):
+    config = training.default_config()
+    config.agent.alpha = 0.1
+    written = json.loads(config.to_json())
+    del written["agent"]["extra"], written["offline"]
+    written["agent"]["num_candidates"] = 0  # As version 0.1 wrote it.
+    (tmp_path / CONFIG_FILE).write_text(json.dumps(written))
+    assert training.to_settings(training.read_config(tmp_path)) == training.to_settings(config)
+    claim_workdir(tmp_path, config)
+
+
+def test_settings_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Settings().run.seed = 1
+
+
+def test_reading_a_configuration_uses_no_device():
+    root = pathlib.Path(__file__).parent.parent
+    script = """
+import jax
+from launch.configs import quickstart
+from llmprior_jax import training
+training.to_settings(quickstart.get_config())
+assert not jax._src.xla_bridge._backends, "a backend was started"
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=root)
