@@ -13,7 +13,7 @@ probability E. Behaviors are
 - `WORKDIR/AGENT`, a trained agent of a run, such as `runs/quickstart/dqn_prior`.
 
 With --success_share, episodes are kept so that this share of them is successful. The format of the
-file is described in `llmprior_jax/play/datasets.py`.
+file is described in `llmprior_jax/datasets.py`.
 """
 
 import functools

@@ -1,7 +1,7 @@
 """What the parts of a run take: a small frozen dataclass for each, None where nothing is set.
 
-`training.default_config()` has the same fields under the same names, and `training.build` alone
-reads a configuration: everything below it takes settings, so it can be used without one.
+`training.default_config()` has the same fields under the same names, and `training.config` alone
+turns a configuration into settings: all else takes settings, so it can be used without one.
 
 Examples:
   >>> from llmprior_jax import settings

@@ -1,5 +1,7 @@
 """Collecting: the mixture that was asked for, and transitions that the environment agrees with."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -150,18 +152,22 @@ def test_the_same_seed_gives_the_same_dataset(expert):
     assert one.num_transitions != other.num_transitions or (one.action != other.action).any()
 
 
-class Filler:
-    """Knows the first two wheels, and the others once they are met."""
+class Growing:
+    """Scored states that are the first two wheels, and the others once they are met."""
 
-    def load(self):
-        return lock_table(0.9, np.arange(2, dtype=np.int32))
+    def __init__(self):
+        self.table = lock_table(0.9, np.arange(2, dtype=np.int32))
 
-    def extend(self, table, observations):
-        return tables.insert(table, np.unique(observations), prior_of(np.unique(observations), 0.9))
+    def fill(self, missing):
+        new = np.unique(np.asarray(missing.observation)[np.asarray(missing.is_missing)])
+        if len(new):
+            self.table = tables.insert(self.table, new, prior_of(new, 0.9))
+        return bool(len(new))
 
 
 def test_states_without_a_prior_are_scored_before_the_episode_counts():
-    behavior = collecting.agent_behavior(agents.prior_alone(), (), Filler())
+    act = functools.partial(agents.prior_alone().act, ())
+    behavior = collecting.agent_behavior(act, Growing())
     dataset = collecting.collect(LOCK, PARAMS, [Part(behavior, 1.0)], num_episodes=1024)
     # The prior opens the lock in 0.9^8 of episodes; five standard errors are 0.08.
     assert abs(successes(dataset).mean() - 0.9**LENGTH) < 0.08

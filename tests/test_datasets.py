@@ -187,7 +187,7 @@ def test_subsets_are_nested_and_of_the_size_asked_for(tmp_path, unit):
             chosen = set(dataset.episode[order[:count]])
             assert len(chosen) == size
             assert count == sum(episode + 1 for episode in chosen), "an episode is not whole"
-    assert datasets.count_transitions(dataset, 0, unit, order) == dataset.num_transitions
+    assert datasets.count_transitions(dataset, None, unit, order) == dataset.num_transitions
 
 
 def test_a_subset_larger_than_the_dataset_is_refused(tmp_path):

@@ -9,6 +9,7 @@ import pathlib
 import re
 from typing import Any
 
+import gymnax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -102,6 +103,24 @@ def test_a_public_name_has_a_docstring(name):
     doc = inspect.getdoc(PUBLIC[name])
     assert doc
     assert not doc.startswith(f"{name.rpartition('.')[2]}(")
+
+
+@pytest.fixture(autouse=True)
+def _registered_for_one_test(monkeypatch):
+    """What an example registers is of no use to other tests, which count what there is."""
+    for registry in (
+        agents.registry._AGENTS,
+        envs.engines.games._ENGINES,
+        envs.registry._ENVIRONMENTS,
+        play.evaluation._METRICS,
+        priors.prompts._BUILDERS,
+        priors.sources.registry._SOURCES,
+    ):
+        monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+    monkeypatch.setattr(gymnax.registration, "_registry", dict(gymnax.registration._registry))
+    names = gymnax.registered_envs.copy()
+    yield
+    gymnax.registered_envs[:] = names
 
 
 @pytest.mark.parametrize("name", SHOWN)

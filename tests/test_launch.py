@@ -12,6 +12,7 @@ import pytest
 
 from launch import make_games
 from launch.common import app
+from llmprior_jax import training
 from llmprior_jax.envs.alfworld import game_maker
 from llmprior_jax.training import validation
 
@@ -219,6 +220,6 @@ def test_a_config_file_is_valid_and_tells_its_command_and_result(path):
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    validation.check_config(module.get_config())
+    validation.validate(training.to_settings(module.get_config()))
     assert f"python -m launch.train --config=launch/configs/{path.name}" in module.__doc__
     assert re.search(r"\d+ seeds", module.__doc__), "the measured result is missing"

@@ -42,7 +42,7 @@ def make_run(name: str, dataset, confidence: float = 0.9, **changes) -> OfflineR
         | changes
     )
     scored = scored_lock("nowhere", LockSource(confidence), read_only=True)
-    known = build.Priors(model=None, scored=scored)
+    known = build.Priors(model=None, build_prompt=None, scored=scored)
     settings = training.to_settings(config)
     return build.make_run(name, settings, LOCK, LOCK.default_params, known, dataset)
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from launch.common import pictures
 from llmprior_jax import envs
-from llmprior_jax.training import Decision
+from llmprior_jax.play import Decision
 from llmprior_jax.types import TextState
 
 

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import pathlib
+import shlex
 import signal
 import subprocess
 import sys
@@ -55,7 +56,7 @@ def test_a_run_has_a_log_and_the_command_that_led_to_it(tmp_path, configs):
     run_pool.train_in_processes(tmp_path, {"run0": configs["run0"]}, jobs=1)
     assert "prior: " in (tmp_path / "run0" / "log.txt").read_text()
     (line,) = (tmp_path / "run0" / "provenance.jsonl").read_text().splitlines()
-    assert json.loads(line)["command"].endswith(sys.orig_argv[-1])
+    assert json.loads(line)["command"].endswith(shlex.quote(sys.orig_argv[-1]))
 
 
 @pytest.mark.parametrize("jobs", [None, 1])

@@ -75,7 +75,7 @@ def test_a_run_that_comes_again_to_the_same_states_finds_its_rows(tmp_path):
 
 def test_rows_of_another_source_are_refused(tmp_path):
     first = loaded(tmp_path, source=LockSource(identity="f"))
-    with pytest.raises(ValueError, match=r"another version .*fingerprint f, now g"):
+    with pytest.raises(ValueError, match=r"another source of priors .*identity f, now g"):
         loaded(tmp_path, source=LockSource(identity="g"))
 
     class Gone(LockSource):

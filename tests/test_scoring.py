@@ -276,7 +276,7 @@ HEADED = [HEAD + prompt for prompt in ("Task: wash up\nNext:", "Now: go", "Next:
 def test_a_head_read_apart_changes_no_score(lm, alone, head):
     lm = dataclasses.replace(lm)  # Nothing is kept with it yet.
     alone.check(score(lm, HEADED, ACTIONS[:3], head=head), HEADED, ACTIONS[:3])
-    (tokens,) = (np.frombuffer(name, np.int32) for name in lm.kept["heads"])
+    (tokens,) = (np.frombuffer(name, np.int32) for name in lm.kept["prefixes"])
     assert tokens.tolist() == alone.tokens(HEADED[0])[: len(tokens)]
     if head is None:
         assert 64 <= len(tokens) <= len(alone.tokens(HEAD))
@@ -298,7 +298,7 @@ def test_only_the_last_heads_are_kept(lm):
     lm = dataclasses.replace(lm)
     for length in (4, 5, 4, 6, 7, 8, 4):
         shared_prefix.read(lm, np.arange(length, dtype=np.int32))
-    assert [len(name) // 4 for name in lm.kept["heads"]] == [6, 7, 8, 4]
+    assert [len(name) // 4 for name in lm.kept["prefixes"]] == [6, 7, 8, 4]
 
 
 def test_a_head_may_be_no_longer_than_what_comes_before_the_actions(lm, alone):
@@ -318,7 +318,7 @@ def test_windows_and_soft_caps_reach_over_the_head(plain_tokenizer, tmp_path):
         attn_implementation="eager",
     )
     Alone(model, plain_tokenizer).check(score(lm, HEADED, ACTIONS[:3]), HEADED, ACTIONS[:3])
-    assert lm.kept["heads"]
+    assert lm.kept["prefixes"]
 
 
 def test_a_prompt_without_the_head_is_named(lm):

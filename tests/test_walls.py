@@ -115,7 +115,9 @@ def test_importing_the_agents_loads_nothing_that_knows_text():
     script = """
 import sys
 import llmprior_jax.agents
-others = {f"llmprior_jax.{room}" for room in ("priors", "models", "envs", "play", "training")}
+others = {f"llmprior_jax.{room}" for room in (
+    "priors", "models", "envs", "datasets", "play", "learning", "training"
+)}
 text = {"sqlite3", "transformers", "tokenizers", "safetensors"}
 loaded = {name for name in sys.modules if {name, ".".join(name.split(".")[:2])} & (others | text)}
 assert not loaded, loaded

@@ -1,4 +1,4 @@
-"""Where a run computes: a mesh of devices, and several processes that train together."""
+"""Several devices and several processes that compute one run together."""
 
 from llmprior_jax.distributed.mesh import make_mesh
 from llmprior_jax.distributed.seeds import over_seeds, seed_keys

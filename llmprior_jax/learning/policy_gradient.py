@@ -74,6 +74,11 @@ class PolicyRun(Run):
 
         self.state: PolicyState = over_seeds(init, (0,))(self.keys["train"])
 
+    def restore(self, state: Any, meta: dict[str, Any]) -> None:
+        """See `Run`."""
+        super().restore(state, meta)
+        self._actor.forget()
+
     def train(self) -> dict[str, np.ndarray]:
         """One segment of all seeds, one or more rollouts and updates; returns their metrics [S]."""
         history: list[dict[str, np.ndarray]] = []

@@ -1,4 +1,4 @@
-"""What kinds of model checkpoints hold, and by which names they hold each parameter.
+"""The kinds of models that checkpoints hold, and the names of their parameters there.
 
 An `Architecture` is all that reading and writing a checkpoint needs to know. Its table maps our
 parameter to the checkpoint's tensor; a `*` stands for the number of a block.

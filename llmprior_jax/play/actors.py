@@ -29,7 +29,7 @@ _READ_AT_ONCE = 4
 
 
 class AgentActor(Protocol):
-    """How one agent acts; all but `shared` and `grown` is pure, and used within jit.
+    """How one agent acts: `shared` and `grown` on the host; the rest is pure, and used within jit.
 
     Attributes:
       in_rollouts: how it acts in a batch of environments.
@@ -72,7 +72,7 @@ class AgentActor(Protocol):
 
 
 class ValueActor:
-    """Acts by the posterior of a state's prior and Q, which the table has all there is to know of.
+    """Acts by the posterior of the table's prior and Q.
 
     Args:
       agent: the agent.
@@ -197,6 +197,10 @@ class PolicyActor:
         """The parameters that are not learned, and what the policy reads of each state."""
         return self._model.frozen, self._reading.rows(table)
 
+    def forget(self) -> None:
+        """Forgets what was read: the table may have other states under the same rows."""
+        self._reading.forget()
+
     def grown(self, progress: Progress, table: PriorTable) -> Progress:
         """Rollouts of all seeds, with room in what is remembered."""
         more = table.observations.shape[0] - progress.memory.values.shape[1]
@@ -287,7 +291,7 @@ def _nothing_read(draws: Any, table: PriorTable) -> View:
 
 
 def _look(view: View, step: Step) -> View:
-    # What a cut-off episode is worth is what its last state is worth.
+    # A truncated episode bootstraps from its last state.
     return _want(view, step.reached_row, step.taken & step.truncated)
 
 
@@ -309,6 +313,10 @@ class _Reading:
         self._model = model
         self._text_state = text_state
         self._build_prompt = build_prompt
+        self.forget()
+
+    def forget(self) -> None:
+        """Reads all states again at the next call of `rows`."""
         self._rows: Any = None
         self._size = 0
 
@@ -321,8 +329,6 @@ class _Reading:
           ValueError: the policy has other actions in a state than the prior.
         """
         size = int(table.size)
-        if size < self._size:  # The table of an earlier checkpoint.
-            self._rows, self._size = None, 0
         if size > self._size:
             observations = np.asarray(table.observations[self._size : size])
             texts = [self._text_state(observation) for observation in observations]

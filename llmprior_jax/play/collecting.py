@@ -184,7 +184,6 @@ def _play(
         num_steps,
         lambda step, about: _Episode(*(getattr(step, name) for name in _Episode._fields)),
         one_episode=True,
-        needs_end=False,
         find=lambda known: known.find,
     )
 

@@ -1,4 +1,4 @@
-"""What comes of playing: episodes in numbers, metrics of them, and decisions for people."""
+"""Episodes that were played, their metrics, and single decisions for people."""
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -67,6 +67,12 @@ def register_metric(name: str, metric: Metric) -> None:
 
 def metrics(episodes: Mapping[str, Episodes]) -> dict[str, np.ndarray]:
     """The metrics [S] of an evaluation.
+
+    Examples:
+      >>> won, zeros = np.array([[True, False]]), np.zeros((1, 2))
+      >>> played = play.Episodes(won, returns=zeros, length=zeros + 3)
+      >>> play.metrics({"": played})["success_rate"]
+      array([0.5])
 
     Args:
       episodes: those of each set of tasks, [S, E, ...], by what stands before the metrics' names.

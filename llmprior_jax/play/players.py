@@ -108,7 +108,6 @@ class JaxPlayer:
                 num_steps,
                 _keep_outcome,
                 one_episode=True,
-                needs_end=False,
                 share=share,
             )
 

@@ -101,7 +101,6 @@ def make_roller(
     keep: Callable[[Step, Any], Any],
     *,
     one_episode: bool = False,
-    needs_end: bool = True,
     find: Callable[[Any], Find] = find_in,
     share: Share = lambda envs: envs,
 ) -> Roller:
@@ -113,8 +112,8 @@ def make_roller(
       actor: how the agent acts.
       num_steps: T, steps of each environment.
       keep: `(step, about) -> pytree [N, ...]`, what is kept of a step.
-      one_episode: each environment stops at the end of its first episode.
-      needs_end: see `step_known`.
+      one_episode: each environment stops at the end of its first episode, of whose last state no
+        prior is needed.
       find: how states are found in what stands for the table.
       share: see `stepping.Share`.
     """
@@ -138,7 +137,7 @@ def make_roller(
             choice,
             missing,
             acting=_is_running(progress) & ~missing.is_missing,
-            needs_end=needs_end,
+            needs_end=not one_episode,
             share=share,
         )
         return envs, row, taken, missing, keep(taken, about), actor.look(memory, taken)

@@ -93,7 +93,7 @@ class RowFiles:
         return _from_bytes(Whitening, self._read(path, checked))
 
     def append(self, first: int, rows: Rows) -> Rows:
-        """Keeps rows from number `first` on; those there belong to a future that did not come.
+        """Keeps rows from number `first` on; those there, left by a run that was killed, go.
 
         Returns them as they are in all processes, which may have computed other last bits.
         """
@@ -148,9 +148,10 @@ class RowFiles:
             return  # Rows stand on their own; only new ones need the model, and say so.
         if ours != theirs:
             raise ValueError(
-                f"the states in {self._directory} were scored by another version of the language "
-                f"model (fingerprint {theirs}, now {ours}); bring that one back, or start again "
-                "with another --workdir or --noresume"
+                f"the states in {self._directory} were scored by another source of priors "
+                f"(identity {theirs}, now {ours}): its language model or its demonstrations are "
+                "another version. Bring that one back, or start again with another --workdir or "
+                "--noresume"
             )
 
     def _read(self, path: pathlib.Path, read: Callable[[], bytes]) -> bytes:

@@ -85,8 +85,9 @@ class ScoredStates:
 
     @property
     def table(self) -> PriorTable:
-        """The states that have been scored; `load` comes first."""
-        assert self._table is not None
+        """The states that have been scored; a RuntimeError before `load`."""
+        if self._table is None:
+            raise RuntimeError("no states are loaded yet; call load() first")
         return self._table
 
     @property

@@ -1,4 +1,4 @@
-"""What a store holds as a Parquet file: to move it, to publish it, to read it with other tools.
+"""A store's content as a Parquet file: to move it, to publish it, to read it with other tools.
 
 One row is one prompt with what a model said of its actions, or one sampled answer; columns that the
 other kind of row has are null. Floats keep their bits.

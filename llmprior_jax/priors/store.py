@@ -1,4 +1,4 @@
-"""What language models were asked and said, on disk, shared by all runs of a machine.
+"""A store on disk of what language models were asked and said, shared by all runs of a machine.
 
 A frozen model says the same of the same text, so it is asked once. The store is one SQLite file in
 WAL mode: any number of processes read it while one writes, writers take turns, a commit is whole or

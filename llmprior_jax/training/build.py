@@ -51,10 +51,12 @@ class Priors(NamedTuple):
 
     Attributes:
       model: the language model.
+      build_prompt: what is asked about a state, at any length; who reads it fits it to its model.
       scored: the states, and the source that scores them.
     """
 
     model: CachedModel
+    build_prompt: prompts.Builder
     scored: ScoredStates
 
 
@@ -130,12 +132,12 @@ def make_priors(
 
     def first() -> np.ndarray:
         if isinstance(env, EngineGames):
-            return env.first_observations(make_candidates(settings, model, fitting))
+            return env.first_observations(make_candidates(settings, model, build))
         return first_observations(env, env_params)
 
     files = RowFiles(directory, read_only)
     scored = ScoredStates(env, first, source, fitting, settings.prior.num_features, files)
-    return Priors(model, scored)
+    return Priors(model, build, scored)
 
 
 def make_model(settings: Settings) -> CachedModel:
@@ -166,13 +168,14 @@ def make_run(
     mapped = functools.partial(
         over_seeds, num_seeds=num_seeds, mesh=settings.run.mesh, num_envs=num_envs
     )
-    known.scored.load()
+    # All that may be wrong is made first: scoring the first states takes long.
     if isinstance(env, EngineGames):
         agent = build_agent(name, settings.agent, settings.prior)
+        known.scored.load()
         player = EnginePlayer(
             agent,
             env,
-            make_candidates(settings, known.model, known.scored.build_prompt),
+            make_candidates(settings, known.model, known.build_prompt),
             known.scored,
             num_seeds,
             settings.run.eval_episodes,
@@ -194,8 +197,11 @@ def make_run(
         )
 
     if agents.is_policy(name):
-        return _make_policy_run(name, settings, env, known.scored, play_with, mapped)
+        run = _make_policy_run(name, settings, env, known.build_prompt, play_with, mapped)
+        known.scored.load()
+        return run
     agent = build_agent(name, settings.agent, settings.prior)
+    known.scored.load()
     player = play_with(ValueActor(agent))
     if dataset is not None and agent.update is not None:
         batch_size = settings.loop.batch_size
@@ -250,7 +256,7 @@ def _make_policy_run(
     name: str,
     settings: Settings,
     env: envs.TextEnvironment,
-    scored: ScoredStates,
+    build: prompts.Builder,
     play_with: Callable[[PolicyActor], JaxPlayer],
     mapped: Callable[..., Any],
 ) -> PolicyRun:
@@ -260,9 +266,7 @@ def _make_policy_run(
     agent, model = build_policy(name, lm, env.num_actions, policy, settings.prior)
     count = functools.partial(count_tokens, lm.tokenizer)
     context = lm.config.max_position_embeddings
-    build_prompt = prompts.fitting(
-        scored.build_prompt, lambda prompt: prompts.room_for(prompt, context, count)
-    )
+    build_prompt = prompts.fitting(build, lambda prompt: prompts.room_for(prompt, context, count))
     actor = PolicyActor(agent, model, env.text_state, build_prompt)
     num_envs, rollout_steps = policy.num_envs, policy.rollout_steps
     player = play_with(actor)

@@ -119,11 +119,12 @@ def check_workdir(workdir: pathlib.Path, config: Config) -> None:
     """
     if not (workdir / CONFIG_FILE).exists():
         return
-    theirs, ours = _flat(to_settings(read_config(workdir))), _flat(to_settings(config))
+    theirs, ours = flat(to_settings(read_config(workdir))), flat(to_settings(config))
     differences = [
-        f"  {name}: {theirs[name]!r} in the directory, {ours.get(name, 'not there')!r} now"
-        for name in sorted(theirs)
-        if theirs[name] != ours.get(name) and name not in _SAME_RESULTS
+        f"  {name}: {theirs.get(name, 'not there')!r} in the directory, "
+        f"{ours.get(name, 'not there')!r} now"
+        for name in sorted(theirs.keys() | ours.keys())
+        if theirs.get(name) != ours.get(name) and name not in _SAME_RESULTS
     ]
     if differences:
         raise ConfigMismatchError(
@@ -182,15 +183,15 @@ def changes(config: Config) -> dict[str, Any]:
 
     Without those that change where and how a run computes, and not what.
     """
-    default = _flat(Settings())
+    default = flat(Settings())
     return {
         name: value
-        for name, value in _flat(to_settings(config)).items()
+        for name, value in flat(to_settings(config)).items()
         if name not in default or (value != default[name] and name not in _SAME_RESULTS)
     }
 
 
-def _flat(settings: Settings) -> dict[str, Any]:
+def flat(settings: Settings) -> dict[str, Any]:
     """The fields of settings by dotted name, as JSON has them."""
     nested = dataclasses.asdict(settings)
     for part in _AT_TOP:

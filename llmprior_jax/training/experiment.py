@@ -303,7 +303,7 @@ def _train(
                 if metrics is not None:
                     metrics.write(run.segments, run.steps, **values)
                 if bar is not None:
-                    # Engines end a segment with whole rounds, and so some steps too late.
+                    # A run may overshoot its budget.
                     bar.update(min(run.steps, run.num_steps) - bar.n)
                     shown = {"success": f"{np.mean(values['success_rate']):.2f}"}
                     if model.queries.made > asked_before:
@@ -313,7 +313,7 @@ def _train(
             if restored is None:
                 record(run.evaluate())
                 checkpoints.save(0, run.state, run.meta())
-                # Until then a restart would begin with a fuller table, and so stall less.
+                # A restart before that would begin with a fuller table, and end with other bits.
                 checkpoints.wait()
             while run.steps < run.num_steps:
                 record(run.train() | run.evaluate())

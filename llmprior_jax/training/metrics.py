@@ -3,7 +3,6 @@
 Weights & Biases (https://wandb.ai) gets what TensorBoard gets, where a project is named.
 """
 
-import dataclasses
 import importlib
 import json
 import pathlib
@@ -15,6 +14,7 @@ import tensorboardX
 
 from llmprior_jax.files import write_atomically
 from llmprior_jax.settings import Settings
+from llmprior_jax.training.config import flat
 
 _FILE = "metrics.jsonl"
 _WANDB_ID = "wandb_id"
@@ -65,7 +65,7 @@ class MetricsWriter:
                 id=self._wandb_id(),
                 resume="allow",
                 dir=str(self._directory),
-                config=dataclasses.asdict(settings),
+                config=flat(settings),
             )
 
     def __enter__(self) -> "MetricsWriter":

@@ -1,4 +1,4 @@
-"""What a run says: statistics with intervals over seeds, a table of them, and learning curves.
+"""Summaries of runs: statistics with intervals over seeds, a table of them, and learning curves.
 
 Interquartile means with stratified bootstrap intervals, as "Deep Reinforcement Learning at the Edge
 of the Statistical Precipice" (Agarwal et al., NeurIPS 2021, arXiv 2108.13264) recommends for few

@@ -1,4 +1,4 @@
-"""What generated ALFWorld games ask for, and which of it is asked for in unseen games only."""
+"""The tasks of generated ALFWorld games, and which of them only unseen games have."""
 
 import dataclasses
 import hashlib

@@ -1,1 +1,1 @@
-"""What a language model writes when asked what it would do."""
+"""Text that a language model writes, and action priors made of it."""

@@ -55,7 +55,7 @@ def without(states: Sequence[Sequences], length: int) -> list[Sequences]:
 
 def read(lm: LanguageModel, tokens: np.ndarray) -> KVCache:
     """Keys and values of a head i32[H], one row of H slots; kept with the model for next time."""
-    kept = lm.kept.setdefault("heads", {})
+    kept = lm.kept.setdefault("prefixes", {})
     name = tokens.tobytes()
     head = kept.pop(name, None)
     if head is None:

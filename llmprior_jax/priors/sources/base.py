@@ -1,4 +1,4 @@
-"""What a source of priors is: texts in, log-probs and features out."""
+"""The protocol of sources of priors: texts in, log-probs and features out."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
@@ -59,9 +59,10 @@ class PriorSource(Protocol):
 
     @property
     def identity(self) -> str:
-        """What identifies its answers: another one if anything that they depend on is another.
+        """What identifies the model and the data that answers come from.
 
-        A work directory keeps what was scored, and refuses to go on with another source.
+        A work directory keeps what was scored, and refuses to go on with another identity. It
+        refuses other settings by itself.
         """
         ...
 
