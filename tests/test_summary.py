@@ -111,6 +111,15 @@ def test_a_work_directory_of_another_configuration_is_refused_by_field(tmp_path)
         claim_workdir(tmp_path, config)
 
 
+def test_an_argument_of_an_agent_of_ones_own_that_came_or_went_is_noticed(tmp_path):
+    plain, extra = training.default_config(), training.default_config()
+    extra.agent.extra.regret = 0.5
+    for name, first, second in (("came", plain, extra), ("went", extra, plain)):
+        claim_workdir(tmp_path / name, first)
+        with pytest.raises(training.ConfigMismatchError, match=r"agent\.extra\.regret"):
+            claim_workdir(tmp_path / name, second)
+
+
 def test_a_configuration_is_read_back_as_it_was(tmp_path):
     config = training.default_config()
     claim_workdir(tmp_path, config)
