@@ -1,7 +1,7 @@
 """Things by name: what the library has, what a user registers, and what an import path names.
 
-Environments, agents, prompts, sources of priors, engines and metrics are chosen by name in a
-configuration. Each kind has one `Registry`, so that a new one takes a call of `register` in the
+Environments, agents, prompts, sources of priors, engines and metrics are chosen by name
+in settings. Each kind has one `Registry`, so that a new one takes a call of `register` in the
 user's own file, or no call at all: `my_module:thing` names whatever can be imported.
 """
 

@@ -2,7 +2,7 @@
 
 There are two kinds. An agent that sees priors is made by `make`; an agent whose policy is a
 language model is made by `make_policy`, from a factory whose first parameter is `model`. Both kinds
-share their names, so that one list in a configuration can hold either.
+share their names, so that one list can hold either.
 """
 
 import functools
@@ -72,8 +72,8 @@ def make(name: str, **kwargs: Any) -> Agent:
         from the prior), or one of these with a uniform prior: "dqn", "cql", "bc", "random"; a name
         given by `register`; or an import path, `my_module:my_agent`, of a function that returns an
         `Agent`.
-      **kwargs: arguments of that function. What only other agents take is ignored, so that one
-        configuration serves an agent and its baselines.
+      **kwargs: arguments of that function. What only other agents take is ignored, so that the
+        same arguments serve an agent and its baselines.
 
     Raises:
       ValueError: there is no such agent, or it is one for `make_policy`.
@@ -113,7 +113,7 @@ def make_policy(name: str, model: LanguagePolicy, **kwargs: Any) -> PolicyAgent:
 
 
 def register(name: str, factory: Callable[..., Agent], uniform_prior: bool = False) -> None:
-    """Gives an agent of your own a name, for `make` and for the configurations of runs.
+    """Gives an agent of your own a name, for `make` and for runs.
 
     Examples:
       >>> def greedy(*, patience=1, learning_rate=1e-3):

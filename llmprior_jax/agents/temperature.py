@@ -57,7 +57,7 @@ def choose(
     num_updates: int | None = None,
     target_kl: float | None = None,
 ) -> Temperature:
-    """Alpha from the fields of a configuration: fixed, scheduled or adapted.
+    """Alpha as settings have it: fixed, scheduled or adapted.
 
     It is fixed unless there is a schedule, which takes both `initial` and `num_updates`, or a
     `target_kl`.

@@ -35,9 +35,9 @@ for _name in _ENVIRONMENTS:
 
 
 def register(name: str, factory: Factory) -> None:
-    """Gives an environment of your own a name, for `make`, for configurations and for gymnax.
+    """Gives an environment of your own a name, for `make`, for runs and for gymnax.
 
-    A name is not needed for an environment that can be imported: `make` and configurations take an
+    A name is not needed for an environment that can be imported: `make` and settings take an
     import path such as "my_module:Corridor", too. The same factory may be registered again.
 
     Examples:

@@ -1,7 +1,7 @@
 """From the text of a state to the prompt that a language model continues with an action.
 
 A prompt builder is a small function from `TextState` to `Prompt`. There are `plain`, `few_shot` and
-`think_first`; write your own as you like, and `register` it to name it in a configuration. What is
+`think_first`; write your own as you like, and `register` it to give it a name. What is
 scored is exactly `text + actions[i]`, so the builder decides about every space and line break.
 
 Example:
@@ -153,7 +153,7 @@ def names() -> tuple[str, ...]:
 
 
 def register(name: str, builder: Builder) -> None:
-    """Gives a prompt builder a name for `make`, and so for configurations.
+    """Gives a prompt builder a name for `make`, and so for runs.
 
     Raises:
       ValueError: another builder has that name.

@@ -9,7 +9,7 @@
 - ``NAME:ARGUMENT``: a game of the engine that was given that name with `register`; the engine is
   told the argument,
 - ``engine:MODULE:CLASS:ARGUMENT``: the same for an engine without a name, a class that the process
-  can import. This is how the configuration of a command names it.
+  can import. This is how a command names it.
 
 ALFWorld, TextWorld and Gymnasium come with ``pip install 'llmprior-jax[alfworld]'``. What a class
 of your own has to have to be an engine is in `Engine`.

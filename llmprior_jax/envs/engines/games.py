@@ -37,7 +37,7 @@ class GameError(ValueError):
 def register(name: str, engine: str) -> None:
     """Gives an engine of your own a name: it plays the games called `NAME:ARGUMENT`.
 
-    The name holds in this program. A command's configuration names the engine by its import path,
+    The name holds in this program. Other programs name the engine by its import path,
     `engine:MODULE:CLASS:ARGUMENT`.
 
     Examples:

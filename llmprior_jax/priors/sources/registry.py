@@ -44,7 +44,7 @@ _SOURCES: Registry[SourceFactory] = Registry(
 
 
 def register_source(name: str, factory: SourceFactory) -> None:
-    """Gives a source of priors a name, for `make_source` and for `prior.method` in configurations.
+    """Gives a source of priors a name, for `make_source` and for `PriorSettings.method`.
 
     Examples:
       >>> def sharper(context):
