@@ -38,7 +38,6 @@ def compiled(name: str):
         num_steps,
         lambda step, about: step.success,
         one_episode=True,
-        needs_end=False,
     )
 
     def evaluate(agent_state, key, table):
