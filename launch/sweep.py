@@ -8,6 +8,7 @@ is named for its settings, and its output in `log.txt`. Given again, the command
 stopped: finished runs are left alone and interrupted ones resumed. A run that fails stops no other.
 """
 
+import copy
 import itertools
 import pathlib
 import re
@@ -67,7 +68,7 @@ def with_settings(config: training.Config, point: Mapping[str, str]) -> training
     """
     words = ["sweep", *(f"--config.{name}={value}" for name, value in point.items())]
     values = flags.FlagValues()
-    own = config.copy_and_resolve_references()
+    own = copy.deepcopy(config)  # A plain copy would lose the types of what is None.
     changed = config_flags.DEFINE_config_dict("config", own, flag_values=values, sys_argv=words)
     try:
         values(words)

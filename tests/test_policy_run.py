@@ -19,7 +19,7 @@ from llmprior_jax.learning.policy_gradient import _keep, _rollout
 from llmprior_jax.play.actors import PolicyActor, check_actions
 from llmprior_jax.play.rollouts import complete, make_roller
 from llmprior_jax.play.stepping import reset_envs
-from llmprior_jax.priors import prompts
+from llmprior_jax.priors import CachedModel, prompts
 from llmprior_jax.priors import table as tables
 from llmprior_jax.training import build, experiment, validation
 from llmprior_jax.training.metrics import read_metrics
@@ -241,6 +241,26 @@ def test_a_run_that_is_stopped_and_resumed_ends_with_the_same_bits(finished, tmp
     training.run(corridor_config(), tmp_path)
     assert_same_bits(final_state(tmp_path), final_state(finished))
     assert read_metrics(tmp_path / "gflan_prior") == read_metrics(finished / "gflan_prior")
+
+
+def test_the_policy_reads_history_that_only_the_prior_has_no_room_for(
+    corridor, tmp_path, monkeypatch
+):
+    builders = []
+
+    class Spy(PolicyActor):
+        def __init__(self, agent, model, text_state, build_prompt):
+            builders.append(build_prompt)
+            super().__init__(agent, model, text_state, build_prompt)
+
+    monkeypatch.setattr(build, "PolicyActor", Spy)
+    monkeypatch.setattr(CachedModel, "fits", lambda self, prompt: False)
+    settings = training.to_settings(corridor_config())
+    priors = build.make_priors(settings, corridor, corridor.default_params, tmp_path)
+    build.make_run("gflan", settings, corridor, corridor.default_params, priors)
+    state = TextState("Leave.", "a hall", (("a cellar", "go up"),), ("go out", "wait"))
+    assert "a cellar" not in priors.scored.build_prompt(state).text
+    assert "a cellar" in builders[0](state).text
 
 
 def test_with_low_rank_adaptation_a_checkpoint_has_the_factors_alone(corridor, tmp_path):

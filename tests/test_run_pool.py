@@ -96,12 +96,15 @@ def test_a_run_that_fails_says_why_in_its_log_and_stops_no_other(tmp_path, confi
     assert "FrozenLake-4x4" in errors[0]  # the nearest name
 
 
-def test_a_run_whose_process_is_killed_has_failed_and_stops_no_other(tmp_path, configs):
+@pytest.mark.parametrize("end", ["kill", "terminate"])
+def test_a_run_whose_process_is_ended_has_failed_and_stops_no_other(tmp_path, configs, end):
     def kill() -> None:
         wait_until((tmp_path / "run0" / "log.txt").exists)
         (process,) = multiprocessing.active_children()
-        process.kill()
+        getattr(process, end)()
 
+    for config in configs.values():  # Longer than a segment, so that it can be told to stop.
+        config.agents, config.num_steps, config.eval_every = ("dqn",), 800, 400
     killer = threading.Thread(target=kill)
     killer.start()
     assert run_pool.train_in_processes(tmp_path, configs, jobs=1) == ["run0"]

@@ -47,6 +47,15 @@ def test_settings_are_read_as_the_types_of_their_fields():
     assert config.to_json() == training.default_config().to_json(), "the original was changed"
 
 
+def test_settings_that_are_none_by_default_are_read_as_the_types_of_their_fields():
+    config = training.default_config()
+    point = {"agent.num_candidates": "3", "offline.size": "0", "prior.quantize": "int8"}
+    changed = sweep.with_settings(config, point)
+    assert (changed.agent.num_candidates, changed.offline.size) == (3, 0)
+    assert changed.prior.quantize == "int8"
+    assert config.agent.num_candidates is None, "the original was changed"
+
+
 def test_a_value_that_is_none_of_its_field_is_refused():
     with pytest.raises(ValueError, match=r"--set cannot make agent\.alpha=high: .*float"):
         sweep.with_settings(training.default_config(), {"agent.alpha": "high"})

@@ -96,10 +96,12 @@ def train_in_processes(
                     workers.append(_Worker(workdir))
                     give_next(workers[-1])
                 for worker in _ready(workers):
-                    if worker.failed():
+                    has_failed = worker.failed()
+                    if has_failed:
                         failed.append(worker.run)
                     bar.update()
-                    if waiting and worker.process.is_alive():
+                    # One that failed may have been told to stop, and would end the next run, too.
+                    if waiting and not has_failed:
                         give_next(worker)
                     else:
                         worker.close()
@@ -257,15 +259,16 @@ def _print_to(path: pathlib.Path) -> None:
 def _fails(
     workdir: pathlib.Path, name: str, config: training.Config, should_stop: Callable[[], bool]
 ) -> bool:
-    """Trains a run and returns whether it failed; prints why, or that it was stopped."""
+    """Trains a run and returns whether it failed or was stopped; prints why."""
     try:
         _train(workdir, name, config, should_stop)
     except training.InterruptedRunError as interruption:
         print(interruption)
+        return True
     except app.MISTAKES as error:
         print(f"error: {error}")
         return True
-    except Exception:
+    except Exception:  # Whatever it was, the other runs go on.
         traceback.print_exc()
         return True
     return False

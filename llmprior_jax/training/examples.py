@@ -6,8 +6,7 @@ another example makes another prompt, and another prompt another prior.
 
 import json
 import pathlib
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 import jax
 
@@ -16,27 +15,14 @@ from llmprior_jax.files import write_atomically
 from llmprior_jax.priors.prompts import Example
 
 if TYPE_CHECKING:
-    from llmprior_jax.play.evaluation import Decision
+    from llmprior_jax.learning import Run
 
 FILE = "examples.json"
 
 _ATTEMPTS_PER_EXAMPLE = 20
 
 
-class Player(Protocol):
-    """What collecting needs of a `Run`."""
-
-    @property
-    def state(self) -> Any:
-        """A pytree of arrays with a leading axis of seeds."""
-        ...
-
-    def play(self, seed: int, key: jax.Array) -> "Iterable[Decision]":
-        """Plays one episode with the agent of one seed."""
-        ...
-
-
-def collect(run: Player, count: int, key: jax.Array) -> list[Example]:
+def collect(run: "Run", count: int, key: jax.Array) -> list[Example]:
     """Plays episodes, with the agents of all seeds in turn, until enough of them succeed.
 
     Args:
