@@ -90,7 +90,12 @@ def main(argv: Sequence[str]) -> None:
         rich.console.Console().print(summary.table(statistics, num_seeds))
     if failed:
         sys.exit(run_pool.describe_failures(failed, len(configs)))
-    print(f"every run has a directory in {workdir}")
+    if len(finished) < len(configs):
+        print(
+            f"{len(finished)} of {len(configs)} runs are finished; another process is at the others"
+        )
+    else:
+        print(f"every run has a directory in {workdir}")
 
 
 def _name(point: Mapping[str, str]) -> str:

@@ -238,6 +238,8 @@ def test_a_process_that_hangs_is_given_up(corridor):
     ("game", "message"),
     [
         ("nowhere.z8", "nowhere.z8: there is no such file"),
+        ("textworld:nowhere.z8", "textworld:nowhere.z8: there is no such file"),
+        ("engine:chess.py:Engine:1", "Engine:1: name the class of the engine"),
         ("notes.txt", r"notes.txt: no engine plays this.*\.tw-pddl"),
         ("gymnasum:Nothing-v0", "no engine 'gymnasum'; did you mean 'gymnasium'"),
         ("engine:chess", "chess: name the class of the engine and what it plays"),
@@ -442,6 +444,7 @@ def test_a_file_that_has_changed_is_opened_anew(one, tmp_path):
         ("ni:m", "matches:Nim", "with a colon"),
         ("nim", "matches.Nim", "'matches.Nim' is no import path"),
         ("nim", "matches.py:", "'matches.py:' is no import path"),
+        ("nim", "matches.py:Nim", "'matches.py:Nim' is no import path"),
     ],
 )
 def test_a_name_or_a_path_that_is_none_is_refused(own_names, name, engine, message):
@@ -480,6 +483,17 @@ def test_an_answer_that_is_none_is_an_error_in_an_episode_too(one):
     one.reset(["engine:matches:Nim:3"])
     with pytest.raises(engines.GameError, match="Nim:3: the answer of matches:Nim has no 'reward'"):
         one.step(["cheat"])
+
+
+def test_an_answer_that_is_none_leaves_the_other_environments_where_they_are(nim):
+    with engines.Bridge(num_environments=2, timeout=60) as opened:
+        opened.reset(["engine:matches:Nim:3"] * 2)
+        with pytest.raises(engines.GameError, match="has no 'reward'"):
+            opened.step(["cheat", "take 1"])
+        with pytest.raises(ValueError, match="episode of environment 0 is over: reset it first"):
+            opened.step(["take 1", None])
+        assert opened.step([None, "take 1"]).observations[1].startswith("1 of 3")
+        assert opened.step([None, None]).observations[1].startswith("1 of 3")
 
 
 _ANSWER: Answer = {

@@ -156,7 +156,7 @@ def register(name: str, builder: Builder) -> None:
     """Gives a prompt builder a name for `make`, and so for runs.
 
     Raises:
-      ValueError: another builder has that name.
+      ValueError: another builder has that name, or it has a colon, as import paths have.
     """
     _BUILDERS.register(name, builder)
 

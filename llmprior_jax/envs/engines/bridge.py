@@ -241,17 +241,21 @@ class Bridge:
             if self._rows[index]["terminated"] or self._rows[index]["truncated"]:
                 raise ValueError(f"The episode of environment {index} is over: reset it first.")
         answers = self._ask({index: {"step": commands[index]} for index in stepped})
+        malformed: list[str] = []
         for index in stepped:
             answer = answers[index]
             if answer is not None and "malformed" in answer:
-                raise GameError(f"{self._games[index]}: {answer['malformed']}")
-            if answer is None or "error" in answer:
+                malformed.append(f"{self._games[index]}: {answer['malformed']}")
+                answer = self._rows[index] | _LOST
+            elif answer is None or "error" in answer:
                 self._replace(index, "during an episode" if answer is None else answer["error"])
                 answer = self._rows[index] | _LOST
             self._lengths[index] += 1
             if self._max_steps is not None and self._lengths[index] >= self._max_steps:
                 answer["truncated"] = answer["truncated"] or not answer["terminated"]
             self._rows[index] = answer
+        if malformed:  # The others have moved, too, and are now known to have.
+            raise GameError("\n".join(malformed))
         return self._batch(stepped)
 
     def _next_seed(self, index: int) -> int:

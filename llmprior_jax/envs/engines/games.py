@@ -1,9 +1,9 @@
 """Games by name: which engine plays them, and what games a directory holds."""
 
+import collections
 import json
 import os
 import pathlib
-import re
 from collections.abc import Iterable, Sequence
 
 from llmprior_jax.registry import Registry, unknown
@@ -55,7 +55,8 @@ def register(name: str, engine: str) -> None:
     """
     if name == _BY_PATH:
         raise ValueError(f"no engine can be called {name!r}; choose another name")
-    if not re.fullmatch(r"[\w.]+:\w+", engine):
+    module, _, attribute = engine.partition(":")
+    if not _is_path(module, attribute):
         raise ValueError(
             f"{engine!r} is no import path of an engine; give one such as 'my_module:ChessEngine'"
         )
@@ -73,6 +74,8 @@ def locate(game: str) -> tuple[str, str]:
     """
     name, colon, argument = game.partition(":")
     if colon and name in _ENGINES:
+        if name in _SUFFIXES.values() and not os.path.isfile(argument):
+            raise GameError(f"{game}: there is no such file.")
         return _ENGINES[name], argument
     if colon and name == _BY_PATH:
         return _by_path(game, argument)
@@ -90,10 +93,16 @@ def locate(game: str) -> tuple[str, str]:
     )
 
 
+def _is_path(module: str, attribute: str) -> bool:
+    """Whether they make an import path; that of a file is none."""
+    words = [*module.split("."), attribute]
+    return all(map(str.isidentifier, words)) and not module.endswith(".py")
+
+
 def _by_path(game: str, rest: str) -> tuple[str, str]:
     module, _, rest = rest.partition(":")
     name, _, argument = rest.partition(":")
-    if not module or not name:
+    if not _is_path(module, name):
         raise GameError(
             f"{game}: name the class of the engine and what it plays, as in "
             "engine:my_module:ChessEngine:ARGUMENT"
@@ -149,8 +158,8 @@ def list_games(entries: Iterable[str]) -> list[str]:
                 f"{path}: no games. Give a split of an ALFWorld data directory, such as "
                 "DATA/json_2.1.1/train, or a directory of TextWorld games (.z8, .ulx)."
             )
-    for game in games:
-        if games.count(game) > 1:
+    for game, times in collections.Counter(games).items():
+        if times > 1:
             raise ValueError(f"the game {game} is named twice")
     return games
 

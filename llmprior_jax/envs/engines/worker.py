@@ -187,7 +187,7 @@ def open_engine(path: str, argument: str) -> Engine:
 @functools.cache
 def _load(path: str) -> Callable[[str], Engine]:
     place, _, name = path.rpartition(":")
-    is_ours = place.endswith(".py")
+    is_ours = os.path.isabs(place)  # The others are modules.
     try:
         module = _run(place) if is_ours else importlib.import_module(place)
     except ImportError as error:

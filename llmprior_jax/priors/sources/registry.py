@@ -56,7 +56,7 @@ def register_source(name: str, factory: SourceFactory) -> None:
       factory: makes the source of a `SourceContext`; mostly its class. See `PriorSource`.
 
     Raises:
-      ValueError: another source has that name.
+      ValueError: another source has that name, or it has a colon, as import paths have.
     """
     _SOURCES.register(name, factory)
 
