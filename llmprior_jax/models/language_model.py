@@ -182,6 +182,20 @@ def fingerprint(path_or_hub_id: str | Path, dtype: Any = None, quantize: str | N
     return checkpoint.fingerprint(directory, dtype, quantize or "")
 
 
+def load_tokenizer(path_or_hub_id: str | Path) -> PreTrainedTokenizerFast:
+    """The tokenizer of the model that `load` would give, without the model.
+
+    Examples:
+      >>> models.load_tokenizer("tiny").vocab_size > 0
+      True
+
+    Raises:
+      CheckpointError: there is no such directory or hub id, or the tokenizer cannot be read.
+    """
+    directory = find_directory(path_or_hub_id, checkpoint.FILES)
+    return _read_tokenizer(directory)
+
+
 def _default_dtype() -> Any:
     return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
 
@@ -232,15 +246,7 @@ def read_tokenizer(directory: Path, config: ModelConfig) -> PreTrainedTokenizerF
     Raises:
       CheckpointError: it cannot be read, or has more tokens than the model.
     """
-    from transformers import PreTrainedTokenizerFast
-
-    # The class for any tokenizer.json, whatever class tokenizer_config.json names: the file alone
-    # says how text becomes tokens, and no other code is needed.
-    try:
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(directory, local_files_only=True)
-    except Exception as error:  # The tokenizers library raises bare Exceptions.
-        problem = f"{checkpoint.TOKENIZER} cannot be read: {type(error).__name__}: {error}"
-        raise CheckpointError(str(directory), [problem]) from error
+    tokenizer = _read_tokenizer(directory)
     # Tokens added later, such as an image's, may lie beyond the embedding and mostly never occur.
     if tokenizer.vocab_size > config.vocab_size:
         problem = (
@@ -249,3 +255,15 @@ def read_tokenizer(directory: Path, config: ModelConfig) -> PreTrainedTokenizerF
         )
         raise CheckpointError(str(directory), [problem])
     return tokenizer
+
+
+def _read_tokenizer(directory: Path) -> PreTrainedTokenizerFast:
+    from transformers import PreTrainedTokenizerFast
+
+    # The class for any tokenizer.json, whatever class tokenizer_config.json names: the file alone
+    # says how text becomes tokens, and no other code is needed.
+    try:
+        return PreTrainedTokenizerFast.from_pretrained(directory, local_files_only=True)
+    except Exception as error:  # The tokenizers library raises bare Exceptions.
+        problem = f"{checkpoint.TOKENIZER} cannot be read: {type(error).__name__}: {error}"
+        raise CheckpointError(str(directory), [problem]) from error
