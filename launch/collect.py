@@ -99,15 +99,17 @@ def main(argv: Sequence[str]) -> None:
 def _trained(workdir: str, agent: str, wanted: EnvironmentSettings) -> "collecting.Behavior":
     from llmprior_jax.envs.engines import list_games
     from llmprior_jax.play import collecting
+    from llmprior_jax.training import build
 
     settings = training.to_settings(training.read_config(pathlib.Path(workdir)))
     known, num_seeds = settings.environment, settings.run.num_seeds
+    history = build.history(settings)
     if known.env != wanted.env:
         raise ValueError(f"the agents of {workdir} act in {known.env}, not in {wanted.env}")
     # Both say what an observation stands for; unseen games come after those of training.
-    if known.history != wanted.history:
+    if history != wanted.history:
         raise ValueError(
-            f"the agents of {workdir} see a history of {known.history}, and --history is "
+            f"the agents of {workdir} see a history of {history}, and --history is "
             f"{wanted.history}; use the same"
         )
     if list_games(known.games.train) != list_games(wanted.games.train):

@@ -20,11 +20,13 @@ class Registry(Generic[T]):
       >>> from llmprior_jax.registry import Registry
       >>> units = Registry("unit", {"second": 1.0, "minute": 60.0})
       >>> units.register("hour", 3600.0)
-      >>> units["hour"], units["math:pi"] > 3
-      (3600.0, True)
+      >>> units["hour"]
+      3600.0
       >>> units["minuet"]
       Traceback (most recent call last):
-      ValueError: there is no unit 'minuet'; did you mean 'minute'? There are second, minute, hour
+      ValueError: there is no unit 'minuet'; did you mean 'minute'? ...
+      >>> Registry("function", {})["math:sqrt"](4.0)
+      2.0
     """
 
     def __init__(self, kind: str, entries: Mapping[str, T]):
@@ -56,13 +58,14 @@ class Registry(Generic[T]):
         """The entry of a name, or what an import path `module:name` names.
 
         Raises:
-          ValueError: there is no such entry; the message has the nearest name.
+          ValueError: there is no such entry (the message has the nearest name), or what the path
+            names cannot be imported or called.
         """
         if name in self._entries:
             return self._entries[name]
         if ":" in name:
             return _imported(self.kind, name)
-        raise ValueError(unknown(self.kind, name, self._entries))
+        raise ValueError(unknown_entry(self.kind, name, self._entries))
 
     def __contains__(self, name: str) -> bool:
         return name in self._entries
@@ -86,10 +89,20 @@ def unknown(what: str, name: str, known: Iterable[str]) -> str:
     )
 
 
+def unknown_entry(kind: str, name: str, known: Iterable[str]) -> str:
+    """What to say of a name that no entry of a kind has.
+
+    What was registered is known where that was done, and not where a run is evaluated later.
+    """
+    return (
+        f"{unknown(kind, name, known)}. One of your own is named by its import path, my_module:name"
+    )
+
+
 def _imported(kind: str, path: str) -> Any:
     module, _, attribute = path.partition(":")
     try:
-        return getattr(importlib.import_module(module), attribute)
+        entry = getattr(importlib.import_module(module), attribute)
     except ModuleNotFoundError as error:
         raise ValueError(
             f"{kind} {path!r} cannot be imported: there is no module {error.name!r}; see that it "
@@ -97,3 +110,8 @@ def _imported(kind: str, path: str) -> Any:
         ) from error
     except AttributeError as error:
         raise ValueError(f"{kind} {path!r}: the module {module} has no {attribute!r}") from error
+    if not callable(entry):
+        raise ValueError(
+            f"{kind} {path!r} is {entry!r:.60}, which cannot be called; name a function or a class"
+        )
+    return entry

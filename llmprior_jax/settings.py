@@ -92,14 +92,18 @@ class EnvironmentSettings:
 
 @dataclass(frozen=True)
 class ExamplesSettings:
-    """Episodes that the prompt "few_shot" shows: successes of an agent of another run.
+    """Episodes that the prompt "few_shot" shows; they are copied into the run's work directory.
+
+    They are successes of an agent of another run, or stand in a file that somebody wrote.
 
     Attributes:
-      workdir: the other run's work directory; its episodes are copied into this run's.
+      file: JSON Lines (`priors.prompts.read_examples`), all of which is shown.
+      workdir: the other run's work directory.
       agent: which of its agents.
-      count: how many episodes.
+      count: how many episodes of it.
     """
 
+    file: str | None = None
     workdir: str | None = None
     agent: str = "dqn_prior"
     count: int = 1
@@ -152,8 +156,12 @@ class PriorSettings:
         MiniLM's directory or hub id).
       num_features: whitened features per action that Q sees.
       store: file of what language models said, shared by all runs; None keeps nothing.
-      prompt: what the model is asked (`priors.prompts`).
+      prompt: what the model is asked (`priors.prompts.make`): a body and what is put around it,
+        such as "options+few_shot+chat"; a body may be an import path `my_module:builder`.
       examples: what the prompt "few_shot" shows.
+      system: what the prompt "chat" tells the model before all; empty for nothing.
+      history: earlier (observation, action) pairs that the language model alone is told, as in the
+        paper, where Q sees those of the environment's `history`, which are fewer; None: the same.
       demonstrations: dataset that "imitate" counts actions in.
       propose: of the method "propose".
       extra: what only a source of your own takes.
@@ -171,6 +179,11 @@ class PriorSettings:
     store: str | None = field(default_factory=_default_store)
     prompt: str = "plain"
     examples: ExamplesSettings = ExamplesSettings()
+    system: str = (
+        "You act in a world that is described to you in words. Answer with what you do next, in "
+        "the words of the world's own actions, and with nothing else."
+    )
+    history: int | None = None
     demonstrations: str | None = None
     propose: ProposalSettings = ProposalSettings()
     extra: Mapping[str, Any] = field(default_factory=dict[str, Any])

@@ -40,6 +40,7 @@ PACKAGES = [
     ".models",
     ".play",
     ".priors",
+    ".priors.prompts",
     ".training",
 ]
 # What the examples of the packages may use without saying where it is from.
@@ -113,7 +114,7 @@ def _registered_for_one_test(monkeypatch):
         envs.engines.games._ENGINES,
         envs.registry._ENVIRONMENTS,
         play.evaluation._METRICS,
-        priors.prompts._BUILDERS,
+        priors.prompts.naming._BODIES,
         priors.sources.registry._SOURCES,
     ):
         monkeypatch.setattr(registry, "_entries", dict(registry._entries))

@@ -34,8 +34,9 @@ class Played:
             yield Decision(text, none, none, none, action, 0.0, ends, False)
 
 
-LEFT = Example("cross", (("Place 0.", "left"),))
-LEFT_RIGHT = Example("cross", (("Place 0.", "left"), ("Place 1.", "right")))
+BOTH = ("left", "right")
+LEFT = Example("cross", (("Place 0.", "left"),), (BOTH,))
+LEFT_RIGHT = Example("cross", (("Place 0.", "left"), ("Place 1.", "right")), (BOTH, BOTH))
 
 
 def test_successes_are_collected_each_once_from_all_seeds():
@@ -54,6 +55,8 @@ def test_examples_are_read_as_they_were_written(tmp_path):
     assert examples.read(tmp_path) is None
     examples.write(tmp_path, [LEFT, LEFT_RIGHT])
     assert examples.read(tmp_path) == [LEFT, LEFT_RIGHT]
+    (tmp_path / examples.FILE).write_text('[["cross", [["Place 0.", "left"]]]]')  # of version 0.1
+    assert examples.read(tmp_path) == [LEFT._replace(options=())]
     (tmp_path / examples.FILE).write_text("[[1]]")
     with pytest.raises(ValueError, match=r"examples\.json is damaged"):
         examples.read(tmp_path)

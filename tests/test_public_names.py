@@ -53,6 +53,10 @@ NAMES = {
         make_source normalize project prompt_keys prompts propose register_source score
         score_actions score_texts
     """,
+    "llmprior_jax.priors.prompts": """
+        Builder Example FEW_SHOT Prompt THINK_FIRST chat few_shot fit fitting make names options
+        plain read_examples register room_for story think_first words write_examples
+    """,
     "llmprior_jax.training": """
         Checkpoints Config ConfigMismatchError InterruptedRunError OutOfMemoryError RestoreError
         SUMMARY_FILE default_config make_agent read_config restore run to_settings

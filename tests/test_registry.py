@@ -28,7 +28,7 @@ def test_the_same_entry_may_be_registered_again_and_another_may_not(units):
 
 
 def test_an_import_path_names_what_it_imports(units):
-    assert units["math:pi"] == math.pi
+    assert units["math:sqrt"] is math.sqrt
 
 
 @pytest.mark.parametrize(
@@ -37,6 +37,8 @@ def test_an_import_path_names_what_it_imports(units):
         ("minuet", "no unit 'minuet'; did you mean 'minute'. There are second, minute"),
         ("MINUTES", "did you mean 'minute'"),
         ("nowhere:day", "unit 'nowhere:day' cannot be imported: there is no module 'nowhere'"),
+        ("minuet", "One of your own is named by its import path, my_module:name"),
+        ("math:pi", r"unit 'math:pi' is 3\.14.*, which cannot be called; name a function"),
         ("math:day", "the module math has no 'day'"),
     ],
 )

@@ -60,6 +60,7 @@ class ScoredStates:
         build_prompt: Builder,
         num_features: int,
         files: RowFiles,
+        history_seen: int | None = None,
     ):
         """Nothing is loaded or scored yet.
 
@@ -72,6 +73,8 @@ class ScoredStates:
             (`prompts.fitting`).
           num_features: K, whitened features kept per action (`priors.whitening`).
           files: keep the rows.
+          history_seen: pairs of a state's history that its features know of, the last ones, where
+            they are to know of fewer than its log-probs; the source is then asked twice. None: all.
         """
         self.source = source
         self.build_prompt = build_prompt
@@ -80,6 +83,7 @@ class ScoredStates:
         self._first_observations = first_observations
         self._num_features = num_features
         self._files = files
+        self._history_seen = history_seen
         self._whiten: whitening.Whitening | None = None
         self._table: PriorTable | None = None
 
@@ -190,11 +194,24 @@ class ScoredStates:
             self.counts[_PROMPTS_CUT] += sum(prompt.uncut is not None for prompt in prompts)
         scored = self.source.score(prompts)
         self.counts.update(scored.outcomes)
+        features = scored.features
+        if self._history_seen is not None:
+            # One answer for all states that look alike, so that Q sees the same of them to the bit.
+            seen = [self._without_past(state) for state in states]
+            place = {state: row for row, state in enumerate(dict.fromkeys(seen))}
+            of_seen = self.source.score([self.build_prompt(state) for state in place]).features
+            features = of_seen[[place[state] for state in seen]]
         missing = self._states.num_actions - scored.log_probs.shape[1]
         return (
             np.pad(scored.log_probs, [(0, 0), (0, missing)], constant_values=-np.inf),
-            np.pad(scored.features, [(0, 0), (0, missing), (0, 0)]),
+            np.pad(features, [(0, 0), (0, missing), (0, 0)]),
         )
+
+    def _without_past(self, state: TextState) -> TextState:
+        """A state with the part of its history that features know of."""
+        assert self._history_seen is not None
+        longer = max(len(state.history) - self._history_seen, 0)
+        return state._replace(history=state.history[longer:])
 
     def _whitened(
         self, observations: np.ndarray, log_probs: np.ndarray, features: np.ndarray

@@ -3,7 +3,7 @@
 import functools
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -39,9 +39,13 @@ from llmprior_jax.priors.tokens import count_tokens
 from llmprior_jax.settings import (
     EnvironmentSettings,
     FreeFormSettings,
+    PriorSettings,
     Settings,
 )
 from llmprior_jax.training.build_agent import build_agent, build_policy
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 ENGINE = "engine"
 
@@ -51,13 +55,15 @@ class Priors(NamedTuple):
 
     Attributes:
       model: the language model.
-      build_prompt: what is asked about a state, at any length; who reads it fits it to its model.
+      build_prompt: what the model is asked about a state, at any length; who reads it fits it.
       scored: the states, and the source that scores them.
+      examples: what the prompts show.
     """
 
     model: CachedModel
     build_prompt: prompts.Builder
     scored: ScoredStates
+    examples: Sequence[Example] = ()
 
 
 def make_environment(settings: Settings) -> tuple[envs.TextEnvironment | EngineGames, Any]:
@@ -77,13 +83,36 @@ def make_environment(settings: Settings) -> tuple[envs.TextEnvironment | EngineG
             timeout=wanted.engine.timeout,
             describe=wanted.engine.describe,
         )
-        return EngineGames(bridge, games, unseen, wanted.engine.num_actions, wanted.history), None
+        num_actions = wanted.engine.num_actions
+        return EngineGames(bridge, games, unseen, num_actions, history(settings)), None
     every = list_games((*games, *unseen))
     env_params: Any
     env, env_params = envs.make(wanted.env, **({"games": every} if every else {}))
     if unseen:
         env_params = env_params.replace(games=jnp.arange(len(games)))
-    return envs.with_history(env, wanted.history) if wanted.history else env, env_params
+    length = history(settings)
+    return envs.with_history(env, length) if length else env, env_params
+
+
+def history(settings: Settings) -> int:
+    """Pairs that a state holds: what the language model is told, of which Q may see fewer."""
+    told = settings.prior.history
+    return settings.environment.history if told is None else told
+
+
+def make_builder(
+    prior: PriorSettings,
+    examples: Sequence[Example],
+    tokenizer: "Callable[[], PreTrainedTokenizerFast]",
+) -> prompts.Builder:
+    """What a language model is asked about a state, at any length.
+
+    Args:
+      prior: names the prompt.
+      examples: what it shows.
+      tokenizer: gives that model's tokenizer when it is first needed.
+    """
+    return prompts.make(prior.prompt, examples, tokenizer, prior.system)
 
 
 def read_dataset(settings: Settings) -> Dataset | None:
@@ -96,7 +125,7 @@ def read_dataset(settings: Settings) -> Dataset | None:
     offline = settings.offline
     if offline.dataset is None:
         return None
-    dataset = datasets.read(offline.dataset, settings.environment.history)
+    dataset = datasets.read(offline.dataset, history(settings))
     datasets.check_size(dataset, offline.size, offline.unit)
     return dataset
 
@@ -124,9 +153,9 @@ def make_priors(
       FileNotFoundError, ValueError: see `priors.make_source`.
     """
     model = make_model(settings)
-    build = prompts.make(settings.prior.prompt, examples)
+    build = make_builder(settings.prior, examples, lambda: model.tokenizer)
     source = priors.make_source(
-        SourceContext(model, settings.prior, build, settings.environment.history, settings.run.seed)
+        SourceContext(model, settings.prior, build, history(settings), settings.run.seed)
     )
     fitting = prompts.fitting(build, model.fits)
 
@@ -136,8 +165,10 @@ def make_priors(
         return first_observations(env, env_params)
 
     files = RowFiles(directory, read_only)
-    scored = ScoredStates(env, first, source, fitting, settings.prior.num_features, files)
-    return Priors(model, build, scored)
+    num_features = settings.prior.num_features
+    seen = None if settings.prior.history is None else settings.environment.history
+    scored = ScoredStates(env, first, source, fitting, num_features, files, seen)
+    return Priors(model, build, scored, examples)
 
 
 def make_model(settings: Settings) -> CachedModel:
@@ -197,7 +228,7 @@ def make_run(
         )
 
     if agents.is_policy(name):
-        run = _make_policy_run(name, settings, env, known.build_prompt, play_with, mapped)
+        run = _make_policy_run(name, settings, env, known.examples, play_with, mapped)
         known.scored.load()
         return run
     agent = build_agent(name, settings.agent, settings.prior)
@@ -256,7 +287,7 @@ def _make_policy_run(
     name: str,
     settings: Settings,
     env: envs.TextEnvironment,
-    build: prompts.Builder,
+    examples: Sequence[Example],
     play_with: Callable[[PolicyActor], JaxPlayer],
     mapped: Callable[..., Any],
 ) -> PolicyRun:
@@ -266,6 +297,7 @@ def _make_policy_run(
     agent, model = build_policy(name, lm, env.num_actions, policy, settings.prior)
     count = functools.partial(count_tokens, lm.tokenizer)
     context = lm.config.max_position_embeddings
+    build = make_builder(settings.prior, examples, lambda: lm.tokenizer)
     build_prompt = prompts.fitting(build, lambda prompt: prompts.room_for(prompt, context, count))
     actor = PolicyActor(agent, model, env.text_state, build_prompt)
     num_envs, rollout_steps = policy.num_envs, policy.rollout_steps

@@ -1,7 +1,7 @@
-"""Episodes to show a language model: those in which an agent of ours succeeded.
+"""Episodes to show a language model: successes of an agent of ours, or what somebody wrote down.
 
-The examples of a run are collected once, before anything is scored, and kept in its work directory:
-another example makes another prompt, and another prompt another prior.
+The examples of a run are collected or read once, before anything is scored, and kept in its work
+directory: another example makes another prompt, and another prompt another prior.
 """
 
 import json
@@ -13,6 +13,7 @@ import jax
 from llmprior_jax.distributed.processes import from_first
 from llmprior_jax.files import write_atomically
 from llmprior_jax.priors.prompts import Example
+from llmprior_jax.priors.prompts.examples import parse, read_bytes
 
 if TYPE_CHECKING:
     from llmprior_jax.learning import Run
@@ -40,13 +41,23 @@ def collect(run: "Run", count: int, key: jax.Array) -> list[Example]:
         decisions = list(run.play(attempt % num_seeds, jax.random.fold_in(key, attempt)))
         if decisions[-1].success:
             steps = tuple((d.text.observation, d.text.actions[d.action]) for d in decisions)
-            examples[Example(decisions[0].text.task, steps)] = None
+            options = tuple(d.text.actions for d in decisions)
+            examples[Example(decisions[0].text.task, steps, options)] = None
         if len(examples) == count:
             return list(examples)
     raise ValueError(
         f"of {attempts} episodes of the agent, {len(examples)} are different successes, and "
         f"config.prior.examples.count is {count}; ask for fewer, or of a better agent"
     )
+
+
+def read_file(path: str) -> list[Example]:
+    """The examples that somebody wrote down, the same in all processes.
+
+    Raises:
+      FileNotFoundError, ValueError: see `priors.prompts.read_examples`.
+    """
+    return parse(from_first(lambda: read_bytes(path)), path)
 
 
 def read(workdir: pathlib.Path) -> list[Example] | None:
@@ -61,8 +72,12 @@ def read(workdir: pathlib.Path) -> list[Example] | None:
         return None
     try:
         return [
-            Example(task, tuple((observation, action) for observation, action in steps))
-            for task, steps in json.loads(content)
+            Example(
+                task,
+                tuple((observation, action) for observation, action in steps),
+                tuple(map(tuple, rest[0])) if rest else (),  # Version 0.1 kept no options.
+            )
+            for task, steps, *rest in json.loads(content)
         ]
     except (ValueError, TypeError) as error:
         raise ValueError(

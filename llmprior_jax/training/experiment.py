@@ -25,7 +25,8 @@ from llmprior_jax.distributed.mesh import make_mesh
 from llmprior_jax.distributed.processes import from_first, in_any, in_first, is_first
 from llmprior_jax.errors import InterruptedRunError, OutOfMemoryError, RestoreError
 from llmprior_jax.files import write_atomically
-from llmprior_jax.priors.prompts import FEW_SHOT, Example
+from llmprior_jax.priors import prompts
+from llmprior_jax.priors.prompts import Example
 from llmprior_jax.settings import Settings
 from llmprior_jax.training import examples, provenance
 from llmprior_jax.training import summary as summaries
@@ -171,15 +172,18 @@ def make_examples(settings: Settings, workdir: pathlib.Path | None) -> list[Exam
     """The episodes that a run's prompts show: those in its directory, or else new ones.
 
     Raises:
-      FileNotFoundError, ValueError, RestoreError: the agent that is to show how cannot be restored.
-      ValueError: it does not succeed often enough.
+      FileNotFoundError, ValueError, RestoreError: the agent that is to show how cannot be restored,
+        or the file that does cannot be read.
+      ValueError: the agent does not succeed often enough.
     """
-    if settings.prior.prompt != FEW_SHOT:
+    if prompts.FEW_SHOT not in prompts.words(settings.prior.prompt):
         return []
     kept = None if workdir is None else examples.read(workdir)
     if kept is not None:
         return kept
     source = settings.prior.examples
+    if source.file is not None:
+        return examples.read_file(source.file)
     assert source.workdir is not None
     run = restore(source.workdir, source.agent, eval_episodes=1)
     return examples.collect(run, source.count, jax.random.key(settings.run.seed))

@@ -1,7 +1,5 @@
 """Validates settings before anything is loaded or written."""
 
-import functools
-
 import jax
 
 from llmprior_jax import agents, datasets, models
@@ -15,7 +13,6 @@ from llmprior_jax.settings import PolicySettings, PriorSettings, Settings
 from llmprior_jax.training.build import ENGINE, freeform_sampling, shared_environments
 from llmprior_jax.training.build_agent import build_agent, build_policy
 from llmprior_jax.training.metrics import import_wandb
-from llmprior_jax.types import TextState
 
 
 def validate(settings: Settings) -> None:
@@ -60,9 +57,14 @@ def _check_sizes(settings: Settings) -> None:
     for name, value in positive.items():
         if value < (0 if name == "loop.warmup_steps" else 1):
             raise ValueError(f"config.{name} is {value}; use a larger number")
-    if settings.environment.history < 0:
-        history = settings.environment.history
+    history, told = settings.environment.history, settings.prior.history
+    if history < 0:
         raise ValueError(f"config.history is {history}; use a number of pairs >= 0")
+    if told is not None and told < history:
+        raise ValueError(
+            f"config.prior.history is {told}, and config.history is {history}: the language model "
+            "is told all that Q sees; use a number that is not smaller, or 0 for the same"
+        )
     for name, value in (
         ("segment_steps", run.segment_steps),
         ("agent.num_candidates", settings.agent.num_candidates),
@@ -92,24 +94,31 @@ def _check_prior(prior: PriorSettings) -> None:
             "config.prior.method is 'imitate', which reads what others did in a state: name a "
             "dataset (config.prior.demonstrations), and leave config.prior.prompt 'plain'"
         )
-    if prior.prompt == prompts.FEW_SHOT:
-        if prior.examples.workdir is None or prior.examples.count < 1:
-            raise ValueError(
-                "config.prior.prompt is 'few_shot', which shows successful episodes; name a run to "
-                "take them from (config.prior.examples.workdir) and how many (count)"
-            )
-        builder = functools.partial(prompts.few_shot, examples=())
-    else:
-        builder = prompts.make(prior.prompt)
-    thinks = builder(TextState("", "")).after_thought is not None
-    if thinks and prior.method in ("score", "imitate"):
+    _check_prompt(prior)
+    propose = prior.propose
+    check_sampling(propose.k, Sampling(propose.max_new_tokens, propose.temperature, propose.top_p))
+    check_estimate(propose.no_match, propose.pseudo_count)
+
+
+def _check_prompt(prior: PriorSettings) -> None:
+    words, shown = prompts.words(prior.prompt), prior.examples
+    shows = prompts.FEW_SHOT in words
+    if shows and (shown.file is None) == (shown.workdir is None):
+        raise ValueError(
+            f"config.prior.prompt is {prior.prompt!r}, which shows successful episodes; name a run "
+            "to take them from (config.prior.examples.workdir) and how many (count), or a file of "
+            "them (config.prior.examples.file)" + (", not both" if shown.file else "")
+        )
+    if shows and shown.file is None and shown.count < 1:
+        raise ValueError(f"config.prior.examples.count is {shown.count}; use a number >= 1")
+    # Made to see whether it can be; nothing is loaded for that.
+    examples = [prompts.Example("", ())] if shows else []
+    prompts.make(prior.prompt, examples, lambda: models.load("tiny").tokenizer)
+    if prompts.THINK_FIRST in words and prior.method in ("score", "imitate"):
         raise ValueError(
             f"config.prior.prompt is {prior.prompt!r}, which samples a thought before the action; "
             "set config.prior.method to 'propose'"
         )
-    propose = prior.propose
-    check_sampling(propose.k, Sampling(propose.max_new_tokens, propose.temperature, propose.top_p))
-    check_estimate(propose.no_match, propose.pseudo_count)
 
 
 def _check_environment(settings: Settings) -> None:
@@ -136,6 +145,11 @@ def _check_environment(settings: Settings) -> None:
     if env == ENGINE and jax.process_count() > 1:
         raise ValueError(
             f"engines are played by one process, and there are {jax.process_count()}; start one"
+        )
+    if policies and settings.prior.history is not None:
+        raise ValueError(
+            f"config.prior.history is {settings.prior.history}, and what the policy of "
+            f"{policies[0]} reads is what its prior reads: use config.history for both"
         )
     if policies and offline:
         raise ValueError(f"{policies[0]} learns online only; leave config.offline.dataset out")

@@ -42,8 +42,14 @@ class Scored:
         """The priors of B prompts, as `llmprior_jax.priors.score` gives them.
 
         Raises:
-          TypeError, ValueError: see `llmprior_jax.priors.score`; or the store is damaged.
+          TypeError, ValueError: see `llmprior_jax.priors.score`; or the store is damaged, or a
+            prompt asks for a thought.
         """
+        if any(prompt.after_thought is not None for prompt in prompts):
+            raise ValueError(
+                "a prompt asks for a thought before the action, which is sampled and cannot be "
+                "scored; use the method 'propose'"
+            )
         scores = self._model.score(prompts)
         actions = [prompt.actions for prompt in prompts]
         log_probs = normalize(scores, actions, self._normalization, self._temperature)
