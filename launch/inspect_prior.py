@@ -1,17 +1,24 @@
 """Shows what a language model makes of the states of an environment, as a web page.
 
     python -m launch.inspect_prior --env=Overcooked-TomatoLettuceSalad --match="You hold"
+    python -m launch.inspect_prior --env=FrozenLake-4x4 --prompt=options --normalization=token
     python -m launch.inspect_prior --workdir=runs/quickstart --agent=dqn_prior
 
 For each state: the prompt with the boundaries of its tokens, the log-probability of every token of
-every action, the ranking, and the entropy. With --workdir the states are those of an episode of a
-trained agent, and a chart compares the prior with what the agent does in all states that the run
-has met: of the actions that the model gives p, the agent takes a share of p if the model is
-calibrated.
+every action, the ranking, and the entropy. --prompt is any that a run can have, such as
+`options+few_shot+chat` with --examples=shown.jsonl (`priors.prompts.read_examples`), or one of your
+own, `my_module:builder`. Where the model thinks first, or proposes, the page has what it said, and
+the tokens are those after one of its thoughts.
+
+With --workdir model and prompt are the run's, the states are those of an episode of a trained
+agent, and a chart compares the prior with what the agent does in all states that the run has met:
+of the actions that the model gives p, the agent takes a share of p if the model is calibrated.
 """
 
+import dataclasses
 import html
 import pathlib
+import tempfile
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -20,8 +27,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from launch.common import app, pictures
-from llmprior_jax import models, priors, progress, training
+from llmprior_jax import priors, progress, training
 from llmprior_jax.files import write_atomically
+from llmprior_jax.settings import PriorSettings
 from llmprior_jax.training.calibration import Calibration, calibration
 from llmprior_jax.types import TextState
 
@@ -33,12 +41,28 @@ _ENV = FLAGS.string("env", "Overcooked-TomatoLettuceSalad", "Environment, by nam
 _PRIOR = FLAGS.string("prior", "tiny", "Language model: tiny, a directory, or a hub id.")
 _MATCH = FLAGS.string("match", "", "Only states whose observation has this text.")
 _STATES = FLAGS.integer("states", 6, "How many states to show.", lower_bound=1)
+_PROMPT = FLAGS.string("prompt", "plain", "What the model is asked, e.g. options+few_shot+chat.")
+_EXAMPLES = FLAGS.string("examples", None, "File of episodes that few_shot shows, JSON Lines.")
 _NORMALIZATION = FLAGS.enum(
     "normalization", "sum", ["sum", "token", "word"], "How an action's tokens become its score."
 )
+_TEMPERATURE = FLAGS.float("temperature", 1.0, "What scores are divided by.")
 _WORKDIR = FLAGS.string("workdir", None, "A run, to show its states and its agent beside.")
 _AGENT = FLAGS.string("agent", "dqn_prior", "Which of the run's agents.")
 _OUT = FLAGS.string("out", "prior.html", "File to write.")
+
+# What a run brings itself.
+_OF_RUN = {
+    "env": _ENV,
+    "prior": _PRIOR,
+    "prompt": _PROMPT,
+    "examples": _EXAMPLES,
+    "normalization": _NORMALIZATION,
+    "temperature": _TEMPERATURE,
+}
+# Of a longer prompt the beginning is folded away: examples, mostly, which all prompts share.
+_MOST_TOKENS, _TOKENS_SHOWN = 300, 200
+_MOST_ANSWERS = 6
 
 _STYLE = """\
 h1 { margin: 0 0 .5rem }
@@ -56,27 +80,52 @@ img { max-width: 100%; height: auto }
 
 def main(argv: Sequence[str]) -> None:
     del argv
-    chart = ""
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        priors.PriorStore(f"{scratch}/said.sqlite") as store,  # so that nothing is asked twice
+    ):
+        _inspect(store)
+
+
+def _inspect(store: priors.PriorStore) -> None:
+    chart, history, seed = "", 0, 0
     if _WORKDIR.value is None:
-        model, normalization, temperature = _PRIOR.value, _NORMALIZATION.value, 1.0
-        build_prompt = priors.prompts.plain
+        settings = PriorSettings(
+            model=_PRIOR.value,
+            prompt=_PROMPT.value,
+            normalization=_NORMALIZATION.value,
+            temperature=_TEMPERATURE.value,
+        )
+        model = priors.CachedModel(settings.model, store)
+        shown = [] if _EXAMPLES.value is None else priors.prompts.read_examples(_EXAMPLES.value)
+        build_prompt = priors.prompts.make(settings.prompt, shown, lambda: model.tokenizer)
         states = _states_of_environment()
     else:
+        for name, flag in _OF_RUN.items():
+            if flag.present:
+                raise ValueError(f"--{name} is the run's where there is --workdir; leave it out")
         run = training.restore(_WORKDIR.value, _AGENT.value, eval_episodes=1)
-        build_prompt = run.scored.build_prompt
-        prior = training.read_config(pathlib.Path(_WORKDIR.value)).prior
-        model, normalization, temperature = prior.model, prior.normalization, prior.temperature
+        of_run = training.to_settings(training.read_config(pathlib.Path(_WORKDIR.value)))
+        settings, build_prompt, seed = of_run.prior, run.scored.build_prompt, of_run.run.seed
+        model = priors.CachedModel(settings.model, store, quantize=settings.quantize)
+        history = of_run.environment.history if settings.history is None else settings.history
         states = [decision.text for decision in run.play(0, jax.random.key(0))]
         chart = _chart(_calibration(run))
     states = [state for state in states if _MATCH.value in state.observation][: _STATES.value]
     if not states:
         raise ValueError(f"no state's observation has the text {_MATCH.value!r}; change --match")
-    lm = models.load(model)
+    asked = [build_prompt(state) for state in states]
+    if _WORKDIR.value is None and any(prompt.after_thought is not None for prompt in asked):
+        settings = dataclasses.replace(settings, method="propose")
+    context = priors.SourceContext(model, settings, build_prompt, history, seed)
+    source = priors.make_source(context)
     sections = [
-        _section(lm, state, build_prompt(state), normalization, temperature)
-        for state in progress.bar(states, desc="inspecting", unit="state")
+        _section(context, source, state, prompt)
+        for state, prompt in progress.bar(
+            list(zip(states, asked, strict=True)), desc="inspecting", unit="state"
+        )
     ]
-    title = f"The prior of {model}"
+    title = f"The prior of {settings.model}, asked {settings.prompt}"
     body = f"<h1>{html.escape(title)}</h1>{chart}{''.join(sections)}"
     write_atomically(_OUT.value, pictures.document(title, body, _STYLE))
     print(f"{len(states)} states are in {_OUT.value}")
@@ -96,25 +145,66 @@ def _states_of_environment() -> list[TextState]:
 
 
 def _section(
-    lm, state: TextState, prompt: priors.Prompt, normalization: str, temperature: float
+    context: priors.SourceContext,
+    source: priors.PriorSource,
+    state: TextState,
+    prompt: priors.Prompt,
 ) -> str:
-    read = priors.inspect(lm, prompt.text, prompt.actions)
-    log_probs = np.asarray(
-        priors.score_actions(lm, [prompt.text], [prompt.actions], normalization, temperature)[0]
-    )
-    entropy = -np.sum(np.exp(log_probs) * log_probs)
+    said, acting = "", prompt
+    if context.settings.method == "propose":
+        proposals = _propose(context, prompt)
+        said = _answers(proposals)
+        if prompt.after_thought is not None:
+            acting = prompt.with_thought(proposals.thoughts[0][0])
+    log_probs = source.score([prompt]).log_probs[0]
+    probs = np.exp(log_probs)
+    entropy = -np.sum(probs * np.where(probs > 0, log_probs, 0.0))
+    read = priors.inspect(context.model.language_model, acting.text, acting.actions)
     rows = "".join(
         f"<tr><th>{rank}. {html.escape(state.actions[a])}"
-        f'<td><i class=p style="width:{94 * np.exp(log_probs[a]):.1f}%"></i>'
-        f"<b>{np.exp(log_probs[a]):.3f}</b><td class=tokens>{_tokens(read.actions[a])}</tr>"
+        f'<td><i class=p style="width:{94 * probs[a]:.1f}%"></i>'
+        f"<b>{probs[a]:.3f}</b><td class=tokens>{_tokens(read.actions[a])}</tr>"
         for rank, a in enumerate(np.argsort(-log_probs, kind="stable"), start=1)
     )
-    pieces = "".join(f"<span>{html.escape(token)}</span>" for token in read.prompt)
     return (
-        f"<section><pre>{pieces}</pre><p>{len(read.prompt)} tokens; entropy {entropy:.2f} of at "
-        f"most {np.log(len(log_probs)):.2f} nats</p><table><thead><tr><th>action<th>prior"
-        f"<th>tokens, with log-probabilities</tr></thead>{rows}</table></section>"
+        f"<section>{_prompt(read.prompt)}{said}<p>{len(read.prompt)} tokens; entropy "
+        f"{entropy:.2f} of at most {np.log(len(log_probs)):.2f} nats</p><table><thead><tr>"
+        "<th>action<th>prior<th>tokens, with log-probabilities</tr></thead>"
+        f"{rows}</table></section>"
     )
+
+
+def _propose(context: priors.SourceContext, prompt: priors.Prompt) -> priors.Proposals:
+    """What the model said, as the source that proposes asked it."""
+    drawn = context.settings.propose
+    sampling = priors.Sampling(drawn.max_new_tokens, drawn.temperature, drawn.top_p)
+    (proposals,) = context.model.propose([prompt], context.seed, drawn.k, sampling)
+    return proposals
+
+
+def _prompt(tokens: Sequence[str]) -> str:
+    """The tokens of a prompt; the beginning of a long one is folded away, whole lines of it."""
+    cut = 0
+    if len(tokens) > _MOST_TOKENS:
+        cut = len(tokens) - _TOKENS_SHOWN
+        cut = next((at for at in range(cut, 0, -1) if tokens[at - 1].endswith("\n")), cut)
+    before, shown = (
+        "".join(f"<span>{html.escape(token)}</span>" for token in part)
+        for part in (tokens[:cut], tokens[cut:])
+    )
+    if cut:
+        before = f"<details><summary>{cut} tokens before</summary><pre>{before}</pre></details>"
+    return f"{before}<pre>{shown}</pre>"
+
+
+def _answers(proposals: priors.Proposals) -> str:
+    """What a model said, the most frequent first, and the thought that the tokens come after."""
+    counted = list(zip(proposals.answers, proposals.counts, strict=True))
+    told = ", ".join(
+        f"{html.escape(answer)} <b>({count})</b>" for answer, count in counted[:_MOST_ANSWERS]
+    )
+    more = f", and {len(counted) - _MOST_ANSWERS} more" if len(counted) > _MOST_ANSWERS else ""
+    return f"<p>It said: {told}{more}</p>"
 
 
 def _tokens(tokens: Sequence[priors.Token]) -> str:
