@@ -1,0 +1,184 @@
+"""Prompts in runs and commands: one's own, examples from a file, history for the model alone."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from test_proposer import small_config
+
+from launch import collect, evaluate, inspect_prior, watch
+from llmprior_jax import datasets, training
+from llmprior_jax.play import scored_states
+from llmprior_jax.priors import CachedModel, prompts
+from llmprior_jax.training import build
+
+OWN = """
+from llmprior_jax import priors
+
+
+def terse(state, tokenizer):
+    assert tokenizer.vocab_size > 0
+    actions = tuple(f" {action}" for action in state.actions)
+    return priors.Prompt(f"{state.observation} So I", actions)
+"""
+SHOWN = {"task": "cross", "observations": ["Ice.", "Snow."], "actions": ["go right", "go up"]}
+
+
+def command(module, *flags):
+    """Runs a command in this process."""
+    try:
+        module.main(module.FLAGS([module.__name__, *flags])[:1])
+    finally:
+        for name in module.FLAGS:
+            module.FLAGS[name].unparse()
+
+
+def lake(tmp_path, **changes):
+    scored = {"prior.method": "score", "num_steps": 160}
+    return small_config(tmp_path, **(scored | changes))
+
+
+@pytest.fixture
+def own_module(tmp_path, monkeypatch):
+    """A module that lies where a user's would, on Python's path, and is imported by nobody."""
+    (tmp_path / "my_prompts.py").write_text(OWN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def forget():
+        sys.modules.pop("my_prompts", None)
+
+    yield forget
+    forget()
+
+
+def test_a_prompt_of_ones_own_works_in_all_commands(own_module, tmp_path):
+    (tmp_path / "shown.jsonl").write_text(json.dumps(SHOWN))
+    own = {
+        "prior.prompt": "my_prompts:terse+few_shot",
+        "prior.examples.file": str(tmp_path / "shown.jsonl"),
+        "agents": ("prior",),
+    }
+    run = tmp_path / "run"
+    training.run(lake(tmp_path, **own), run)
+    (tmp_path / "shown.jsonl").unlink()  # The run has a copy.
+    on_run = (f"--workdir={run}", "--agent=prior")
+    own_module()
+    command(evaluate, *on_run, "--episodes=16")
+    own_module()
+    command(watch, *on_run)
+    own_module()
+    command(inspect_prior, *on_run, "--states=1", f"--out={tmp_path / 'run.html'}")
+    assert " So I" in _text(tmp_path / "run.html")
+    assert "Ice. So I go right" in _text(tmp_path / "run.html")
+    own_module()
+    behavior, out = f"--behavior={run}/prior", f"--out={tmp_path / 'played.jsonl'}"
+    command(collect, "--env=FrozenLake-4x4", behavior, "--episodes=2", out)
+    assert (tmp_path / "played.jsonl").exists()
+    # A run resumes without the file, and not with another prompt.
+    own_module()
+    training.run(lake(tmp_path, **own), run)
+
+
+def test_any_prompt_is_shown_without_a_run(own_module, tmp_path):
+    (tmp_path / "shown.jsonl").write_text(f"{json.dumps(SHOWN)}\n" * 30)
+    lake, out = "--env=FrozenLake-4x4", f"--out={tmp_path / 'shown.html'}"
+    command(
+        inspect_prior,
+        *(lake, out, "--states=1", "--prompt=my_prompts:terse+few_shot+think_first"),
+        f"--examples={tmp_path / 'shown.jsonl'}",
+    )
+    page = (tmp_path / "shown.html").read_text()
+    assert " tokens before</summary>" in page, "a long prompt is folded"
+    assert "So I\nThought:" in _text(tmp_path / "shown.html")
+    assert "It said: " in page
+    with pytest.raises(ValueError, match="--prompt is the run's where there is --workdir"):
+        command(inspect_prior, "--workdir=elsewhere", "--prompt=plain")
+
+
+def _text(path):
+    """What a page says, without its marks."""
+    import html
+    import re
+
+    return html.unescape(re.sub(r"<[^>]*>", "", path.read_text()))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"prior.prompt": "plane+chat"}, "no prompt 'plane'; did you mean 'plain'"),
+        ({"prior.prompt": "terse"}, "One of your own is named by its import path"),
+        ({"prior.prompt": "math:pi"}, "prompt 'math:pi' is 3.14.*, which cannot be called"),
+        ({"prior.prompt": "options+few_shot"}, r"or a file of them \(config.prior.examples.file"),
+        (
+            {
+                "prior.prompt": "few_shot",
+                "prior.examples.file": "a.jsonl",
+                "prior.examples.workdir": "b",
+            },
+            "not both",
+        ),
+        ({"prior.prompt": "few_shot", "prior.examples.file": "a.jsonl"}, "no file a.jsonl"),
+        (
+            {"prior.prompt": "few_shot", "prior.examples.workdir": "b", "prior.examples.count": 0},
+            "examples.count is 0",
+        ),
+        ({"prior.prompt": "story+think_first"}, "prior.method to 'propose'"),
+        ({"prior.history": 1, "history": 2}, "config.prior.history is 1, and config.history is 2"),
+        ({"prior.history": 1, "agents": ("gflan",), "eval_every": 1000}, "the policy of gflan"),
+    ],
+)
+def test_a_prompt_that_cannot_be_is_refused_before_anything_is_written(tmp_path, changes, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        training.run(lake(tmp_path, **changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture
+def few_states(monkeypatch):
+    """Little random play to begin with, since most of what it meets with a history is new."""
+    monkeypatch.setattr(scored_states, "_EXPLORED_EPISODES", 2)
+    monkeypatch.setattr(scored_states, "_EXPLORED_STEPS", 12)
+    return {"num_seeds": 1, "eval_episodes": 2, "prior.num_features": 8}
+
+
+def test_the_model_is_told_a_history_that_q_does_not_see(few_states, tmp_path):
+    settings = training.to_settings(lake(tmp_path, **few_states, **{"prior.history": 2}))
+    env, env_params = build.make_environment(settings)
+    known = build.make_priors(settings, env, env_params, tmp_path / "rows")
+    table = known.scored.load()
+    size = int(table.size)
+    log_probs, features = (np.asarray(leaf)[:size] for leaf in table.prior)
+    rows_of = {}
+    for row, observation in enumerate(np.asarray(table.observations)[:size]):
+        rows_of.setdefault(env.text_state(observation).observation, []).append(row)
+    alike = [rows for rows in rows_of.values() if len(rows) > 1]
+    assert alike
+    for rows in alike:
+        np.testing.assert_array_equal(features[rows], features[rows[:1]].repeat(len(rows), 0))
+    assert max(np.ptp(log_probs[rows], axis=0).max() for rows in alike) > 1e-3
+    # Each is the model's answer to what it is said to be of.
+    state = env.text_state(np.asarray(table.observations)[alike[0][1]])
+    assert state.history
+    told = known.scored.source.score([prompts.plain(state)]).log_probs
+    np.testing.assert_allclose(log_probs[alike[0][1]], told[0], atol=1e-4)
+
+
+def test_learning_offline_tells_the_model_alone_of_history_too(few_states, tmp_path, monkeypatch):
+    asked = set()
+
+    def score(self, prompts, score=CachedModel.score):
+        asked.update(prompt.text for prompt in prompts)
+        return score(self, prompts)
+
+    monkeypatch.setattr(CachedModel, "score", score)
+    data = tmp_path / "lake.jsonl"
+    command(collect, "--env=FrozenLake-4x4", "--behavior=random", "--episodes=4", f"--out={data}")
+    offline = {"offline.dataset": str(data), "agents": ("cql_prior",), "prior.history": 1}
+    training.run(lake(tmp_path, **few_states, **offline), tmp_path / "run")
+    shown = datasets.read(data, history=1)
+    told = {prompts.plain(state).text for state in shown.states if state.actions}
+    bare = {prompts.plain(s._replace(history=())).text for s in shown.states if s.actions}
+    assert told | bare <= asked
+    assert {text.count("Seen:") for text in asked} == {0, 1}
