@@ -9,7 +9,7 @@ store as without.
 import functools
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -22,10 +22,7 @@ from llmprior_jax.priors.sampling.generation import Sampling
 from llmprior_jax.priors.sampling.proposals import Proposals, propose
 from llmprior_jax.priors.scoring.score import TextScores, score_texts
 from llmprior_jax.priors.store import PriorStore, StoredScores, StoreError
-from llmprior_jax.priors.tokens import count_tokens, visible
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+from llmprior_jax.priors.tokens import count_tokens
 
 HIDDEN = "hidden"
 _PROMPTS_PER_BATCH = 32
@@ -113,15 +110,11 @@ class CachedModel:
             lm = models.load(self.name, quantize=self._quantize)
         return models.partition(lm, self._mesh)
 
-    @property
-    def tokenizer(self) -> "PreTrainedTokenizerFast":
-        """The language model's tokenizer, for which the model is not loaded."""
+    @functools.cached_property
+    def tokenizer(self) -> Any:
+        """The language model's tokenizer, read when it is first needed, without the weights."""
         if "language_model" in self.__dict__:
             return self.language_model.tokenizer
-        return self._tokenizer
-
-    @functools.cached_property
-    def _tokenizer(self) -> "PreTrainedTokenizerFast":
         return models.load_tokenizer(self.name)
 
     @functools.cached_property
@@ -164,7 +157,7 @@ class CachedModel:
         # Prompt and action are a pair there, with a mark between them; it reads a thought, too.
         thought = self._room_kept if prompt.after_thought is not None else 0
         count = functools.partial(count_tokens, encoder.tokenizer)
-        return room_for(_visible(prompt), encoder.max_tokens - 1 - thought, count)
+        return room_for(prompt, encoder.max_tokens - 1 - thought, count)
 
     def score(self, prompts: Sequence[Prompt]) -> TextScores:
         """What the model makes of each prompt's actions, as `llmprior_jax.priors.score_texts` does.
@@ -195,7 +188,6 @@ class CachedModel:
         scores = _in_order(prompts, answers)
         if self.text_encoder is None:
             return scores
-        prompts = [_visible(prompt) for prompt in prompts]
         actions = [prompt.actions for prompt in prompts]
         texts = [prompt.text for prompt in prompts]
         features = np.asarray(encode_actions(self.text_encoder, texts, actions))
@@ -343,12 +335,6 @@ def _in_order(prompts: Sequence[Prompt], answers: dict[str, StoredScores]) -> Te
         for leaf, values in zip(scores, answer[1:], strict=True):
             leaf[b, : len(rows)] = values[rows]
     return scores
-
-
-def _visible(prompt: Prompt) -> Prompt:
-    """A prompt without marks, which are the language model's own: a text encoder has others."""
-    actions = tuple(map(visible, prompt.actions))
-    return prompt._replace(text=visible(prompt.text), actions=actions)
 
 
 def _bar(states: int, what: str) -> Any:
