@@ -34,6 +34,7 @@ from llmprior_jax.training.calibration import Calibration, calibration
 from llmprior_jax.types import TextState
 
 if TYPE_CHECKING:
+    from llmprior_jax.envs import TextEnvironment
     from llmprior_jax.learning import Run
 
 FLAGS = app.Flags()
@@ -88,6 +89,8 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _inspect(store: priors.PriorStore) -> None:
+    from llmprior_jax import envs
+
     chart, history, seed = "", 0, 0
     if _WORKDIR.value is None:
         settings = PriorSettings(
@@ -97,9 +100,14 @@ def _inspect(store: priors.PriorStore) -> None:
             temperature=_TEMPERATURE.value,
         )
         model = priors.CachedModel(settings.model, store)
-        shown = [] if _EXAMPLES.value is None else priors.prompts.read_examples(_EXAMPLES.value)
+        env, _ = envs.make(_ENV.value)
+        shown: Sequence[priors.prompts.Example] = ()
+        if _EXAMPLES.value is not None:
+            shown = priors.prompts.read_examples(_EXAMPLES.value)
+        elif priors.prompts.FEW_SHOT in priors.prompts.words(settings.prompt):
+            shown = env.examples()
         build_prompt = priors.prompts.make(settings.prompt, shown, lambda: model.tokenizer)
-        states = _states_of_environment()
+        states = _states_of_environment(env)
     else:
         for name, flag in _OF_RUN.items():
             if flag.present:
@@ -131,10 +139,7 @@ def _inspect(store: priors.PriorStore) -> None:
     print(f"{len(states)} states are in {_OUT.value}")
 
 
-def _states_of_environment() -> list[TextState]:
-    from llmprior_jax import envs
-
-    env, _ = envs.make(_ENV.value)
+def _states_of_environment(env: "TextEnvironment") -> list[TextState]:
     observations = env.list_observations()
     if observations is None:
         raise ValueError(f"{_ENV.value} cannot list its states; name a run's --workdir instead")

@@ -49,7 +49,7 @@ def fill() -> None:
     settings = training.to_settings(config)
     validation.validate(settings)
     env, env_params = build.make_environment(settings)
-    examples = experiment.make_examples(settings, None)
+    examples = experiment.make_examples(settings, env, None)
     # Filled as a run does it, in the same batches, so that a run finds the very same bits.
     with tempfile.TemporaryDirectory() as directory:
         folder = pathlib.Path(directory)

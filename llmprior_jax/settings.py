@@ -94,7 +94,8 @@ class EnvironmentSettings:
 class ExamplesSettings:
     """Episodes that the prompt "few_shot" shows; they are copied into the run's work directory.
 
-    They are successes of an agent of another run, or stand in a file that somebody wrote.
+    They are successes of an agent of another run, or stand in a file that somebody wrote. Where
+    neither is named, they are the environment's own (`TextEnvironment.examples`).
 
     Attributes:
       file: JSON Lines (`priors.prompts.read_examples`), all of which is shown.

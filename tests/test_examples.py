@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from test_proposer import small_config
 
-from llmprior_jax import training
+from llmprior_jax import envs, training
+from llmprior_jax.envs import TextEnvironment, frozen_lake
 from llmprior_jax.learning.run import Decision
 from llmprior_jax.priors import CachedModel
 from llmprior_jax.priors.prompts import Example
@@ -92,10 +93,19 @@ def test_the_prompts_of_a_run_show_its_examples(config, tmp_path, monkeypatch):
     training.restore(tmp_path / "run", "prior", eval_episodes=16)
 
 
-def test_examples_without_a_source_are_refused(config, tmp_path):
+def test_without_a_source_examples_are_the_environments_own(config, tmp_path, monkeypatch):
     config.prior.examples.workdir = ""
-    with pytest.raises(ValueError, match=r"name a run .*prior\.examples\.workdir"):
-        training.run(config, tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(frozen_lake.FrozenLake, "examples", TextEnvironment.examples)
+        with pytest.raises(ValueError, match=r"none of its own: name a file .*examples\.file"):
+            training.run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    training.run(config, tmp_path / "run")
+    env, _ = envs.make("FrozenLake-4x4")
+    assert examples.read(tmp_path / "run") == list(env.examples())
+
+
+def test_a_source_of_examples_that_is_not_there_is_refused(config, tmp_path):
     config.prior.examples.workdir = str(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match="holds no run"):
         training.run(config, tmp_path / "run")

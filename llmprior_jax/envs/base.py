@@ -14,6 +14,7 @@ import numpy as np
 from gymnax.environments import environment, spaces
 from typing_extensions import TypeVar
 
+from llmprior_jax.examples import Example
 from llmprior_jax.types import TextState
 
 State = TypeVar("State", bound=environment.EnvState, default=Any)
@@ -96,6 +97,14 @@ class TextEnvironment(environment.Environment[State, Params], Generic[State, Par
           ValueError: if `observation` is not one observation of this environment.
         """
         raise NotImplementedError
+
+    def examples(self) -> tuple[Example, ...]:
+        """Episodes of other tasks, to show a language model how to act here (host side).
+
+        Returns:
+          What the prompt "few_shot" shows where nobody names other examples; none, as here.
+        """
+        return ()
 
     def scene(self, state: State) -> Scene | None:
         """Says what a picture of a state shows, hidden things too (host side, unbatched).

@@ -11,7 +11,9 @@ import jax
 import numpy as np
 from gymnax.environments.misc import frozen_lake
 
+from llmprior_jax.envs import examples
 from llmprior_jax.envs.base import Scene, TextEnvironment, Thing
+from llmprior_jax.examples import Example
 from llmprior_jax.types import TextState
 
 # In the order of gymnax's actions, with the move in rows and columns that each stands for.
@@ -84,6 +86,10 @@ class FrozenLake(frozen_lake.FrozenLake, TextEnvironment):
             observation=self._describe(row, column),
             actions=tuple(f"go {direction}" for direction in _MOVES),
         )
+
+    def examples(self) -> tuple[Example, ...]:
+        """A walk over a lake of three by three that is not slippery."""
+        return examples.read("frozen_lake")
 
     def scene(self, state: frozen_lake.EnvState) -> Scene:
         """The lake, and who crosses it."""

@@ -15,6 +15,7 @@ from flax import struct
 from gymnax.environments import environment, spaces
 
 from llmprior_jax.envs.base import Scene, TextEnvironment
+from llmprior_jax.examples import Example
 from llmprior_jax.types import TextState
 
 _NO_ACTION = -1
@@ -147,6 +148,10 @@ class HistoryWrapper(TextEnvironment[HistoryState, environment.EnvParams]):
     def action_mask(self, state: HistoryState, params: environment.EnvParams) -> jax.Array:
         """Which actions are admissible; see `TextEnvironment.action_mask`."""
         return self.env.action_mask(state.env_state, params)
+
+    def examples(self) -> tuple[Example, ...]:
+        """The environment's own."""
+        return self.env.examples()
 
     def scene(self, state: HistoryState) -> Scene | None:
         """What a picture of the environment's own state shows."""

@@ -11,7 +11,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from llmprior_jax.envs import examples
 from llmprior_jax.envs.engines import Bridge, GameError, HostStep, check_game
+from llmprior_jax.examples import Example
 from llmprior_jax.play.candidates import Candidates
 from llmprior_jax.types import TextState
 
@@ -66,6 +68,10 @@ class EngineGames:
         self.states = [TextState("", "")] * bridge.num_environments
         self._history = history
         self._texts: dict[bytes, TextState] = {}
+
+    def examples(self) -> tuple[Example, ...]:
+        """What the prompt "few_shot" shows where nobody names other examples."""
+        return examples.for_engines(self.games)
 
     def reset(self, games: Sequence[str | None], seeds: Sequence[int]) -> HostStep:
         """Starts games, with the seeds of their chance; None leaves an environment as it is."""

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 import jax
 
 from llmprior_jax.distributed.processes import from_first
+from llmprior_jax.examples import Example, parse, read_bytes
 from llmprior_jax.files import write_atomically
-from llmprior_jax.priors.prompts import Example
-from llmprior_jax.priors.prompts.examples import parse, read_bytes
 
 if TYPE_CHECKING:
     from llmprior_jax.learning import Run

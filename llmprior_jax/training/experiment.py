@@ -43,7 +43,9 @@ from llmprior_jax.training.config import (
 from llmprior_jax.training.metrics import MetricsWriter, read_metrics
 
 if TYPE_CHECKING:
+    from llmprior_jax.envs import TextEnvironment
     from llmprior_jax.learning import Run
+    from llmprior_jax.play.engine_games import EngineGames
     from llmprior_jax.priors import CachedModel
 
 SUMMARY_FILE = "summary.json"
@@ -95,7 +97,7 @@ def run(
     validation.validate(settings)
     env, env_params = build.make_environment(settings)
     dataset = build.read_dataset(settings)
-    shown = make_examples(settings, workdir if resume else None)
+    shown = make_examples(settings, env, workdir if resume else None)
     priors = build.make_priors(settings, env, env_params, workdir / _PRIOR_TABLE, examples=shown)
     # All that can be wrong with what was given shows before anything is written or removed.
     if resume:
@@ -154,7 +156,7 @@ def restore(
         raise ValueError(f"{workdir} has no agent {name!r}; it has {', '.join(settings.agents)}")
     settings = _for_evaluation(settings, eval_episodes, mesh)
     env, env_params = build.make_environment(settings)
-    shown = make_examples(settings, workdir)
+    shown = make_examples(settings, env, workdir)
     priors = build.make_priors(settings, env, env_params, workdir / _PRIOR_TABLE, True, shown)
     run = build.make_run(name, settings, env, env_params, priors, build.read_dataset(settings))
     directory = workdir / name / "checkpoints"
@@ -168,13 +170,20 @@ def restore(
     return run
 
 
-def make_examples(settings: Settings, workdir: pathlib.Path | None) -> list[Example]:
+def make_examples(
+    settings: Settings,
+    env: "TextEnvironment | EngineGames",
+    workdir: pathlib.Path | None,
+) -> list[Example]:
     """The episodes that a run's prompts show: those in its directory, or else new ones.
+
+    New ones are from the run or the file that the settings name, or else the environment's own.
 
     Raises:
       FileNotFoundError, ValueError, RestoreError: the agent that is to show how cannot be restored,
         or the file that does cannot be read.
-      ValueError: the agent does not succeed often enough.
+      ValueError: the agent does not succeed often enough, or nothing is named and the environment
+        has no examples of its own.
     """
     if prompts.FEW_SHOT not in prompts.words(settings.prior.prompt):
         return []
@@ -184,7 +193,15 @@ def make_examples(settings: Settings, workdir: pathlib.Path | None) -> list[Exam
     source = settings.prior.examples
     if source.file is not None:
         return examples.read_file(source.file)
-    assert source.workdir is not None
+    if source.workdir is None:
+        if own := env.examples():
+            return list(own)
+        raise ValueError(
+            f"config.prior.prompt is {settings.prior.prompt!r}, which shows successful episodes, "
+            f"and {env.name} has none of its own: name a file of them "
+            "(config.prior.examples.file), or a run to take them from "
+            "(config.prior.examples.workdir)"
+        )
     run = restore(source.workdir, source.agent, eval_episodes=1)
     return examples.collect(run, source.count, jax.random.key(settings.run.seed))
 

@@ -103,13 +103,13 @@ def _check_prior(prior: PriorSettings) -> None:
 def _check_prompt(prior: PriorSettings) -> None:
     words, shown = prompts.words(prior.prompt), prior.examples
     shows = prompts.FEW_SHOT in words
-    if shows and (shown.file is None) == (shown.workdir is None):
+    if shows and shown.file is not None and shown.workdir is not None:
         raise ValueError(
             f"config.prior.prompt is {prior.prompt!r}, which shows successful episodes; name a run "
-            "to take them from (config.prior.examples.workdir) and how many (count), or a file of "
-            "them (config.prior.examples.file)" + (", not both" if shown.file else "")
+            "to take them from (config.prior.examples.workdir) or a file of them "
+            "(config.prior.examples.file), not both"
         )
-    if shows and shown.file is None and shown.count < 1:
+    if shows and shown.workdir is not None and shown.count < 1:
         raise ValueError(f"config.prior.examples.count is {shown.count}; use a number >= 1")
     # Made to see whether it can be; nothing is loaded for that.
     examples = [prompts.Example("", ())] if shows else []

@@ -25,6 +25,7 @@ import numpy as np
 from flax import struct
 from gymnax.environments import environment, spaces
 
+from llmprior_jax.envs import examples
 from llmprior_jax.envs.alfworld.arrays import (
     Tables,
     Verb,
@@ -41,6 +42,7 @@ from llmprior_jax.envs.alfworld.game_files import read_game
 from llmprior_jax.envs.alfworld.pddl import MARKS
 from llmprior_jax.envs.alfworld.text import Storyteller
 from llmprior_jax.envs.base import TextEnvironment
+from llmprior_jax.examples import Example
 from llmprior_jax.types import TextState
 
 # What each verb leaves on its object, and what it takes away, in the bits of `MARKS`.
@@ -278,6 +280,10 @@ class ALFWorld(TextEnvironment[EnvState, EnvParams]):
                 "receptacle": spaces.Discrete(sizes.receptacles + 1),
             }
         )
+
+    def examples(self) -> tuple[Example, ...]:
+        """An episode of a kind of task that is none of the games', if there is one."""
+        return examples.for_alfworld(self.games)
 
     def text_state(self, observation: np.ndarray | jax.Array) -> TextState:
         """Puts an observation into words; see `TextEnvironment.text_state`."""

@@ -93,6 +93,12 @@ def locate(game: str) -> tuple[str, str]:
     )
 
 
+def engine_of(game: str) -> str:
+    """The name of the engine that plays a game, "engine" for an import path, "" for none."""
+    name, colon, _ = game.partition(":")
+    return name if colon else _SUFFIXES.get(pathlib.PurePath(game).suffix, "")
+
+
 def _is_path(module: str, attribute: str) -> bool:
     """Whether they make an import path; that of a file is none."""
     words = [*module.split("."), attribute]

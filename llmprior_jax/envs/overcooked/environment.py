@@ -25,8 +25,10 @@ import numpy as np
 from flax import struct
 from gymnax.environments import environment, spaces
 
+from llmprior_jax.envs import examples
 from llmprior_jax.envs.base import Scene, TextEnvironment, Thing
 from llmprior_jax.envs.overcooked import text
+from llmprior_jax.examples import Example
 from llmprior_jax.types import TextState
 
 # The kitchen: # counter, . floor, @ where the cook starts, t tomato, l lettuce, o onion, b bowl,
@@ -314,6 +316,11 @@ class Overcooked(TextEnvironment[EnvState, EnvParams]):
             observation=text.observation(view),
             actions=text.actions(view),
         )
+
+    def examples(self) -> tuple[Example, ...]:
+        """An episode in which another dish is served."""
+        task = text.task(self.recipe.ingredients)
+        return tuple(shown for shown in examples.read("overcooked") if shown.task != task)[:1]
 
     def scene(self, state: EnvState) -> Scene:
         """The whole kitchen, the cook, and every thing where it is."""

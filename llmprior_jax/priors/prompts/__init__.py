@@ -13,9 +13,9 @@ Example:
   (' fill the kettle', ' wait')
 """
 
+from llmprior_jax.examples import Example, read_examples, write_examples
 from llmprior_jax.priors.prompts.base import Builder, Prompt
 from llmprior_jax.priors.prompts.bodies import options, plain, story
-from llmprior_jax.priors.prompts.examples import Example, read_examples, write_examples
 from llmprior_jax.priors.prompts.naming import FEW_SHOT, THINK_FIRST, make, names, register, words
 from llmprior_jax.priors.prompts.room import fit, fitting, room_for
 from llmprior_jax.priors.prompts.wrappers import chat, few_shot, think_first

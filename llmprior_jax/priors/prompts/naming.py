@@ -7,9 +7,9 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from llmprior_jax.examples import Example
 from llmprior_jax.priors.prompts.base import Builder, Prompt
 from llmprior_jax.priors.prompts.bodies import options, plain, story
-from llmprior_jax.priors.prompts.examples import Example
 from llmprior_jax.priors.prompts.wrappers import chat, few_shot, think_first
 from llmprior_jax.priors.tokens import literal
 from llmprior_jax.registry import Registry, unknown_entry

@@ -10,8 +10,8 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from llmprior_jax.examples import Example
 from llmprior_jax.priors.prompts.base import Builder, Prompt
-from llmprior_jax.priors.prompts.examples import Example
 from llmprior_jax.priors.tokens import literal
 from llmprior_jax.settings import PriorSettings
 from llmprior_jax.types import TextState
