@@ -171,18 +171,33 @@ def test_a_body_that_does_not_say_what_asks_for_the_action_is_thought_about_afte
     assert prompt.actions == (" boil the water", " wait")
 
 
-def test_chat_is_a_turn_of_the_user_and_the_action_is_the_answer():
+SAID = prompts.plain(KETTLE).text.removesuffix("\nNext:")
+
+
+def test_chat_is_a_turn_of_the_user_and_the_answer_begins_with_the_cue():
     prompt = make("options+chat", system="Be brief.")(KETTLE)
-    assert prompt.text == (
-        f"<|system|>Be brief.</s><|user|>{prompts.options(KETTLE).text}</s><|assistant|>"
-    )
-    assert prompt.actions == ("boil the water", "wait")
+    said = prompts.options(KETTLE).text.removesuffix("\nNext:")
+    assert prompt.text == f"<|system|>Be brief.</s><|user|>{said}</s><|assistant|>Next:"
+    assert prompt.actions == (" boil the water", " wait")
     assert prompt.after_thought is None
 
 
+def test_in_a_chat_a_story_is_gone_on_with_in_the_answer():
+    prompt = make("story+chat", system="")(KETTLE._replace(history=()))
+    assert prompt.text == (
+        "<|user|>You have a task. make tea.\n\nThe kettle is full.</s><|assistant|>You decide to"
+    )
+
+
+def test_in_a_chat_a_body_without_a_cue_is_answered_by_the_action_alone():
+    body = lambda state: Prompt(f"{state.observation} Do:", (" boil", "wait"))  # noqa: E731
+    prompt = prompts.chat(body, lambda: tokenizer(TURNS), system="")(KETTLE)
+    assert prompt.text == "<|user|>The kettle is full. Do:</s><|assistant|>"
+    assert prompt.actions == ("boil", "wait")
+
+
 def test_chat_without_a_system_text_has_no_system():
-    prompt = make("chat", system="")(KETTLE)
-    assert prompt.text == f"<|user|>{prompts.plain(KETTLE).text}</s><|assistant|>"
+    assert make("chat", system="")(KETTLE).text == f"<|user|>{SAID}</s><|assistant|>Next:"
 
 
 @pytest.mark.parametrize(
@@ -192,7 +207,7 @@ def test_chat_without_a_system_text_has_no_system():
 )
 def test_where_a_template_has_no_system_the_user_says_it(template):
     prompt = make("chat", template=template, system="Be brief.")(KETTLE)
-    assert prompt.text == (f"<|user|>Be brief.\n\n{prompts.plain(KETTLE).text}</s><|assistant|>")
+    assert prompt.text == f"<|user|>Be brief.\n\n{SAID}</s><|assistant|>Next:"
 
 
 def test_in_a_chat_the_model_thinks_and_acts_in_its_own_turn():
@@ -230,8 +245,8 @@ def test_smollm2_is_asked_in_its_own_format():
         "<|im_start|>system\nBe brief.<|im_end|>\n"
         "<|im_start|>user\n"
         "Task: make tea\nNow: The kettle is full.\n"
-        "You can do one of these: boil the water; wait\nNext:<|im_end|>\n"
-        "<|im_start|>assistant\n"
+        "You can do one of these: boil the water; wait<|im_end|>\n"
+        "<|im_start|>assistant\nNext:"
     )
 
 
@@ -380,10 +395,10 @@ def test_every_text_of_a_state_and_of_examples_is_read_as_text(monkeypatch):
     prompt = make("options+few_shot+chat", [shown], system="")(state)
     assert prompt.text == (
         "<|user|>Task: !g\nNow: !h\nYou can do one of these: !i; !j\nNext: !i\n\n"
-        "Task: !a\nSeen: !c\nDone: !d\nNow: !b\nYou can do one of these: !e; !f\nNext:"
-        "</s><|assistant|>"
+        "Task: !a\nSeen: !c\nDone: !d\nNow: !b\nYou can do one of these: !e; !f"
+        "</s><|assistant|>Next:"
     )
-    assert prompt.actions == ("!e", "!f")
+    assert prompt.actions == (" !e", " !f")
 
 
 # What holds of all.
@@ -407,9 +422,7 @@ def test_actions_come_one_for_one_and_in_order_and_the_text_ends_without_a_space
     own = tokenizer(TURNS)
     build = prompts.make(name, [WAIT] if "few_shot" in name else [], lambda: own)
     prompt = build(state)
-    is_answer = "chat" in name and "think_first" not in name
-    space = "" if is_answer else " "
-    assert prompt.actions == tuple(space + action for action in state.actions)
+    assert prompt.actions == tuple(f" {action}" for action in state.actions)
     for text in (prompt.text, prompt.after_thought or prompt.text):
         assert not text[-1:].isspace()
     assert prompt.text.endswith(prompt.cue)
