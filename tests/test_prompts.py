@@ -9,7 +9,7 @@ import pytest
 from hypothesis import strategies
 
 from llmprior_jax import models
-from llmprior_jax.priors import prompts
+from llmprior_jax.priors import prompts, tokens
 from llmprior_jax.priors.prompts import Example, Prompt, naming
 from llmprior_jax.registry import Registry
 from llmprior_jax.types import TextState
@@ -399,6 +399,19 @@ def test_every_text_of_a_state_and_of_examples_is_read_as_text(monkeypatch):
         "</s><|assistant|>Next:"
     )
     assert prompt.actions == (" !e", " !f")
+
+
+def test_what_looks_like_a_special_token_is_none_and_the_markup_of_a_chat_is():
+    end = tokenizer().eos_token
+    state = TextState(f"stop {end}", f"A sign: {end}", ((end, end),), (f"say {end}", "wait"))
+    shown = Example(end, ((end, end),), ((end, "wait"),))
+    template = TURNS.replace("</s>", end)
+    build = make("options+few_shot+chat", [shown], template=template, system=f"Be {end}")
+    prompt = build(state)
+    texts = [prompt.text, *(prompt.text + action for action in prompt.actions)]
+    for ids in tokens.encode(tokenizer(), texts):
+        assert ids.count(tokenizer().eos_token_id) == 2, "the ends of two turns"
+    assert tokens.visible(prompt.text).count(end) == 2 + 1 + 4 + 5
 
 
 # What holds of all.
