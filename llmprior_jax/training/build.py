@@ -228,7 +228,7 @@ def make_run(
         )
 
     if agents.is_policy(name):
-        run = _make_policy_run(name, settings, env, known.examples, play_with, mapped)
+        run = _make_policy_run(name, settings, env, known, play_with, mapped)
         known.scored.load()
         return run
     agent = build_agent(name, settings.agent, settings.prior)
@@ -287,7 +287,7 @@ def _make_policy_run(
     name: str,
     settings: Settings,
     env: envs.TextEnvironment,
-    examples: Sequence[Example],
+    known: Priors,
     play_with: Callable[[PolicyActor], JaxPlayer],
     mapped: Callable[..., Any],
 ) -> PolicyRun:
@@ -297,7 +297,7 @@ def _make_policy_run(
     agent, model = build_policy(name, lm, env.num_actions, policy, settings.prior)
     count = functools.partial(count_tokens, lm.tokenizer)
     context = lm.config.max_position_embeddings
-    build = make_builder(settings.prior, examples, lambda: lm.tokenizer)
+    build = make_builder(settings.prior, known.examples, lambda: lm.tokenizer)
     build_prompt = prompts.fitting(build, lambda prompt: prompts.room_for(prompt, context, count))
     actor = PolicyActor(agent, model, env.text_state, build_prompt)
     num_envs, rollout_steps = policy.num_envs, policy.rollout_steps

@@ -117,9 +117,11 @@ def chat(
 ) -> Builder:
     r"""Asks in the language model's own chat format, for models that were trained to answer.
 
-    The body is what the user says, and the action is the answer, without the space before it. A
-    thought begins the answer, and the action follows it there. The template (Jinja) comes with the
-    tokenizer and is run by transformers in its sandbox; today's date it is not told.
+    The body is what the user says, up to what asks for the action (`Prompt.cue`) or the thought.
+    With that the answer begins, since a model left to itself begins with a capital letter or a
+    courtesy, and no action does. After a body without a cue the action is the whole answer, without
+    the space before it. The template (Jinja) comes with the tokenizer and is run by transformers in
+    its sandbox; today's date it is not told.
 
     Examples:
       >>> tokenizer = models.load_tokenizer("tiny")
@@ -129,9 +131,9 @@ def chat(
       >>> build = priors.prompts.chat(priors.prompts.plain, lambda: tokenizer, "Be brief.")
       >>> prompt = build(TextState("make tea", "The kettle is full.", (), ("boil the water",)))
       >>> prompt.text
-      '[system]Be brief.[user]Task: make tea\nNow: The kettle is full.\nNext:[assistant]'
+      '[system]Be brief.[user]Task: make tea\nNow: The kettle is full.[assistant]Next:'
       >>> prompt.actions
-      ('boil the water',)
+      (' boil the water',)
 
     Args:
       body: writes the state.
@@ -145,12 +147,12 @@ def chat(
 
     def build(state: TextState) -> Prompt:
         prompt = body(state)
-        render = functools.partial(_render, tokenizer(), system)
-        if prompt.after_thought is not None:
-            said = prompt.text.removesuffix(prompt.cue).rstrip()
-            return prompt._replace(text=f"{render(said)}{prompt.cue}")
-        actions = tuple(action.removeprefix(" ") for action in prompt.actions)
-        return prompt._replace(text=render(prompt.text), actions=actions, cue="")
+        said = prompt.text.removesuffix(prompt.cue).rstrip()
+        actions = prompt.actions
+        if not prompt.cue and prompt.after_thought is None:
+            actions = tuple(action.removeprefix(" ") for action in actions)
+        text = f"{_render(tokenizer(), system, said)}{prompt.cue}"
+        return prompt._replace(text=text, actions=actions)
 
     return build
 
