@@ -240,7 +240,7 @@ def test_to_hf_gives_back_the_file(write, variant):
     directory, _ = write(variant)
     lm = models.load(directory)
     tensors = checkpoint.to_hf(lm.config, lm.params)
-    original = load_file(directory / checkpoint.WEIGHTS)
+    original = load_file(directory / hf_directory.WEIGHTS)
     assert tensors.keys() == original.keys()
     for name, tensor in original.items():
         np.testing.assert_array_equal(tensors[name], tensor, err_msg=name)
@@ -360,7 +360,7 @@ def test_the_text_model_of_a_gemma3_that_reads_images_agrees(gemma3_with_images)
 def test_both_places_of_that_text_model_are_read(gemma3_with_images, tmp_path):
     directory = tmp_path / "copy"
     shutil.copytree(gemma3_with_images[0], directory)
-    tensors = load_file(directory / checkpoint.WEIGHTS)
+    tensors = load_file(directory / hf_directory.WEIGHTS)
     places = ("language_model.model.", "model.language_model.")
     before, after = places if any(n.startswith(places[0]) for n in tensors) else places[::-1]
     renamed = {
@@ -368,7 +368,7 @@ def test_both_places_of_that_text_model_are_read(gemma3_with_images, tmp_path):
         for name, tensor in tensors.items()
     }
     assert renamed.keys() != tensors.keys()
-    save_file(renamed, directory / checkpoint.WEIGHTS)
+    save_file(renamed, directory / hf_directory.WEIGHTS)
     expected = models.load(gemma3_with_images[0]).params
     jax.tree.map(np.testing.assert_array_equal, models.load(directory).params, expected)
 
@@ -638,15 +638,15 @@ def test_a_spare_copy_of_a_tied_head_is_ignored(write, tmp_path):
     source, model = write("qwen2_mha_tied")
     directory = tmp_path / "copy"
     shutil.copytree(source, directory)
-    tensors = load_file(directory / checkpoint.WEIGHTS)
+    tensors = load_file(directory / hf_directory.WEIGHTS)
     tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]
-    save_file(tensors, directory / checkpoint.WEIGHTS)
+    save_file(tensors, directory / hf_directory.WEIGHTS)
     lm = models.load(directory)
     np.testing.assert_allclose(log_probs(lm), reference_log_probs(model), atol=1e-4, rtol=0)
 
 
 def test_tiny_is_a_name_for_the_embedded_directory(write, qwen2, monkeypatch):
-    monkeypatch.setitem(language_model._EMBEDDED, "tiny", write("qwen2")[0])
+    monkeypatch.setitem(hub._EMBEDDED, "tiny", write("qwen2")[0])
     assert models.load("tiny").fingerprint == qwen2.fingerprint
 
 
@@ -677,9 +677,9 @@ def edit_json(path: Path, **changes) -> None:
 
 def edit_tensor(directory: Path, name: str, change) -> None:
     """Changes one tensor; `change` returns its new value, or None to remove it."""
-    tensors = load_file(directory / checkpoint.WEIGHTS)
+    tensors = load_file(directory / hf_directory.WEIGHTS)
     new = change(tensors.pop(name, None))
-    save_file(tensors | ({} if new is None else {name: new}), directory / checkpoint.WEIGHTS)
+    save_file(tensors | ({} if new is None else {name: new}), directory / hf_directory.WEIGHTS)
 
 
 def add_words(path: Path, count: int) -> None:
@@ -690,11 +690,11 @@ def add_words(path: Path, count: int) -> None:
 
 def shard(directory: Path, **weight_map: str) -> None:
     """Turns a single file into one shard with an index, of which entries are then changed."""
-    names = load_file(directory / checkpoint.WEIGHTS)
-    (directory / checkpoint.WEIGHTS).rename(directory / "model-00001-of-00001.safetensors")
+    names = load_file(directory / hf_directory.WEIGHTS)
+    (directory / hf_directory.WEIGHTS).rename(directory / "model-00001-of-00001.safetensors")
     index = {"weight_map": dict.fromkeys(names, "model-00001-of-00001.safetensors")}
     index["weight_map"] |= {name.replace("__", "."): file for name, file in weight_map.items()}
-    (directory / checkpoint.INDEX).write_text(json.dumps(index))
+    (directory / hf_directory.INDEX).write_text(json.dumps(index))
 
 
 def cut(path: Path, size: int) -> None:
@@ -744,11 +744,11 @@ DAMAGES = {
         ["tokenizer.json has 99 tokens, but the model embeds only 96"],
     ),
     "no weights": (
-        lambda d: (d / checkpoint.WEIGHTS).unlink(),
+        lambda d: (d / hf_directory.WEIGHTS).unlink(),
         ["neither model.safetensors nor model.safetensors.index.json"],
     ),
     "only pickled weights": (
-        lambda d: (d / checkpoint.WEIGHTS).rename(d / "pytorch_model.bin"),
+        lambda d: (d / hf_directory.WEIGHTS).rename(d / "pytorch_model.bin"),
         ["neither model.safetensors", "pickles"],
     ),
     "all at once": (
@@ -756,12 +756,12 @@ DAMAGES = {
         ["config.json is missing", "neither model.safetensors", "tokenizer.json is missing"],
     ),
     "truncated weights": (
-        lambda d: cut(d / checkpoint.WEIGHTS, -100),
+        lambda d: cut(d / hf_directory.WEIGHTS, -100),
         ["model.safetensors is cut short"],
     ),
-    "empty weights": (lambda d: cut(d / checkpoint.WEIGHTS, 0), ["model.safetensors is cut short"]),
+    "empty weights": (lambda d: cut(d / hf_directory.WEIGHTS, 0), ["model.safetensors is cut short"]),
     "corrupt header": (
-        lambda d: (d / checkpoint.WEIGHTS).write_bytes(b"\xff" * 1000),
+        lambda d: (d / hf_directory.WEIGHTS).write_bytes(b"\xff" * 1000),
         ["model.safetensors is cut short or is no safetensors file"],
     ),
     "missing tensor": (
@@ -797,7 +797,7 @@ DAMAGES = {
         ["infinite or NaN as float32", f"{Q} in model.safetensors"],
     ),
     "index without a map": (
-        lambda d: [shard(d), (d / checkpoint.INDEX).write_text("{}")],
+        lambda d: [shard(d), (d / hf_directory.INDEX).write_text("{}")],
         ["model.safetensors.index.json has no table weight_map"],
     ),
     "missing shard": (

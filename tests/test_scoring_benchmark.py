@@ -18,7 +18,7 @@ FIELDS = scoring._COMMON | scoring.SHAPES["tiny"]
 @pytest.fixture(scope="module")
 def model():
     """The embedded model in transformers."""
-    directory = models.language_model._EMBEDDED["tiny"]
+    directory = models.hub._EMBEDDED["tiny"]
     return transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
 
 

@@ -229,7 +229,7 @@ def test_a_history_is_cut_to_what_the_encoder_reads_too(plain):
 def test_names_of_older_files_are_read(plain, tmp_path):
     """bert-base-uncased's: a prefix, gamma and beta, and heads that are not needed."""
     directory = shutil.copytree(plain, tmp_path / "old")
-    tensors = load_file(directory / checkpoint.WEIGHTS)
+    tensors = load_file(directory / hf_directory.WEIGHTS)
     old = {
         "bert."
         + name.replace("LayerNorm.weight", "LayerNorm.gamma").replace(
@@ -238,7 +238,7 @@ def test_names_of_older_files_are_read(plain, tmp_path):
         for name, tensor in tensors.items()
     }
     old["cls.predictions.bias"] = np.zeros(40, np.float32)
-    save_file(old, directory / checkpoint.WEIGHTS)
+    save_file(old, directory / hf_directory.WEIGHTS)
     expected = load_encoder(plain)
     jax.tree.map(np.testing.assert_array_equal, load_encoder(directory).params, expected.params)
 
@@ -246,7 +246,7 @@ def test_names_of_older_files_are_read(plain, tmp_path):
 def test_to_hf_gives_back_the_file(plain):
     encoder = load_encoder(plain)
     tensors = checkpoint.to_hf(encoder.config, encoder.params)
-    original = load_file(plain / checkpoint.WEIGHTS)
+    original = load_file(plain / hf_directory.WEIGHTS)
     assert tensors.keys() == {name for name in original if not name.startswith("pooler.")}
     for name, tensor in tensors.items():
         np.testing.assert_array_equal(tensor, original[name], err_msg=name)

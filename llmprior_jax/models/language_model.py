@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -12,16 +10,17 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from llmprior_jax.models import architectures, checkpoint
+from llmprior_jax.models import architectures, checkpoint, hf_directory, hub
+from llmprior_jax.models.checkpoint import Checkpoint
 from llmprior_jax.models.config import CheckpointError, DecoderConfig
+from llmprior_jax.models.gguf_checkpoint import GGUFCheckpoint
+from llmprior_jax.models.hf_directory import HFDirectory
 
 # Importing transformers takes seconds, and it imports torch where torch is installed. Only who
 # loads a model pays for that.
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-_EMBEDDED = {"tiny": Path(__file__).parent / "tiny"}
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -144,17 +143,17 @@ def load(
     check_dtype(dtype)
     if quantize not in (None, "int8"):
         raise ValueError(f"quantize is {quantize!r}; supported are 'int8' and None")
-    directory = find_directory(path_or_hub_id, checkpoint.FILES)
+    found = open_checkpoint(hub.find(path_or_hub_id, hf_directory.FILES))
     supported = architectures.LANGUAGE_MODELS
     if quantize is None:
-        config, graphdef, params = checkpoint.read(directory, dtype, supported)
+        config, graphdef, params = checkpoint.read(found, dtype, supported)
     else:
         from llmprior_jax.models import quantization
 
         with jax.default_device(jax.local_devices(backend="cpu")[0]):
-            config, graphdef, params = checkpoint.read(directory, dtype, supported)
+            config, graphdef, params = checkpoint.read(found, dtype, supported)
             if not isinstance(config, DecoderConfig):
-                raise ValueError(f"{directory} is no decoder, and only decoders can be quantized")
+                raise ValueError(f"{found.path} is no decoder, and only decoders can be quantized")
             graphdef, params = quantization.int8(graphdef, params)
         (default,) = jnp.zeros(()).devices()
         params = jax.device_put(params, default)
@@ -162,8 +161,8 @@ def load(
         config=config,
         graphdef=graphdef,
         params=params,
-        tokenizer=read_tokenizer(directory, config),
-        fingerprint=checkpoint.fingerprint(directory, dtype, quantize or ""),
+        tokenizer=read_tokenizer(found, config),
+        fingerprint=checkpoint.fingerprint(found, dtype, quantize or ""),
     )
 
 
@@ -178,8 +177,29 @@ def fingerprint(path_or_hub_id: str | Path, dtype: Any = None, quantize: str | N
       CheckpointError: there is no such directory or hub id.
     """
     dtype = _default_dtype() if dtype is None else dtype
-    directory = find_directory(path_or_hub_id, checkpoint.FILES)
-    return checkpoint.fingerprint(directory, dtype, quantize or "")
+    found = open_checkpoint(hub.find(path_or_hub_id, hf_directory.FILES))
+    return checkpoint.fingerprint(found, dtype, quantize or "")
+
+
+def load_tokenizer(path_or_hub_id: str | Path) -> PreTrainedTokenizerFast:
+    """The tokenizer of the model that `load` would give, without its weights.
+
+    It has the checkpoint's `chat_template`, if there is one: that of a GGUF file, or
+    `chat_template.jinja`, or the one in `tokenizer_config.json`.
+
+    Examples:
+      >>> tokenizer = models.load_tokenizer("tiny")
+      >>> tokenizer.decode(tokenizer("wash the cup").input_ids)
+      'wash the cup'
+
+    Args:
+      path_or_hub_id: as `load` takes it. Of a directory on the hub, no weights are downloaded.
+
+    Raises:
+      CheckpointError: there is no such checkpoint, or its tokenizer cannot be read.
+    """
+    files = hf_directory.TOKENIZER_FILES
+    return open_checkpoint(hub.find(path_or_hub_id, files, weights=False)).load_tokenizer()
 
 
 def _default_dtype() -> Any:
@@ -192,60 +212,28 @@ def check_dtype(dtype: Any) -> None:
         raise ValueError(f"dtype is {dtype!r}; supported are {', '.join(_DTYPES)}")
 
 
-def find_directory(path_or_hub_id: str | Path, files: Sequence[str]) -> Path:
-    """The directory of a checkpoint; of one on the hub, `files` (patterns) are downloaded once.
+def open_checkpoint(path: Path) -> Checkpoint:
+    """The checkpoint of a directory or a GGUF file.
 
     Raises:
-      CheckpointError: it is neither here nor on the hub.
+      CheckpointError: a GGUF file is damaged.
     """
-    name = str(path_or_hub_id)
-    directory = _EMBEDDED.get(name, Path(name).expanduser())
-    if directory.is_dir():
-        return directory
-    if not _HUB_ID.fullmatch(name):
-        raise CheckpointError(
-            name, ["it is no directory, and its name is not of the form that hub ids have"]
-        )
-    return _download(name, files)
+    return HFDirectory(path) if path.is_dir() else GGUFCheckpoint(path)
 
 
-def _download(hub_id: str, files: Sequence[str]) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError
-
-    try:
-        return Path(snapshot_download(hub_id, allow_patterns=list(files)))
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        raise CheckpointError(
-            hub_id,
-            [
-                "it is no directory here, and the Hugging Face hub did not give it: check the "
-                "name, the network, and for a gated model that you are logged in; or download the "
-                f"checkpoint elsewhere and give its path ({type(error).__name__}: {error})"
-            ],
-        ) from error
-
-
-def read_tokenizer(directory: Path, config: ModelConfig) -> PreTrainedTokenizerFast:
+def read_tokenizer(checkpoint: Checkpoint, config: ModelConfig) -> PreTrainedTokenizerFast:
     """A checkpoint's own fast tokenizer.
 
     Raises:
       CheckpointError: it cannot be read, or has more tokens than the model.
     """
-    from transformers import PreTrainedTokenizerFast
-
-    # The class for any tokenizer.json, whatever class tokenizer_config.json names: the file alone
-    # says how text becomes tokens, and no other code is needed.
-    try:
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(directory, local_files_only=True)
-    except Exception as error:  # The tokenizers library raises bare Exceptions.
-        problem = f"{checkpoint.TOKENIZER} cannot be read: {type(error).__name__}: {error}"
-        raise CheckpointError(str(directory), [problem]) from error
+    tokenizer = checkpoint.load_tokenizer()
     # Tokens added later, such as an image's, may lie beyond the embedding and mostly never occur.
     if tokenizer.vocab_size > config.vocab_size:
         problem = (
-            f"{checkpoint.TOKENIZER} has {tokenizer.vocab_size} tokens, but the model embeds only "
-            f"{config.vocab_size} (vocab_size in {checkpoint.CONFIG}): it belongs to another model"
+            f"{hf_directory.TOKENIZER} has {tokenizer.vocab_size} tokens, but the model embeds only "
+            f"{config.vocab_size} (vocab_size in {hf_directory.CONFIG}): it belongs to another "
+            "model"
         )
-        raise CheckpointError(str(directory), [problem])
+        raise CheckpointError(str(checkpoint.path), [problem])
     return tokenizer
