@@ -27,7 +27,8 @@ from llmprior_jax.models import (
     DecoderConfig,
     RotaryConfig,
     checkpoint,
-    language_model,
+    hf_directory,
+    hub,
 )
 
 V, L = 96, 14
@@ -617,21 +618,24 @@ def test_the_fingerprint_tells_models_apart(write, qwen2, tmp_path):
     assert len(set(prints)) == 5
 
 
-def test_tensors_are_read_one_at_a_time(write, monkeypatch):
+def test_tensors_are_read_one_piece_at_a_time(write, monkeypatch):
     alive: list[weakref.ref] = []
     most = 0
 
-    def read_tensor(path, name, read=checkpoint._read_tensor):
+    def read_rows(self, start, stop, read=hf_directory._Tensor.read_rows):
         nonlocal most
-        tensor = read(path, name)
-        alive.append(weakref.ref(tensor))
+        rows, piece = read(self, start, stop)
+        alive.append(weakref.ref(piece))
         most = max(most, sum(ref() is not None for ref in alive))
-        return tensor
+        return rows, piece
 
-    monkeypatch.setattr(checkpoint, "_read_tensor", read_tensor)
-    models.load(write("qwen2")[0], jnp.bfloat16)  # A dtype in which every tensor is converted.
-    assert len(alive) == 2 * 12 + 3
-    assert most == 1
+    monkeypatch.setattr(hf_directory._Tensor, "read_rows", read_rows)
+    monkeypatch.setattr(checkpoint, "_PIECE", 256)
+    directory, model = write("qwen2")
+    models.load(directory, jnp.bfloat16)  # A dtype in which every tensor is converted.
+    sizes = [parameter.numel() for parameter in model.parameters()]
+    assert len(alive) >= sum(-(-size // 256) for size in sizes)
+    assert most <= 2  # The last one lives until the next is read.
 
 
 def test_a_spare_copy_of_a_tied_head_is_ignored(write, tmp_path):
@@ -655,7 +659,8 @@ def test_a_hub_id_is_downloaded_without_code_or_pickles(write, qwen2, monkeypatc
 
     def snapshot_download(hub_id, allow_patterns):
         assert hub_id == "somebody/some-model"
-        assert all(name.endswith((".json", ".safetensors")) for name in allow_patterns)
+        data = (".json", ".safetensors", ".jinja")
+        assert all(name.endswith(data) for name in allow_patterns)
         return str(write("qwen2")[0])
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
@@ -759,7 +764,10 @@ DAMAGES = {
         lambda d: cut(d / hf_directory.WEIGHTS, -100),
         ["model.safetensors is cut short"],
     ),
-    "empty weights": (lambda d: cut(d / hf_directory.WEIGHTS, 0), ["model.safetensors is cut short"]),
+    "empty weights": (
+        lambda d: cut(d / hf_directory.WEIGHTS, 0),
+        ["model.safetensors is cut short"],
+    ),
     "corrupt header": (
         lambda d: (d / hf_directory.WEIGHTS).write_bytes(b"\xff" * 1000),
         ["model.safetensors is cut short or is no safetensors file"],

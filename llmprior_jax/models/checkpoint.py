@@ -15,7 +15,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _MOST_LISTED = 10
 # Values of one piece: small beside a model, large beside what it costs to begin one.
-_PIECE = 2**21
+_PIECE = 2**18
 # JAX takes memory over without a copy if it is aligned so; what NumPy allocates is not.
 _ALIGNMENT = 64
 
@@ -70,11 +70,13 @@ class Checkpoint(abc.ABC):
     Attributes:
       path: what it is called in errors.
       config_file: where the fields of its config are.
+      tokenizer_file: where its tokenizer is.
       dtypes: the number formats of tensors that can be read.
     """
 
     path: Path
     config_file: str
+    tokenizer_file: str
     dtypes: tuple[str, ...]
 
     @abc.abstractmethod
@@ -106,9 +108,16 @@ class Checkpoint(abc.ABC):
         return name
 
 
-def read(
-    checkpoint: Checkpoint, dtype: Any, supported: Mapping[str, Architecture]
-) -> tuple[Any, nnx.GraphDef[Any], nnx.State[Any, Any]]:
+class Contents(NamedTuple):
+    """What `read` gives: config, graph definition, parameters on the default device, tokenizer."""
+
+    config: Any
+    graphdef: nnx.GraphDef[Any]
+    params: nnx.State[Any, Any]
+    tokenizer: PreTrainedTokenizerFast
+
+
+def read(checkpoint: Checkpoint, dtype: Any, supported: Mapping[str, Architecture]) -> Contents:
     """Reads the model of a checkpoint.
 
     On a CPU the host's memory holds the parameters once, and some 50 MB while it reads.
@@ -117,9 +126,6 @@ def read(
       checkpoint: an open checkpoint.
       dtype: of the parameters, whatever the files have.
       supported: the architectures that will do, by `model_type`.
-
-    Returns:
-      The model's config, its graph definition, and its parameters on the default device.
 
     Raises:
       CheckpointError: files or tensors are missing, malformed, not supported, or do not fit one
@@ -147,6 +153,8 @@ def read(
     if problems:
         raise CheckpointError(str(checkpoint.path), problems)
 
+    # Before the weights, so that what making it takes is free again when they come.
+    tokenizer = _load_tokenizer(checkpoint, config)
     not_finite: list[str] = []
     for path, parameter in parameters.items():
         tensor = tensors[architecture.tensor_name(path, config)]
@@ -159,7 +167,7 @@ def read(
         as_dtype = f"infinite or NaN as {jnp.dtype(dtype).name}"
         problems = [f"{len(not_finite)} tensors have values {as_dtype}: {listed(not_finite)}"]
         raise CheckpointError(str(checkpoint.path), problems)
-    return config, graphdef, nnx.from_flat_state(parameters)
+    return Contents(config, graphdef, nnx.from_flat_state(parameters), tokenizer)
 
 
 def fingerprint(checkpoint: Checkpoint, dtype: Any, more: str = "") -> str:
@@ -235,6 +243,19 @@ def _read_config(
             field, _, rest = problem.partition(" ")
             problems.append(f"{place}: {checkpoint.field_in_file(field)} {rest}")
         return None, None, tensors
+
+
+def _load_tokenizer(checkpoint: Checkpoint, config: Any) -> PreTrainedTokenizerFast:
+    tokenizer = checkpoint.load_tokenizer()
+    # Tokens added later, such as an image's, may lie beyond the embedding and mostly never occur.
+    if tokenizer.vocab_size > config.vocab_size:
+        problem = (
+            f"{checkpoint.tokenizer_file} has {tokenizer.vocab_size} tokens, but the model embeds "
+            f"only {config.vocab_size} (vocab_size in {checkpoint.config_file}): it belongs to "
+            "another model"
+        )
+        raise CheckpointError(str(checkpoint.path), [problem])
+    return tokenizer
 
 
 def _untie(

@@ -103,10 +103,14 @@ class GGUFCheckpoint(Checkpoint):
         """
         self.path = path
         self._parts = _read_parts(path)
-        self._metadata = self._parts[0].metadata
+        metadata = self._parts[0].metadata
+        self._num_tokens = gguf_tokenizer.num_tokens(metadata)
+        # Vocabularies are read again when they are needed, so that none is held beside the weights.
+        self._metadata = {k: v for k, v in metadata.items() if not k.startswith("tokenizer.")}
+        self._parts = [part._replace(metadata={}) for part in self._parts]
         self._tensors = {name: t for part in self._parts for name, t in part.tensors.items()}
         self._architecture = self._metadata.get(ARCHITECTURE)
-        self.config_file = self._parts[0].path.name
+        self.config_file = self.tokenizer_file = self._parts[0].path.name
         self._standard_names = {name: self._standard_name(name) for name in self._tensors}
 
     def read_fields(self, problems: list[str]) -> Mapping[str, Any] | None:
@@ -161,7 +165,7 @@ class GGUFCheckpoint(Checkpoint):
         return tensors
 
     def check_tokenizer(self, problems: list[str]) -> None:
-        tokens, embed = gguf_tokenizer.num_tokens(self._metadata), self._tensors.get(_EMBED)
+        tokens, embed = self._num_tokens, self._tensors.get(_EMBED)
         if tokens is None:
             problems.append(f"{self.config_file}: {gguf_tokenizer.TOKENS} is missing: no tokenizer")
         elif embed is not None and embed.shape[0] != tokens:
@@ -172,7 +176,8 @@ class GGUFCheckpoint(Checkpoint):
 
     def load_tokenizer(self) -> PreTrainedTokenizerFast:
         problems: list[str] = []
-        tokenizer = gguf_tokenizer.make(self._metadata, problems)
+        metadata = gguf_file.read(self._parts[0].path).metadata
+        tokenizer = gguf_tokenizer.make(metadata, problems)
         if tokenizer is None or problems:
             place = self.config_file
             raise CheckpointError(str(self.path), [f"{place}: {problem}" for problem in problems])

@@ -54,7 +54,19 @@ QUANTIZATIONS = {
 
 _MAGIC, _VERSIONS = b"GGUF", (2, 3)
 _MOST_DIMENSIONS = 4
-_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_SCALARS = {
+    0: "B",
+    1: "b",
+    2: "H",
+    3: "h",
+    4: "I",
+    5: "i",
+    6: "f",
+    7: "?",
+    10: "Q",
+    11: "q",
+    12: "d",
+}
 _STRING, _ARRAY = 8, 9
 _PART = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
 
@@ -329,5 +341,3 @@ def _quantization(number: int) -> str:
         return gguf.GGMLQuantizationType(number).name
     except ValueError:
         return f"of the unknown kind {number}"
-
-

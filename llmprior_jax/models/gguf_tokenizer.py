@@ -90,6 +90,7 @@ def make(metadata: Mapping[str, Any], problems: list[str]) -> PreTrainedTokenize
     Returns:
       The tokenizer; None if something is wrong.
     """
+    from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
 
     vocabulary = _read_vocabulary(metadata, problems)
@@ -99,24 +100,25 @@ def make(metadata: Mapping[str, Any], problems: list[str]) -> PreTrainedTokenize
         problems.append(f"{_CHAT_TEMPLATE} is no text")
     if problems or vocabulary is None:
         return None
+    # Filled only when it is wrapped, since who wraps a tokenizer copies it: with a vocabulary of a
+    # quarter of a million tokens by way of 300 MB.
+    wrapped = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.BPE()), clean_up_tokenization_spaces=False
+    )
+    tokenizer = wrapped.backend_tokenizer
     if metadata[_MODEL] == "gpt2":
-        tokenizer = _byte_level(metadata, vocabulary, problems)
+        _fill_byte_level(tokenizer, metadata, vocabulary, problems)
     else:
-        tokenizer = _sentencepiece(metadata, vocabulary, special.get("unk_token"), problems)
-    if tokenizer is None or problems:
-        return None
-    _add_tokens(tokenizer, vocabulary)
+        _fill_sentencepiece(tokenizer, metadata, vocabulary, special.get("unk_token"), problems)
     _add_ends(tokenizer, metadata, vocabulary, special, problems)
     if problems:
         return None
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        clean_up_tokenization_spaces=False,
-        **{name: vocabulary.tokens[token] for name, token in special.items()},
-    )
+    _add_tokens(tokenizer, vocabulary, set(special.values()))
+    for name, token in special.items():
+        setattr(wrapped, name, vocabulary.tokens[token])
     if template is not None:
-        fast.chat_template = template
-    return fast
+        wrapped.chat_template = template
+    return wrapped
 
 
 class _Vocabulary(NamedTuple):
@@ -189,10 +191,13 @@ def _read_flag(metadata: Mapping[str, Any], key: str, default: bool, problems: l
     return bool(value)
 
 
-def _byte_level(
-    metadata: Mapping[str, Any], vocabulary: _Vocabulary, problems: list[str]
-) -> Tokenizer | None:
-    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+def _fill_byte_level(
+    tokenizer: Tokenizer,
+    metadata: Mapping[str, Any],
+    vocabulary: _Vocabulary,
+    problems: list[str],
+) -> None:
+    from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
 
     pre, merges = metadata.get(_PRE, "default"), metadata.get(_MERGES)
     if pre not in _SPLITS:
@@ -200,14 +205,14 @@ def _byte_level(
     if not isinstance(merges, list):
         problems.append(f"{_MERGES} is missing or no list of strings")
     if problems or not isinstance(merges, list):
-        return None
+        return
     pairs = [tuple(merge.split(" ")) for merge in merges]
     for merge, pair in zip(merges, pairs, strict=True):
         if len(pair) != 2 or not {*pair, "".join(pair)} <= vocabulary.ids.keys():
             problems.append(f"{_MERGES} has {merge[:80]!r}, which does not merge two tokens to one")
-            return None
-    tokenizer = Tokenizer(
-        models.BPE(vocab=vocabulary.ids, merges=pairs, ignore_merges=pre in _WHOLE_WORDS)
+            return
+    tokenizer.model = models.BPE(
+        vocab=vocabulary.ids, merges=pairs, ignore_merges=pre in _WHOLE_WORDS
     )
     if pre in _COMPOSED:
         tokenizer.normalizer = normalizers.NFC()
@@ -218,29 +223,27 @@ def _byte_level(
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    return tokenizer
 
 
-def _sentencepiece(
+def _fill_sentencepiece(
+    tokenizer: Tokenizer,
     metadata: Mapping[str, Any],
     vocabulary: _Vocabulary,
     unknown: int | None,
     problems: list[str],
-) -> Tokenizer | None:
-    from tokenizers import Tokenizer, decoders, models, normalizers
+) -> None:
+    from tokenizers import decoders, models, normalizers
 
     scores = _read_array(metadata, _SCORES, "f", len(vocabulary.tokens), problems)
     prefix = _read_flag(metadata, "tokenizer.ggml.add_space_prefix", True, problems)
     if problems or scores is None:
-        return None
-    tokenizer = Tokenizer(
-        models.BPE(
-            vocab=vocabulary.ids,
-            merges=_find_merges(vocabulary, scores),
-            unk_token=None if unknown is None else vocabulary.tokens[unknown],
-            fuse_unk=True,
-            byte_fallback=True,
-        )
+        return
+    tokenizer.model = models.BPE(
+        vocab=vocabulary.ids,
+        merges=_find_merges(vocabulary, scores),
+        unk_token=None if unknown is None else vocabulary.tokens[unknown],
+        fuse_unk=True,
+        byte_fallback=True,
     )
     spell = normalizers.Replace(" ", _SPACE)
     tokenizer.normalizer = (
@@ -254,15 +257,13 @@ def _sentencepiece(
             *([decoders.Strip(" ", 1, 0)] if prefix else []),
         ]
     )
-    return tokenizer
 
 
 def _find_merges(vocabulary: _Vocabulary, scores: Sequence[float]) -> list[tuple[str, str]]:
     """All pairs of pieces that make a piece, in the order in which they are merged."""
     # What users defined is found before any merge, and has a score that means nothing.
     rank = [
-        (kind == _USER_DEFINED, score)
-        for kind, score in zip(vocabulary.types, scores, strict=True)
+        (kind == _USER_DEFINED, score) for kind, score in zip(vocabulary.types, scores, strict=True)
     ]
     pieces = {
         token: token
@@ -283,18 +284,21 @@ def _find_merges(vocabulary: _Vocabulary, scores: Sequence[float]) -> list[tuple
     return merges
 
 
-def _add_tokens(tokenizer: Tokenizer, vocabulary: _Vocabulary) -> None:
+def _add_tokens(tokenizer: Tokenizer, vocabulary: _Vocabulary, special: set[int]) -> None:
     """Tokens that are found in a text before anything else is done with it."""
     from tokenizers import AddedToken
 
-    for wanted in (_CONTROL, _USER_DEFINED):
-        special = wanted == _CONTROL
-        found = [
-            AddedToken(token, special=special, normalized=False)
-            for token, kind in zip(vocabulary.tokens, vocabulary.types, strict=True)
-            if kind == wanted and token and token.strip(_SPACE)
-        ]
-        (tokenizer.add_special_tokens if special else tokenizer.add_tokens)(found)
+    control: list[AddedToken] = []
+    others: list[AddedToken] = []
+    for i, (token, kind) in enumerate(zip(vocabulary.tokens, vocabulary.types, strict=True)):
+        if not token.strip(_SPACE):
+            continue  # Nothing, or a run of spaces, which merges find.
+        if kind == _CONTROL or i in special:
+            control.append(AddedToken(token, special=True, normalized=False))
+        elif kind == _USER_DEFINED:
+            others.append(AddedToken(token, special=False, normalized=False))
+    tokenizer.add_special_tokens(control)
+    tokenizer.add_tokens(others)
 
 
 def _add_ends(

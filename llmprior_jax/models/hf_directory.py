@@ -39,6 +39,7 @@ class HFDirectory(Checkpoint):
     """A checkpoint directory of Hugging Face's."""
 
     config_file = CONFIG
+    tokenizer_file = TOKENIZER
     dtypes = ("F64", "F32", "F16", "BF16")
 
     def __init__(self, directory: Path):

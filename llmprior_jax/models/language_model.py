@@ -12,7 +12,7 @@ from flax import nnx
 
 from llmprior_jax.models import architectures, checkpoint, hf_directory, hub
 from llmprior_jax.models.checkpoint import Checkpoint
-from llmprior_jax.models.config import CheckpointError, DecoderConfig
+from llmprior_jax.models.config import DecoderConfig
 from llmprior_jax.models.gguf_checkpoint import GGUFCheckpoint
 from llmprior_jax.models.hf_directory import HFDirectory
 
@@ -146,12 +146,12 @@ def load(
     found = open_checkpoint(hub.find(path_or_hub_id, hf_directory.FILES))
     supported = architectures.LANGUAGE_MODELS
     if quantize is None:
-        config, graphdef, params = checkpoint.read(found, dtype, supported)
+        config, graphdef, params, tokenizer = checkpoint.read(found, dtype, supported)
     else:
         from llmprior_jax.models import quantization
 
         with jax.default_device(jax.local_devices(backend="cpu")[0]):
-            config, graphdef, params = checkpoint.read(found, dtype, supported)
+            config, graphdef, params, tokenizer = checkpoint.read(found, dtype, supported)
             if not isinstance(config, DecoderConfig):
                 raise ValueError(f"{found.path} is no decoder, and only decoders can be quantized")
             graphdef, params = quantization.int8(graphdef, params)
@@ -161,7 +161,7 @@ def load(
         config=config,
         graphdef=graphdef,
         params=params,
-        tokenizer=read_tokenizer(found, config),
+        tokenizer=tokenizer,
         fingerprint=checkpoint.fingerprint(found, dtype, quantize or ""),
     )
 
@@ -219,21 +219,3 @@ def open_checkpoint(path: Path) -> Checkpoint:
       CheckpointError: a GGUF file is damaged.
     """
     return HFDirectory(path) if path.is_dir() else GGUFCheckpoint(path)
-
-
-def read_tokenizer(checkpoint: Checkpoint, config: ModelConfig) -> PreTrainedTokenizerFast:
-    """A checkpoint's own fast tokenizer.
-
-    Raises:
-      CheckpointError: it cannot be read, or has more tokens than the model.
-    """
-    tokenizer = checkpoint.load_tokenizer()
-    # Tokens added later, such as an image's, may lie beyond the embedding and mostly never occur.
-    if tokenizer.vocab_size > config.vocab_size:
-        problem = (
-            f"{hf_directory.TOKENIZER} has {tokenizer.vocab_size} tokens, but the model embeds only "
-            f"{config.vocab_size} (vocab_size in {hf_directory.CONFIG}): it belongs to another "
-            "model"
-        )
-        raise CheckpointError(str(checkpoint.path), [problem])
-    return tokenizer

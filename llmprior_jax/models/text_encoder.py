@@ -17,7 +17,7 @@ from llmprior_jax.models import architectures, checkpoint, hf_directory, hub
 from llmprior_jax.models.config import CheckpointError, Reader
 from llmprior_jax.models.encoder import EncoderConfig
 from llmprior_jax.models.hf_directory import HFDirectory
-from llmprior_jax.models.language_model import check_dtype, read_tokenizer
+from llmprior_jax.models.language_model import check_dtype
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -204,13 +204,13 @@ def load_encoder(path_or_hub_id: str | Path, dtype: Any = jnp.float32) -> TextEn
         raise CheckpointError(str(directory), ["GGUF files of text encoders are not supported"])
     found = HFDirectory(directory)
     pooling, unit_length, max_tokens, lower_case = _read_modules(directory)
-    config, graphdef, params = checkpoint.read(found, dtype, architectures.ENCODERS)
+    config, graphdef, params, tokenizer = checkpoint.read(found, dtype, architectures.ENCODERS)
     max_tokens = min(max_tokens or config.max_position_embeddings, config.max_position_embeddings)
     return TextEncoder(
         config=config,
         graphdef=graphdef,
         params=params,
-        tokenizer=read_tokenizer(found, config),
+        tokenizer=tokenizer,
         max_tokens=max_tokens,
         pooling=pooling,
         unit_length=unit_length,
