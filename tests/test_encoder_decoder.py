@@ -20,8 +20,9 @@ from safetensors.numpy import load_file, save_file
 from transformers.models.t5.modeling_t5 import T5Attention
 
 from llmprior_jax import models
-from llmprior_jax.models import CheckpointError, EncoderDecoderConfig, checkpoint, hf_directory
+from llmprior_jax.models import CheckpointError, EncoderDecoderConfig, checkpoint
 from llmprior_jax.models.encoder_decoder import distance_buckets
+from llmprior_jax.models.formats import hf_directory
 from llmprior_jax.priors import Sampling, generate, inspect, propose, score, score_actions
 from llmprior_jax.priors.prompts import Prompt
 from llmprior_jax.priors.sampling.generation import sample_tokens

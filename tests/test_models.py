@@ -27,9 +27,8 @@ from llmprior_jax.models import (
     DecoderConfig,
     RotaryConfig,
     checkpoint,
-    hf_directory,
-    hub,
 )
+from llmprior_jax.models.formats import hf_directory, places
 
 V, L = 96, 14
 SHAPE = {
@@ -650,7 +649,7 @@ def test_a_spare_copy_of_a_tied_head_is_ignored(write, tmp_path):
 
 
 def test_tiny_is_a_name_for_the_embedded_directory(write, qwen2, monkeypatch):
-    monkeypatch.setitem(hub._EMBEDDED, "tiny", write("qwen2")[0])
+    monkeypatch.setitem(places._EMBEDDED, "tiny", write("qwen2")[0])
     assert models.load("tiny").fingerprint == qwen2.fingerprint
 
 

@@ -20,7 +20,8 @@ from safetensors.numpy import load_file, save_file
 from small_lm import small_lm
 
 from llmprior_jax import models
-from llmprior_jax.models import CheckpointError, checkpoint, hf_directory, load_encoder
+from llmprior_jax.models import CheckpointError, checkpoint, load_encoder
+from llmprior_jax.models.formats import hf_directory
 from llmprior_jax.priors import CachedModel, Prompt, encode_actions, prompts
 from llmprior_jax.types import TextState
 

@@ -13,7 +13,8 @@ from transformers import PreTrainedTokenizerBase
 
 from launch.pretraining.packing import Rows
 from llmprior_jax import progress
-from llmprior_jax.models import Decoder, DecoderConfig, checkpoint, hf_directory
+from llmprior_jax.models import Decoder, DecoderConfig, checkpoint
+from llmprior_jax.models.formats import hf_directory
 
 CONTEXT = 1024  # the longest prompt that the model claims to read
 _BATCH = 4  # rows per step

@@ -10,11 +10,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from llmprior_jax.models import architectures, checkpoint, hf_directory, hub
-from llmprior_jax.models.checkpoint import Checkpoint
+from llmprior_jax.models import architectures, checkpoint
 from llmprior_jax.models.config import DecoderConfig
-from llmprior_jax.models.gguf_checkpoint import GGUFCheckpoint
-from llmprior_jax.models.hf_directory import HFDirectory
+from llmprior_jax.models.formats import hf_directory, places
 
 # Importing transformers takes seconds, and it imports torch where torch is installed. Only who
 # loads a model pays for that.
@@ -85,8 +83,8 @@ class LanguageModel:
       graphdef: the model without its parameters (hashable, a static argument of `jax.jit`).
       params: the model's parameters, a pytree of arrays.
       tokenizer: the checkpoint's own fast tokenizer.
-      fingerprint: SHA-256 over the checkpoint's config, tokenizer and weight files and the dtype:
-        two models with the same fingerprint give the same numbers.
+      fingerprint: SHA-256 over the checkpoint's config, tokenizer and weight files (or its GGUF
+        file) and the dtype: two models with the same fingerprint give the same numbers.
       mesh: the devices that the parameters are on, where `partition` put them; None for one device.
       kept: what was computed with these parameters and may be needed again, by name; a copy made by
         `dataclasses.replace` begins without.
@@ -106,11 +104,19 @@ class LanguageModel:
 def load(
     path_or_hub_id: str | Path, dtype: Any = None, quantize: str | None = None
 ) -> LanguageModel:
-    """Loads a language model from an unmodified Hugging Face checkpoint.
+    """Loads a language model from an unmodified Hugging Face checkpoint, or a GGUF file.
 
     Families, by the `model_type` of `config.json`: Qwen1.5, 2 and 2.5 ("qwen2"), Qwen3 ("qwen3"),
     Llama ("llama"), Mistral ("mistral"), Gemma 2 ("gemma2"), Gemma 3 ("gemma3_text", and "gemma3",
     whose part for images is left out), and the encoder-decoders T5 and Flan-T5 ("t5").
+
+    GGUF files, by their `general.architecture`: "llama" (Mistral, too), "qwen2", "qwen3", "gemma2"
+    and "gemma3". Tokenizer and chat template come from the file. Its weights are made into numbers
+    of `dtype`, so that the model is no smaller here than any other of its shape; llama.cpp, which
+    rounds activations, too, gives slightly other numbers.
+
+    On a CPU, loading takes no more of the host's memory than the weights in `dtype`, the tokenizer
+    (some 100 MB for Gemma's 262,144 tokens, otherwise little) and 30 MB.
 
     Examples:
       >>> lm = models.load("tiny")  # or "Qwen/Qwen2.5-0.5B", or a directory
@@ -123,13 +129,15 @@ def load(
     Args:
       path_or_hub_id: a directory with `config.json`, `model.safetensors` (or shards and their
         index) and `tokenizer.json`; or an id on the Hugging Face hub such as "Qwen/Qwen2.5-0.5B",
-        whose files are downloaded once; or "tiny", the small model that comes with the package.
+        whose files are downloaded once; or "tiny", the small model that comes with the package. Or
+        a GGUF file, a directory with no more than one, or one on the hub, "owner/name/file.gguf".
+        Of a GGUF file that is split ("x-00001-of-00003.gguf"), any part stands for all.
       dtype: of parameters and activations: float32, bfloat16 or float16. None is float32 on a CPU,
         and bfloat16 on accelerators, whose matrix units are made for it. Norms, softmax and
         log-probabilities are float32 always.
       quantize: "int8" keeps the weight matrices of a decoder's blocks in 8 bits, for a model that
         does not fit otherwise; `quantization` says what that does to log-probabilities. The host's
-        memory must hold the whole model for a while.
+        memory must hold the whole model in `dtype` for a while, and what it becomes beside it.
 
     Returns:
       The model, its parameters on the default device.
@@ -143,7 +151,7 @@ def load(
     check_dtype(dtype)
     if quantize not in (None, "int8"):
         raise ValueError(f"quantize is {quantize!r}; supported are 'int8' and None")
-    found = open_checkpoint(hub.find(path_or_hub_id, hf_directory.FILES))
+    found = places.open_checkpoint(places.find(path_or_hub_id, hf_directory.FILES))
     supported = architectures.LANGUAGE_MODELS
     if quantize is None:
         config, graphdef, params, tokenizer = checkpoint.read(found, dtype, supported)
@@ -177,7 +185,7 @@ def fingerprint(path_or_hub_id: str | Path, dtype: Any = None, quantize: str | N
       CheckpointError: there is no such directory or hub id.
     """
     dtype = _default_dtype() if dtype is None else dtype
-    found = open_checkpoint(hub.find(path_or_hub_id, hf_directory.FILES))
+    found = places.open_checkpoint(places.find(path_or_hub_id, hf_directory.FILES))
     return checkpoint.fingerprint(found, dtype, quantize or "")
 
 
@@ -199,7 +207,9 @@ def load_tokenizer(path_or_hub_id: str | Path) -> PreTrainedTokenizerFast:
       CheckpointError: there is no such checkpoint, or its tokenizer cannot be read.
     """
     files = hf_directory.TOKENIZER_FILES
-    return open_checkpoint(hub.find(path_or_hub_id, files, weights=False)).load_tokenizer()
+    return places.open_checkpoint(
+        places.find(path_or_hub_id, files, weights=False)
+    ).load_tokenizer()
 
 
 def _default_dtype() -> Any:
@@ -210,12 +220,3 @@ def check_dtype(dtype: Any) -> None:
     """Raises a ValueError unless models can be loaded in this dtype."""
     if jnp.dtype(dtype).name not in _DTYPES:
         raise ValueError(f"dtype is {dtype!r}; supported are {', '.join(_DTYPES)}")
-
-
-def open_checkpoint(path: Path) -> Checkpoint:
-    """The checkpoint of a directory or a GGUF file.
-
-    Raises:
-      CheckpointError: a GGUF file is damaged.
-    """
-    return HFDirectory(path) if path.is_dir() else GGUFCheckpoint(path)

@@ -13,10 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from llmprior_jax.models import architectures, checkpoint, hf_directory, hub
+from llmprior_jax.models import architectures, checkpoint
 from llmprior_jax.models.config import CheckpointError, Reader
 from llmprior_jax.models.encoder import EncoderConfig
-from llmprior_jax.models.hf_directory import HFDirectory
+from llmprior_jax.models.formats import hf_directory, places
+from llmprior_jax.models.formats.hf_directory import HFDirectory
 from llmprior_jax.models.language_model import check_dtype
 
 if TYPE_CHECKING:
@@ -199,12 +200,15 @@ def load_encoder(path_or_hub_id: str | Path, dtype: Any = jnp.float32) -> TextEn
       ValueError: `dtype` is not one of the three.
     """
     check_dtype(dtype)
-    directory = hub.find(path_or_hub_id, _FILES)
+    directory = places.find(path_or_hub_id, _FILES)
     if directory.is_file():
         raise CheckpointError(str(directory), ["GGUF files of text encoders are not supported"])
     found = HFDirectory(directory)
     pooling, unit_length, max_tokens, lower_case = _read_modules(directory)
     config, graphdef, params, tokenizer = checkpoint.read(found, dtype, architectures.ENCODERS)
+    if max_tokens is None and (directory / _MODULES).is_file():
+        # Where sentence-transformers 6 has it.
+        max_tokens = tokenizer.model_max_length
     max_tokens = min(max_tokens or config.max_position_embeddings, config.max_position_embeddings)
     return TextEncoder(
         config=config,
@@ -247,6 +251,11 @@ def _read_modules(directory: Path) -> tuple[str, bool, int | None, bool]:
         if "max_seq_length" in reader.fields:
             max_tokens = reader.integer("max_seq_length")
         lower_case = reader.flag("do_lower_case", False)
+        reader.must_be("transformer_task", "feature-extraction")
+        reader.must_be("module_output_name", "token_embeddings")
+        text = reader.table("modality_config").table("text")
+        text.must_be("method", "forward")
+        text.must_be("method_output_name", "last_hidden_state")
     if problems:
         raise CheckpointError(str(directory), problems)
     return pooling, unit_length, max_tokens, lower_case
@@ -260,12 +269,18 @@ def _read_pooling(directory: Path, path: Any, problems: list[str]) -> str:
     fields = hf_directory.read_json(directory / path / hf_directory.CONFIG, problems)
     if fields is None:
         return "mean"
-    modes = [name for name, on in fields.items() if name.startswith("pooling_mode_") and on]
-    if len(modes) == 1 and modes[0] in _POOLING:
-        return _POOLING[modes[0]]
+    if "pooling_mode" in fields:  # As sentence-transformers 6 writes it: one name, or several.
+        given = fields["pooling_mode"]
+        modes = [str(mode) for mode in given] if isinstance(given, list) else [str(given)]
+        known = {mode: mode for mode in _POOLING.values()}
+    else:
+        modes = [name for name, on in fields.items() if name.startswith("pooling_mode_") and on]
+        known = _POOLING
+    if len(modes) == 1 and modes[0] in known:
+        return known[modes[0]]
     problems.append(
         f"{path}/{hf_directory.CONFIG}: the pooling is {', '.join(modes) or 'not said'}; supported "
-        f"is one of {', '.join(_POOLING)}"
+        f"is one of {', '.join(known)}"
     )
     return "mean"
 

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llmprior_jax.models import gguf_file, gguf_tokenizer
 from llmprior_jax.models.checkpoint import Checkpoint, Tensor, listed
 from llmprior_jax.models.config import FULL, SLIDING, CheckpointError
-from llmprior_jax.models.gguf_file import GGUFFile, GGUFTensor
+from llmprior_jax.models.formats import gguf_file, gguf_tokenizer
+from llmprior_jax.models.formats.gguf_file import GGUFFile, GGUFTensor
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -142,7 +142,7 @@ class GGUFCheckpoint(Checkpoint):
             return {}
         fields.setdefault("head_dim", fields["hidden_size"] // fields["num_attention_heads"])
         fields |= {
-            "model_type": _MODEL_TYPES[architecture],
+            "model_type": _MODEL_TYPES[str(architecture)],
             "vocab_size": embed.shape[0],
             "tie_word_embeddings": _HEAD not in self._tensors,
             "attention_bias": "blk.0.attn_q.bias" in self._tensors,

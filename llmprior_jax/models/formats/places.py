@@ -7,11 +7,14 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from llmprior_jax.models import hf_directory
+from llmprior_jax.models.checkpoint import Checkpoint
 from llmprior_jax.models.config import CheckpointError
-from llmprior_jax.models.gguf_file import ENDING, all_parts, directory_part
+from llmprior_jax.models.formats import hf_directory
+from llmprior_jax.models.formats.gguf_checkpoint import GGUFCheckpoint
+from llmprior_jax.models.formats.gguf_file import ENDING, all_parts, directory_part
+from llmprior_jax.models.formats.hf_directory import HFDirectory
 
-_EMBEDDED = {"tiny": Path(__file__).parent / "tiny"}
+_EMBEDDED = {"tiny": Path(__file__).parent.parent / "tiny"}
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 # A GGUF file of a repository on the hub: owner/name/file.gguf, with folders between if need be.
 _HUB_FILE = re.compile(r"([A-Za-z0-9][\w.-]*/[\w.-]+)/((?:[\w-][\w. +-]*/)*[\w-][\w. +-]*\.gguf)")
@@ -69,6 +72,15 @@ def find(path_or_hub_id: str | Path, files: Sequence[str], weights: bool = True)
             ],
         )
     return directory
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """The checkpoint of a directory or a GGUF file.
+
+    Raises:
+      CheckpointError: a GGUF file is damaged.
+    """
+    return HFDirectory(path) if path.is_dir() else GGUFCheckpoint(path)
 
 
 def _download(hub_id: str, files: Sequence[str]) -> Path:
