@@ -130,6 +130,8 @@ def write(
         if family.startswith("gemma") and name.endswith("norm.weight"):
             value = value + 1
         kind = gguf.GGMLQuantizationType[quantization if value.ndim == 2 else "F32"]
+        if value.shape[-1] % gguf.GGML_QUANT_SIZES[kind][0]:  # Rows of no whole blocks.
+            kind = gguf.GGMLQuantizationType.F32
         written = names.get_name(name, try_suffixes=(".weight", ".bias"))
         writer.add_tensor(written, gguf.quantize(value, kind), raw_dtype=kind)
     if full["rope_type"] == "llama3":
