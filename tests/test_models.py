@@ -648,6 +648,47 @@ def test_a_spare_copy_of_a_tied_head_is_ignored(write, tmp_path):
     np.testing.assert_allclose(log_probs(lm), reference_log_probs(model), atol=1e-4, rtol=0)
 
 
+@pytest.fixture
+def tied(write, tmp_path):
+    """A copy of a checkpoint whose config ties embedding and head."""
+    return shutil.copytree(write("qwen2_mha_tied")[0], tmp_path / "tied")
+
+
+HEAD, EMBED = "lm_head.weight", "model.embed_tokens.weight"
+
+
+def test_another_head_in_the_file_of_a_tied_model_is_used(tied):
+    head = np.random.default_rng(1).normal(size=(V, 32)).astype(np.float32)
+    edit_tensor(tied, HEAD, lambda _: head)
+    lm = models.load(tied)
+    assert not lm.config.tie_word_embeddings
+    np.testing.assert_array_equal(lm.params["lm_head"]["kernel"][...], head.T)
+    model = transformers.Qwen2ForCausalLM.from_pretrained(tied, dtype=torch.float32)
+    np.testing.assert_allclose(log_probs(lm), reference_log_probs(model), atol=1e-4, rtol=0)
+
+
+def test_an_equal_head_in_the_file_of_a_tied_model_stays_tied(tied):
+    tensors = load_file(tied / hf_directory.WEIGHTS)
+    edit_tensor(tied, HEAD, lambda _: tensors[EMBED])
+    assert models.load(tied).config.tie_word_embeddings
+
+
+def test_the_head_of_a_tied_model_stands_for_its_embedding(tied):
+    expected = models.load(tied).params
+    tensors = load_file(tied / hf_directory.WEIGHTS)
+    tensors[HEAD] = tensors.pop(EMBED)
+    save_file(tensors, tied / hf_directory.WEIGHTS)
+    jax.tree.map(np.testing.assert_array_equal, models.load(tied).params, expected)
+
+
+def test_a_head_of_another_shape_is_named(tied):
+    edit_tensor(tied, HEAD, lambda _: np.zeros((V, 16), np.float32))
+    with pytest.raises(
+        CheckpointError, match=r"lm_head\.weight is \[96, 16\] instead of \[96, 32\]"
+    ):
+        models.load(tied)
+
+
 def test_tiny_is_a_name_for_the_embedded_directory(write, qwen2, monkeypatch):
     monkeypatch.setitem(places._EMBEDDED, "tiny", write("qwen2")[0])
     assert models.load("tiny").fingerprint == qwen2.fingerprint
@@ -664,6 +705,35 @@ def test_a_hub_id_is_downloaded_without_code_or_pickles(write, qwen2, monkeypatc
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     assert models.load("somebody/some-model").fingerprint == qwen2.fingerprint
+
+
+def test_shards_of_any_name_are_fetched_from_the_hub(damaged, qwen2, monkeypatch):
+    import huggingface_hub
+
+    names = load_file(damaged / hf_directory.WEIGHTS)
+    (damaged / hf_directory.WEIGHTS).rename(damaged / "weights[1].safetensors")
+    index = {"weight_map": dict.fromkeys(names, "weights[1].safetensors")}
+    (damaged / hf_directory.INDEX).write_text(json.dumps(index))
+    asked = []
+
+    def snapshot_download(hub_id, allow_patterns):
+        asked.append(allow_patterns)
+        return str(damaged)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    assert models.load("somebody/some-model").config == qwen2.config
+    assert asked == [list(hf_directory.FILES), ["weights[[]1].safetensors"]]
+
+
+def test_a_tokenizer_is_fetched_from_the_hub_without_weights(write, monkeypatch):
+    import huggingface_hub
+
+    def snapshot_download(hub_id, allow_patterns):
+        assert not any("safetensors" in name for name in allow_patterns)
+        return str(write("qwen2")[0])
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    assert models.load_tokenizer("somebody/some-model")("w3").input_ids == [3]
 
 
 def test_importing_the_package_needs_neither_torch_nor_transformers():

