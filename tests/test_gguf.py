@@ -519,6 +519,7 @@ memory.reset_peak()
 before = memory.resident_bytes()
 lm = models.load({path!r}, {dtype!r})
 weights = sum(leaf.nbytes for leaf in jax.tree.leaves(lm.params))
+assert "torch" not in sys.modules
 print((memory.resident_bytes(peak=True) - before) / weights)
 """
 

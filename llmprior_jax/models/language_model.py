@@ -136,8 +136,8 @@ def load(
         and bfloat16 on accelerators, whose matrix units are made for it. Norms, softmax and
         log-probabilities are float32 always.
       quantize: "int8" keeps the weight matrices of a decoder's blocks in 8 bits, for a model that
-        does not fit otherwise; `quantization` says what that does to log-probabilities. The host's
-        memory must hold the whole model in `dtype` for a while, and what it becomes beside it.
+        does not fit otherwise; `quantization` says what that does to log-probabilities. While it is
+        quantized the host's memory holds 1.7 times the weights in `dtype` (SmolLM2, float32).
 
     Returns:
       The model, its parameters on the default device.

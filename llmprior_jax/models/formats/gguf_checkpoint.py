@@ -321,7 +321,7 @@ def _read_parts(path: Path) -> list[GGUFFile]:
     absent = [part.name for part in paths if not part.is_file()]
     if absent:
         raise CheckpointError(
-            str(path), [f"{len(absent)} of its {len(paths)} parts are missing: {', '.join(absent)}"]
+            str(path), [f"{len(absent)} of its {len(paths)} parts are missing: {listed(absent)}"]
         )
     parts = [gguf_file.read(part) for part in paths]
     problems: list[str] = []

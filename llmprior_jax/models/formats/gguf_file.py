@@ -114,12 +114,12 @@ class GGUFTensor(Tensor):
         if raw.size != rows * self.row_bytes:
             raise CheckpointError(str(self.file), [f"{self.name} is cut short"])
         kind = gguf.GGMLQuantizationType[self.dtype]
-        with np.errstate(all="ignore"):
+        with np.errstate(all="ignore"):  # What is not finite is found by who asks for values.
             values = gguf.quants.dequantize(raw.reshape(rows, self.row_bytes), kind)
-        values = values.reshape(rows, -1)
-        values = values[0, start:stop] if len(self.shape) == 1 else values
-        if self.add:
-            values = values + np.float32(self.add)
+            values = values.reshape(rows, -1)
+            values = values[0, start:stop] if len(self.shape) == 1 else values
+            if self.add:
+                values = values + np.float32(self.add)
         place = slice(start, stop) if self.places is None else self.places[start:stop]
         return place, values
 
