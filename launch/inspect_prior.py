@@ -39,7 +39,9 @@ if TYPE_CHECKING:
 
 FLAGS = app.Flags()
 _ENV = FLAGS.string("env", "Overcooked-TomatoLettuceSalad", "Environment, by name.")
-_PRIOR = FLAGS.string("prior", "tiny", "Language model: tiny, a directory, or a hub id.")
+_PRIOR = FLAGS.string(
+    "prior", "tiny", "Language model: tiny, a directory, a GGUF file, or a hub id."
+)
 _MATCH = FLAGS.string("match", "", "Only states whose observation has this text.")
 _STATES = FLAGS.integer("states", 6, "How many states to show.", lower_bound=1)
 _PROMPT = FLAGS.string("prompt", "plain", "What the model is asked, e.g. options+few_shot+chat.")

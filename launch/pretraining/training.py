@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from launch.pretraining.packing import Rows
 from llmprior_jax import progress
 from llmprior_jax.models import Decoder, DecoderConfig, checkpoint
+from llmprior_jax.models.formats import hf_directory
 
 CONTEXT = 1024  # the longest prompt that the model claims to read
 _BATCH = 4  # rows per step
@@ -143,7 +144,7 @@ def save(out: pathlib.Path, decoder: Decoder, tokenizer: PreTrainedTokenizerBase
         "torch_dtype": "float32",
         **{name: getattr(config, name) for name in own},
     }
-    (out / checkpoint.CONFIG).write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n")
+    (out / hf_directory.CONFIG).write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n")
     tokenizer.save_pretrained(out)
     tensors = checkpoint.to_hf(config, nnx.state(decoder))
-    safetensors.numpy.save_file(tensors, out / checkpoint.WEIGHTS, metadata={"format": "pt"})
+    safetensors.numpy.save_file(tensors, out / hf_directory.WEIGHTS, metadata={"format": "pt"})

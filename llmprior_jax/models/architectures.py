@@ -24,6 +24,8 @@ class Architecture(NamedTuple):
       module: makes the model out of a config; takes `rngs`, `dtype` and `init` as `Decoder` does.
       tensors: for a config, our parameter -> the checkpoint's tensor.
       spare: whether a checkpoint of this config may hold a tensor that nothing needs.
+      tied: the checkpoint's tensors for the embedding and for the logits, where a config with
+        `tie_word_embeddings` may have either or both.
       prefixes: what some files write before the names of all tensors, and what stands for it here.
       endings: older endings of names, and what stands for them here.
     """
@@ -32,6 +34,7 @@ class Architecture(NamedTuple):
     module: Callable[..., nnx.Module]
     tensors: Callable[[Any], Mapping[str, str]]
     spare: Callable[[str, Any], bool]
+    tied: tuple[str, str] | None = None
     prefixes: tuple[tuple[str, str], ...] = ()
     endings: tuple[tuple[str, str], ...] = ()
 
@@ -108,6 +111,7 @@ _DECODER = Architecture(
     module=Decoder,
     tensors=lambda config: _POST_NORM_DECODER_TENSORS if config.post_norms else _DECODER_TENSORS,
     spare=_decoder_spare,
+    tied=("model.embed_tokens.weight", "lm_head.weight"),
     prefixes=(
         ("language_model.model.", "model."),
         ("model.language_model.", "model."),

@@ -1,72 +1,147 @@
-"""Hugging Face checkpoint directories, read as they are.
+"""Open checkpoints, in whatever format, and the one way that models are read from them.
 
-A directory holds `config.json`, the weights in `model.safetensors` or in several shards that
-`model.safetensors.index.json` lists, and the tokenizer. The weights are read tensor by tensor, so
-that the host holds no more than the parameters and copies of one tensor. The files come from
-outside: everything about them is checked before it is believed, and all that is wrong is said at
-once.
+A `Checkpoint` is the fields of a config, tensors by the names that Hugging Face has for them, a
+tokenizer, and the files that decide its numbers. `hf_directory` and `gguf_checkpoint` are the two
+formats. Tensors are read in pieces into the very memory that JAX computes with, so that the host
+holds no more than the parameters and one piece. The files come from outside: everything about them
+is checked before it is believed, and all that is wrong is said at once.
 """
 
+from __future__ import annotations
+
+import abc
+import dataclasses
 import hashlib
-import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from safetensors import SafetensorError, safe_open
 
 from llmprior_jax.models import architectures
 from llmprior_jax.models.architectures import Architecture
 from llmprior_jax.models.config import CheckpointError, Reader
 
-CONFIG = "config.json"
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
-TOKENIZER = "tokenizer.json"
-TOKENIZER_EXTRAS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
-# Weights, config and tokenizer: data only, no code and no pickles.
-FILES = (CONFIG, WEIGHTS, INDEX, "model-*-of-*.safetensors", TOKENIZER, *TOKENIZER_EXTRAS)
-_DTYPES = ("F64", "F32", "F16", "BF16")
 _MOST_LISTED = 10
+# Values of one piece: small beside a model, large beside what it costs to begin one.
+_PIECE = 2**18
+# JAX takes memory over without a copy if it is aligned so; what NumPy allocates is not.
+_ALIGNMENT = 64
 
 
-def read(
-    directory: Path, dtype: Any, supported: Mapping[str, Architecture]
-) -> tuple[Any, nnx.GraphDef[Any], nnx.State[Any, Any]]:
-    """Reads the model of a checkpoint directory.
+@dataclasses.dataclass(frozen=True)
+class Tensor(abc.ABC):
+    """A tensor in a file.
+
+    Attributes:
+      file: where it is.
+      name: what the file calls it.
+      shape: in the layout of Hugging Face checkpoints.
+      dtype: what the file calls its number format.
+    """
+
+    file: Path
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+    @abc.abstractmethod
+    def read_rows(self, start: int, stop: int) -> tuple[Any, np.ndarray]:
+        """Some of its rows: their indices along the first axis, and their values."""
+
+    def pieces(self) -> Iterator[tuple[Any, np.ndarray]]:
+        """All of it, a few rows at a time."""
+        rows = self.shape[0] if self.shape else 0
+        step = max(1, _PIECE * rows // max(math.prod(self.shape), 1))
+        for start in range(0, rows, step):
+            yield self.read_rows(start, min(start + step, rows))
+
+
+class Checkpoint(abc.ABC):
+    """A checkpoint whose files were found.
+
+    Attributes:
+      path: what it is called in errors.
+      config_file: where the fields of its config are.
+      tokenizer_file: where its tokenizer is.
+      dtypes: the number formats of tensors that can be read.
+    """
+
+    path: Path
+    config_file: str
+    tokenizer_file: str
+    dtypes: tuple[str, ...]
+
+    @abc.abstractmethod
+    def read_fields(self, problems: list[str]) -> Mapping[str, Any] | None:
+        """The fields of a `config.json`; adds what is wrong to `problems`."""
+
+    @abc.abstractmethod
+    def find_tensors(self, problems: list[str]) -> Mapping[str, Tensor]:
+        """All tensors by Hugging Face's names; adds what is wrong to `problems`."""
+
+    @abc.abstractmethod
+    def check_tokenizer(self, problems: list[str]) -> None:
+        """Adds to `problems` if there is no tokenizer."""
+
+    @abc.abstractmethod
+    def load_tokenizer(self) -> PreTrainedTokenizerFast:
+        """Its tokenizer, with its chat template; raises a CheckpointError."""
+
+    @abc.abstractmethod
+    def hashed(self) -> Sequence[tuple[str, Path]]:
+        """The files that decide the model's numbers, and the names they go by in a fingerprint."""
+
+    def name_in_file(self, name: str) -> str:
+        """What its files call a tensor of that name."""
+        return name
+
+    def field_in_file(self, name: str) -> str:
+        """What its files call a field of the config."""
+        return name
+
+
+class Contents(NamedTuple):
+    """What `read` gives: config, graph definition, parameters on the default device, tokenizer."""
+
+    config: Any
+    graphdef: nnx.GraphDef[Any]
+    params: nnx.State[Any, Any]
+    tokenizer: PreTrainedTokenizerFast
+
+
+def read(checkpoint: Checkpoint, dtype: Any, supported: Mapping[str, Architecture]) -> Contents:
+    """Reads the model of a checkpoint.
+
+    On a CPU the host's memory holds the parameters once, and some 50 MB while it reads.
 
     Args:
-      directory: holds the checkpoint's files, the tokenizer's among them.
+      checkpoint: an open checkpoint.
       dtype: of the parameters, whatever the files have.
       supported: the architectures that will do, by `model_type`.
-
-    Returns:
-      The model's config, its graph definition, and its parameters on the default device.
 
     Raises:
       CheckpointError: files or tensors are missing, malformed, not supported, or do not fit one
         another; the message lists them all.
     """
     problems: list[str] = []
-    tensors = _find_tensors(directory, problems)
-    architecture, config, tensors = _read_config(directory, supported, tensors, problems)
-    if not (directory / TOKENIZER).is_file():
-        problems.append(
-            f"{TOKENIZER} is missing; transformers makes it out of a tokenizer in an older form: "
-            "AutoTokenizer.from_pretrained(old).save_pretrained(new)"
-        )
+    tensors = checkpoint.find_tensors(problems)
+    architecture, config, tensors = _read_config(checkpoint, supported, tensors, problems)
+    checkpoint.check_tokenizer(problems)
     if architecture is None or problems:
-        raise CheckpointError(str(directory), problems)
-    _compare_sizes(config, tensors, problems)
+        raise CheckpointError(str(checkpoint.path), problems)
+    _compare_sizes(checkpoint, config, tensors, problems)
     if problems:
-        raise CheckpointError(str(directory), problems)
+        raise CheckpointError(str(checkpoint.path), problems)
 
+    config, tensors = _untie(architecture, config, tensors, checkpoint.dtypes, dtype)
     model = architecture.module(config, rngs=nnx.Rngs(0), dtype=dtype, init=_shape_only)
     graphdef, abstract = nnx.split(model)
     parameters = dict(nnx.to_flat_state(abstract))
@@ -74,44 +149,43 @@ def read(
         architecture.tensor_name(path, config): p.shape[::-1] if _is_kernel(path) else p.shape
         for path, p in parameters.items()
     }
-    _compare(shapes, tensors, lambda name: architecture.spare(name, config), problems)
+    _compare(checkpoint, shapes, tensors, lambda n: architecture.spare(n, config), problems)
     if problems:
-        raise CheckpointError(str(directory), problems)
+        raise CheckpointError(str(checkpoint.path), problems)
 
-    not_finite = []
+    # Before the weights, so that what making it takes is free again when they come.
+    tokenizer = _load_tokenizer(checkpoint, config)
+    not_finite: list[str] = []
     for path, parameter in parameters.items():
         tensor = tensors[architecture.tensor_name(path, config)]
-        raw = _read_tensor(tensor.file, tensor.name)
-        value = _convert(raw, jnp.dtype(dtype), _is_kernel(path))
-        del raw
-        if not np.isfinite(value).all():
+        value, finite = _read_tensor(tensor, jnp.dtype(dtype), _is_kernel(path))
+        if not finite:
             not_finite.append(f"{tensor.name} in {tensor.file.name}")
-        parameters[path] = parameter.replace(jnp.asarray(value))
+        parameters[path] = parameter.replace(jax.device_put(value))
+        del value
     if not_finite:
         as_dtype = f"infinite or NaN as {jnp.dtype(dtype).name}"
-        problems = [f"{len(not_finite)} tensors have values {as_dtype}: {_listed(not_finite)}"]
-        raise CheckpointError(str(directory), problems)
-    return config, graphdef, nnx.from_flat_state(parameters)
+        problems = [f"{len(not_finite)} tensors have values {as_dtype}: {listed(not_finite)}"]
+        raise CheckpointError(str(checkpoint.path), problems)
+    return Contents(config, graphdef, nnx.from_flat_state(parameters), tokenizer)
 
 
-def fingerprint(directory: Path, dtype: Any, more: str = "") -> str:
+def fingerprint(checkpoint: Checkpoint, dtype: Any, more: str = "") -> str:
     """SHA-256 over all that decides a model's numbers, as 64 hexadecimal digits.
 
     That is the bytes of config, tokenizer and weights, and the dtype they are computed in. The
     files are streamed, at one to three seconds per gigabyte: no more than reading them takes.
 
     Args:
-      directory: a checkpoint that `read` has accepted.
+      checkpoint: one that `read` has accepted.
       dtype: of the parameters.
       more: what else the numbers depend on.
     """
-    weights = {tensor.file.name for tensor in _find_tensors(directory, []).values()}
     total = hashlib.sha256((jnp.dtype(dtype).name + more).encode())
-    for name in (CONFIG, TOKENIZER, *TOKENIZER_EXTRAS, *sorted(weights)):
-        if (directory / name).is_file():
-            with open(directory / name, "rb") as file:
-                digest = hashlib.file_digest(file, "sha256")
-            total.update(f"\n{name} {digest.hexdigest()}".encode())
+    for name, path in checkpoint.hashed():
+        with open(path, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256")
+        total.update(f"\n{name} {digest.hexdigest()}".encode())
     return total.hexdigest()
 
 
@@ -137,28 +211,26 @@ def to_hf(config: Any, params: nnx.State[Any, Any]) -> dict[str, np.ndarray]:
     return tensors
 
 
-class _Tensor(NamedTuple):
-    """What a file's header says about one of its tensors."""
-
-    file: Path
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
+def listed(names: Sequence[str]) -> str:
+    """The first names of a list that may be long, for an error."""
+    more = len(names) - _MOST_LISTED
+    return ", ".join(names[:_MOST_LISTED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _read_config(
-    directory: Path,
+    checkpoint: Checkpoint,
     supported: Mapping[str, Architecture],
-    tensors: dict[str, _Tensor],
+    tensors: Mapping[str, Tensor],
     problems: list[str],
-) -> tuple[Architecture | None, Any, dict[str, _Tensor]]:
+) -> tuple[Architecture | None, Any, Mapping[str, Tensor]]:
     """The architecture, its config, and the tensors by the names that it has for them."""
-    fields = read_json(directory / CONFIG, problems)
+    fields = checkpoint.read_fields(problems)
     if fields is None:
         return None, None, tensors
+    place = checkpoint.config_file
     reader = Reader(fields)
     architecture = supported.get(reader.choice("model_type", tuple(supported)))
-    problems += [f"{CONFIG}: {problem}" for problem in reader.problems]
+    problems += [f"{place}: {problem}" for problem in reader.problems]
     if fields.get("model_type") in tuple(architectures.ENCODERS) and architecture is None:
         problems.append("it is a text encoder, which models.load_encoder loads")
     if architecture is None:
@@ -167,61 +239,61 @@ def _read_config(
     try:
         return architecture, architecture.read_config(fields, tensors.keys()), tensors
     except CheckpointError as error:
-        problems += [f"{CONFIG}: {problem}" for problem in error.problems]
+        for problem in error.problems:
+            field, _, rest = problem.partition(" ")
+            problems.append(f"{place}: {checkpoint.field_in_file(field)} {rest}")
         return None, None, tensors
 
 
-def _find_tensors(directory: Path, problems: list[str]) -> dict[str, _Tensor]:
-    """Reads the headers of all weight files: tensor name -> where and what it is."""
-    if (directory / WEIGHTS).is_file():
-        return _read_header(directory / WEIGHTS, problems)
-    if (directory / INDEX).is_file():
-        return _read_shard_headers(directory, problems)
-    problem = f"there is neither {WEIGHTS} nor {INDEX}"
-    if next(directory.glob("*.bin"), None):
-        problem += "; *.bin files are pickles, which can run code and are never read"
-    problems.append(problem)
-    return {}
+def _load_tokenizer(checkpoint: Checkpoint, config: Any) -> PreTrainedTokenizerFast:
+    tokenizer = checkpoint.load_tokenizer()
+    # Tokens added later, such as an image's, may lie beyond the embedding and mostly never occur.
+    if tokenizer.vocab_size > config.vocab_size:
+        problem = (
+            f"{checkpoint.tokenizer_file} has {tokenizer.vocab_size} tokens, but the model embeds "
+            f"only {config.vocab_size} (vocab_size in {checkpoint.config_file}): it belongs to "
+            "another model"
+        )
+        raise CheckpointError(str(checkpoint.path), [problem])
+    return tokenizer
 
 
-def _read_shard_headers(directory: Path, problems: list[str]) -> dict[str, _Tensor]:
-    index = read_json(directory / INDEX, problems)
-    if index is None:
-        return {}
-    shard_of = index.get("weight_map")
-    if not isinstance(shard_of, dict):
-        problems.append(f"{INDEX} has no table weight_map")
-        return {}
-    tensors = {}
-    for shard in sorted({str(shard) for shard in shard_of.values()}):
-        # A bare name, so that an index cannot point out of its directory.
-        if Path(shard).name != shard or not shard.endswith(".safetensors"):
-            problems.append(f"{INDEX} names {shard!r}, which is no safetensors file beside it")
-        elif not (directory / shard).is_file():
-            problems.append(f"{INDEX} names {shard}, which is missing")
-        else:
-            header = _read_header(directory / shard, problems)
-            absent = [name for name in shard_of if shard_of[name] == shard and name not in header]
-            if header and absent:
-                problems.append(f"{shard} lacks tensors that {INDEX} expects: {_listed(absent)}")
-            tensors |= header
-    return tensors
+def _untie(
+    architecture: Architecture,
+    config: Any,
+    tensors: Mapping[str, Tensor],
+    readable: tuple[str, ...],
+    dtype: Any,
+) -> tuple[Any, Mapping[str, Tensor]]:
+    """What becomes of a config that ties two tensors, of which the files have one or both.
+
+    The files are right, as transformers 5 has it: two that differ are two, and one that is there
+    stands for both.
+    """
+    if architecture.tied is None or not config.tie_word_embeddings:
+        return config, tensors
+    embed, head = architecture.tied
+    if head not in tensors:
+        return config, tensors
+    if embed not in tensors:
+        return config, {embed if name == head else name: t for name, t in tensors.items()}
+    if _equal(tensors[embed], tensors[head], readable, jnp.dtype(dtype)):
+        return config, tensors
+    return dataclasses.replace(config, tie_word_embeddings=False), tensors
 
 
-def _read_header(path: Path, problems: list[str]) -> dict[str, _Tensor]:
-    tensors = {}
-    try:
-        with safe_open(path, framework="numpy") as file:
-            names = file.keys()
-            for name in names:
-                tensor = file.get_slice(name)
-                tensors[name] = _Tensor(path, name, tuple(tensor.get_shape()), tensor.get_dtype())
-    except (SafetensorError, OSError) as error:
-        problems.append(f"{path.name} is cut short or is no safetensors file: {error}")
-    return tensors
+def _equal(first: Tensor, second: Tensor, readable: tuple[str, ...], dtype: Any) -> bool:
+    if first.shape != second.shape or not {first.dtype, second.dtype} <= set(readable):
+        return False
+    return all(
+        np.array_equal(_converted(a, dtype), _converted(b, dtype))
+        for (_, a), (_, b) in zip(first.pieces(), second.pieces(), strict=True)
+    )
 
 
-def _compare_sizes(config: Any, tensors: dict[str, _Tensor], problems: list[str]) -> None:
+def _compare_sizes(
+    checkpoint: Checkpoint, config: Any, tensors: Mapping[str, Tensor], problems: list[str]
+) -> None:
     """Refuses sizes that the files cannot possibly have, before anything is laid out by them."""
     values = sum(math.prod(tensor.shape) for tensor in tensors.values())
     sizes = {
@@ -231,40 +303,43 @@ def _compare_sizes(config: Any, tensors: dict[str, _Tensor], problems: list[str]
         "num_attention_heads times head_dim": config.num_attention_heads * config.head_dim,
     }
     held = f"the weight files hold no more than {len(tensors)} tensors with {values} values"
+    place = checkpoint.config_file
     for name in ("num_hidden_layers", "num_decoder_layers"):
         layers = getattr(config, name, 0)
         if layers > len(tensors):
-            problems.append(f"{CONFIG}: {name} is {layers}, but {held}")
+            problems.append(f"{place}: {name} is {layers}, but {held}")
     for name, size in sizes.items():
         if size > values:
-            problems.append(f"{CONFIG}: {name} is {size}, but {held}")
+            problems.append(f"{place}: {name} is {size}, but {held}")
 
 
 def _compare(
+    checkpoint: Checkpoint,
     expected: Mapping[str, tuple[int, ...]],
-    tensors: Mapping[str, _Tensor],
+    tensors: Mapping[str, Tensor],
     is_spare: Callable[[str], bool],
     problems: list[str],
 ) -> None:
     """Compares the shapes of the tensors that a model needs with those that the files have."""
     present = {name: tensor for name, tensor in tensors.items() if name in expected}
+    called = checkpoint.name_in_file
     wrong = {
-        "are missing": [name for name in expected if name not in tensors],
+        "are missing": [called(name) for name in expected if name not in tensors],
         "have no place in this architecture": [
-            name for name in tensors if name not in expected and not is_spare(name)
+            called(name) for name in tensors if name not in expected and not is_spare(name)
         ],
         "have the wrong shape": [
-            f"{name} is {list(tensor.shape)} instead of {list(expected[name])}"
+            f"{called(name)} is {list(tensor.shape)} instead of {list(expected[name])}"
             for name, tensor in present.items()
             if tensor.shape != expected[name]
         ],
-        f"are not of a supported dtype ({', '.join(_DTYPES)})": [
-            f"{name} is {tensor.dtype}"
+        f"are not of a supported dtype ({', '.join(checkpoint.dtypes)})": [
+            f"{called(name)} is {tensor.dtype}"
             for name, tensor in present.items()
-            if tensor.dtype not in _DTYPES
+            if tensor.dtype not in checkpoint.dtypes
         ],
     }
-    problems += [f"{len(of)} tensors {are}: {_listed(of)}" for are, of in wrong.items() if of]
+    problems += [f"{len(of)} tensors {are}: {listed(of)}" for are, of in wrong.items() if of]
 
 
 def _is_kernel(path: tuple[Any, ...]) -> bool:
@@ -277,33 +352,26 @@ def _shape_only(key: Any, shape: Any, dtype: Any = None, out_sharding: Any = Non
     return jax.ShapeDtypeStruct(shape, dtype)
 
 
-def _read_tensor(path: Path, name: str) -> np.ndarray:
-    # Opened anew for each tensor: a file that stays open keeps every page it has read in memory.
-    with safe_open(path, framework="numpy") as file:
-        return file.get_tensor(name)
+def _read_tensor(tensor: Tensor, dtype: Any, transpose: bool) -> tuple[np.ndarray, bool]:
+    """The whole tensor, in memory that JAX takes over, and whether its values are finite."""
+    value = _aligned(tensor.shape[::-1] if transpose else tensor.shape, dtype)
+    as_in_file = value.T if transpose else value
+    finite = True
+    for rows, piece in tensor.pieces():
+        piece = _converted(piece, dtype)
+        finite = finite and bool(np.isfinite(piece).all())
+        as_in_file[rows] = piece
+    return value, finite
 
 
-def _convert(raw: np.ndarray, dtype: Any, transpose: bool) -> np.ndarray:
+def _aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    size = math.prod(shape) * dtype.itemsize
+    memory = np.empty(size + _ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % _ALIGNMENT
+    return memory[start : start + size].view(dtype).reshape(shape)
+
+
+def _converted(values: np.ndarray, dtype: Any) -> np.ndarray:
     # In NumPy, because JAX would compile this for each shape, which takes longer than doing it.
-    with np.errstate(over="ignore"):
-        return np.asarray(raw.T if transpose else raw, dtype=dtype, order="C")
-
-
-def read_json(path: Path, problems: list[str], kind: type = dict) -> Any:
-    """Reads a JSON object, or a list; adds to `problems` and returns None if it cannot."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        problems.append(f"{path.name} is missing")
-    except (OSError, ValueError, RecursionError) as error:
-        problems.append(f"{path.name} cannot be read as JSON: {error}")
-    else:
-        if isinstance(content, kind):
-            return content
-        wanted = {dict: "object", list: "list"}[kind]
-        problems.append(f"{path.name} holds something else than a JSON {wanted}")
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = len(names) - _MOST_LISTED
-    return ", ".join(names[:_MOST_LISTED]) + (f" and {more} more" if more > 0 else "")
+    with np.errstate(over="ignore", invalid="ignore"):
+        return values.astype(dtype, copy=False)

@@ -39,13 +39,15 @@ class RotaryConfig:
     Attributes:
       rope_theta: base of the geometric series of wavelengths.
       rope_type: "default"; "linear" divides every frequency by `factor`; "llama3" divides the low
-        frequencies by `factor`, keeps the high ones, and interpolates in between (Llama 3.1).
+        frequencies by `factor`, keeps the high ones, and interpolates in between (Llama 3.1);
+        "divided" divides each by one of `divisors`, which GGUF files have worked out.
       factor: how many times longer than in pre-training the context is ("linear", "llama3").
       low_freq_factor: wavelengths above `original_max_position_embeddings / low_freq_factor` are
         stretched by the whole factor ("llama3").
       high_freq_factor: wavelengths below `original_max_position_embeddings / high_freq_factor` are
         kept ("llama3").
       original_max_position_embeddings: context length in pre-training ("llama3").
+      divisors: of the frequencies, from the highest on, head_dim / 2 of them ("divided").
     """
 
     rope_theta: float = 10_000.0
@@ -54,6 +56,7 @@ class RotaryConfig:
     low_freq_factor: float = 1.0
     high_freq_factor: float = 4.0
     original_max_position_embeddings: int = 8192
+    divisors: tuple[float, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,6 +142,11 @@ class DecoderConfig:
             )
         if self.head_dim % 2:
             problems.append(f"head_dim ({self.head_dim}) must be even, to be rotated in pairs")
+        if self.rope.rope_type == "divided" and 2 * len(self.rope.divisors) != self.head_dim:
+            problems.append(
+                f"rope has {len(self.rope.divisors)} divisors of frequencies, but head_dim is "
+                f"{self.head_dim}, which makes {self.head_dim // 2}"
+            )
         if self.layer_types is not None:
             if len(self.layer_types) != self.num_hidden_layers:
                 problems.append(
@@ -261,6 +269,15 @@ class Reader:
         self.report(name, "it must be a list of strings")
         return ()
 
+    def numbers(self, name: str) -> tuple[float, ...]:
+        value = self.fields.get(name)
+        if type(value) is list and all(
+            type(item) in (int, float) and 0 < item < sys.float_info.max for item in value
+        ):
+            return tuple(map(float, value))
+        self.report(name, "it must be a list of positive numbers")
+        return ()
+
     def table(self, name: str) -> "Reader":
         value = self.fields.get(name, {})
         if type(value) is not dict:
@@ -311,12 +328,14 @@ def _rope(context: int, theta: float, *tables: Reader) -> RotaryConfig:
         rope_theta=table.number("rope_theta", theta),
         rope_type=table.choice(
             "type" if "type" in table.fields and "rope_type" not in table.fields else "rope_type",
-            ("default", "linear", "llama3"),
+            ("default", "linear", "llama3", "divided"),
             "default",
         ),
     )
     if rope.rope_type in ("linear", "llama3"):
         rope = dataclasses.replace(rope, factor=table.number("factor"))
+    if rope.rope_type == "divided":
+        rope = dataclasses.replace(rope, divisors=table.numbers("divisors"))
     if rope.rope_type == "llama3":
         low, high = table.number("low_freq_factor"), table.number("high_freq_factor")
         if low >= high:

@@ -75,6 +75,8 @@ def inverse_frequencies(rope: RotaryConfig, head_dim: int) -> np.ndarray:
     frequencies = rope.rope_theta ** -(np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
     if rope.rope_type == "linear":
         frequencies = frequencies / rope.factor
+    elif rope.rope_type == "divided":
+        frequencies = frequencies / np.asarray(rope.divisors)
     elif rope.rope_type == "llama3":
         turns = rope.original_max_position_embeddings * frequencies / (2 * np.pi)
         keep = (turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -13,15 +11,14 @@ import jax.numpy as jnp
 from flax import nnx
 
 from llmprior_jax.models import architectures, checkpoint
-from llmprior_jax.models.config import CheckpointError, DecoderConfig
+from llmprior_jax.models.config import DecoderConfig
+from llmprior_jax.models.formats import hf_directory, places
 
 # Importing transformers takes seconds, and it imports torch where torch is installed. Only who
 # loads a model pays for that.
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-_EMBEDDED = {"tiny": Path(__file__).parent / "tiny"}
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -86,8 +83,8 @@ class LanguageModel:
       graphdef: the model without its parameters (hashable, a static argument of `jax.jit`).
       params: the model's parameters, a pytree of arrays.
       tokenizer: the checkpoint's own fast tokenizer.
-      fingerprint: SHA-256 over the checkpoint's config, tokenizer and weight files and the dtype:
-        two models with the same fingerprint give the same numbers.
+      fingerprint: SHA-256 over the checkpoint's config, tokenizer and weight files (or its GGUF
+        file) and the dtype: two models with the same fingerprint give the same numbers.
       mesh: the devices that the parameters are on, where `partition` put them; None for one device.
       kept: what was computed with these parameters and may be needed again, by name; a copy made by
         `dataclasses.replace` begins without.
@@ -107,11 +104,19 @@ class LanguageModel:
 def load(
     path_or_hub_id: str | Path, dtype: Any = None, quantize: str | None = None
 ) -> LanguageModel:
-    """Loads a language model from an unmodified Hugging Face checkpoint.
+    """Loads a language model from an unmodified Hugging Face checkpoint, or a GGUF file.
 
     Families, by the `model_type` of `config.json`: Qwen1.5, 2 and 2.5 ("qwen2"), Qwen3 ("qwen3"),
     Llama ("llama"), Mistral ("mistral"), Gemma 2 ("gemma2"), Gemma 3 ("gemma3_text", and "gemma3",
     whose part for images is left out), and the encoder-decoders T5 and Flan-T5 ("t5").
+
+    GGUF files, by their `general.architecture`: "llama" (Mistral, too), "qwen2", "qwen3", "gemma2"
+    and "gemma3". Tokenizer and chat template come from the file. Its weights are made into numbers
+    of `dtype`, so that the model is no smaller here than any other of its shape; llama.cpp, which
+    rounds activations, too, gives slightly other numbers.
+
+    On a CPU, loading takes no more of the host's memory than the weights in `dtype`, the tokenizer
+    (some 100 MB for Gemma's 262,144 tokens, otherwise little) and 30 MB.
 
     Examples:
       >>> lm = models.load("tiny")  # or "Qwen/Qwen2.5-0.5B", or a directory
@@ -124,13 +129,15 @@ def load(
     Args:
       path_or_hub_id: a directory with `config.json`, `model.safetensors` (or shards and their
         index) and `tokenizer.json`; or an id on the Hugging Face hub such as "Qwen/Qwen2.5-0.5B",
-        whose files are downloaded once; or "tiny", the small model that comes with the package.
+        whose files are downloaded once; or "tiny", the small model that comes with the package. Or
+        a GGUF file, a directory with no more than one, or one on the hub, "owner/name/file.gguf".
+        Of a GGUF file that is split ("x-00001-of-00003.gguf"), any part stands for all.
       dtype: of parameters and activations: float32, bfloat16 or float16. None is float32 on a CPU,
         and bfloat16 on accelerators, whose matrix units are made for it. Norms, softmax and
         log-probabilities are float32 always.
       quantize: "int8" keeps the weight matrices of a decoder's blocks in 8 bits, for a model that
-        does not fit otherwise; `quantization` says what that does to log-probabilities. The host's
-        memory must hold the whole model for a while.
+        does not fit otherwise; `quantization` says what that does to log-probabilities. While it is
+        quantized the host's memory holds 1.7 times the weights in `dtype` (SmolLM2, float32).
 
     Returns:
       The model, its parameters on the default device.
@@ -144,17 +151,17 @@ def load(
     check_dtype(dtype)
     if quantize not in (None, "int8"):
         raise ValueError(f"quantize is {quantize!r}; supported are 'int8' and None")
-    directory = find_directory(path_or_hub_id, checkpoint.FILES)
+    found = places.open_checkpoint(places.find(path_or_hub_id, hf_directory.FILES))
     supported = architectures.LANGUAGE_MODELS
     if quantize is None:
-        config, graphdef, params = checkpoint.read(directory, dtype, supported)
+        config, graphdef, params, tokenizer = checkpoint.read(found, dtype, supported)
     else:
         from llmprior_jax.models import quantization
 
         with jax.default_device(jax.local_devices(backend="cpu")[0]):
-            config, graphdef, params = checkpoint.read(directory, dtype, supported)
+            config, graphdef, params, tokenizer = checkpoint.read(found, dtype, supported)
             if not isinstance(config, DecoderConfig):
-                raise ValueError(f"{directory} is no decoder, and only decoders can be quantized")
+                raise ValueError(f"{found.path} is no decoder, and only decoders can be quantized")
             graphdef, params = quantization.int8(graphdef, params)
         (default,) = jnp.zeros(()).devices()
         params = jax.device_put(params, default)
@@ -162,23 +169,9 @@ def load(
         config=config,
         graphdef=graphdef,
         params=params,
-        tokenizer=read_tokenizer(directory, config),
-        fingerprint=checkpoint.fingerprint(directory, dtype, quantize or ""),
+        tokenizer=tokenizer,
+        fingerprint=checkpoint.fingerprint(found, dtype, quantize or ""),
     )
-
-
-def load_tokenizer(path_or_hub_id: str | Path) -> PreTrainedTokenizerFast:
-    """The tokenizer of the model that `load` would give, without its weights.
-
-    Examples:
-      >>> tokenizer = models.load_tokenizer("tiny")
-      >>> tokenizer.decode(tokenizer("wash the cup").input_ids)
-      'wash the cup'
-
-    Raises:
-      CheckpointError: there is no such directory or hub id, or its tokenizer cannot be read.
-    """
-    return read_tokenizer(find_directory(path_or_hub_id, checkpoint.FILES))
 
 
 def fingerprint(path_or_hub_id: str | Path, dtype: Any = None, quantize: str | None = None) -> str:
@@ -192,8 +185,31 @@ def fingerprint(path_or_hub_id: str | Path, dtype: Any = None, quantize: str | N
       CheckpointError: there is no such directory or hub id.
     """
     dtype = _default_dtype() if dtype is None else dtype
-    directory = find_directory(path_or_hub_id, checkpoint.FILES)
-    return checkpoint.fingerprint(directory, dtype, quantize or "")
+    found = places.open_checkpoint(places.find(path_or_hub_id, hf_directory.FILES))
+    return checkpoint.fingerprint(found, dtype, quantize or "")
+
+
+def load_tokenizer(path_or_hub_id: str | Path) -> PreTrainedTokenizerFast:
+    """The tokenizer of the model that `load` would give, without its weights.
+
+    It has the checkpoint's `chat_template`, if there is one: that of a GGUF file, or
+    `chat_template.jinja`, or the one in `tokenizer_config.json`.
+
+    Examples:
+      >>> tokenizer = models.load_tokenizer("tiny")
+      >>> tokenizer.decode(tokenizer("wash the cup").input_ids)
+      'wash the cup'
+
+    Args:
+      path_or_hub_id: as `load` takes it. Of a directory on the hub, no weights are downloaded.
+
+    Raises:
+      CheckpointError: there is no such checkpoint, or its tokenizer cannot be read.
+    """
+    files = hf_directory.TOKENIZER_FILES
+    return places.open_checkpoint(
+        places.find(path_or_hub_id, files, weights=False)
+    ).load_tokenizer()
 
 
 def _default_dtype() -> Any:
@@ -204,62 +220,3 @@ def check_dtype(dtype: Any) -> None:
     """Raises a ValueError unless models can be loaded in this dtype."""
     if jnp.dtype(dtype).name not in _DTYPES:
         raise ValueError(f"dtype is {dtype!r}; supported are {', '.join(_DTYPES)}")
-
-
-def find_directory(path_or_hub_id: str | Path, files: Sequence[str]) -> Path:
-    """The directory of a checkpoint; of one on the hub, `files` (patterns) are downloaded once.
-
-    Raises:
-      CheckpointError: it is neither here nor on the hub.
-    """
-    name = str(path_or_hub_id)
-    directory = _EMBEDDED.get(name, Path(name).expanduser())
-    if directory.is_dir():
-        return directory
-    if not _HUB_ID.fullmatch(name):
-        raise CheckpointError(
-            name, ["it is no directory, and its name is not of the form that hub ids have"]
-        )
-    return _download(name, files)
-
-
-def _download(hub_id: str, files: Sequence[str]) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError
-
-    try:
-        return Path(snapshot_download(hub_id, allow_patterns=list(files)))
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        raise CheckpointError(
-            hub_id,
-            [
-                "it is no directory here, and the Hugging Face hub did not give it: check the "
-                "name, the network, and for a gated model that you are logged in; or download the "
-                f"checkpoint elsewhere and give its path ({type(error).__name__}: {error})"
-            ],
-        ) from error
-
-
-def read_tokenizer(directory: Path, config: ModelConfig | None = None) -> PreTrainedTokenizerFast:
-    """A checkpoint's own fast tokenizer.
-
-    Raises:
-      CheckpointError: it cannot be read, or has more tokens than the model of `config`.
-    """
-    from transformers import PreTrainedTokenizerFast
-
-    # The class for any tokenizer.json, whatever class tokenizer_config.json names: the file alone
-    # says how text becomes tokens, and no other code is needed.
-    try:
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(directory, local_files_only=True)
-    except Exception as error:  # The tokenizers library raises bare Exceptions.
-        problem = f"{checkpoint.TOKENIZER} cannot be read: {type(error).__name__}: {error}"
-        raise CheckpointError(str(directory), [problem]) from error
-    # Tokens added later, such as an image's, may lie beyond the embedding and mostly never occur.
-    if config is not None and tokenizer.vocab_size > config.vocab_size:
-        problem = (
-            f"{checkpoint.TOKENIZER} has {tokenizer.vocab_size} tokens, but the model embeds only "
-            f"{config.vocab_size} (vocab_size in {checkpoint.CONFIG}): it belongs to another model"
-        )
-        raise CheckpointError(str(directory), [problem])
-    return tokenizer

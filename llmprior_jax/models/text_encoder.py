@@ -16,7 +16,9 @@ from flax import nnx
 from llmprior_jax.models import architectures, checkpoint
 from llmprior_jax.models.config import CheckpointError, Reader
 from llmprior_jax.models.encoder import EncoderConfig
-from llmprior_jax.models.language_model import check_dtype, find_directory, read_tokenizer
+from llmprior_jax.models.formats import hf_directory, places
+from llmprior_jax.models.formats.hf_directory import HFDirectory
+from llmprior_jax.models.language_model import check_dtype
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 # Where sentence-transformers keeps what comes after the encoder.
 _MODULES, _SENTENCE = "modules.json", "sentence_bert_config.json"
 _POOLING = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
-_FILES = (*checkpoint.FILES, _MODULES, _SENTENCE, "*_Pooling/config.json")
+_FILES = (*hf_directory.FILES, _MODULES, _SENTENCE, "*_Pooling/config.json")
 
 _ROWS_PER_PASS = 32
 _TOKENS_PER_STEP = 16
@@ -198,20 +200,26 @@ def load_encoder(path_or_hub_id: str | Path, dtype: Any = jnp.float32) -> TextEn
       ValueError: `dtype` is not one of the three.
     """
     check_dtype(dtype)
-    directory = find_directory(path_or_hub_id, _FILES)
+    directory = places.find(path_or_hub_id, _FILES)
+    if directory.is_file():
+        raise CheckpointError(str(directory), ["GGUF files of text encoders are not supported"])
+    found = HFDirectory(directory)
     pooling, unit_length, max_tokens, lower_case = _read_modules(directory)
-    config, graphdef, params = checkpoint.read(directory, dtype, architectures.ENCODERS)
+    config, graphdef, params, tokenizer = checkpoint.read(found, dtype, architectures.ENCODERS)
+    if max_tokens is None and (directory / _MODULES).is_file():
+        # Where sentence-transformers 6 has it.
+        max_tokens = tokenizer.model_max_length
     max_tokens = min(max_tokens or config.max_position_embeddings, config.max_position_embeddings)
     return TextEncoder(
         config=config,
         graphdef=graphdef,
         params=params,
-        tokenizer=read_tokenizer(directory, config),
+        tokenizer=tokenizer,
         max_tokens=max_tokens,
         pooling=pooling,
         unit_length=unit_length,
         fingerprint=checkpoint.fingerprint(
-            directory, dtype, f"{pooling} {unit_length}{' lower case' if lower_case else ''}"
+            found, dtype, f"{pooling} {unit_length}{' lower case' if lower_case else ''}"
         ),
         lower_case=lower_case,
     )
@@ -222,7 +230,7 @@ def _read_modules(directory: Path) -> tuple[str, bool, int | None, bool]:
     if not (directory / _MODULES).is_file():
         return "mean", False, None, False
     problems: list[str] = []
-    modules = checkpoint.read_json(directory / _MODULES, problems, list)
+    modules = hf_directory.read_json(directory / _MODULES, problems, list)
     pooling, unit_length = "mean", False
     for i, module in enumerate(modules or []):
         module = module if isinstance(module, dict) else {}
@@ -238,11 +246,16 @@ def _read_modules(directory: Path) -> tuple[str, bool, int | None, bool]:
             )
     max_tokens, lower_case = None, False
     if (directory / _SENTENCE).is_file():
-        fields = checkpoint.read_json(directory / _SENTENCE, problems)
+        fields = hf_directory.read_json(directory / _SENTENCE, problems)
         reader = Reader(fields or {}, f"{_SENTENCE}: ", problems)
         if "max_seq_length" in reader.fields:
             max_tokens = reader.integer("max_seq_length")
         lower_case = reader.flag("do_lower_case", False)
+        reader.must_be("transformer_task", "feature-extraction")
+        reader.must_be("module_output_name", "token_embeddings")
+        text = reader.table("modality_config").table("text")
+        text.must_be("method", "forward")
+        text.must_be("method_output_name", "last_hidden_state")
     if problems:
         raise CheckpointError(str(directory), problems)
     return pooling, unit_length, max_tokens, lower_case
@@ -253,15 +266,21 @@ def _read_pooling(directory: Path, path: Any, problems: list[str]) -> str:
     if not isinstance(path, str) or Path(path).name != path:
         problems.append(f"{_MODULES}: path is {path!r}, which is no folder beside it")
         return "mean"
-    fields = checkpoint.read_json(directory / path / checkpoint.CONFIG, problems)
+    fields = hf_directory.read_json(directory / path / hf_directory.CONFIG, problems)
     if fields is None:
         return "mean"
-    modes = [name for name, on in fields.items() if name.startswith("pooling_mode_") and on]
-    if len(modes) == 1 and modes[0] in _POOLING:
-        return _POOLING[modes[0]]
+    if "pooling_mode" in fields:  # As sentence-transformers 6 writes it: one name, or several.
+        given = fields["pooling_mode"]
+        modes = [str(mode) for mode in given] if isinstance(given, list) else [str(given)]
+        known = {mode: mode for mode in _POOLING.values()}
+    else:
+        modes = [name for name, on in fields.items() if name.startswith("pooling_mode_") and on]
+        known = _POOLING
+    if len(modes) == 1 and modes[0] in known:
+        return known[modes[0]]
     problems.append(
-        f"{path}/{checkpoint.CONFIG}: the pooling is {', '.join(modes) or 'not said'}; supported "
-        f"is one of {', '.join(_POOLING)}"
+        f"{path}/{hf_directory.CONFIG}: the pooling is {', '.join(modes) or 'not said'}; supported "
+        f"is one of {', '.join(known)}"
     )
     return "mean"
 
