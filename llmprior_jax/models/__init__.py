@@ -5,7 +5,13 @@ from llmprior_jax.models.config import CheckpointError, DecoderConfig, RotaryCon
 from llmprior_jax.models.decoder import Decoder, KVCache
 from llmprior_jax.models.encoder import Encoder, EncoderConfig
 from llmprior_jax.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
-from llmprior_jax.models.language_model import LanguageModel, ModelConfig, fingerprint, load
+from llmprior_jax.models.language_model import (
+    LanguageModel,
+    ModelConfig,
+    fingerprint,
+    load,
+    load_tokenizer,
+)
 from llmprior_jax.models.partition import partition
 from llmprior_jax.models.text_encoder import TextEncoder, load_encoder
 
@@ -25,6 +31,7 @@ __all__ = [
     "fingerprint",
     "load",
     "load_encoder",
+    "load_tokenizer",
     "lora",
     "partition",
 ]

@@ -167,6 +167,20 @@ def load(
     )
 
 
+def load_tokenizer(path_or_hub_id: str | Path) -> PreTrainedTokenizerFast:
+    """The tokenizer of the model that `load` would give, without its weights.
+
+    Examples:
+      >>> tokenizer = models.load_tokenizer("tiny")
+      >>> tokenizer.decode(tokenizer("wash the cup").input_ids)
+      'wash the cup'
+
+    Raises:
+      CheckpointError: there is no such directory or hub id, or its tokenizer cannot be read.
+    """
+    return read_tokenizer(find_directory(path_or_hub_id, checkpoint.FILES))
+
+
 def fingerprint(path_or_hub_id: str | Path, dtype: Any = None, quantize: str | None = None) -> str:
     """The `fingerprint` of the model that `load` would give, without loading it.
 
@@ -226,11 +240,11 @@ def _download(hub_id: str, files: Sequence[str]) -> Path:
         ) from error
 
 
-def read_tokenizer(directory: Path, config: ModelConfig) -> PreTrainedTokenizerFast:
+def read_tokenizer(directory: Path, config: ModelConfig | None = None) -> PreTrainedTokenizerFast:
     """A checkpoint's own fast tokenizer.
 
     Raises:
-      CheckpointError: it cannot be read, or has more tokens than the model.
+      CheckpointError: it cannot be read, or has more tokens than the model of `config`.
     """
     from transformers import PreTrainedTokenizerFast
 
@@ -242,7 +256,7 @@ def read_tokenizer(directory: Path, config: ModelConfig) -> PreTrainedTokenizerF
         problem = f"{checkpoint.TOKENIZER} cannot be read: {type(error).__name__}: {error}"
         raise CheckpointError(str(directory), [problem]) from error
     # Tokens added later, such as an image's, may lie beyond the embedding and mostly never occur.
-    if tokenizer.vocab_size > config.vocab_size:
+    if config is not None and tokenizer.vocab_size > config.vocab_size:
         problem = (
             f"{checkpoint.TOKENIZER} has {tokenizer.vocab_size} tokens, but the model embeds only "
             f"{config.vocab_size} (vocab_size in {checkpoint.CONFIG}): it belongs to another model"
