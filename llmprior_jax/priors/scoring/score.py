@@ -11,11 +11,12 @@ beginning is computed twice (`packing`). `score` and `score_actions` are its fac
 
 Which tokens are the action's. Tokenizers may merge the end of a prompt with the beginning of an
 action, so the text is tokenized as it stands, `prompt + action`, with the tokenizer's leading
-special tokens (Llama's BOS) and without its trailing ones. The action's tokens are those after the
-longest common beginning with the tokens of the prompt alone. Mostly that is the whole prompt; where
-a token spans the boundary, it is the action's. So an action's score depends on its prompt and its
-own text, and on nothing else in the list or the batch. An encoder-decoder reads the two apart; see
-`encoder_decoder`.
+special tokens (Llama's BOS, unless the prompt has it already) and without its trailing ones. All
+actions of a list are counted from one point of the text: the last one up to which the tokens of the
+prompt and of every prompt + action agree (`tokens.align`). Mostly that is the end of the prompt;
+where a token of some action spans the end, what that token swallows counts for all of them. So an
+action's score depends on its prompt, its own text and that point, and on nothing else in the list
+or the batch. An encoder-decoder reads the two apart; see `encoder_decoder`.
 """
 
 import functools
@@ -31,7 +32,7 @@ from flax import nnx
 from llmprior_jax.distributed import data_parallel
 from llmprior_jax.models import DecoderConfig, EncoderDecoderConfig, KVCache, LanguageModel
 from llmprior_jax.priors.scoring import encoder_decoder, packing, shared_prefix
-from llmprior_jax.priors.tokens import check_known, encode, leading_special_tokens
+from llmprior_jax.priors.tokens import align, check_known, encode_from_start, visible
 from llmprior_jax.registry import unknown
 from llmprior_jax.types import ActionPrior
 
@@ -148,6 +149,10 @@ def score_texts(
     head: str | None = None,
 ) -> TextScores:
     """Scores each action by itself: what `normalize` makes a prior of, and what is worth keeping.
+
+    All actions of a list are counted from one point of the text, the end of the prompt or, where a
+    token of one of them spans that, before. A list that `tokens.align` gave is counted from the end
+    of its prompt, whatever else is in the list.
 
     Examples:
       >>> prompts, actions = ["Task: wash the cup. Do:"], [[" go to the sink", " wait"]]
@@ -336,24 +341,23 @@ def _check_finite(log_probs: np.ndarray, actions: Sequence[Sequence[str]]) -> No
 def tokenize(
     lm: LanguageModel, prompts: Sequence[str], actions: Sequence[Sequence[str]]
 ) -> list[packing.Sequences]:
-    """Token ids of every `prompt + action`, and where in them the action begins."""
+    """Token ids of every `prompt + action`, and where in them the actions of the list begin."""
     if isinstance(lm.config, EncoderDecoderConfig):
         return encoder_decoder.tokenize(lm.tokenizer, lm.config, prompts, actions)
-    lead = leading_special_tokens(lm.tokenizer)
-    texts = [
-        prompt + action
-        for prompt, group in zip(prompts, actions, strict=True)
-        for action in ("", *group)
-    ]
-    encoded = iter(encode(lm.tokenizer, texts))
+    texts: list[str] = []
+    for prompt, group in zip(prompts, actions, strict=True):
+        begun, rest = align(lm.tokenizer, prompt, group)
+        texts += [begun, *(begun + action for action in rest)]
+    encoded = iter(encode_from_start(lm.tokenizer, texts))
     states = []
     for b, group in enumerate(actions):
-        prompt = np.asarray(lead + next(encoded), np.int32)
-        tokens = [np.asarray(lead + next(encoded), np.int32) for _ in group]
-        first = [packing.common_prefix(prompt, text) for text in tokens]
-        for a, (text, k) in enumerate(zip(tokens, first, strict=True)):
-            _check_tokens(text, k, lm.config, f"action {a} of prompt {b} ({group[a]!r})")
-        states.append(packing.Sequences(tokens, first))
+        prompt = np.asarray(next(encoded), np.int32)
+        tokens = [np.asarray(next(encoded), np.int32) for _ in group]
+        first = min(packing.common_prefix(prompt, text) for text in tokens)
+        for a, text in enumerate(tokens):
+            where = f"action {a} of prompt {b} ({visible(group[a])!r})"
+            _check_tokens(text, first, lm.config, where)
+        states.append(packing.Sequences(tokens, [first] * len(tokens)))
     return states
 
 
@@ -382,8 +386,8 @@ def _head_length(lm: LanguageModel, states: Sequence[packing.Sequences], head: s
         return 0
     if head is None:
         return shared_prefix.find(states)
-    (tokens,) = encode(lm.tokenizer, [head])
-    tokens = np.asarray(leading_special_tokens(lm.tokenizer) + tokens, np.int32)
+    (tokens,) = encode_from_start(lm.tokenizer, [head])
+    tokens = np.asarray(tokens, np.int32)
     # The last token of the head may be another one in a text that goes on.
     shared = min(packing.common_prefix(tokens, text) for state in states for text in state.tokens)
     return shared_prefix.longest_possible(states, shared)
