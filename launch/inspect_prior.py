@@ -62,7 +62,7 @@ def main(argv: Sequence[str]) -> None:
         build_prompt = priors.prompts.plain
         states = _states_of_environment()
     else:
-        run = training.restore(_WORKDIR.value, _AGENT.value, eval_episodes=1)
+        run = training.restore(_WORKDIR.value, _AGENT.value, eval_episodes=1, should_stop=app.never)
         build_prompt = run.scored.build_prompt
         prior = training.read_config(pathlib.Path(_WORKDIR.value)).prior
         model, normalization, temperature = prior.model, prior.normalization, prior.temperature

@@ -11,6 +11,7 @@ from llmprior_jax.models.language_model import (
     fingerprint,
     load,
     load_tokenizer,
+    reads_apart,
 )
 from llmprior_jax.models.partition import partition
 from llmprior_jax.models.text_encoder import TextEncoder, load_encoder
@@ -34,4 +35,5 @@ __all__ = [
     "load_tokenizer",
     "lora",
     "partition",
+    "reads_apart",
 ]

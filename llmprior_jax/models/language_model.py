@@ -14,6 +14,7 @@ from flax import nnx
 
 from llmprior_jax.models import architectures, checkpoint
 from llmprior_jax.models.config import CheckpointError, DecoderConfig
+from llmprior_jax.models.encoder_decoder import EncoderDecoder
 
 # Importing transformers takes seconds, and it imports torch where torch is installed. Only who
 # loads a model pays for that.
@@ -179,6 +180,24 @@ def load_tokenizer(path_or_hub_id: str | Path) -> PreTrainedTokenizerFast:
       CheckpointError: there is no such directory or hub id, or its tokenizer cannot be read.
     """
     return read_tokenizer(find_directory(path_or_hub_id, checkpoint.FILES))
+
+
+def reads_apart(path_or_hub_id: str | Path) -> bool:
+    """Whether the model that `load` would give is an encoder-decoder, found without its weights.
+
+    An encoder-decoder reads a prompt apart from its answers.
+
+    Examples:
+      >>> models.reads_apart("tiny")
+      False
+
+    Raises:
+      CheckpointError: there is no such directory or hub id.
+    """
+    directory = find_directory(path_or_hub_id, checkpoint.FILES)
+    fields = checkpoint.read_json(directory / checkpoint.CONFIG, []) or {}
+    architecture = architectures.LANGUAGE_MODELS.get(str(fields.get("model_type")))
+    return architecture is not None and architecture.module is EncoderDecoder
 
 
 def fingerprint(path_or_hub_id: str | Path, dtype: Any = None, quantize: str | None = None) -> str:

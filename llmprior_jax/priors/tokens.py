@@ -124,6 +124,18 @@ def align(
     return kept, tuple(moved + action for action in actions)
 
 
+def begins_plainly(prompt: str, actions: Sequence[str]) -> bool:
+    """Whether `align` leaves a list as it is with every tokenizer whose tokens end before spaces.
+
+    That is where the prompt ends with text and each action begins with one space and text. Such are
+    the tokenizers of all language models whose tokens do not go on over several words.
+    """
+    ends_in_text = prompt != "" and not prompt[-1].isspace()
+    return ends_in_text and all(
+        action[:1] == " " and len(action) > 1 and not action[1].isspace() for action in actions
+    )
+
+
 def check_known(tokens: np.ndarray, vocab_size: int, where: str) -> None:
     """Raises a ValueError if a text has a token that the language model does not embed."""
     if tokens.max() >= vocab_size:
@@ -185,9 +197,7 @@ class _About:
         """How many characters at the end of a prompt `align` moves."""
         start = 0
         if self._cuts_at_spaces:
-            # Most prompts end with text and most actions begin with a space and text.
-            ends_in_text = prompt != "" and not prompt[-1].isspace()
-            if ends_in_text and all(map(_begins_with_one_space, actions)):
+            if begins_plainly(prompt, actions):
                 return 0
             # All before the last space between text is beyond the reach of the actions.
             if match := _LAST_SPACE_IN_TEXT.match(prompt):
@@ -227,10 +237,6 @@ def _about(tokenizer: PreTrainedTokenizerFast) -> _About:
     if about is None:
         about = _ABOUT[tokenizer] = _About(tokenizer)
     return about
-
-
-def _begins_with_one_space(action: str) -> bool:
-    return action[:1] == " " and len(action) > 1 and not action[1].isspace()
 
 
 def _ids(backend: tokenizers.Tokenizer, texts: list[str]) -> list[list[int]]:

@@ -108,6 +108,7 @@ def make_priors(
     directory: pathlib.Path,
     read_only: bool = False,
     examples: Sequence[Example] = (),
+    should_stop: Callable[[], bool] | None = None,
 ) -> Priors:
     """Where the priors of an environment's states come from. Nothing is loaded or scored yet.
 
@@ -118,12 +119,13 @@ def make_priors(
       directory: holds the rows of the table.
       read_only: leave the directory as it is.
       examples: what the prompt "few_shot" shows.
+      should_stop: asked while the model is loaded and asked (`priors.CachedModel`).
 
     Raises:
       StoreError: the store cannot be used.
       FileNotFoundError, ValueError: see `priors.make_source`.
     """
-    model = make_model(settings)
+    model = make_model(settings, should_stop)
     build = prompts.make(settings.prior.prompt, examples)
     source = priors.make_source(
         SourceContext(model, settings.prior, build, settings.environment.history, settings.run.seed)
@@ -140,8 +142,12 @@ def make_priors(
     return Priors(model, build, scored)
 
 
-def make_model(settings: Settings) -> CachedModel:
+def make_model(settings: Settings, should_stop: Callable[[], bool] | None = None) -> CachedModel:
     """The language model of the prior, with the store of what it said.
+
+    Args:
+      settings: all of them.
+      should_stop: asked while the model is loaded and asked (`priors.CachedModel`).
 
     Raises:
       StoreError: the store cannot be used.
@@ -152,7 +158,7 @@ def make_model(settings: Settings) -> CachedModel:
     no_mesh = settings.run.mesh is None
     if no_mesh and jax.default_backend() == "cpu" and jax.process_count() == 1:
         mesh = None  # One device of a CPU computes on all of its cores.
-    return CachedModel(prior.model, store, mesh, prior.features, prior.quantize)
+    return CachedModel(prior.model, store, mesh, prior.features, prior.quantize, should_stop)
 
 
 def make_run(

@@ -55,7 +55,7 @@ def run(
     config: Config,
     workdir: str | pathlib.Path,
     resume: bool = True,
-    should_stop: Callable[[], bool] = lambda: False,
+    should_stop: Callable[[], bool] | None = None,
 ) -> dict[str, Any]:
     """Trains and evaluates the agents of a configuration.
 
@@ -73,7 +73,9 @@ def run(
       workdir: directory of the run; made if need be.
       resume: go on from what the directory holds; otherwise start again in it, losing its results.
       should_stop: asked after every segment; once it says yes, a checkpoint is written and training
-        ends with `InterruptedRunError`.
+        ends with `InterruptedRunError`. It is also asked all the time while the language model is
+        loaded and asked: that ends at once, what was scored is kept, and the agent goes on from its
+        last checkpoint. None: nobody is asked.
 
     Returns:
       For each agent what `summary.summarize` gives. The same is in `summary.json`; learning curves
@@ -95,7 +97,14 @@ def run(
     env, env_params = build.make_environment(settings)
     dataset = build.read_dataset(settings)
     shown = make_examples(settings, workdir if resume else None)
-    priors = build.make_priors(settings, env, env_params, workdir / _PRIOR_TABLE, examples=shown)
+    priors = build.make_priors(
+        settings,
+        env,
+        env_params,
+        workdir / _PRIOR_TABLE,
+        examples=shown,
+        should_stop=should_stop,
+    )
     # All that can be wrong with what was given shows before anything is written or removed.
     if resume:
         in_first(lambda: check_workdir(workdir, config))
@@ -124,7 +133,11 @@ def run(
 
 
 def restore(
-    workdir: str | pathlib.Path, name: str, eval_episodes: int, mesh: str | None = None
+    workdir: str | pathlib.Path,
+    name: str,
+    eval_episodes: int,
+    mesh: str | None = None,
+    should_stop: Callable[[], bool] | None = None,
 ) -> "Run":
     """Restores an agent of a finished or interrupted run, to evaluate it.
 
@@ -139,6 +152,7 @@ def restore(
       eval_episodes: episodes per seed that `Run.evaluate` will take.
       mesh: the devices, see `distributed.make_mesh`; by default those that the run was trained on
         where there are so many, and otherwise as many as divide the seeds.
+      should_stop: asked while the language model is loaded and asked (`priors.CachedModel`).
 
     Raises:
       FileNotFoundError: the directory holds no run, or no checkpoint of the agent.
@@ -154,7 +168,9 @@ def restore(
     settings = _for_evaluation(settings, eval_episodes, mesh)
     env, env_params = build.make_environment(settings)
     shown = make_examples(settings, workdir)
-    priors = build.make_priors(settings, env, env_params, workdir / _PRIOR_TABLE, True, shown)
+    priors = build.make_priors(
+        settings, env, env_params, workdir / _PRIOR_TABLE, True, shown, should_stop
+    )
     run = build.make_run(name, settings, env, env_params, priors, build.read_dataset(settings))
     directory = workdir / name / "checkpoints"
     if not directory.exists():
@@ -280,7 +296,7 @@ def _train(
     model: "CachedModel",
     settings: Settings,
     directory: pathlib.Path,
-    should_stop: Callable[[], bool],
+    should_stop: Callable[[], bool] | None,
 ) -> None:
     """Trains one agent to the end, or goes on with it."""
     with Checkpoints(directory / "checkpoints", settings.checkpoint.keep) as checkpoints:
@@ -317,7 +333,10 @@ def _train(
                 checkpoints.wait()
             while run.steps < run.num_steps:
                 record(run.train() | run.evaluate())
-                done, stop = run.steps >= run.num_steps, in_any(should_stop())
+                done, stop = (
+                    run.steps >= run.num_steps,
+                    in_any(should_stop is not None and should_stop()),
+                )
                 if run.segments % settings.checkpoint.every == 0 or done or stop:
                     checkpoints.save(run.segments, run.state, run.meta())
                 if stop and not done:

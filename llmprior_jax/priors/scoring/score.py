@@ -19,9 +19,10 @@ action's score depends on its prompt, its own text and that point, and on nothin
 or the batch. An encoder-decoder reads the two apart; see `encoder_decoder`.
 """
 
+import collections
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -42,6 +43,9 @@ NORMALIZATIONS = ("sum", "token", "word")
 # that logits stay small (32 positions of a vocabulary of 150,000 in f32 are 19 MB) and that little
 # is computed beyond the last one.
 _QUERIES_AT_ONCE = 32
+# Passes that the device has before it while the host waits for the first: enough that it never
+# waits, few enough that little is lost when scoring is stopped.
+_PASSES_UNDER_WAY = 2
 
 
 def score_actions(
@@ -165,38 +169,81 @@ def score_texts(
     Args:
       with_features: whether hidden states are wanted, too.
     """
-    _check(prompts, actions, head)
-    states = tokenize(lm, prompts, actions)
-    length = _head_length(lm, states, head)
-    cache = shared_prefix.read(lm, states[0].tokens[0][:length]) if length else None
-
-    # Dispatch is asynchronous: while the device works on a pass, the host packs the next.
-    places, results = [], []
-    for group in data_parallel.groups(
-        packing.passes(shared_prefix.without(states, length) if length else states), lm.mesh
-    ):
-        passes = [texts.packed for texts in group]
-        log_probs, features = data_parallel.run(score_packed, lm, passes, cache)
-        places.append([texts.places for texts in group])
-        results.append((log_probs, features) if with_features else (log_probs,))
-
     B, A = len(prompts), max(map(len, actions), default=0)
     scores = TextScores(
         log_probs=np.full((B, A), -np.inf, np.float32),
         num_tokens=np.zeros((B, A), np.int32),
         features=np.zeros((B, A, lm.config.hidden_size if with_features else 0), np.float32),
     )
-    for group, result in zip(places, jax.device_get(results), strict=True):
-        for row, place in enumerate(group):
-            b, a, slot = place.T
-            scores.log_probs[b, a] = result[0][row][slot]
-            if with_features:
-                scores.features[b, a] = result[1][row][slot]
-    for b, state in enumerate(states):
-        for a, (text, first) in enumerate(zip(state.tokens, state.first, strict=True)):
-            scores.num_tokens[b, a] = len(text) - first
-    _check_finite(scores.log_probs, actions)
+    for done, part in score_in_passes(lm, prompts, actions, with_features, head):
+        for whole, some in zip(scores, part, strict=True):
+            whole[done, : some.shape[1]] = some
     return scores
+
+
+def score_in_passes(
+    lm: LanguageModel,
+    prompts: Sequence[str],
+    actions: Sequence[Sequence[str]],
+    with_features: bool = True,
+    head: str | None = None,
+) -> Iterator[tuple[np.ndarray, TextScores]]:
+    """`score_texts` pass by pass, for who keeps what is done before all is.
+
+    The arguments are those of `score_texts`, as are the errors.
+
+    Yields:
+      Which prompts are done, i32[b], and the scores of their actions [b, A]; each prompt once.
+    """
+    _check(prompts, actions, head)
+    states = tokenize(lm, prompts, actions)
+    length = _head_length(lm, states, head)
+    cache = shared_prefix.read(lm, states[0].tokens[0][:length]) if length else None
+
+    # Dispatch is asynchronous: while the device works on a pass, the host packs the next.
+    under_way: collections.deque[tuple[list[np.ndarray], Any]] = collections.deque()
+    for group in data_parallel.groups(
+        packing.passes(shared_prefix.without(states, length) if length else states), lm.mesh
+    ):
+        passes = [texts.packed for texts in group]
+        log_probs, features = data_parallel.run(score_packed, lm, passes, cache)
+        places = [texts.places for texts in group]
+        under_way.append((places, (log_probs, features) if with_features else (log_probs,)))
+        if len(under_way) > _PASSES_UNDER_WAY:
+            yield _gather(lm, states, actions, *under_way.popleft())
+    for each in under_way:
+        yield _gather(lm, states, actions, *each)
+
+
+def _gather(
+    lm: LanguageModel,
+    states: Sequence[packing.Sequences],
+    actions: Sequence[Sequence[str]],
+    places: list[np.ndarray],
+    results: Any,
+) -> tuple[np.ndarray, TextScores]:
+    """The prompts of one group of passes and their scores, from what the device made of it."""
+    done = np.unique(np.concatenate([place[:, 0] for place in places]))
+    numbers: list[int] = done.tolist()
+    A = max(len(actions[b]) for b in numbers)
+    log_probs, *features = jax.device_get(results)
+    width = lm.config.hidden_size if features else 0
+    scores = TextScores(
+        log_probs=np.full((len(done), A), -np.inf, np.float32),
+        num_tokens=np.zeros((len(done), A), np.int32),
+        features=np.zeros((len(done), A, width), np.float32),
+    )
+    for row, place in enumerate(places):
+        b, a, slot = place.T
+        at = np.searchsorted(done, b)
+        scores.log_probs[at, a] = log_probs[row][slot]
+        if features:
+            scores.features[at, a] = features[0][row][slot]
+    for row, b in enumerate(numbers):
+        for a, (text, first) in enumerate(zip(states[b].tokens, states[b].first, strict=True)):
+            scores.num_tokens[row, a] = len(text) - first
+        _check_finite(scores.log_probs[row], actions[b], b)
+    return done, scores
 
 
 def normalize(
@@ -327,15 +374,13 @@ def _token_log_probs(model: Any, hidden: jax.Array, packed: packing.Packed) -> j
     return log_probs
 
 
-def _check_finite(log_probs: np.ndarray, actions: Sequence[Sequence[str]]) -> None:
-    for b, texts in enumerate(actions):
-        bad = np.flatnonzero(~np.isfinite(log_probs[b, : len(texts)]))
-        if len(bad):
-            raise ValueError(
-                f"action {bad[0]} of prompt {b} ({texts[bad[0]]!r}) has log-probability "
-                f"{log_probs[b, bad[0]]}; look at the language model's weights, or load it in "
-                "float32"
-            )
+def _check_finite(log_probs: np.ndarray, actions: Sequence[str], b: int) -> None:
+    bad = np.flatnonzero(~np.isfinite(log_probs[: len(actions)])).tolist()
+    if bad:
+        raise ValueError(
+            f"action {bad[0]} of prompt {b} ({visible(actions[bad[0]])!r}) has log-probability "
+            f"{log_probs[bad[0]]}; look at the language model's weights, or load it in float32"
+        )
 
 
 def tokenize(
