@@ -229,17 +229,18 @@ def test_states_that_cannot_be_listed_are_scored_as_they_are_met(
     env = UnlistedLock()
     asked = []
 
-    def score_texts(lm, prompts, actions):
+    def score_in_passes(lm, prompts, actions):
         asked.extend(prompts)
         prior = prior_of(np.array([int(text.split("wheel ")[1][0]) for text in prompts]), 0.67)
         num_tokens = np.ones(prior.log_probs.shape, np.int32)
-        return TextScores(np.asarray(prior.log_probs), num_tokens, np.asarray(prior.features))
+        scores = TextScores(np.asarray(prior.log_probs), num_tokens, np.asarray(prior.features))
+        yield np.arange(len(prompts)), scores
 
     class Model:
         fingerprint = "a lock's"
 
     monkeypatch.setattr(build.envs, "make", lambda name, **kwargs: (env, env.default_params))
-    monkeypatch.setattr(cached, "score_texts", score_texts)
+    monkeypatch.setattr(cached, "score_in_passes", score_in_passes)
     monkeypatch.setattr(cached.models, "load", lambda name, **how: Model)
     config = small_config(agents=("dqn_prior",), num_steps=8000, eval_every=800)
     config.update_from_flattened_dict(

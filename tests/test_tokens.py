@@ -1,4 +1,4 @@
-"""What of a text is whose: where actions begin, one BOS, and text that looks like special tokens."""
+"""Where actions begin, one BOS for a text, and text that looks like special tokens."""
 
 import itertools
 

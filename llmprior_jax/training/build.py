@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from llmprior_jax import agents, datasets, envs, models, priors
+from llmprior_jax import agents, datasets, envs, priors
 from llmprior_jax.datasets import Dataset
 from llmprior_jax.distributed.mesh import make_mesh, share_environments
 from llmprior_jax.distributed.seeds import over_seeds
@@ -203,7 +203,7 @@ def make_run(
         )
 
     if agents.is_policy(name):
-        run = _make_policy_run(name, settings, env, known.build_prompt, play_with, mapped)
+        run = _make_policy_run(name, settings, env, known, play_with, mapped)
         known.scored.load()
         return run
     agent = build_agent(name, settings.agent, settings.prior)
@@ -262,17 +262,19 @@ def _make_policy_run(
     name: str,
     settings: Settings,
     env: envs.TextEnvironment,
-    build: prompts.Builder,
+    known: Priors,
     play_with: Callable[[PolicyActor], JaxPlayer],
     mapped: Callable[..., Any],
 ) -> PolicyRun:
     policy = settings.policy
     # bfloat16 would round small updates away.
-    lm = models.load(policy.model, jnp.float32)
+    lm = known.model.load_again(policy.model, jnp.float32)
     agent, model = build_policy(name, lm, env.num_actions, policy, settings.prior)
     count = functools.partial(count_tokens, lm.tokenizer)
     context = lm.config.max_position_embeddings
-    build_prompt = prompts.fitting(build, lambda prompt: prompts.room_for(prompt, context, count))
+    build_prompt = prompts.fitting(
+        known.build_prompt, lambda prompt: prompts.room_for(prompt, context, count)
+    )
     actor = PolicyActor(agent, model, env.text_state, build_prompt)
     num_envs, rollout_steps = policy.num_envs, policy.rollout_steps
     player = play_with(actor)

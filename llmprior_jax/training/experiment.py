@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 import tqdm
+from ml_collections import ConfigDict
 
 from llmprior_jax import progress
 from llmprior_jax.distributed.mesh import make_mesh
@@ -36,6 +37,7 @@ from llmprior_jax.training.config import (
     check_workdir,
     claim_workdir,
     read_config,
+    settled,
     step_unit,
     to_settings,
 )
@@ -92,6 +94,7 @@ def run(
     from llmprior_jax.training import build, validation
 
     workdir = pathlib.Path(workdir)
+    config = _settled(config, workdir if resume else None)
     settings = to_settings(config)
     validation.validate(settings)
     env, env_params = build.make_environment(settings)
@@ -181,6 +184,19 @@ def restore(
         raise FileNotFoundError(f"{workdir} has no checkpoint of {name} yet")
     _go_back(run, *restored, directory)
     return run
+
+
+def _settled(config: Config, workdir: pathlib.Path | None) -> Config:
+    """What a run trains by, which is what its directory recorded where nothing else is said."""
+
+    def content() -> bytes:
+        recorded = None
+        if workdir is not None and (workdir / CONFIG_FILE).exists():
+            recorded = read_config(workdir)
+        return settled(config, recorded).to_json().encode()
+
+    decided = json.loads(from_first(content))
+    return settled(config, ConfigDict(decided))
 
 
 def make_examples(settings: Settings, workdir: pathlib.Path | None) -> list[Example]:

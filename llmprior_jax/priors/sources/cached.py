@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
@@ -117,14 +118,7 @@ class CachedModel:
     @functools.cached_property
     def language_model(self) -> models.LanguageModel:
         """The language model, loaded when it is first needed."""
-        loaded: list[models.LanguageModel] = []
-        try:
-            self._stoppable(lambda: [self._load()], loaded.append)
-        except stopping.StoppedError as error:
-            raise InterruptedRunError(
-                f"stopped while {self.name} was loaded; the same command begins again"
-            ) from error
-        return loaded[0]
+        return self._loaded(self.name, self._load)
 
     @functools.cached_property
     def tokenizer(self) -> Any:
@@ -150,6 +144,28 @@ class CachedModel:
         if "language_model" in self.__dict__:
             return self.language_model.fingerprint
         return models.fingerprint(self.name, quantize=self._quantize)
+
+    def load_again(self, name: str, dtype: Any) -> models.LanguageModel:
+        """A language model on one device, as `llmprior_jax.models.load` gives it.
+
+        This one, if it is loaded and no different.
+        """
+        if name == self.name and self._quantize is None and "language_model" in self.__dict__:
+            lm = self.language_model
+            is_same = {leaf.dtype for leaf in jax.tree.leaves(lm.params)} == {jnp.dtype(dtype)}
+            if is_same and lm.mesh is None:
+                return lm
+        return self._loaded(name, lambda: models.load(name, dtype))
+
+    def _loaded(self, name: str, load: Callable[[], models.LanguageModel]) -> models.LanguageModel:
+        loaded: list[models.LanguageModel] = []
+        try:
+            self._stoppable(lambda: [load()], loaded.append)
+        except stopping.StoppedError as error:
+            raise InterruptedRunError(
+                f"stopped while {name} was loaded; the same command begins again"
+            ) from error
+        return loaded[0]
 
     def _load(self) -> models.LanguageModel:
         if self._mesh is None or self._mesh.size == 1:
