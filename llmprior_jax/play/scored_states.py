@@ -130,9 +130,7 @@ class ScoredStates:
             size = int(self.table.size)
             # A run that was killed, or stopped, comes here again, with the same states.
             rows = self._files.appended(size)
-            if rows is None or not np.array_equal(
-                rows.observations, some[: len(rows.observations)]
-            ):
+            if rows is None or not _begins_with(some, rows.observations):
                 rows = self._append(size, some)
             self._table = _insert(self.table, rows)
             new = new[len(rows.observations) :]
