@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from lock_env import LENGTH, Lock, prior_of
 
-from llmprior_jax import learning, training
+from llmprior_jax import learning, models, training
 from llmprior_jax.priors import TextScores
 from llmprior_jax.priors.sources import cached
 from llmprior_jax.training import build
@@ -237,6 +237,8 @@ def test_states_that_cannot_be_listed_are_scored_as_they_are_met(
         yield np.arange(len(prompts)), scores
 
     class Model:
+        config = None
+        tokenizer = models.load_tokenizer("tiny")
         fingerprint = "a lock's"
 
     monkeypatch.setattr(build.envs, "make", lambda name, **kwargs: (env, env.default_params))

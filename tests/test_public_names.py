@@ -35,7 +35,7 @@ NAMES = {
     "llmprior_jax.models": """
         CheckpointError Decoder DecoderConfig Encoder EncoderConfig EncoderDecoder
         EncoderDecoderConfig KVCache LanguageModel ModelConfig RotaryConfig TextEncoder
-        fingerprint load load_encoder lora partition
+        fingerprint load load_encoder load_tokenizer lora partition
     """,
     "llmprior_jax.distributed": """
         make_mesh over_seeds seed_keys
@@ -55,7 +55,7 @@ NAMES = {
     """,
     "llmprior_jax.training": """
         Checkpoints Config ConfigMismatchError InterruptedRunError OutOfMemoryError RestoreError
-        SUMMARY_FILE default_config make_agent read_config restore run to_settings
+        SUMMARY_FILE default_config make_agent read_config restore run settled to_settings
     """,
 }
 

@@ -263,7 +263,7 @@ class Asked:
         self.pairs: list[tuple[str, str]] = []
         monkeypatch.setattr(scorers, "score_in_passes", self.score_in_passes)
         monkeypatch.setattr(scorers.models, "load", lambda name, **how: None)
-        monkeypatch.setattr(scorers.models, "reads_apart", lambda name: True)
+        monkeypatch.setattr(scorers.language_model, "reads_apart", lambda name: True)
         monkeypatch.setattr(
             scorers.models, "fingerprint", lambda name, **how: f"fingerprint of {name}"
         )

@@ -11,7 +11,6 @@ from llmprior_jax.models.language_model import (
     fingerprint,
     load,
     load_tokenizer,
-    reads_apart,
 )
 from llmprior_jax.models.partition import partition
 from llmprior_jax.models.text_encoder import TextEncoder, load_encoder
@@ -35,5 +34,4 @@ __all__ = [
     "load_tokenizer",
     "lora",
     "partition",
-    "reads_apart",
 ]

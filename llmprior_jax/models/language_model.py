@@ -187,10 +187,6 @@ def reads_apart(path_or_hub_id: str | Path) -> bool:
 
     An encoder-decoder reads a prompt apart from its answers.
 
-    Examples:
-      >>> models.reads_apart("tiny")
-      False
-
     Raises:
       CheckpointError: there is no such directory or hub id.
     """

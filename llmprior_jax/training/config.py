@@ -221,8 +221,18 @@ def read_config(workdir: pathlib.Path) -> Config:
     path = workdir / CONFIG_FILE
     if not path.exists():
         raise FileNotFoundError(f"{workdir} holds no run: there is no {CONFIG_FILE} in it")
+    return parse_config(path.read_bytes(), path)
+
+
+def parse_config(content: bytes, path: pathlib.Path) -> Config:
+    """The configuration that a work directory's file holds; see `read_config`.
+
+    Args:
+      content: of the file.
+      path: of the file, to name it.
+    """
     try:
-        said = ConfigDict(json.loads(path.read_text()))
+        said = ConfigDict(json.loads(content))
         # Made anew, because JSON has lists for tuples, and a `ConfigDict` keeps the types it has.
         config = ConfigDict(json.loads(default_config().to_json()))
         config.update(said)

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 import tqdm
-from ml_collections import ConfigDict
 
 from llmprior_jax import progress
 from llmprior_jax.distributed.mesh import make_mesh
@@ -36,6 +35,7 @@ from llmprior_jax.training.config import (
     Config,
     check_workdir,
     claim_workdir,
+    parse_config,
     read_config,
     settled,
     step_unit,
@@ -189,14 +189,11 @@ def restore(
 def _settled(config: Config, workdir: pathlib.Path | None) -> Config:
     """What a run trains by, which is what its directory recorded where nothing else is said."""
 
-    def content() -> bytes:
-        recorded = None
-        if workdir is not None and (workdir / CONFIG_FILE).exists():
-            recorded = read_config(workdir)
-        return settled(config, recorded).to_json().encode()
-
-    decided = json.loads(from_first(content))
-    return settled(config, ConfigDict(decided))
+    if workdir is None:
+        return settled(config)
+    path = workdir / CONFIG_FILE
+    content = from_first(lambda: path.read_bytes() if path.exists() else b"")
+    return settled(config, parse_config(content, path) if content else None)
 
 
 def make_examples(settings: Settings, workdir: pathlib.Path | None) -> list[Example]:

@@ -21,6 +21,7 @@ from absl import logging
 
 from llmprior_jax import models, progress, stopping
 from llmprior_jax.errors import InterruptedRunError, InterruptedScoringError
+from llmprior_jax.models import language_model
 from llmprior_jax.priors.features import encode_actions
 from llmprior_jax.priors.prompts import Prompt, room_for
 from llmprior_jax.priors.sampling.generation import Sampling
@@ -334,7 +335,7 @@ class CachedModel:
         """Whether the model is an encoder-decoder; it is not loaded for it."""
         if "language_model" in self.__dict__:
             return isinstance(self.language_model.config, models.EncoderDecoderConfig)
-        return models.reads_apart(self.name)
+        return language_model.reads_apart(self.name)
 
     def _look_up(
         self, wanted: Mapping[str, tuple[str, ...]], answers: dict[str, StoredScores]
