@@ -3,7 +3,8 @@
 The model is loaded only when there is something to ask, or to fit a history into its context: a run
 without histories whose prompts are all in the store never loads it. Prompts are asked in batches
 that are made up before the store is looked into: what is computed then has the same bits with a
-store as without.
+store as without. Only where scoring was stopped amid a batch, the rest of it is asked apart, and
+sums are rounded in another order (1e-6 of a log-probability).
 
 An answer is known by a prompt and an action, whatever list the action comes in. So a prompt is
 asked as `tokens.align` leaves it, without the end that tokens of its actions swallow.
@@ -149,12 +150,15 @@ class CachedModel:
     def load_again(self, name: str, dtype: Any) -> models.LanguageModel:
         """A language model on one device, as `llmprior_jax.models.load` gives it.
 
-        This one, if it is loaded and no different.
+        It is this one, and loaded once for both, where that is no different.
         """
-        if name == self.name and self._quantize is None and "language_model" in self.__dict__:
+        is_own = name == self.name and self._quantize is None
+        is_whole = self._mesh is None or self._mesh.size == 1
+        # On CPUs it is in float32, as learning needs it, and so loaded once for both.
+        is_at_hand = "language_model" in self.__dict__ or jax.default_backend() == "cpu"
+        if is_own and is_whole and is_at_hand:
             lm = self.language_model
-            is_same = {leaf.dtype for leaf in jax.tree.leaves(lm.params)} == {jnp.dtype(dtype)}
-            if is_same and lm.mesh is None:
+            if {leaf.dtype for leaf in jax.tree.leaves(lm.params)} == {jnp.dtype(dtype)}:
                 return lm
         return self._loaded(name, lambda: models.load(name, dtype))
 
