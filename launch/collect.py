@@ -70,7 +70,9 @@ def main(argv: Sequence[str]) -> None:
             if name == "expert":
                 return collecting.expert_behavior(env, env_params)
             if name == "prior":
-                known = build.make_priors(settings, env, env_params, pathlib.Path(scratch))
+                known = build.make_priors(
+                    settings, env, env_params, pathlib.Path(scratch), should_stop=app.never
+                )
                 known.scored.load()
                 act = functools.partial(agents.prior_alone().act, ())
                 return collecting.agent_behavior(act, known.scored)
@@ -119,7 +121,7 @@ def _trained(workdir: str, agent: str, wanted: EnvironmentSettings) -> "collecti
         )
     if _AGENT_SEED.value >= num_seeds:
         raise ValueError(f"--agent_seed is {_AGENT_SEED.value}; {workdir} has {num_seeds}")
-    run = training.restore(workdir, agent, eval_episodes=1)
+    run = training.restore(workdir, agent, eval_episodes=1, should_stop=app.never)
     act = run.player.by_prior(run.state.agent, _AGENT_SEED.value)
     return collecting.agent_behavior(act, run.scored)
 

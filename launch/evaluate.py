@@ -47,7 +47,7 @@ _UNLIKELY = 0.01
 def main(argv: Sequence[str]) -> None:
     del argv
     console = rich.console.Console()
-    run = training.restore(_WORKDIR.value, _AGENT.value, _EPISODES.value, _MESH.value)
+    run = training.restore(_WORKDIR.value, _AGENT.value, _EPISODES.value, _MESH.value, app.never)
     results = run.evaluate(fresh=True)
     num_seeds = len(results["success_rate"])
     if _SEED.value >= num_seeds:

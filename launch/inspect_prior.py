@@ -114,7 +114,7 @@ def _inspect(store: priors.PriorStore) -> None:
         for name, flag in _OF_RUN.items():
             if flag.present:
                 raise ValueError(f"--{name} is the run's where there is --workdir; leave it out")
-        run = training.restore(_WORKDIR.value, _AGENT.value, eval_episodes=1)
+        run = training.restore(_WORKDIR.value, _AGENT.value, eval_episodes=1, should_stop=app.never)
         of_run = training.to_settings(training.read_config(pathlib.Path(_WORKDIR.value)))
         settings, build_prompt, seed = of_run.prior, run.scored.build_prompt, of_run.run.seed
         model = priors.CachedModel(settings.model, store, quantize=settings.quantize)

@@ -53,9 +53,7 @@ def fill() -> None:
     # Filled as a run does it, in the same batches, so that a run finds the very same bits.
     with tempfile.TemporaryDirectory() as directory:
         folder = pathlib.Path(directory)
-        known = build.make_priors(
-            settings, env, env_params, folder, read_only=True, examples=examples
-        )
+        known = build.make_priors(settings, env, env_params, folder, True, examples, app.never)
         table = known.scored.load()
         queries = known.model.queries
         known.model.close()

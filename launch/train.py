@@ -5,7 +5,8 @@
 Any field of the configuration can be set on the command line, `--config.agent.alpha=0.1`; the
 fields are listed in `llmprior_jax/settings.py`. A run that was interrupted goes on where it
 stopped when the same command is given again. Ctrl-C and SIGTERM end a run after the segment under
-way, with a checkpoint.
+way, with a checkpoint; while the language model is loaded or asked, within seconds, and what was
+scored is kept.
 
 Several processes train one run together when each is started with this command, on a directory that
 all of them see; `--distributed` finds them under Slurm, Open MPI and on TPUs.
@@ -27,7 +28,8 @@ _WORKDIR = FLAGS.string("workdir", None, "Directory of the run's results.", requ
 _PRIOR = FLAGS.string(
     "prior",
     None,
-    "Language model: tiny, a directory, a GGUF file, or a hub id such as Qwen/Qwen2.5-0.5B.",
+    "Language model: tiny, a directory, a GGUF file, or a hub id such as Qwen/Qwen2.5-0.5B; also "
+    "what GFlan's policy begins as, unless config.policy.model names another.",
 )
 _MESH = FLAGS.string("mesh", None, "Devices, such as data:4,model:2 (config.mesh).")
 _RESUME = FLAGS.boolean(

@@ -30,7 +30,9 @@ _MESH = FLAGS.string(
 
 def main(argv: Sequence[str]) -> None:
     del argv
-    run = training.restore(_WORKDIR.value, _AGENT.value, eval_episodes=1, mesh=_MESH.value)
+    run = training.restore(
+        _WORKDIR.value, _AGENT.value, eval_episodes=1, mesh=_MESH.value, should_stop=app.never
+    )
     num_seeds = training.read_config(pathlib.Path(_WORKDIR.value)).num_seeds
     if _SEED.value >= num_seeds:
         raise ValueError(f"--seed is {_SEED.value}; the run has seeds 0 to {num_seeds - 1}")

@@ -13,5 +13,17 @@ class InterruptedRunError(RuntimeError):
     """Training was asked to stop; the work directory holds all that was learned until then."""
 
 
+class InterruptedScoringError(InterruptedRunError):
+    """Scoring was asked to stop; what was scored until then is kept.
+
+    Attributes:
+      done: how many prompts, from the first one on, can be scored again without the model.
+    """
+
+    def __init__(self, message: str, done: int = 0):
+        super().__init__(message)
+        self.done = done
+
+
 class FirstProcessError(RuntimeError):
     """The first process failed, and says why; this one cannot go on without it."""

@@ -146,7 +146,8 @@ class PriorSettings:
         "propose", the share of sampled answers that mean the action; "imitate", the share of
         demonstrations that show it; one that was registered, or an import path `my_module:make`.
       normalization: how the log-probabilities of an action's tokens become its score, "sum",
-        "token" or "word" (`priors.score_actions`).
+        "token" or "word" (`priors.score_actions`). A configuration that leaves it, the share
+        or the prompt unset has what suits the model; the defaults here are the embedded one's.
       temperature: scores are divided by it before they are normalized.
       uniform_share: for agents that learn Q, the share of the uniform prior mixed in, 0 to 1, as a
         limit to how sure the prior may be (`agents.prior_transforms`).
@@ -235,7 +236,8 @@ class PolicySettings:
     """Agents whose policy is a language model (`agents.gflan_prior`), and their rollouts.
 
     Attributes:
-      model: the policy's language model, which may be another than the prior's.
+      model: the policy's language model, which may be another than the prior's. A configuration
+        that leaves it unset has the prior's.
       lora_rank: rank of the low-rank adaptation that is learned; None is full fine-tuning.
       alpha: price of departing from the prior, reward per nat.
       kl_in: where it is charged, "reward" or "loss".

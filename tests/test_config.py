@@ -10,6 +10,7 @@ import pytest
 
 from llmprior_jax import training
 from llmprior_jax.settings import Settings
+from llmprior_jax.training import config as configs
 from llmprior_jax.training.config import CONFIG_FILE, changes, claim_workdir
 
 OPTIONAL = [
@@ -75,6 +76,38 @@ def test_a_directory_of_before_a_field_has_its_default(tmp_path):
     claim_workdir(tmp_path, config)
 
 
+def test_another_model_than_the_embedded_one_is_asked_in_another_way():
+    config = training.default_config()
+    config.prior.model = "some/model"
+    prior = training.to_settings(config).prior
+    assert (prior.normalization, prior.uniform_share) == ("token", 0.1)
+    config.prior.normalization, config.prior.uniform_share = "sum", 0.0
+    prior = training.to_settings(config).prior
+    assert (prior.normalization, prior.uniform_share) == ("sum", 0.0)
+
+
+def test_the_policy_is_the_model_of_the_prior_unless_it_is_another():
+    config = training.default_config()
+    config.prior.model = "some/model"
+    assert training.to_settings(config).policy.model == "some/model"
+    config.policy.model = "tiny"
+    assert training.to_settings(config).policy.model == "tiny"
+
+
+def test_a_directory_goes_on_by_the_defaults_it_began_with(tmp_path, monkeypatch):
+    config = training.default_config()
+    config.prior.model = "some/model"
+    claim_workdir(tmp_path, config)
+    began = training.read_config(tmp_path)
+    assert (began.prior.normalization, began.policy.model) == ("token", "some/model")
+    monkeypatch.setitem(configs._OTHERS, "normalization", "word")
+    claim_workdir(tmp_path, config)
+    assert training.settled(config, began).prior.normalization == "token"
+    config.prior.normalization = "word"
+    with pytest.raises(training.ConfigMismatchError, match=r"prior\.normalization: 'token'"):
+        claim_workdir(tmp_path, config)
+
+
 def test_settings_cannot_be_changed():
     with pytest.raises(dataclasses.FrozenInstanceError):
         Settings().run.seed = 1
@@ -86,6 +119,7 @@ def test_reading_a_configuration_uses_no_device():
 import jax
 from launch.configs import quickstart
 from llmprior_jax import training
+from llmprior_jax.training import config as configs
 training.to_settings(quickstart.get_config())
 assert not jax._src.xla_bridge._backends, "a backend was started"
 """

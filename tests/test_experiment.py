@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from lock_env import LENGTH, Lock, prior_of
 
-from llmprior_jax import learning, training
+from llmprior_jax import learning, models, training
 from llmprior_jax.priors import TextScores
 from llmprior_jax.priors.sources import cached
 from llmprior_jax.training import build
@@ -131,12 +131,16 @@ def reached(workdir: pathlib.Path, moment: str | int) -> bool:
     return len(read_metrics(workdir / "dqn_prior")) > moment
 
 
+def trained(workdir: pathlib.Path, segments: int) -> bool:
+    """Whether so many segments are over."""
+    return (workdir / "dqn_prior").exists() and reached(workdir, segments)
+
+
 def test_a_run_asked_to_stop_goes_on_later_to_the_same_bits(finished, tmp_path):
-    asked = iter([False, True])
     with pytest.raises(
         training.InterruptedRunError, match="stopped after 320 of 1,600 environment steps"
     ):
-        training.run(small_config(), tmp_path, should_stop=lambda: next(asked))
+        training.run(small_config(), tmp_path, should_stop=lambda: trained(tmp_path, 2))
     assert [record["segment"] for record in read_metrics(tmp_path / "dqn_prior")] == [0, 1, 2]
     training.run(small_config(), tmp_path)
     assert_same_bits(final_state(tmp_path), final_state(finished))
@@ -225,17 +229,20 @@ def test_states_that_cannot_be_listed_are_scored_as_they_are_met(
     env = UnlistedLock()
     asked = []
 
-    def score_texts(lm, prompts, actions):
+    def score_in_passes(lm, prompts, actions):
         asked.extend(prompts)
         prior = prior_of(np.array([int(text.split("wheel ")[1][0]) for text in prompts]), 0.67)
         num_tokens = np.ones(prior.log_probs.shape, np.int32)
-        return TextScores(np.asarray(prior.log_probs), num_tokens, np.asarray(prior.features))
+        scores = TextScores(np.asarray(prior.log_probs), num_tokens, np.asarray(prior.features))
+        yield np.arange(len(prompts)), scores
 
     class Model:
+        config = None
+        tokenizer = models.load_tokenizer("tiny")
         fingerprint = "a lock's"
 
     monkeypatch.setattr(build.envs, "make", lambda name, **kwargs: (env, env.default_params))
-    monkeypatch.setattr(cached, "score_texts", score_texts)
+    monkeypatch.setattr(cached, "score_in_passes", score_in_passes)
     monkeypatch.setattr(cached.models, "load", lambda name, **how: Model)
     config = small_config(agents=("dqn_prior",), num_steps=8000, eval_every=800)
     config.update_from_flattened_dict(

@@ -77,8 +77,11 @@ def run(name, mesh, num_seeds, stop=False):
         "env": "FrozenLake-4x4", "agents": ("dqn_prior",), "mesh": mesh, "num_seeds": num_seeds,
         "num_steps": 320, "eval_every": 160, "eval_episodes": 16, "checkpoint.every": 1,
     }})
+    def a_segment_is_over():
+        return stop and len(read_metrics(root / name / "dqn_prior")) > 1
+
     try:
-        training.run(config, root / name, should_stop=lambda: stop)
+        training.run(config, root / name, should_stop=a_segment_is_over)
     except training.InterruptedRunError:
         assert stop
 

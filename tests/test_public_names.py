@@ -59,7 +59,7 @@ NAMES = {
     """,
     "llmprior_jax.training": """
         Checkpoints Config ConfigMismatchError InterruptedRunError OutOfMemoryError RestoreError
-        SUMMARY_FILE default_config make_agent read_config restore run to_settings
+        SUMMARY_FILE default_config make_agent read_config restore run settled to_settings
     """,
 }
 

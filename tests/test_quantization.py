@@ -81,3 +81,11 @@ def test_a_run_knows_its_8_bits_from_other_weights():
     assert model.fingerprint != as_they_are
     assert model.fingerprint == model.language_model.fingerprint
     assert model.language_model.params["blocks"][0]["mlp"]["up_proj"]["kernel"]["array"]
+
+
+def test_a_policy_that_begins_as_the_prior_is_loaded_once():
+    known = priors.CachedModel("tiny")
+    assert known.load_again("tiny", jnp.float32) is known.language_model
+    assert known.load_again("tiny", jnp.bfloat16) is not known.language_model
+    quantized = priors.CachedModel("tiny", quantize="int8")
+    assert quantized.load_again("tiny", jnp.float32).fingerprint == known.fingerprint

@@ -6,6 +6,7 @@ import pytest
 from lock_env import Lock, LockSource, scored_lock
 
 from llmprior_jax import models
+from llmprior_jax.errors import InterruptedScoringError
 from llmprior_jax.play.row_files import RowFiles
 from llmprior_jax.play.scored_states import ScoredStates
 from llmprior_jax.priors import PriorBatch, prompts
@@ -71,6 +72,24 @@ def test_a_run_that_comes_again_to_the_same_states_finds_its_rows(tmp_path):
     assert_same(loaded(tmp_path), other)
     with pytest.raises(ValueError, match="has 3 rows where 4 are needed"):
         loaded(tmp_path, 4)
+
+
+def test_of_states_that_scoring_is_stopped_in_the_first_ones_are_kept(tmp_path):
+    class Stopped(LockSource):
+        def score(self, prompts):
+            if len(prompts) > 2:
+                raise InterruptedScoringError("stopped", done=2)
+            return super().score(prompts)
+
+    run = loaded(tmp_path, source=Stopped())
+    with pytest.raises(InterruptedScoringError):
+        run.extend(wheels(2, 3, 5, 7))
+    source = LockSource()
+    again = loaded(tmp_path, 2, source=source)
+    again.extend(wheels(2, 3, 5, 7))
+    assert len(source.asked) == 2, "the first two are in the rows"
+    assert np.asarray(again.table.observations)[:6].tolist() == [0, 1, 2, 3, 5, 7]
+    assert_same(loaded(tmp_path), again)
 
 
 def test_rows_of_another_source_are_refused(tmp_path):

@@ -1,12 +1,13 @@
 """Packed scoring against scoring each prompt + action alone with PyTorch.
 
-The reference is written from the definition: tokenize the prompt and the joined text, run the
+The reference is written from the definition: tokenize the prompt and the joined texts, run each
 joined text alone and unpadded through transformers' model, and add up the log-probabilities of the
-tokens that the two do not share.
+tokens after those that the prompt and all of them share.
 """
 
 import dataclasses
 import functools
+import itertools
 import math
 import re
 from unittest import mock
@@ -155,28 +156,27 @@ class Alone:
             self.lead + self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
         )
 
-    def first(self, prompt, action):
-        prompt, joint = self.tokens(prompt), self.tokens(prompt + action)
-        return next(
-            (i for i, (a, b) in enumerate(zip(prompt, joint, strict=False)) if a != b),
-            min(len(prompt), len(joint)),
-        )
+    def first(self, prompt, actions):
+        prompt, *joint = self.tokens(prompt), *(self.tokens(prompt + a) for a in actions)
+        columns = zip(prompt, *joint, strict=False)  # as far as the shortest
+        return len(list(itertools.takewhile(lambda column: len(set(column)) == 1, columns)))
 
     @torch.no_grad()
-    def _pair(self, prompt, action):
-        joint, first = self.tokens(prompt + action), self.first(prompt, action)
+    def _pair(self, prompt, action, first):
+        joint = self.tokens(prompt + action)
         out = self.model(torch.tensor([joint]), output_hidden_states=True)
         log_probs = torch.log_softmax(out.logits[0].double(), -1)
         total = sum(log_probs[i - 1, joint[i]].item() for i in range(first, len(joint)))
         return total, len(joint) - first, out.hidden_states[-1][0, -1].numpy()
 
     def prior(self, prompt, actions, normalization="sum", temperature=1.0):
+        first = self.first(prompt, actions)
         divisor = {
             "sum": lambda action: 1,
-            "token": lambda action: self.pair(prompt, action)[1],
+            "token": lambda action: self.pair(prompt, action, first)[1],
             "word": lambda action: len(action.split()),
         }[normalization]
-        scores = [self.pair(prompt, action)[0] / divisor(action) for action in actions]
+        scores = [self.pair(prompt, action, first)[0] / divisor(action) for action in actions]
         weights = np.exp(np.array(scores) / temperature)
         return np.log(weights / weights.sum())
 
@@ -185,7 +185,8 @@ class Alone:
             n = len(group)
             # Totals reach 82 nats, where neighbors in f32 are 8e-6 apart.
             np.testing.assert_allclose(prior.log_probs[b, :n], self.prior(prompt, group), atol=4e-5)
-            features = [self.pair(prompt, action)[2] for action in group]
+            first = self.first(prompt, group)
+            features = [self.pair(prompt, action, first)[2] for action in group]
             # Two libraries round differently: a few parts in 10^5 of states of size 2.
             np.testing.assert_allclose(prior.features[b, :n], features, atol=4e-5)
             assert np.all(np.isneginf(prior.log_probs[b, n:]))
@@ -329,7 +330,7 @@ def test_a_prompt_without_the_head_is_named(lm):
 # Tokens across the boundary, and around the text.
 
 
-def test_a_token_across_the_boundary_belongs_to_the_action(qwen, merging_tokenizer):
+def test_a_token_across_the_boundary_belongs_to_every_action(qwen, merging_tokenizer):
     model, lm = qwen
     lm = dataclasses.replace(lm, tokenizer=merging_tokenizer)
     alone = Alone(model, merging_tokenizer)
@@ -340,7 +341,7 @@ def test_a_token_across_the_boundary_belongs_to_the_action(qwen, merging_tokeniz
         [" pick up the tomato", " go to the plate", "go"],
     ]
     shared = [
-        len(alone.tokens(prompt)) - alone.first(prompt, action)
+        len(alone.tokens(prompt)) - alone.first(prompt, [action])
         for prompt, group in zip(prompts, actions, strict=True)
         for action in group
     ]
@@ -551,7 +552,7 @@ def test_a_tokenizer_of_another_model_is_refused(lm):
 def test_a_model_that_gives_nan_is_refused(lm):
     params = jax.tree.map(lambda x: x.at[..., :1].set(jnp.nan), lm.params)
     lm = dataclasses.replace(lm, params=params)
-    with pytest.raises(ValueError, match=r"action 0 of prompt 0 .* log-probability nan"):
+    with pytest.raises(ValueError, match=r"action 0 of prompt \d .* log-probability nan"):
         score_in_a_crowd(lm, ["Next:"], [[" go"]])
 
 

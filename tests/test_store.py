@@ -257,17 +257,18 @@ def test_a_locked_store_says_so(store, monkeypatch):
 
 
 class Asked:
-    """Stands in for `score_texts`, and counts."""
+    """Stands in for `score_in_passes`, and counts."""
 
     def __init__(self, monkeypatch):
         self.pairs: list[tuple[str, str]] = []
-        monkeypatch.setattr(scorers, "score_texts", self.score_texts)
+        monkeypatch.setattr(scorers, "score_in_passes", self.score_in_passes)
         monkeypatch.setattr(scorers.models, "load", lambda name, **how: None)
+        monkeypatch.setattr(scorers.language_model, "reads_apart", lambda name: True)
         monkeypatch.setattr(
             scorers.models, "fingerprint", lambda name, **how: f"fingerprint of {name}"
         )
 
-    def score_texts(self, lm, prompts, actions):
+    def score_in_passes(self, lm, prompts, actions):
         A = max(map(len, actions))
         scores = TextScores(
             np.full((len(prompts), A), -np.inf, np.float32),
@@ -278,7 +279,7 @@ class Asked:
             self.pairs += [(prompt, action) for action in group]
             for leaf, values in zip(scores, answers(prompt, group)[1:], strict=True):
                 leaf[b, : len(group)] = values
-        return scores
+        yield np.arange(len(prompts)), scores
 
 
 PROMPTS = [Prompt("one", ("a", "b")), Prompt("two", ("b",)), Prompt("one", ("b", "c", "b"))]

@@ -123,7 +123,7 @@ def test_an_argument_of_an_agent_of_ones_own_that_came_or_went_is_noticed(tmp_pa
 def test_a_configuration_is_read_back_as_it_was(tmp_path):
     config = training.default_config()
     claim_workdir(tmp_path, config)
-    assert training.read_config(tmp_path).to_json() == config.to_json()
+    assert training.read_config(tmp_path).to_json() == training.settled(config).to_json()
 
 
 def test_a_directory_without_a_run_is_refused(tmp_path):

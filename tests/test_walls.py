@@ -14,7 +14,9 @@ ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = "llmprior_jax"
 EQUATIONS = {"posterior", "bellman", "elbo"}
 # What everybody may import.
-LEAVES = EQUATIONS | {"errors", "examples", "files", "progress", "registry", "settings", "types"}
+LEAVES = EQUATIONS | {
+    *("errors", "examples", "files", "progress", "registry", "settings", "stopping", "types"),
+}
 BELOW_PLAY = {"agents", "datasets", "distributed", "envs", "models", "priors"}
 # What each room may import beside the leaves and itself: imports run downward.
 ALLOWED = {

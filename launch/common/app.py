@@ -158,12 +158,29 @@ def run(
         except MISTAKES as error:
             sys.exit(f"error: {error}")
         except InterruptedRunError as interruption:
-            print(interruption, file=sys.stderr)
-            sys.exit(_INTERRUPTED)
+            _end(str(interruption))
+        except KeyboardInterrupt:
+            _end("\nstopped; the same command begins again, with what was scored until now")
 
     set_up()
     doc = (sys.modules[main.__module__].__doc__ or "").strip()
     app.run(guarded, flags_parser=functools.partial(_parse_flags, own=own, doc=doc))
+
+
+def never() -> bool:
+    """Says no, to who asks whether to stop: in a command that Ctrl-C and SIGTERM end at once.
+
+    What asks is interrupted all the same, and keeps what it did (`llmprior_jax.stopping`).
+    """
+    return False
+
+
+def _end(why: str) -> None:
+    """Ends an interrupted command, without waiting for what a device may be at."""
+    print(why, file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(_INTERRUPTED)
 
 
 def find_config(value: str) -> str:

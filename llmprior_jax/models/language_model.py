@@ -12,6 +12,7 @@ from flax import nnx
 
 from llmprior_jax.models import architectures, checkpoint
 from llmprior_jax.models.config import DecoderConfig
+from llmprior_jax.models.encoder_decoder import EncoderDecoder
 from llmprior_jax.models.formats import hf_directory, places
 
 # Importing transformers takes seconds, and it imports torch where torch is installed. Only who
@@ -210,6 +211,21 @@ def load_tokenizer(path_or_hub_id: str | Path) -> PreTrainedTokenizerFast:
     return places.open_checkpoint(
         places.find(path_or_hub_id, files, weights=False)
     ).load_tokenizer()
+
+
+def reads_apart(path_or_hub_id: str | Path) -> bool:
+    """Whether the model that `load` would give is an encoder-decoder, found without its weights.
+
+    An encoder-decoder reads a prompt apart from its answers.
+
+    Raises:
+      CheckpointError: there is no such checkpoint.
+    """
+    files = (hf_directory.CONFIG,)
+    found = places.open_checkpoint(places.find(path_or_hub_id, files, weights=False))
+    fields = found.read_fields([]) or {}
+    architecture = architectures.LANGUAGE_MODELS.get(str(fields.get("model_type")))
+    return architecture is not None and architecture.module is EncoderDecoder
 
 
 def _default_dtype() -> Any:

@@ -14,6 +14,7 @@ import numpy as np
 
 from llmprior_jax.distributed.processes import fetch
 from llmprior_jax.envs import TextEnvironment
+from llmprior_jax.errors import InterruptedScoringError
 from llmprior_jax.play.row_files import RowFiles, Rows, of_first
 from llmprior_jax.play.stepping import Missing
 from llmprior_jax.priors import table as tables
@@ -128,14 +129,27 @@ class ScoredStates:
         new = tables.without_duplicates(
             observations[tables.find_rows(self.table, observations) < 0]
         )
-        for start in range(0, len(new), _STATES_AT_ONCE):
-            some = new[start : start + _STATES_AT_ONCE]
+        while len(new):
+            some = new[:_STATES_AT_ONCE]
             size = int(self.table.size)
-            # A run that was killed comes here again, with the same states.
+            # A run that was killed, or stopped, comes here again, with the same states.
             rows = self._files.appended(size)
-            if rows is None or not np.array_equal(rows.observations, some):
-                rows = self._files.append(size, self._whitened(some, *self._score(some)))
+            if rows is None or not _begins_with(some, rows.observations):
+                rows = self._append(size, some)
             self._table = _insert(self.table, rows)
+            new = new[len(rows.observations) :]
+
+    def _append(self, size: int, observations: np.ndarray) -> Rows:
+        """Scores states and keeps them as rows; of those it is stopped in, the first ones."""
+        try:
+            return self._files.append(
+                size, self._whitened(observations, *self._score(observations))
+            )
+        except InterruptedScoringError as stopped:
+            some = observations[: stopped.done]
+            if len(some):
+                self._files.append(size, self._whitened(some, *self._score(some)))
+            raise
 
     def fill(self, missing: Missing) -> bool:
         """Adds the states that environments stalled for; says whether there were any."""
@@ -221,6 +235,10 @@ class ScoredStates:
             self._whiten = self._files.read_whitening(lambda: self.source.identity)
         is_action = np.isfinite(log_probs)[..., None]
         return Rows(observations, log_probs, np.where(is_action, self._whiten(features), 0.0))
+
+
+def _begins_with(observations: np.ndarray, first: np.ndarray) -> bool:
+    return np.array_equal(observations[: len(first)], first)
 
 
 def _insert(table: PriorTable, rows: Rows) -> PriorTable:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from llmprior_jax.models import TextEncoder
+from llmprior_jax.priors.tokens import visible
 
 
 def encode_actions(
@@ -41,7 +42,10 @@ def encode_actions(
             f"{len(prompts)} prompts and {len(actions)} lists of actions; every prompt needs one"
         )
     places = [(b, a) for b, group in enumerate(actions) for a in range(len(group))]
-    vectors = encoder.encode([prompts[b] for b, _ in places], [actions[b][a] for b, a in places])
+    # Marks are for the special tokens of a language model; a text encoder has others.
+    vectors = encoder.encode(
+        [visible(prompts[b]) for b, _ in places], [visible(actions[b][a]) for b, a in places]
+    )
     A = max(map(len, actions), default=0)
     features = np.zeros((len(prompts), A, encoder.config.hidden_size), np.float32)
     for (b, a), vector in zip(places, np.asarray(vectors), strict=True):

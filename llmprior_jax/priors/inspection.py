@@ -40,7 +40,7 @@ class Inspection(NamedTuple):
 
     Attributes:
       prompt: the texts of the prompt's tokens, special ones included; where the first token of an
-        action spans the end of the prompt, that end belongs to the action.
+        action spans the end of the prompt, that end belongs to every action.
       actions: the tokens of each action.
     """
 

@@ -12,6 +12,7 @@ from llmprior_jax.training.config import (
     ConfigMismatchError,
     default_config,
     read_config,
+    settled,
     to_settings,
 )
 from llmprior_jax.training.experiment import SUMMARY_FILE, restore, run
@@ -29,5 +30,6 @@ __all__ = [
     "read_config",
     "restore",
     "run",
+    "settled",
     "to_settings",
 ]

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from llmprior_jax import agents, datasets, envs, models, priors
+from llmprior_jax import agents, datasets, envs, priors
 from llmprior_jax.datasets import Dataset
 from llmprior_jax.distributed.mesh import make_mesh, share_environments
 from llmprior_jax.distributed.seeds import over_seeds
@@ -137,6 +137,7 @@ def make_priors(
     directory: pathlib.Path,
     read_only: bool = False,
     examples: Sequence[Example] = (),
+    should_stop: Callable[[], bool] | None = None,
 ) -> Priors:
     """Where the priors of an environment's states come from. Nothing is loaded or scored yet.
 
@@ -147,12 +148,13 @@ def make_priors(
       directory: holds the rows of the table.
       read_only: leave the directory as it is.
       examples: what the prompt "few_shot" shows.
+      should_stop: asked while the model is loaded and asked (`priors.CachedModel`).
 
     Raises:
       StoreError: the store cannot be used.
       FileNotFoundError, ValueError: see `priors.make_source`.
     """
-    model = make_model(settings)
+    model = make_model(settings, should_stop)
     build = make_builder(settings.prior, examples, lambda: model.tokenizer)
     source = priors.make_source(
         SourceContext(model, settings.prior, build, history(settings), settings.run.seed)
@@ -171,8 +173,12 @@ def make_priors(
     return Priors(model, build, scored, examples)
 
 
-def make_model(settings: Settings) -> CachedModel:
+def make_model(settings: Settings, should_stop: Callable[[], bool] | None = None) -> CachedModel:
     """The language model of the prior, with the store of what it said.
+
+    Args:
+      settings: all of them.
+      should_stop: asked while the model is loaded and asked (`priors.CachedModel`).
 
     Raises:
       StoreError: the store cannot be used.
@@ -183,7 +189,7 @@ def make_model(settings: Settings) -> CachedModel:
     no_mesh = settings.run.mesh is None
     if no_mesh and jax.default_backend() == "cpu" and jax.process_count() == 1:
         mesh = None  # One device of a CPU computes on all of its cores.
-    return CachedModel(prior.model, store, mesh, prior.features, prior.quantize)
+    return CachedModel(prior.model, store, mesh, prior.features, prior.quantize, should_stop)
 
 
 def make_run(
@@ -293,7 +299,7 @@ def _make_policy_run(
 ) -> PolicyRun:
     policy = settings.policy
     # bfloat16 would round small updates away.
-    lm = models.load(policy.model, jnp.float32)
+    lm = known.model.load_again(policy.model, jnp.float32)
     agent, model = build_policy(name, lm, env.num_actions, policy, settings.prior)
     count = functools.partial(count_tokens, lm.tokenizer)
     context = lm.config.max_position_embeddings

@@ -23,6 +23,11 @@ CONFIG_FILE = "config.json"
 _AT_TOP = ("environment", "run")
 # Fields that only a part of one's own has.
 _EXTRA = "extra"
+# How a language model is best asked, where a configuration leaves that to the model. The embedded
+# model was made for its prompt; any other is too sure of itself, and likes short texts too much.
+_EMBEDDED_MODEL = "tiny"
+_EMBEDDED = {"normalization": "sum", "uniform_share": 0.0, "prompt": "plain"}
+_OTHERS = {"normalization": "token", "uniform_share": 0.1, "prompt": "plain"}
 # Fields that change where and how a run computes, and not what.
 _SAME_RESULTS = ("mesh", "prior.store", "wandb_project")
 
@@ -43,6 +48,10 @@ def default_config() -> Config:
     setting one is an error. Fields that may be left unset are None; on a command line, where None
     cannot be written, 0 and the empty text stand for it.
 
+    Some fields are None because their default depends on the language model: how it is asked
+    (`prior.normalization`, `prior.uniform_share`, `prior.prompt`), and the policy's, which is the
+    prior's (`policy.model`). `settled` says what that comes to, and work directories record it.
+
     Examples:
       >>> config = training.default_config()
       >>> config.agent.alpha = 0.1
@@ -54,7 +63,52 @@ def default_config() -> Config:
     config.lock()
     for part in (config.prior, config.agent, config.policy):
         part[_EXTRA].unlock()
+    with config.ignore_type():
+        for name in _EMBEDDED:
+            kind = type(_EMBEDDED[name])
+            config.prior[name] = config_dict.placeholder(kind)
+        config.policy.model = config_dict.placeholder(str)
     return config
+
+
+def settled(config: Config, recorded: Config | None = None) -> Config:
+    """A copy in which nothing is left to the language model.
+
+    Examples:
+      >>> config = training.default_config()
+      >>> training.settled(config).prior.normalization
+      'sum'
+      >>> config.prior.model = "Qwen/Qwen2.5-0.5B"
+      >>> training.settled(config).prior.normalization, training.settled(config).policy.model
+      ('token', 'Qwen/Qwen2.5-0.5B')
+
+    Args:
+      config: the configuration.
+      recorded: that of a work directory, whose values stand before those that are the default
+        today: so a run goes on as it began.
+    """
+    fields = config.to_dict()
+    _settle(fields, None if recorded is None else recorded.to_dict())
+    copy: Config = config.copy_and_resolve_references()
+    for part, names in (("prior", tuple(_EMBEDDED)), ("policy", ("model",))):
+        for name in names:
+            copy[part][name] = fields[part][name]
+    return copy
+
+
+def _settle(fields: dict[str, Any], recorded: dict[str, Any] | None = None) -> None:
+    """Fills in what depends on the language model (in place)."""
+    prior, policy = fields["prior"], fields["policy"]
+    if recorded is not None:
+        for part, names in ((prior, tuple(_EMBEDDED)), (policy, ("model",))):
+            theirs = recorded["prior" if part is prior else "policy"]
+            for name in names:
+                part[name] = theirs[name] if part[name] in (None, "") else part[name]
+    # Demonstrations are counted, whatever the model.
+    own = prior["model"] == _EMBEDDED_MODEL or prior["method"] == "imitate"
+    for name, value in (_EMBEDDED if own else _OTHERS).items():
+        prior[name] = value if prior[name] in (None, "") else prior[name]
+    policy["model"] = policy["model"] or prior["model"]
 
 
 def to_settings(config: Config) -> Settings:
@@ -66,7 +120,9 @@ def to_settings(config: Config) -> Settings:
       >>> training.to_settings(config).offline.size is None
       True
     """
-    return _read(Settings, config.to_dict())
+    fields = config.to_dict()
+    _settle(fields)
+    return _read(Settings, fields)
 
 
 def _fields(part: Any) -> dict[str, Any]:
@@ -119,7 +175,8 @@ def check_workdir(workdir: pathlib.Path, config: Config) -> None:
     """
     if not (workdir / CONFIG_FILE).exists():
         return
-    theirs, ours = flat(to_settings(read_config(workdir))), flat(to_settings(config))
+    recorded = read_config(workdir)
+    theirs, ours = flat(to_settings(recorded)), flat(to_settings(settled(config, recorded)))
     differences = [
         f"  {name}: {theirs.get(name, 'not there')!r} in the directory, "
         f"{ours.get(name, 'not there')!r} now"
@@ -144,7 +201,8 @@ def claim_workdir(workdir: pathlib.Path, config: Config) -> None:
     path = workdir / CONFIG_FILE
     if not path.exists():
         workdir.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(json.loads(config.to_json()), indent=2) + "\n")
+        content = json.loads(settled(config).to_json())
+        write_atomically(path, json.dumps(content, indent=2) + "\n")
 
 
 def read_config(workdir: pathlib.Path) -> Config:
@@ -163,8 +221,18 @@ def read_config(workdir: pathlib.Path) -> Config:
     path = workdir / CONFIG_FILE
     if not path.exists():
         raise FileNotFoundError(f"{workdir} holds no run: there is no {CONFIG_FILE} in it")
+    return parse_config(path.read_bytes(), path)
+
+
+def parse_config(content: bytes, path: pathlib.Path) -> Config:
+    """The configuration that a work directory's file holds; see `read_config`.
+
+    Args:
+      content: of the file.
+      path: of the file, to name it.
+    """
     try:
-        said = ConfigDict(json.loads(path.read_text()))
+        said = ConfigDict(json.loads(content))
         # Made anew, because JSON has lists for tuples, and a `ConfigDict` keeps the types it has.
         config = ConfigDict(json.loads(default_config().to_json()))
         config.update(said)

@@ -36,7 +36,9 @@ from llmprior_jax.training.config import (
     Config,
     check_workdir,
     claim_workdir,
+    parse_config,
     read_config,
+    settled,
     step_unit,
     to_settings,
 )
@@ -58,7 +60,7 @@ def run(
     config: Config,
     workdir: str | pathlib.Path,
     resume: bool = True,
-    should_stop: Callable[[], bool] = lambda: False,
+    should_stop: Callable[[], bool] | None = None,
 ) -> dict[str, Any]:
     """Trains and evaluates the agents of a configuration.
 
@@ -76,7 +78,9 @@ def run(
       workdir: directory of the run; made if need be.
       resume: go on from what the directory holds; otherwise start again in it, losing its results.
       should_stop: asked after every segment; once it says yes, a checkpoint is written and training
-        ends with `InterruptedRunError`.
+        ends with `InterruptedRunError`. It is also asked all the time while the language model is
+        loaded and asked: that ends at once, what was scored is kept, and the agent goes on from its
+        last checkpoint. None: nobody is asked.
 
     Returns:
       For each agent what `summary.summarize` gives. The same is in `summary.json`; learning curves
@@ -93,12 +97,20 @@ def run(
     from llmprior_jax.training import build, validation
 
     workdir = pathlib.Path(workdir)
+    config = _settled(config, workdir if resume else None)
     settings = to_settings(config)
     validation.validate(settings)
     env, env_params = build.make_environment(settings)
     dataset = build.read_dataset(settings)
     shown = make_examples(settings, env, workdir if resume else None)
-    priors = build.make_priors(settings, env, env_params, workdir / _PRIOR_TABLE, examples=shown)
+    priors = build.make_priors(
+        settings,
+        env,
+        env_params,
+        workdir / _PRIOR_TABLE,
+        examples=shown,
+        should_stop=should_stop,
+    )
     # All that can be wrong with what was given shows before anything is written or removed.
     if resume:
         in_first(lambda: check_workdir(workdir, config))
@@ -127,7 +139,11 @@ def run(
 
 
 def restore(
-    workdir: str | pathlib.Path, name: str, eval_episodes: int, mesh: str | None = None
+    workdir: str | pathlib.Path,
+    name: str,
+    eval_episodes: int,
+    mesh: str | None = None,
+    should_stop: Callable[[], bool] | None = None,
 ) -> "Run":
     """Restores an agent of a finished or interrupted run, to evaluate it.
 
@@ -142,6 +158,7 @@ def restore(
       eval_episodes: episodes per seed that `Run.evaluate` will take.
       mesh: the devices, see `distributed.make_mesh`; by default those that the run was trained on
         where there are so many, and otherwise as many as divide the seeds.
+      should_stop: asked while the language model is loaded and asked (`priors.CachedModel`).
 
     Raises:
       FileNotFoundError: the directory holds no run, or no checkpoint of the agent.
@@ -157,7 +174,9 @@ def restore(
     settings = _for_evaluation(settings, eval_episodes, mesh)
     env, env_params = build.make_environment(settings)
     shown = make_examples(settings, env, workdir)
-    priors = build.make_priors(settings, env, env_params, workdir / _PRIOR_TABLE, True, shown)
+    priors = build.make_priors(
+        settings, env, env_params, workdir / _PRIOR_TABLE, True, shown, should_stop
+    )
     run = build.make_run(name, settings, env, env_params, priors, build.read_dataset(settings))
     directory = workdir / name / "checkpoints"
     if not directory.exists():
@@ -168,6 +187,16 @@ def restore(
         raise FileNotFoundError(f"{workdir} has no checkpoint of {name} yet")
     _go_back(run, *restored, directory)
     return run
+
+
+def _settled(config: Config, workdir: pathlib.Path | None) -> Config:
+    """What a run trains by, which is what its directory recorded where nothing else is said."""
+
+    if workdir is None:
+        return settled(config)
+    path = workdir / CONFIG_FILE
+    content = from_first(lambda: path.read_bytes() if path.exists() else b"")
+    return settled(config, parse_config(content, path) if content else None)
 
 
 def make_examples(
@@ -301,7 +330,7 @@ def _train(
     model: "CachedModel",
     settings: Settings,
     directory: pathlib.Path,
-    should_stop: Callable[[], bool],
+    should_stop: Callable[[], bool] | None,
 ) -> None:
     """Trains one agent to the end, or goes on with it."""
     with Checkpoints(directory / "checkpoints", settings.checkpoint.keep) as checkpoints:
@@ -338,7 +367,10 @@ def _train(
                 checkpoints.wait()
             while run.steps < run.num_steps:
                 record(run.train() | run.evaluate())
-                done, stop = run.steps >= run.num_steps, in_any(should_stop())
+                done, stop = (
+                    run.steps >= run.num_steps,
+                    in_any(should_stop is not None and should_stop()),
+                )
                 if run.segments % settings.checkpoint.every == 0 or done or stop:
                     checkpoints.save(run.segments, run.state, run.meta())
                 if stop and not done:

@@ -25,7 +25,7 @@ from llmprior_jax.distributed import data_parallel
 from llmprior_jax.models import EncoderDecoder, EncoderDecoderConfig, KVCache, LanguageModel
 from llmprior_jax.models.encoder_decoder import AnswerCache
 from llmprior_jax.priors.scoring.packing import bucket
-from llmprior_jax.priors.tokens import encode, leading_special_tokens
+from llmprior_jax.priors.tokens import encode_from_start, encode_whole
 
 # Answers that grow together, and tokens of prompts that are read together: enough to keep the
 # matrix units busy, few enough that logits and activations stay small beside the parameters.
@@ -396,11 +396,10 @@ def _tokenize(lm: LanguageModel, prompts: Sequence[str], max_new_tokens: int) ->
     context = lm.config.max_position_embeddings
     if isinstance(lm.config, EncoderDecoderConfig):
         # Prompt and answer are texts of their own; so that the answer has room, too.
-        read = lm.tokenizer(list(prompts), verbose=False)["input_ids"] if prompts else []
-        texts = [np.asarray(ids, np.int32) for ids in read]
+        read = encode_whole(lm.tokenizer, prompts)
     else:
-        lead = leading_special_tokens(lm.tokenizer)
-        texts = [np.asarray(lead + ids, np.int32) for ids in encode(lm.tokenizer, prompts)]
+        read = encode_from_start(lm.tokenizer, prompts)
+    texts = [np.asarray(ids, np.int32) for ids in read]
     for b, text in enumerate(texts):
         if len(text) == 0:
             raise ValueError(f"prompt {b} makes no token; begin it with some text")

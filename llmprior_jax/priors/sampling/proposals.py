@@ -28,6 +28,7 @@ from llmprior_jax.priors.sampling.generation import (
     generate,
     prompt_keys,
 )
+from llmprior_jax.priors.tokens import literal, visible
 
 EXACT, MENTION, OVERLAP, NO_MATCH = "exact", "mention", "overlap", "no_match"
 _RULES: tuple[str, ...] = (EXACT, MENTION, OVERLAP, NO_MATCH)
@@ -146,7 +147,10 @@ def propose(
     thinking = [b for b, prompt in enumerate(prompts) if prompt.after_thought is not None]
     if thinking:
         for b in thinking:
-            thoughts[b] = answers[b]
+            # What a model writes out in letters is text, too.
+            thoughts[b] = [
+                thought._replace(text=literal(lm.tokenizer, thought.text)) for thought in answers[b]
+            ]
         # After its thought every sample has a prompt of its own, and so needs a key of its own.
         acting = [
             prompts[b].with_thought(collapse(thought.text)).text
@@ -288,7 +292,7 @@ def check_estimate(no_match: str, pseudo_count: float) -> None:
 
 def words(text: str) -> tuple[str, ...]:
     """The words of a text, without case and punctuation."""
-    folded = unicodedata.normalize("NFKC", text).casefold()
+    folded = unicodedata.normalize("NFKC", visible(text)).casefold()
     return tuple(re.findall(r"\w+", folded))
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from llmprior_jax.models import EncoderDecoderConfig
 from llmprior_jax.priors.scoring import packing
-from llmprior_jax.priors.tokens import check_known, encode
+from llmprior_jax.priors.tokens import check_known, encode, encode_whole, visible
 
 
 def tokenize(
@@ -40,7 +40,7 @@ def tokenize(
     Raises:
       ValueError: a text is too long, makes no token, or has a token that the model does not know.
     """
-    encoded = tokenizer(list(prompts), verbose=False)["input_ids"] if prompts else []
+    encoded = encode_whole(tokenizer, prompts)
     answers = iter(encode(tokenizer, [action for group in actions for action in group]))
     states = []
     for b, group in enumerate(actions):
@@ -48,7 +48,7 @@ def tokenize(
         tokens = []
         for a, action in enumerate(group):
             answer = next(answers)
-            _check(answer, config, f"action {a} of prompt {b} ({action!r})", "decoder")
+            _check(answer, config, f"action {a} of prompt {b} ({visible(action)!r})", "decoder")
             tokens.append(np.asarray([config.decoder_start_token_id, *answer], np.int32))
         states.append(
             packing.Sequences(tokens, [1] * len(tokens), np.asarray(encoded[b], np.int32))

@@ -11,16 +11,18 @@ beginning is computed twice (`packing`). `score` and `score_actions` are its fac
 
 Which tokens are the action's. Tokenizers may merge the end of a prompt with the beginning of an
 action, so the text is tokenized as it stands, `prompt + action`, with the tokenizer's leading
-special tokens (Llama's BOS) and without its trailing ones. The action's tokens are those after the
-longest common beginning with the tokens of the prompt alone. Mostly that is the whole prompt; where
-a token spans the boundary, it is the action's. So an action's score depends on its prompt and its
-own text, and on nothing else in the list or the batch. An encoder-decoder reads the two apart; see
-`encoder_decoder`.
+special tokens (Llama's BOS, unless the prompt has it already) and without its trailing ones. All
+actions of a list are counted from one point of the text: the last one up to which the tokens of the
+prompt and of every prompt + action agree (`tokens.align`). Mostly that is the end of the prompt;
+where a token of some action spans the end, what that token swallows counts for all of them. So an
+action's score depends on its prompt, its own text and that point, and on nothing else in the list
+or the batch. An encoder-decoder reads the two apart; see `encoder_decoder`.
 """
 
+import collections
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -31,7 +33,7 @@ from flax import nnx
 from llmprior_jax.distributed import data_parallel
 from llmprior_jax.models import DecoderConfig, EncoderDecoderConfig, KVCache, LanguageModel
 from llmprior_jax.priors.scoring import encoder_decoder, packing, shared_prefix
-from llmprior_jax.priors.tokens import check_known, encode, leading_special_tokens
+from llmprior_jax.priors.tokens import align, check_known, encode_from_start, visible
 from llmprior_jax.registry import unknown
 from llmprior_jax.types import ActionPrior
 
@@ -41,6 +43,9 @@ NORMALIZATIONS = ("sum", "token", "word")
 # that logits stay small (32 positions of a vocabulary of 150,000 in f32 are 19 MB) and that little
 # is computed beyond the last one.
 _QUERIES_AT_ONCE = 32
+# Passes that the device has before it while the host waits for the first: enough that it never
+# waits, few enough that little is lost when scoring is stopped.
+_PASSES_UNDER_WAY = 2
 
 
 def score_actions(
@@ -149,6 +154,10 @@ def score_texts(
 ) -> TextScores:
     """Scores each action by itself: what `normalize` makes a prior of, and what is worth keeping.
 
+    All actions of a list are counted from one point of the text, the end of the prompt or, where a
+    token of one of them spans that, before. A list that `tokens.align` gave is counted from the end
+    of its prompt, whatever else is in the list.
+
     Examples:
       >>> prompts, actions = ["Task: wash the cup. Do:"], [[" go to the sink", " wait"]]
       >>> scores = priors.score_texts(models.load("tiny"), prompts, actions, with_features=False)
@@ -160,38 +169,81 @@ def score_texts(
     Args:
       with_features: whether hidden states are wanted, too.
     """
-    _check(prompts, actions, head)
-    states = tokenize(lm, prompts, actions)
-    length = _head_length(lm, states, head)
-    cache = shared_prefix.read(lm, states[0].tokens[0][:length]) if length else None
-
-    # Dispatch is asynchronous: while the device works on a pass, the host packs the next.
-    places, results = [], []
-    for group in data_parallel.groups(
-        packing.passes(shared_prefix.without(states, length) if length else states), lm.mesh
-    ):
-        passes = [texts.packed for texts in group]
-        log_probs, features = data_parallel.run(score_packed, lm, passes, cache)
-        places.append([texts.places for texts in group])
-        results.append((log_probs, features) if with_features else (log_probs,))
-
     B, A = len(prompts), max(map(len, actions), default=0)
     scores = TextScores(
         log_probs=np.full((B, A), -np.inf, np.float32),
         num_tokens=np.zeros((B, A), np.int32),
         features=np.zeros((B, A, lm.config.hidden_size if with_features else 0), np.float32),
     )
-    for group, result in zip(places, jax.device_get(results), strict=True):
-        for row, place in enumerate(group):
-            b, a, slot = place.T
-            scores.log_probs[b, a] = result[0][row][slot]
-            if with_features:
-                scores.features[b, a] = result[1][row][slot]
-    for b, state in enumerate(states):
-        for a, (text, first) in enumerate(zip(state.tokens, state.first, strict=True)):
-            scores.num_tokens[b, a] = len(text) - first
-    _check_finite(scores.log_probs, actions)
+    for done, part in score_in_passes(lm, prompts, actions, with_features, head):
+        for whole, some in zip(scores, part, strict=True):
+            whole[done, : some.shape[1]] = some
     return scores
+
+
+def score_in_passes(
+    lm: LanguageModel,
+    prompts: Sequence[str],
+    actions: Sequence[Sequence[str]],
+    with_features: bool = True,
+    head: str | None = None,
+) -> Iterator[tuple[np.ndarray, TextScores]]:
+    """`score_texts` pass by pass, for who keeps what is done before all is.
+
+    The arguments are those of `score_texts`, as are the errors.
+
+    Yields:
+      Which prompts are done, i32[b], and the scores of their actions [b, A]; each prompt once.
+    """
+    _check(prompts, actions, head)
+    states = tokenize(lm, prompts, actions)
+    length = _head_length(lm, states, head)
+    cache = shared_prefix.read(lm, states[0].tokens[0][:length]) if length else None
+
+    # Dispatch is asynchronous: while the device works on a pass, the host packs the next.
+    under_way: collections.deque[tuple[list[np.ndarray], Any]] = collections.deque()
+    for group in data_parallel.groups(
+        packing.passes(shared_prefix.without(states, length) if length else states), lm.mesh
+    ):
+        passes = [texts.packed for texts in group]
+        log_probs, features = data_parallel.run(score_packed, lm, passes, cache)
+        places = [texts.places for texts in group]
+        under_way.append((places, (log_probs, features) if with_features else (log_probs,)))
+        if len(under_way) > _PASSES_UNDER_WAY:
+            yield _gather(lm, states, actions, *under_way.popleft())
+    for each in under_way:
+        yield _gather(lm, states, actions, *each)
+
+
+def _gather(
+    lm: LanguageModel,
+    states: Sequence[packing.Sequences],
+    actions: Sequence[Sequence[str]],
+    places: list[np.ndarray],
+    results: Any,
+) -> tuple[np.ndarray, TextScores]:
+    """The prompts of one group of passes and their scores, from what the device made of it."""
+    done = np.unique(np.concatenate([place[:, 0] for place in places]))
+    numbers: list[int] = done.tolist()
+    A = max(len(actions[b]) for b in numbers)
+    log_probs, *features = jax.device_get(results)
+    width = lm.config.hidden_size if features else 0
+    scores = TextScores(
+        log_probs=np.full((len(done), A), -np.inf, np.float32),
+        num_tokens=np.zeros((len(done), A), np.int32),
+        features=np.zeros((len(done), A, width), np.float32),
+    )
+    for row, place in enumerate(places):
+        b, a, slot = place.T
+        at = np.searchsorted(done, b)
+        scores.log_probs[at, a] = log_probs[row][slot]
+        if features:
+            scores.features[at, a] = features[0][row][slot]
+    for row, b in enumerate(numbers):
+        for a, (text, first) in enumerate(zip(states[b].tokens, states[b].first, strict=True)):
+            scores.num_tokens[row, a] = len(text) - first
+        _check_finite(scores.log_probs[row], actions[b], b)
+    return done, scores
 
 
 def normalize(
@@ -322,38 +374,35 @@ def _token_log_probs(model: Any, hidden: jax.Array, packed: packing.Packed) -> j
     return log_probs
 
 
-def _check_finite(log_probs: np.ndarray, actions: Sequence[Sequence[str]]) -> None:
-    for b, texts in enumerate(actions):
-        bad = np.flatnonzero(~np.isfinite(log_probs[b, : len(texts)]))
-        if len(bad):
-            raise ValueError(
-                f"action {bad[0]} of prompt {b} ({texts[bad[0]]!r}) has log-probability "
-                f"{log_probs[b, bad[0]]}; look at the language model's weights, or load it in "
-                "float32"
-            )
+def _check_finite(log_probs: np.ndarray, actions: Sequence[str], b: int) -> None:
+    bad = np.flatnonzero(~np.isfinite(log_probs[: len(actions)])).tolist()
+    if bad:
+        raise ValueError(
+            f"action {bad[0]} of prompt {b} ({visible(actions[bad[0]])!r}) has log-probability "
+            f"{log_probs[bad[0]]}; look at the language model's weights, or load it in float32"
+        )
 
 
 def tokenize(
     lm: LanguageModel, prompts: Sequence[str], actions: Sequence[Sequence[str]]
 ) -> list[packing.Sequences]:
-    """Token ids of every `prompt + action`, and where in them the action begins."""
+    """Token ids of every `prompt + action`, and where in them the actions of the list begin."""
     if isinstance(lm.config, EncoderDecoderConfig):
         return encoder_decoder.tokenize(lm.tokenizer, lm.config, prompts, actions)
-    lead = leading_special_tokens(lm.tokenizer)
-    texts = [
-        prompt + action
-        for prompt, group in zip(prompts, actions, strict=True)
-        for action in ("", *group)
-    ]
-    encoded = iter(encode(lm.tokenizer, texts))
+    texts: list[str] = []
+    for prompt, group in zip(prompts, actions, strict=True):
+        begun, rest = align(lm.tokenizer, prompt, group)
+        texts += [begun, *(begun + action for action in rest)]
+    encoded = iter(encode_from_start(lm.tokenizer, texts))
     states = []
     for b, group in enumerate(actions):
-        prompt = np.asarray(lead + next(encoded), np.int32)
-        tokens = [np.asarray(lead + next(encoded), np.int32) for _ in group]
-        first = [packing.common_prefix(prompt, text) for text in tokens]
-        for a, (text, k) in enumerate(zip(tokens, first, strict=True)):
-            _check_tokens(text, k, lm.config, f"action {a} of prompt {b} ({group[a]!r})")
-        states.append(packing.Sequences(tokens, first))
+        prompt = np.asarray(next(encoded), np.int32)
+        tokens = [np.asarray(next(encoded), np.int32) for _ in group]
+        first = min(packing.common_prefix(prompt, text) for text in tokens)
+        for a, text in enumerate(tokens):
+            where = f"action {a} of prompt {b} ({visible(group[a])!r})"
+            _check_tokens(text, first, lm.config, where)
+        states.append(packing.Sequences(tokens, [first] * len(tokens)))
     return states
 
 
@@ -382,8 +431,8 @@ def _head_length(lm: LanguageModel, states: Sequence[packing.Sequences], head: s
         return 0
     if head is None:
         return shared_prefix.find(states)
-    (tokens,) = encode(lm.tokenizer, [head])
-    tokens = np.asarray(leading_special_tokens(lm.tokenizer) + tokens, np.int32)
+    (tokens,) = encode_from_start(lm.tokenizer, [head])
+    tokens = np.asarray(tokens, np.int32)
     # The last token of the head may be another one in a text that goes on.
     shared = min(packing.common_prefix(tokens, text) for state in states for text in state.tokens)
     return shared_prefix.longest_possible(states, shared)

@@ -3,30 +3,41 @@
 The model is loaded only when there is something to ask, or to fit a history into its context: a run
 without histories whose prompts are all in the store never loads it. Prompts are asked in batches
 that are made up before the store is looked into: what is computed then has the same bits with a
-store as without.
+store as without. Only where scoring was stopped amid a batch, the rest of it is asked apart, and
+sums are rounded in another order (1e-6 of a log-probability).
+
+An answer is known by a prompt and an action, whatever list the action comes in. So a prompt is
+asked as `tokens.align` leaves it, without the end that tokens of its actions swallow.
 """
 
 import functools
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
-from llmprior_jax import models, progress
+from llmprior_jax import models, progress, stopping
+from llmprior_jax.errors import InterruptedRunError, InterruptedScoringError
+from llmprior_jax.models import language_model
 from llmprior_jax.priors.features import encode_actions
 from llmprior_jax.priors.prompts import Prompt, room_for
 from llmprior_jax.priors.sampling.generation import Sampling
 from llmprior_jax.priors.sampling.proposals import Proposals, propose
-from llmprior_jax.priors.scoring.score import TextScores, score_texts
+from llmprior_jax.priors.scoring.score import TextScores, score_in_passes
 from llmprior_jax.priors.store import PriorStore, StoredScores, StoreError
-from llmprior_jax.priors.tokens import count_tokens
+from llmprior_jax.priors.tokens import align, begins_plainly, count_tokens
 
 HIDDEN = "hidden"
 _PROMPTS_PER_BATCH = 32
 _PATIENCE = 0.5  # seconds; what takes less needs no bar
+
+_Result = TypeVar("_Result")
+# A prompt's text and one list of its actions.
+_List = tuple[str, tuple[str, ...]]
 
 
 class Queries(NamedTuple):
@@ -76,6 +87,7 @@ class CachedModel:
         mesh: jax.sharding.Mesh | None = None,
         features: str = HIDDEN,
         quantize: str | None = None,
+        should_stop: Callable[[], bool] | None = None,
     ):
         """Nothing is loaded or scored yet.
 
@@ -88,6 +100,9 @@ class CachedModel:
           features: "hidden", the language model's hidden states, or the text encoder that makes
             features instead (`encode_actions`), as `llmprior_jax.models.load_encoder` takes it.
           quantize: see `llmprior_jax.models.load`.
+          should_stop: asked all the time while the model is loaded and asked, which another thread
+            then does, so that Ctrl-C and SIGTERM are heard, too (`llmprior_jax.stopping`). What was
+            scored until then is kept. None: nobody is asked, as in several processes.
         """
         self.name = name
         self.queries = Queries()
@@ -97,18 +112,22 @@ class CachedModel:
         self._mesh = mesh
         self._room_kept = 0
         self._keeps = store is not None
+        self._should_stop = should_stop
+        self._unfinished: dict[str, StoredScores] = {}  # Of a call that was stopped.
         # As many for each device.
         self._prompts_per_batch = _PROMPTS_PER_BATCH * (1 if mesh is None else mesh.shape["data"])
 
     @functools.cached_property
     def language_model(self) -> models.LanguageModel:
         """The language model, loaded when it is first needed."""
-        if self._mesh is None or self._mesh.size == 1:
-            return models.load(self.name, quantize=self._quantize)
-        # Read where there is room for all of it.
-        with jax.default_device(jax.local_devices(backend="cpu")[0]):
-            lm = models.load(self.name, quantize=self._quantize)
-        return models.partition(lm, self._mesh)
+        return self._loaded(self.name, self._load)
+
+    @functools.cached_property
+    def tokenizer(self) -> Any:
+        """The language model's tokenizer, read when it is first needed, without the weights."""
+        if "language_model" in self.__dict__:
+            return self.language_model.tokenizer
+        return models.load_tokenizer(self.name)
 
     @functools.cached_property
     def tokenizer(self) -> Any:
@@ -134,6 +153,39 @@ class CachedModel:
         if "language_model" in self.__dict__:
             return self.language_model.fingerprint
         return models.fingerprint(self.name, quantize=self._quantize)
+
+    def load_again(self, name: str, dtype: Any) -> models.LanguageModel:
+        """A language model on one device, as `llmprior_jax.models.load` gives it.
+
+        It is this one, and loaded once for both, where that is no different.
+        """
+        is_own = name == self.name and self._quantize is None
+        is_whole = self._mesh is None or self._mesh.size == 1
+        # On CPUs it is in float32, as learning needs it, and so loaded once for both.
+        is_at_hand = "language_model" in self.__dict__ or jax.default_backend() == "cpu"
+        if is_own and is_whole and is_at_hand:
+            lm = self.language_model
+            if {leaf.dtype for leaf in jax.tree.leaves(lm.params)} == {jnp.dtype(dtype)}:
+                return lm
+        return self._loaded(name, lambda: models.load(name, dtype))
+
+    def _loaded(self, name: str, load: Callable[[], models.LanguageModel]) -> models.LanguageModel:
+        loaded: list[models.LanguageModel] = []
+        try:
+            self._stoppable(lambda: [load()], loaded.append)
+        except stopping.StoppedError as error:
+            raise InterruptedRunError(
+                f"stopped while {name} was loaded; the same command begins again"
+            ) from error
+        return loaded[0]
+
+    def _load(self) -> models.LanguageModel:
+        if self._mesh is None or self._mesh.size == 1:
+            return models.load(self.name, quantize=self._quantize)
+        # Read where there is room for all of it.
+        with jax.default_device(jax.local_devices(backend="cpu")[0]):
+            lm = models.load(self.name, quantize=self._quantize)
+        return models.partition(lm, self._mesh)
 
     def load(self) -> None:
         """Loads the language model (and the text encoder) now, to see whether it can be."""
@@ -170,22 +222,36 @@ class CachedModel:
 
         Raises:
           TypeError, ValueError: see `llmprior_jax.priors.score`; or the store is damaged.
+          InterruptedScoringError: `should_stop` said so. What was scored is in the store, and this
+            object gives it once more.
         """
-        wanted: dict[str, dict[str, None]] = {}
+        wanted: dict[str, dict[tuple[str, ...], None]] = {}
         for prompt in prompts:
-            wanted.setdefault(prompt.text, {}).update(dict.fromkeys(prompt.actions))
+            wanted.setdefault(prompt.text, {})[prompt.actions] = None
         answers: dict[str, StoredScores] = {}
+        asked: dict[_List, _List] = {}
         texts = list(wanted)
         before = self.queries
         with _bar(len(texts), "prior") as bar:
             for start in range(0, len(texts), self._prompts_per_batch):
                 batch = texts[start : start + self._prompts_per_batch]
-                answers |= self._answer({text: tuple(wanted[text]) for text in batch})
-                bar.update(len(batch))
+                lists = [(text, actions) for text in batch for actions in wanted[text]]
+                try:
+                    asked |= self._answer(lists, answers, bar)
+                except stopping.StoppedError as error:
+                    self._unfinished |= answers
+                    asked |= dict(zip(lists, self._aligned(lists), strict=True))
+                    done = _num_answered(prompts, asked, answers)
+                    raise InterruptedScoringError(
+                        f"stopped after scoring {done:,} of {len(prompts):,} states; the same "
+                        "command goes on from there",
+                        done,
+                    ) from error
+                bar.update(start + len(batch) - bar.n)
         found = self.queries.saved - before.saved
         if self._store is not None and not self._store.read_only:
             self._keep(lambda store: store.count(*self._name, found, len(texts) - found), 0)
-        scores = _in_order(prompts, answers)
+        scores = _in_order([asked[prompt.text, prompt.actions] for prompt in prompts], answers)
         if self.text_encoder is None:
             return scores
         actions = [prompt.actions for prompt in prompts]
@@ -216,7 +282,13 @@ class CachedModel:
                 batch = asked[start : start + _PROMPTS_PER_BATCH]
                 for after_thought in dict.fromkeys(after for _, after in batch):
                     texts = [text for text, after in batch if after == after_thought]
-                    found = self._propose(texts, after_thought, seed, k, sampling)
+                    try:
+                        found = self._propose(texts, after_thought, seed, k, sampling)
+                    except stopping.StoppedError as error:
+                        raise InterruptedScoringError(
+                            f"stopped after asking for proposals in {len(answers):,} of "
+                            f"{len(asked):,} states; the same command goes on from there"
+                        ) from error
                     answers |= {(text, after_thought): found[text] for text in texts}
                 bar.update(len(batch))
         return [answers[prompt.text, prompt.after_thought] for prompt in prompts]
@@ -230,43 +302,105 @@ class CachedModel:
     def _name(self) -> tuple[str, str]:
         return self.fingerprint, self.name
 
-    def _answer(self, wanted: dict[str, tuple[str, ...]]) -> dict[str, StoredScores]:
-        """Answers one batch of queries, from the store as far as it goes."""
+    def _answer(
+        self, lists: Sequence[_List], answers: dict[str, StoredScores], bar: Any
+    ) -> dict[_List, _List]:
+        """Answers one batch of queries, from the store as far as it goes.
+
+        Args:
+          lists: what is asked, each once.
+          answers: gets the answers by prompt.
+          bar: gets ahead with what the model does.
+
+        Returns:
+          What was asked instead of each list (`_aligned`).
+        """
         start = time.perf_counter()
-        known: dict[str, StoredScores] = {}
+        asked = [each if begins_plainly(*each) else self._align(*each) for each in lists]
+        wanted = _by_prompt(asked)
+        missing = self._look_up(wanted, answers)
+        if missing:
+            # The model is needed, so its tokenizer can be asked about all.
+            aligned = self._aligned(lists)
+            if aligned != asked:
+                asked, wanted = aligned, _by_prompt(aligned)
+                missing = self._look_up(wanted, answers)
+        before = self.queries
+        if missing:
+            self._ask(missing, answers, bar)
+        made, _, not_kept, seconds = self.queries
+        if missing:
+            seconds = before.seconds + time.perf_counter() - start
+        saved = before.saved + len(wanted) - len(missing)
+        self.queries = Queries(made, saved, not_kept, seconds)
+        return dict(zip(lists, asked, strict=True))
+
+    def _aligned(self, lists: Sequence[_List]) -> list[_List]:
+        return [self._align(*each) for each in lists]
+
+    def _align(self, text: str, actions: tuple[str, ...]) -> _List:
+        return (text, actions) if self._reads_apart else align(self.tokenizer, text, actions)
+
+    @functools.cached_property
+    def _reads_apart(self) -> bool:
+        """Whether the model is an encoder-decoder; it is not loaded for it."""
+        if "language_model" in self.__dict__:
+            return isinstance(self.language_model.config, models.EncoderDecoderConfig)
+        return language_model.reads_apart(self.name)
+
+    def _look_up(
+        self, wanted: Mapping[str, tuple[str, ...]], answers: dict[str, StoredScores]
+    ) -> dict[str, tuple[str, ...]]:
+        """Adds to the answers what is known, and returns what is not."""
+        held: Iterable[StoredScores | None] = [None] * len(wanted)
         if self._store is not None:
             held = self._store.get_scores(self.fingerprint, list(wanted))
-            known = {
-                text: answer
-                for text, answer in zip(wanted, held, strict=True)
-                if answer is not None
-            }
-        missing = {
-            text: tuple(a for a in actions if text not in known or a not in known[text].actions)
-            for text, actions in wanted.items()
-        }
-        # A prompt without any actions is asked about, too: that is an error which says so.
-        missing = {
-            text: actions for text, actions in missing.items() if actions or not wanted[text]
-        }
-        if missing:
-            scores = score_texts(self.language_model, list(missing), list(missing.values()))
-            new = {
-                text: StoredScores(actions, *(leaf[b, : len(actions)] for leaf in scores))
-                for b, (text, actions) in enumerate(missing.items())
-            }
-            self._keep(lambda store: store.put_scores(*self._name, new), len(new))
-            known |= {
-                text: known[text].merge(answer) if text in known else answer
-                for text, answer in new.items()
-            }
-        made, saved, not_kept, seconds = self.queries
-        if missing:
-            seconds += time.perf_counter() - start
-        self.queries = Queries(
-            made + len(missing), saved + len(wanted) - len(missing), not_kept, seconds
-        )
-        return known
+        for text, answer in zip(wanted, held, strict=True):
+            for known in (answer, self._unfinished.get(text)):
+                _add(answers, text, known)
+        missing: dict[str, tuple[str, ...]] = {}
+        for text, actions in wanted.items():
+            known = set(answers[text].actions) if text in answers else ()
+            unknown = tuple(action for action in actions if action not in known)
+            # A prompt without any actions is asked about, too: that is an error which says so.
+            if unknown or not actions:
+                missing[text] = unknown
+        return missing
+
+    def _ask(
+        self, missing: Mapping[str, tuple[str, ...]], answers: dict[str, StoredScores], bar: Any
+    ) -> None:
+        """Asks the model; what it answers before it is stopped, or fails, is kept."""
+        texts, lists = list(missing), list(missing.values())
+        lm = self.language_model
+        new: dict[str, StoredScores] = {}
+
+        def take(part: tuple[np.ndarray, TextScores]) -> None:
+            done, scores = part
+            for row, b in enumerate(done.tolist()):
+                kept = (leaf[row, : len(lists[b])] for leaf in scores)
+                new[texts[b]] = StoredScores(lists[b], *kept)
+            bar.update(len(done))
+
+        try:
+            self._stoppable(lambda: score_in_passes(lm, texts, lists), take)
+        finally:
+            if new:
+                in_order = {text: new[text] for text in texts if text in new}
+                self._keep(lambda store: store.put_scores(*self._name, in_order), len(in_order))
+                self.queries = self.queries._replace(made=self.queries.made + len(in_order))
+            for text, answer in new.items():
+                _add(answers, text, answer)
+
+    def _stoppable(
+        self, work: Callable[[], Iterable[_Result]], take: Callable[[_Result], None]
+    ) -> None:
+        """Takes each result of some work; raises a `StoppedError` if that is to stop."""
+        if self._should_stop is not None and jax.process_count() == 1:
+            stopping.run(work, take, self._should_stop)
+            return
+        for result in work():
+            take(result)
 
     def _propose(
         self,
@@ -291,9 +425,11 @@ class CachedModel:
         seconds = 0.0
         if missing:
             asked = [Prompt(text, (), after_thought) for text in missing]
-            key = jax.random.key(seed)
-            new = dict(
-                zip(missing, propose(self.language_model, asked, key, k, sampling), strict=True)
+            lm, key = self.language_model, jax.random.key(seed)
+            new: dict[str, Proposals] = {}
+            self._stoppable(
+                lambda: [propose(lm, asked, key, k, sampling)],
+                lambda said: new.update(zip(missing, said, strict=True)),
             )
             self._keep(lambda store: store.put_proposals(*self._name, settings, new), len(new))
             known |= new
@@ -319,19 +455,43 @@ class CachedModel:
         self.queries = self.queries._replace(not_kept=self.queries.not_kept + answers)
 
 
-def _in_order(prompts: Sequence[Prompt], answers: dict[str, StoredScores]) -> TextScores:
-    """The answers in the order of the prompts and of their actions."""
-    B, A = len(prompts), max((len(prompt.actions) for prompt in prompts), default=0)
+def _by_prompt(lists: Sequence[_List]) -> dict[str, tuple[str, ...]]:
+    """All actions that are asked about after each prompt, each once."""
+    wanted: dict[str, dict[str, None]] = {}
+    for text, actions in lists:
+        wanted.setdefault(text, {}).update(dict.fromkeys(actions))
+    return {text: tuple(actions) for text, actions in wanted.items()}
+
+
+def _add(answers: dict[str, StoredScores], text: str, answer: StoredScores | None) -> None:
+    if answer is not None:
+        answers[text] = answers[text].merge(answer) if text in answers else answer
+
+
+def _num_answered(
+    prompts: Sequence[Prompt], asked: Mapping[_List, _List], answers: Mapping[str, StoredScores]
+) -> int:
+    """How many prompts, from the first one on, are answered."""
+    for number, prompt in enumerate(prompts):
+        text, actions = asked.get((prompt.text, prompt.actions), ("", ()))
+        if text not in answers or not set(answers[text].actions).issuperset(actions):
+            return number
+    return len(prompts)
+
+
+def _in_order(lists: Sequence[_List], answers: Mapping[str, StoredScores]) -> TextScores:
+    """The answers in the order of the lists and of their actions."""
+    B, A = len(lists), max((len(actions) for _, actions in lists), default=0)
     D = max((answer.features.shape[1] for answer in answers.values()), default=0)
     scores = TextScores(
         log_probs=np.full((B, A), -np.inf, np.float32),
         num_tokens=np.zeros((B, A), np.int32),
         features=np.zeros((B, A, D), np.float32),
     )
-    for b, prompt in enumerate(prompts):
-        answer = answers[prompt.text]
+    for b, (text, actions) in enumerate(lists):
+        answer = answers[text]
         place = {action: a for a, action in enumerate(answer.actions)}
-        rows = [place[action] for action in prompt.actions]
+        rows = [place[action] for action in actions]
         for leaf, values in zip(scores, answer[1:], strict=True):
             leaf[b, : len(rows)] = values[rows]
     return scores

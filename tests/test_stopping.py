@@ -1,0 +1,180 @@
+"""Work is stopped within seconds, and what was done is kept."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from llmprior_jax import priors, stopping
+from llmprior_jax.errors import InterruptedScoringError
+from llmprior_jax.priors import PriorStore, Prompt
+from llmprior_jax.priors.sources import cached
+
+PROMPTS = [Prompt(f"Now: {n}.\nNext:", (" go", " wait")) for n in range(70)]
+
+
+def test_what_is_under_way_may_be_finished():
+    taken = []
+    asked = threading.Event()
+
+    def work():
+        yield 1
+        time.sleep(0.3)
+        asked.set()
+        time.sleep(0.3)
+        yield 2
+        yield 3
+
+    with pytest.raises(stopping.StoppedError):
+        stopping.run(work, taken.append, asked.is_set)
+    assert taken == [1, 2]
+
+
+def test_what_takes_long_is_left(monkeypatch):
+    monkeypatch.setattr(stopping, "_PATIENCE", 0.2)
+    begun, let_go = time.monotonic(), threading.Event()
+
+    def work():
+        let_go.wait(60)
+        yield 1
+
+    with pytest.raises(stopping.StoppedError):
+        stopping.run(work, print, lambda: True)
+    let_go.set()
+    assert time.monotonic() - begun < 5
+
+
+def test_an_error_of_the_work_is_raised():
+    def work():
+        yield 1
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        stopping.run(work, lambda _: None, lambda: False)
+
+
+def test_a_stopped_scoring_says_how_many_prompts_it_can_give_again(tmp_path):
+    asked = []
+    model = priors.CachedModel("tiny", should_stop=lambda: len(asked) > 0)
+    model.load()
+    whole = priors.CachedModel("tiny").score(PROMPTS)
+    take = cached.score_in_passes
+
+    def once(lm, texts, lists):
+        for part in take(lm, texts, lists):
+            asked.append(len(texts))
+            yield part
+            time.sleep(1)
+
+    cached.score_in_passes = once
+    try:
+        with pytest.raises(InterruptedScoringError) as stopped:
+            model.score(PROMPTS)
+    finally:
+        cached.score_in_passes = take
+    done = stopped.value.done
+    made = model.queries.made
+    assert 0 <= done < len(PROMPTS)
+    assert made >= 1
+    again = model.score(PROMPTS[:done])
+    assert model.queries.made == made, "the model was asked again"
+    np.testing.assert_array_equal(again.log_probs, whole.log_probs[:done])
+
+
+SCRIPT = """
+import sys, time
+from launch.common import app
+from llmprior_jax import models
+from llmprior_jax.priors.sources import cached
+
+slow, moment = cached.score_in_passes, {moment!r}
+
+def load(*arguments, **more):
+    print("begun", flush=True)
+    time.sleep(60)
+
+def score_in_passes(lm, texts, lists):
+    yield from slow(lm, texts[:4], lists[:4])
+    print("begun", flush=True)
+    time.sleep(60)
+
+if moment == "loading":
+    models.load = load
+else:
+    cached.score_in_passes = score_in_passes
+{command}
+"""
+TRAIN = """
+from launch import train
+sys.argv = ["train", "--config=quickstart", "--workdir={workdir}", "--config.num_seeds=1",
+    "--config.env=FrozenLake-4x4", "--config.prior.store={store}"]
+app.run(train.main, train.FLAGS)
+"""
+FILL = """
+from launch import prior
+sys.argv = ["prior", "fill", "--config=quickstart", "--store={store}",
+    "--config.env=FrozenLake-4x4"]
+app.run(prior.main, prior.FLAGS, max_arguments=1)
+"""
+
+
+def interrupted(
+    tmp_path: pathlib.Path, command: str, moment: str, number: int
+) -> tuple[int, str, float, int]:
+    """Exit status and words of a command that gets a signal, the seconds until then, the store."""
+    store = tmp_path / "priors.sqlite"
+    code = SCRIPT.format(
+        moment=moment, command=command.format(workdir=tmp_path / "run", store=store)
+    )
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line == "begun\n":
+                break
+        time.sleep(0.5)
+        sent = time.monotonic()
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=60)
+        seconds = time.monotonic() - sent
+    kept = 0
+    if store.exists():
+        with PriorStore(store) as opened:
+            kept = sum(usage.prompts for usage in opened.usage())
+    return process.returncode, errors, seconds, kept
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_training_is_stopped_while_it_scores_and_keeps_what_was_scored(tmp_path, number):
+    status, errors, seconds, kept = interrupted(tmp_path, TRAIN, "scoring", number)
+    assert status == 130, errors
+    assert "the same command goes on from there" in errors
+    assert seconds < 5
+    assert kept == 4
+
+
+def test_training_is_stopped_while_it_loads(tmp_path):
+    status, errors, seconds, _ = interrupted(tmp_path, TRAIN, "loading", signal.SIGTERM)
+    assert status == 130, errors
+    assert "the same command begins again" in errors
+    assert seconds < 5
+
+
+@pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_another_command_is_stopped_while_it_scores(tmp_path, number, expected):
+    status, errors, seconds, kept = interrupted(tmp_path, FILL, "scoring", number)
+    assert status == expected, errors
+    assert seconds < 5
+    assert kept == 4

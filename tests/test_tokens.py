@@ -1,0 +1,245 @@
+"""Where actions begin, one BOS for a text, and text that looks like special tokens."""
+
+import itertools
+
+import numpy as np
+import pytest
+import tokenizers
+import transformers
+from small_lm import small_lm
+from tokenizers import decoders, normalizers, pre_tokenizers, processors
+
+from llmprior_jax import models, priors
+from llmprior_jax.priors import PriorStore, tokens
+from llmprior_jax.priors.sampling.generation import _tokenize
+
+TEXTS = [
+    'Task: make tea\nNow: "The kettle" is empty.\n\nNext: fill the kettle',
+    "Say: caf\u00e9 \u2603 go to  the sink\nNext:\ngo",
+]
+SPECIAL = ["<unk>", "<s>", "</s>", "<|im_end|>", "[SEP]"]
+# Prompts by how they end, and actions that follow them.
+LISTS = [
+    ("Now: it is.\nNext:", (" fill the kettle", " go")),
+    ("Now: it is.\nNext: ", ("fill", "go", " wait", "\u2603")),
+    ("Now: it is.\nNext:\n", ("fill", "\ngo", "go")),
+    ('Now: it is.\nNext: "', ("fill", '"', "go")),
+    ("Now: it is.\nNext:  ", ("go", " go")),
+    ("<s>Now: it is.<|im_end|>\n", ("fill", "\n\ngo")),
+    ("Say: caf\u00e9", ("\u00e9", " go", "\u0301")),
+    ("Next: fi", ("ll the kettle", "x")),
+    ("n", ("o", "p")),
+]
+
+
+def byte_level():
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=400,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        special_tokens=SPECIAL,
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(TEXTS, trainer)
+    return tokenizer
+
+
+def merging():
+    """Tokens go on over spaces."""
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(unk_token="<unk>"))
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=200, special_tokens=SPECIAL, show_progress=False
+    )
+    tokenizer.train_from_iterator(TEXTS, trainer)
+    return tokenizer
+
+
+def sentencepiece():
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    tokenizer.decoder = decoders.Metaspace(prepend_scheme="first")
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=200, special_tokens=SPECIAL, show_progress=False
+    )
+    tokenizer.train_from_iterator([*TEXTS, "<|[]>SEPm_sn"], trainer)
+    return tokenizer
+
+
+def word_piece():
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordPiece(unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    trainer = tokenizers.trainers.WordPieceTrainer(
+        vocab_size=200, special_tokens=SPECIAL, show_progress=False
+    )
+    tokenizer.train_from_iterator([*TEXTS, "<|[]>sep_sn"], trainer)
+    return tokenizer
+
+
+KINDS = {f.__name__: f for f in (byte_level, merging, sentencepiece, word_piece)}
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def tokenizer(request):
+    backend = KINDS[request.param]()
+    backend.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
+    )
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
+
+
+def ids(tokenizer, text):
+    """As the tokenizer itself reads a text."""
+    return tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
+
+
+# Where actions begin.
+
+
+@pytest.mark.parametrize(("prompt", "actions"), LISTS)
+def test_a_prompt_ends_where_all_actions_agree(tokenizer, prompt, actions):
+    kept, moved = tokens.align(tokenizer, prompt, actions)
+    assert [kept + action for action in moved] == [prompt + action for action in actions]
+    whole = [ids(tokenizer, prompt + action) for action in actions]
+
+    def begins_all(text):
+        begun = ids(tokenizer, text)
+        return all(text_ids[: len(begun)] == begun for text_ids in whole)
+
+    longest = next(prompt[:n] for n in range(len(prompt), -1, -1) if begins_all(prompt[:n]))
+    assert kept == longest
+
+
+@pytest.mark.parametrize(("prompt", "actions"), LISTS)
+def test_what_is_aligned_is_not_moved_again(tokenizer, prompt, actions):
+    aligned = tokens.align(tokenizer, prompt, actions)
+    assert tokens.align(tokenizer, *aligned) == aligned
+    for action in aligned[1]:
+        assert tokens.align(tokenizer, aligned[0], [action]) == (aligned[0], (action,))
+
+
+def test_what_is_remembered_is_what_was_found(tokenizer):
+    again = [tokens.align(tokenizer, *LISTS[1]) for _ in range(2)]
+    assert again[0] == again[1]
+    longer = tokens.align(tokenizer, "Task: make tea\n" + LISTS[1][0], LISTS[1][1])
+    assert longer[1] == again[0][1]
+
+
+def test_the_space_that_a_prompt_ends_with_counts_for_all_actions():
+    """The probabilities of all texts of some tokens, added up by brute force."""
+    lm = small_lm(["go to the sink . wait", " "])
+    prompt, actions = "go to ", ("the", "wait", "sink")
+    log_probs = priors.score_texts(lm, [prompt], [actions]).log_probs[0]
+    exact = priors.score_texts(lm, ["go to"], [[f" {action}" for action in actions]])
+    np.testing.assert_array_equal(log_probs, exact.log_probs[0])
+    # " the" is a token, and "sink" has one without its space: they begin at the same point.
+    counts = priors.score_texts(lm, [prompt], [actions]).num_tokens[0]
+    assert counts.tolist() == exact.num_tokens[0].tolist()
+
+
+def test_the_embedded_model_counts_a_space_for_all_actions():
+    lm = models.load("tiny")
+    apart = priors.score_actions(lm, ["Next:"], [[" wait", " go", " \u2603"]])
+    together = priors.score_actions(lm, ["Next: "], [["wait", "go", "\u2603"]])
+    np.testing.assert_array_equal(together, apart)
+
+
+def test_a_list_that_is_in_the_store_gives_what_the_model_would(tmp_path):
+    """Lists after one prompt that are counted from different points of it."""
+    lists = [("wait", "go"), ("\n\nx", "1"), ("1", "2")]
+    asked = [priors.Prompt("Next:\n", actions) for actions in lists]
+    alone = [priors.CachedModel("tiny").score([prompt]).log_probs[0] for prompt in asked]
+    for order in itertools.permutations(range(3)):
+        with PriorStore(tmp_path / f"{order}.sqlite") as store:
+            for b in order:
+                known = priors.CachedModel("tiny", store).score([asked[b]])
+                np.testing.assert_allclose(known.log_probs[0], alone[b], atol=1e-4)
+            model = priors.CachedModel("tiny", store)
+            together = model.score(asked).log_probs
+            np.testing.assert_allclose(together, alone, atol=1e-4)
+            assert model.queries.made == 0
+            assert "language_model" not in vars(model), "the weights are not needed"
+
+
+# One BOS.
+
+
+def test_a_prompt_that_has_its_bos_gets_no_second_one(tokenizer):
+    (bare,), (own,) = (
+        tokens.encode_from_start(tokenizer, [text]) for text in ("go to", "<s>go to")
+    )
+    assert bare[0] == own[0] == 1
+    assert own.count(1) == bare.count(1) == 1
+    assert tokens.count_tokens(tokenizer, "<s>go to") == len(own) + 1  # and the end of text
+    assert tokens.encode_whole(tokenizer, ["go to"]) == [tokenizer("go to").input_ids]
+
+
+def test_generation_reads_one_bos():
+    lm = small_lm(["go to the sink"])
+    lm.tokenizer.backend_tokenizer.add_special_tokens(["<s>"])
+    bos = lm.tokenizer.convert_tokens_to_ids("<s>")
+    lm.tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", bos)]
+    )
+    config = type("Config", (), {"max_position_embeddings": 99, "vocab_size": 99})()
+    fake = type("Model", (), {"tokenizer": lm.tokenizer, "config": config})()
+    own, bare = _tokenize(fake, ["<s>go to", "go to"], 1)
+    np.testing.assert_array_equal(own, bare)
+
+
+# Text that looks like special tokens.
+
+LOOK_ALIKES = [
+    "You see <|im_end|> and <s>.",
+    "<s>",
+    "<<s>s></s><unk>",
+    "[SEP][SEP]",
+    "a\ufdd0b <|im_end|>",
+]
+
+
+@pytest.mark.parametrize("text", LOOK_ALIKES)
+def test_a_literal_text_is_read_as_with_special_tokens_off(tokenizer, text):
+    backend = tokenizers.Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    backend.encode_special_tokens = True
+    plain = text.replace("\ufdd0", "")
+    expected = backend.encode(plain, add_special_tokens=False).ids
+    literal = tokens.literal(tokenizer, text)
+    assert tokens.encode(tokenizer, [literal]) == [expected]
+    assert tokens.visible(literal) == plain
+
+
+def test_markup_around_a_literal_text_is_still_read_as_markup(tokenizer):
+    literal = tokens.literal(tokenizer, "a <|im_end|> b")
+    (read,) = tokens.encode(tokenizer, [f"<s>x {literal}<|im_end|>\n"])
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert read[0] == 1
+    assert read.count(end) == 1
+    assert read.index(end) >= len(read) - 2
+
+
+def test_a_text_without_look_alikes_is_left_alone(tokenizer):
+    assert tokens.literal(tokenizer, TEXTS[0]) == TEXTS[0]
+
+
+def test_a_special_token_that_is_found_after_normalizing_is_read_as_text():
+    backend = byte_level()
+    backend.normalizer = normalizers.Lowercase()
+    backend.add_special_tokens([tokenizers.AddedToken("<end>", special=True, normalized=True)])
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=backend)
+    end = tokenizer.convert_tokens_to_ids("<end>")
+    assert end in ids(tokenizer, "go <END>")
+    for text in ("go <END>", "go <end>"):
+        assert end not in tokens.encode(tokenizer, [tokens.literal(tokenizer, text)])[0]
+
+
+def test_an_action_is_found_in_an_answer_whatever_marks_it_has():
+    lm = models.load("tiny")
+    action = tokens.literal(lm.tokenizer, "take <|endoftext|>")
+    assert action != "take <|endoftext|>"
+    assert priors.project("take <|endoftext|>", ["wait", action]).rule == "exact"
