@@ -50,7 +50,7 @@ NAMES = {
         CachedModel Completion Demonstrated Inspection ModelUsage PriorBatch PriorSource
         PriorStore Prompt Proposals Proposed Queries Sampling Scored SourceContext StoreError
         StoredScores TextScores Token check_options encode_actions estimate generate inspect
-        make_source normalize project prompt_keys prompts propose register_source score
+        make_source measures normalize project prompt_keys prompts propose register_source score
         score_actions score_texts
     """,
     "llmprior_jax.training": """
