@@ -95,6 +95,22 @@ class ScoredStates:
         """Whether the first states were scored before, so that the source may not be needed."""
         return self._files.has_rows
 
+    def copy(self, states: States, files: RowFiles) -> "ScoredStates":
+        """The same source and prompts with a table of its own; nothing is loaded yet.
+
+        Args:
+          states: the states to score, which may be another object than this one's.
+          files: keep the rows.
+        """
+        return ScoredStates(
+            states,
+            self._first_observations,
+            self.source,
+            self.build_prompt,
+            self._num_features,
+            files,
+        )
+
     def metrics(self) -> dict[str, float]:
         """Numbers about what was scored so far, for a run's metrics."""
         cut = {_PROMPTS_CUT: self.counts[_PROMPTS_CUT]} if _PROMPTS_CUT in self.counts else {}

@@ -1,0 +1,284 @@
+"""The prior alone beside a uniform policy: what a model is worth before anything is learned.
+
+An agent starts from its prior, so a prior that does worse than blind choice leads it astray, the
+longer, the surer it is. A run therefore has both play some episodes before the first agent trains
+that needs the prior, warns where the prior is worse, and keeps what came of it. `launch.survey`
+compares prompts and normalizations in the same way.
+"""
+
+import dataclasses
+import pathlib
+import tempfile
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import scipy.stats
+from absl import logging
+
+from llmprior_jax.distributed.seeds import fold_in
+from llmprior_jax.envs import TextEnvironment
+from llmprior_jax.learning import Run
+from llmprior_jax.play.engine_games import EngineGames
+from llmprior_jax.play.row_files import RowFiles
+from llmprior_jax.play.scored_states import ScoredStates
+from llmprior_jax.priors import PriorBatch, Prompt
+from llmprior_jax.settings import GamesSettings, OfflineSettings, Settings
+from llmprior_jax.training import build
+from llmprior_jax.types import TextState
+
+PRIOR, UNIFORM, WORSE_BY = "prior alone", "uniform", "worse_by"
+SUCCESS, RETURN = "success_rate", "return"
+
+_CONFIDENCE = 0.95
+# Of the keys of a run's evaluations, so that no stream of its own is touched.
+_STREAM = 2**31 - 1
+# Episodes at least: those in environments whose states are all scored cost next to nothing.
+_EPISODES, _LAZY_EPISODES = 256, 64
+# States that the language model is asked about, after which no more episodes are begun.
+_LAZY_STATES = 256
+
+
+class Outcome(NamedTuple):
+    """What came of N episodes that a policy played.
+
+    Attributes:
+      success: bool[N].
+      returns: f64[N], undiscounted.
+    """
+
+    success: np.ndarray
+    returns: np.ndarray
+
+    def statistics(self) -> dict[str, Any]:
+        """As JSON has them: `success_rate` and `return`, each `mean` and `ci95`, and `episodes`.
+
+        The interval of success is Wilson's, that of the return Student's.
+        """
+        count = len(self.success)
+        successes = int(self.success.sum())
+        wilson = scipy.stats.binomtest(successes, count).proportion_ci(_CONFIDENCE, "wilson")
+        return {
+            SUCCESS: {"mean": successes / count, "ci95": [float(wilson.low), float(wilson.high)]},
+            RETURN: {"mean": float(self.returns.mean()), "ci95": list(mean_interval(self.returns))},
+            "episodes": count,
+        }
+
+
+class Verdict(NamedTuple):
+    """How one policy does beside another.
+
+    Attributes:
+      sign: 1 if it is better, -1 if it is worse, 0 if the episodes do not tell.
+      by: what tells, "success_rate" or "return"; empty if nothing does.
+    """
+
+    sign: int
+    by: str
+
+
+def mean_interval(values: np.ndarray) -> tuple[float, float]:
+    """Student's 95% interval of the mean of `values` [N]; all numbers for a single value."""
+    if len(values) < 2:
+        return -np.inf, np.inf
+    mean, error = np.mean(values), scipy.stats.sem(values)
+    half = error * scipy.stats.t.ppf((1 + _CONFIDENCE) / 2, len(values) - 1)
+    return float(mean - half), float(mean + half)
+
+
+def verdict(statistics: Mapping[str, Any], other: Mapping[str, Any]) -> Verdict:
+    """Whether one policy is better than another or worse, intervals apart.
+
+    By success; where success does not tell (both always fail, say), by the return.
+
+    Args:
+      statistics: what `Outcome.statistics` gives of it.
+      other: of the other.
+    """
+    for by in (SUCCESS, RETURN):
+        (low, high), (other_low, other_high) = statistics[by]["ci95"], other[by]["ci95"]
+        if low > other_high:
+            return Verdict(1, by)
+        if high < other_low:
+            return Verdict(-1, by)
+    return Verdict(0, "")
+
+
+def play(run: Run, num_episodes: int, most_states: int | None = None) -> Outcome:
+    """Episodes of a policy that does not learn, in as many evaluations as it takes.
+
+    Args:
+      run: of the agent; unseen games are left out.
+      num_episodes: how many episodes at least.
+      most_states: once its table has so many states more than at first, no more are begun.
+    """
+    keys = fold_in(run.keys["evaluate"], _STREAM)
+    size = int(run.table.size)
+    success: list[np.ndarray] = []
+    returns: list[np.ndarray] = []
+    while sum(map(len, success)) < num_episodes:
+        episodes = run.player.evaluate(run.state.agent, fold_in(keys, len(success)))[""]
+        success.append(np.asarray(episodes.success).ravel())
+        returns.append(np.asarray(episodes.returns, np.float64).ravel())
+        if most_states is not None and int(run.table.size) - size >= most_states:
+            break
+    return Outcome(np.concatenate(success), np.concatenate(returns))
+
+
+def without_learning(settings: Settings, eval_episodes: int) -> Settings:
+    """The settings of a run in which the prior and a uniform policy act, and nothing is learned.
+
+    Args:
+      settings: of a run that may learn.
+      eval_episodes: episodes of one evaluation, per seed.
+    """
+    environment, run = settings.environment, settings.run
+    seen = GamesSettings(environment.games.train)
+    return dataclasses.replace(
+        settings,
+        environment=dataclasses.replace(environment, games=seen),
+        agents=("prior", "random"),
+        offline=OfflineSettings(),
+        run=dataclasses.replace(run, eval_episodes=eval_episodes),
+    )
+
+
+def blind_states(
+    env: TextEnvironment | EngineGames, first: np.ndarray, directory: pathlib.Path
+) -> ScoredStates:
+    """States whose prior is uniform, so that a uniform policy plays and no model is asked.
+
+    Args:
+      env: whose states.
+      first: observations [N, *O] to begin with.
+      directory: an empty one, which stays so.
+    """
+
+    def build_prompt(state: TextState) -> Prompt:
+        return Prompt("", state.actions)
+
+    return ScoredStates(
+        env, lambda: first, _Blind(), build_prompt, 1, RowFiles(directory, read_only=True)
+    )
+
+
+def first_of_engine(games: EngineGames) -> np.ndarray:
+    """An observation [1, 8] to begin a table of games on engines with, of a state that is none."""
+    return games.observe(TextState("", "", (), ("wait",)))[None]
+
+
+class _Blind:
+    """A source of priors that knows nothing and asks nobody."""
+
+    identity = "uniform"
+
+    def score(self, prompts: Sequence[Prompt]) -> PriorBatch:
+        count = np.array([len(prompt.actions) for prompt in prompts])[:, None]
+        is_action = np.arange(count.max()) < count
+        log_probs = np.where(is_action, -np.log(count), -np.inf).astype(np.float32)
+        return PriorBatch(log_probs, np.zeros((*log_probs.shape, 1), np.float32))
+
+    def metrics(self, outcomes: Mapping[str, int]) -> dict[str, float]:
+        del outcomes
+        return {}
+
+
+def look(
+    settings: Settings,
+    env: TextEnvironment | EngineGames,
+    env_params: Any,
+    known: build.Priors,
+    directory: pathlib.Path,
+) -> dict[str, Any]:
+    """Has the prior alone and a uniform policy play, and compares them.
+
+    Nothing that a run keeps is touched: neither its table nor its random keys. What the language
+    model is asked on the way, in environments whose states cannot be listed, goes to the store.
+
+    Args:
+      settings: of the run.
+      env: the environment.
+      env_params: its parameters.
+      known: the run's priors, its table loaded.
+      directory: holds the rows of the table.
+
+    Returns:
+      What `Outcome.statistics` gives of "prior alone" and "uniform", and under "worse_by" the
+      measure by which the prior is worse, None if it is not.
+    """
+    seeds = settings.run.num_seeds
+    with tempfile.TemporaryDirectory() as scratch:
+        if isinstance(env, TextEnvironment) and env.list_observations() is not None:
+            alone = without_learning(settings, settings.run.eval_episodes)
+            outcomes = [
+                play(build.make_run(name, alone, env, env_params, known), _EPISODES)
+                for name in alone.agents
+            ]
+        else:
+            blind_first = np.asarray(known.scored.table.observations)[:1]
+            if isinstance(env, EngineGames):
+                # The same engines, without what their own evaluations go through.
+                history, slots = settings.environment.history, env.num_actions
+                env = EngineGames(env.bridge, env.games, (), slots, history)
+                blind_first = first_of_engine(env)
+            rows = RowFiles(directory, read_only=True)
+            scored = known.scored.copy(env, rows)
+            blind = blind_states(env, blind_first, pathlib.Path(scratch))
+            # So few at a time that hardly more states are met than are to be.
+            alone = without_learning(settings, 1)
+            prior = play(
+                build.make_run("prior", alone, env, env_params, known._replace(scored=scored)),
+                _LAZY_EPISODES,
+                _LAZY_STATES,
+            )
+            # Nobody is asked about its states, except where their actions are proposed.
+            proposes = settings.environment.freeform.k is not None
+            alone = without_learning(settings, 1 if proposes else -(-_LAZY_EPISODES // seeds))
+            uniform = play(
+                build.make_run("random", alone, env, env_params, known._replace(scored=blind)),
+                _LAZY_EPISODES,
+                _LAZY_STATES if proposes else None,
+            )
+            outcomes = [prior, uniform]
+    found: dict[str, Any] = dict(
+        zip((PRIOR, UNIFORM), (outcome.statistics() for outcome in outcomes), strict=True)
+    )
+    sign, by = verdict(found[PRIOR], found[UNIFORM])
+    return found | {WORSE_BY: by if sign < 0 else None}
+
+
+def warn(found: Mapping[str, Any], settings: Settings) -> None:
+    """Says so if the prior alone is worse than a uniform policy, and what to do about it."""
+    by = found[WORSE_BY]
+    if by is None:
+        return
+    prior, uniform = (with_interval(found[name][by]) for name in (PRIOR, UNIFORM))
+    logging.warning(
+        "the prior alone is worse than a uniform policy: %s %s against %s, in %d and %d episodes. "
+        "It leads agents astray. Look for a better prompt or normalization with\n"
+        "  python -m launch.survey %s\n"
+        "or try --config.prior.normalization=token, or limit the prior with "
+        "--config.prior.uniform_share=0.9",
+        by.replace("_", " "),
+        prior,
+        uniform,
+        found[PRIOR]["episodes"],
+        found[UNIFORM]["episodes"],
+        _survey_flags(settings),
+    )
+
+
+def with_interval(statistic: Mapping[str, Any]) -> str:
+    """A mean and its interval, for people."""
+    low, high = statistic["ci95"]
+    return f"{statistic['mean']:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def _survey_flags(settings: Settings) -> str:
+    environment = settings.environment
+    flags = [f"--prior={settings.prior.model}", f"--env={environment.env}"]
+    if environment.games.train:
+        flags.append(f"--games={','.join(environment.games.train)}")
+    if environment.history:
+        flags.append(f"--history={environment.history}")
+    return " ".join(flags)
