@@ -104,29 +104,36 @@ def verdict(statistics: Mapping[str, Any], other: Mapping[str, Any]) -> Verdict:
     return Verdict(0, "")
 
 
-def play(run: Run, num_episodes: int, most_states: int | None = None) -> Outcome:
-    """Episodes of a policy that does not learn, in as many evaluations as it takes.
+def play(
+    run: Run, scored: ScoredStates, num_episodes: int, most_states: int | None = None
+) -> Outcome:
+    """Episodes of the prior alone, in as many evaluations as it takes.
+
+    A uniform policy is the prior alone where the prior is uniform (`uniform_states`), so the same
+    compiled programs serve both.
 
     Args:
-      run: of the agent; unseen games are left out.
+      run: of the agent "prior", as `without_learning` has it.
+      scored: the states with their priors, loaded.
       num_episodes: how many episodes at least.
-      most_states: once its table has so many states more than at first, no more are begun.
+      most_states: once there are so many states more than at first, no more are begun.
     """
+    run.player.scored = scored
     keys = fold_in(run.keys["evaluate"], _STREAM)
-    size = int(run.table.size)
+    size = int(scored.table.size)
     success: list[np.ndarray] = []
     returns: list[np.ndarray] = []
     while sum(map(len, success)) < num_episodes:
         episodes = run.player.evaluate(run.state.agent, fold_in(keys, len(success)))[""]
         success.append(np.asarray(episodes.success).ravel())
         returns.append(np.asarray(episodes.returns, np.float64).ravel())
-        if most_states is not None and int(run.table.size) - size >= most_states:
+        if most_states is not None and int(scored.table.size) - size >= most_states:
             break
     return Outcome(np.concatenate(success), np.concatenate(returns))
 
 
 def without_learning(settings: Settings, eval_episodes: int) -> Settings:
-    """The settings of a run in which the prior and a uniform policy act, and nothing is learned.
+    """The settings of a run in which the prior alone acts, in no unseen games.
 
     Args:
       settings: of a run that may learn.
@@ -137,37 +144,37 @@ def without_learning(settings: Settings, eval_episodes: int) -> Settings:
     return dataclasses.replace(
         settings,
         environment=dataclasses.replace(environment, games=seen),
-        agents=("prior", "random"),
+        agents=("prior",),
         offline=OfflineSettings(),
         run=dataclasses.replace(run, eval_episodes=eval_episodes),
     )
 
 
-def blind_states(
-    env: TextEnvironment | EngineGames, first: np.ndarray, directory: pathlib.Path
+def uniform_states(
+    env: TextEnvironment | EngineGames,
+    first: np.ndarray,
+    num_features: int,
+    directory: pathlib.Path,
 ) -> ScoredStates:
-    """States whose prior is uniform, so that a uniform policy plays and no model is asked.
+    """States whose prior is uniform, for which no model is asked; they are loaded.
 
     Args:
       env: whose states.
-      first: observations [N, *O] to begin with.
+      first: observations [N, *O] to begin with, one or more.
+      num_features: as many as other priors have; they are 0.
       directory: an empty one, which stays so.
     """
 
     def build_prompt(state: TextState) -> Prompt:
         return Prompt("", state.actions)
 
-    return ScoredStates(
-        env, lambda: first, _Blind(), build_prompt, 1, RowFiles(directory, read_only=True)
-    )
+    files = RowFiles(directory, read_only=True)
+    scored = ScoredStates(env, lambda: first, _Uniform(), build_prompt, num_features, files)
+    scored.load()
+    return scored
 
 
-def first_of_engine(games: EngineGames) -> np.ndarray:
-    """An observation [1, 8] to begin a table of games on engines with, of a state that is none."""
-    return games.observe(TextState("", "", (), ("wait",)))[None]
-
-
-class _Blind:
+class _Uniform:
     """A source of priors that knows nothing and asks nobody."""
 
     identity = "uniform"
@@ -206,45 +213,36 @@ def look(
       What `Outcome.statistics` gives of "prior alone" and "uniform", and under "worse_by" the
       measure by which the prior is worse, None if it is not.
     """
-    seeds = settings.run.num_seeds
+    table = known.scored.table
+    first = np.asarray(table.observations)[: int(table.size)]
+    if isinstance(env, EngineGames):
+        # The same engines, in no unseen games. A digest of text stands for a state there, and a run
+        # that goes on has forgotten the texts of `first`.
+        env = EngineGames(env.bridge, env.games, (), env.num_actions, settings.environment.history)
+        first = env.observe(TextState("", "", (), ("wait",)))[None]
+    if isinstance(env, TextEnvironment) and env.list_observations() is not None:
+        scored, eval_episodes = known.scored, settings.run.eval_episodes
+        num_episodes, most_states = _EPISODES, None
+    else:
+        # So few at a time that hardly more states are met than are to be.
+        scored, eval_episodes = known.scored.copy(env, RowFiles(directory, read_only=True)), 1
+        num_episodes, most_states = _LAZY_EPISODES, _LAZY_STATES
+    alone = without_learning(settings, eval_episodes)
+    run = build.make_run("prior", alone, env, env_params, known._replace(scored=scored))
+    prior = play(run, scored, num_episodes, most_states)
     with tempfile.TemporaryDirectory() as scratch:
-        if isinstance(env, TextEnvironment) and env.list_observations() is not None:
-            alone = without_learning(settings, settings.run.eval_episodes)
-            outcomes = [
-                play(build.make_run(name, alone, env, env_params, known), _EPISODES)
-                for name in alone.agents
-            ]
-        else:
-            blind_first = np.asarray(known.scored.table.observations)[:1]
-            if isinstance(env, EngineGames):
-                # The same engines, without what their own evaluations go through.
-                history, slots = settings.environment.history, env.num_actions
-                env = EngineGames(env.bridge, env.games, (), slots, history)
-                blind_first = first_of_engine(env)
-            rows = RowFiles(directory, read_only=True)
-            scored = known.scored.copy(env, rows)
-            blind = blind_states(env, blind_first, pathlib.Path(scratch))
-            # So few at a time that hardly more states are met than are to be.
-            alone = without_learning(settings, 1)
-            prior = play(
-                build.make_run("prior", alone, env, env_params, known._replace(scored=scored)),
-                _LAZY_EPISODES,
-                _LAZY_STATES,
-            )
-            # Nobody is asked about its states, except where their actions are proposed.
-            proposes = settings.environment.freeform.k is not None
-            alone = without_learning(settings, 1 if proposes else -(-_LAZY_EPISODES // seeds))
-            uniform = play(
-                build.make_run("random", alone, env, env_params, known._replace(scored=blind)),
-                _LAZY_EPISODES,
-                _LAZY_STATES if proposes else None,
-            )
-            outcomes = [prior, uniform]
-    found: dict[str, Any] = dict(
-        zip((PRIOR, UNIFORM), (outcome.statistics() for outcome in outcomes), strict=True)
-    )
-    sign, by = verdict(found[PRIOR], found[UNIFORM])
-    return found | {WORSE_BY: by if sign < 0 else None}
+        blind = uniform_states(env, first, table.prior.features.shape[-1], pathlib.Path(scratch))
+        # No model is asked about its states, except where their actions are proposed.
+        proposes = settings.environment.freeform.k is not None
+        uniform = play(run, blind, num_episodes, most_states if proposes else None)
+    return compared(prior, uniform)
+
+
+def compared(prior: Outcome, uniform: Outcome) -> dict[str, Any]:
+    """What came of both, as `look` gives it."""
+    statistics = {PRIOR: prior.statistics(), UNIFORM: uniform.statistics()}
+    sign, by = verdict(statistics[PRIOR], statistics[UNIFORM])
+    return {**statistics, WORSE_BY: by if sign < 0 else None}
 
 
 def warn(found: Mapping[str, Any], settings: Settings) -> None:
