@@ -233,8 +233,11 @@ def first_observations(env: TextEnvironment, env_params: Any) -> np.ndarray:
     All of them where it can list them, otherwise those that random play meets.
     """
     listed = env.list_observations()
-    if listed is not None:
-        return listed
+    return explored_observations(env, env_params) if listed is None else listed
+
+
+def explored_observations(env: TextEnvironment, env_params: Any) -> np.ndarray:
+    """Distinct observations [N, *O] that random play meets, in the order in which it does."""
 
     def play(key: jax.Array) -> jax.Array:
         reset_key, play_key = jax.random.split(key)

@@ -32,7 +32,7 @@ from llmprior_jax.play.engine_player import EnginePlayer
 from llmprior_jax.play.players import JaxPlayer
 from llmprior_jax.play.row_files import RowFiles
 from llmprior_jax.play.scored_states import ScoredStates, first_observations
-from llmprior_jax.priors import CachedModel, Sampling, SourceContext, prompts
+from llmprior_jax.priors import CachedModel, PriorSource, Sampling, SourceContext, prompts
 from llmprior_jax.priors.prompts import Example
 from llmprior_jax.priors.shared_store import SharedStore
 from llmprior_jax.priors.tokens import count_tokens
@@ -124,10 +124,7 @@ def make_priors(
       FileNotFoundError, ValueError: see `priors.make_source`.
     """
     model = make_model(settings)
-    build = prompts.make(settings.prior.prompt, examples)
-    source = priors.make_source(
-        SourceContext(model, settings.prior, build, settings.environment.history, settings.run.seed)
-    )
+    build, source = make_source(settings, model, examples)
     fitting = prompts.fitting(build, model.fits)
 
     def first() -> np.ndarray:
@@ -138,6 +135,25 @@ def make_priors(
     files = RowFiles(directory, read_only)
     scored = ScoredStates(env, first, source, fitting, settings.prior.num_features, files)
     return Priors(model, build, scored)
+
+
+def make_source(
+    settings: Settings, model: CachedModel, examples: Sequence[Example] = ()
+) -> tuple[prompts.Builder, PriorSource]:
+    """What makes the prompt of a state, and the source of priors that it is for.
+
+    Args:
+      settings: all of them.
+      model: the language model, which nothing loads yet.
+      examples: what the prompt "few_shot" shows.
+
+    Raises:
+      FileNotFoundError, ValueError: see `priors.make_source` and `prompts.make`.
+    """
+    build = prompts.make(settings.prior.prompt, examples)
+    history, seed = settings.environment.history, settings.run.seed
+    context = SourceContext(model, settings.prior, build, history, seed)
+    return build, priors.make_source(context)
 
 
 def make_model(settings: Settings) -> CachedModel:
