@@ -144,6 +144,8 @@ def _print(found: Any, recommendation: Any) -> None:
         fields = [f"--config.prior.prompt={finding.prompt}"]
         if finding.normalization:
             fields.append(f"--config.prior.normalization={finding.normalization}")
+        else:
+            fields.append(f"--config.prior.method={finding.method}")
         why = rich.markup.escape(recommendation.why)
         console.print(f"recommended: {' '.join(fields)}\n  {why}", highlight=False)
     capped = [each.name for each in found.findings if each.played and _is_capped(each)]

@@ -55,6 +55,7 @@ class Finding(NamedTuple):
 
     Attributes:
       prompt: its name.
+      method: where the prior comes from (`PriorSettings.method`).
       normalization: "sum", "token" or "word"; empty where the prior is not scored.
       played: what came of episodes of the prior alone (`Outcome.statistics`); None without an
         environment.
@@ -70,6 +71,7 @@ class Finding(NamedTuple):
     """
 
     prompt: str
+    method: str
     normalization: str
     played: dict[str, Any] | None
     states: int
@@ -345,6 +347,7 @@ def _measure(
         played = outcome.statistics()
     return Finding(
         prompt=prior.prompt,
+        method=prior.method,
         normalization=prior.normalization if prior.method == "score" else "",
         played=played,
         states=states or 0,

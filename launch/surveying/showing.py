@@ -98,7 +98,7 @@ def to_json(survey: Survey, recommendation: Recommendation, about: dict[str, Any
     findings = [_fields(finding) for finding in survey.findings]
     finding = recommendation.finding
     chosen = None if finding is None else findings[survey.findings.index(finding)]
-    named = ("prompt", "normalization")
+    named = ("prompt", "method", "normalization")
     content = {
         "about": about,
         "uniform": survey.uniform,
@@ -168,6 +168,10 @@ def draw(survey: Survey, recommended: Finding | None, title: str, path: pathlib.
         axes.grid(axis="x", alpha=0.3)
         if label.startswith("least"):
             axes.set_xscale("log")
+        elif label.startswith("entropy"):
+            axes.set_xlim(left=0)
+        elif label.startswith("success"):
+            axes.set_xlim(-0.02, 1.02)
     drawn[0].set(yticks=y, ylim=(len(findings) - 0.5, -0.5))
     drawn[0].set_yticklabels([each.name.replace("$", r"\$") for each in findings])
     for each, tick in zip(findings, drawn[0].get_yticklabels(), strict=True):
