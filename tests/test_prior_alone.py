@@ -116,9 +116,13 @@ def test_a_bad_prior_is_warned_of_with_what_to_do(bad):
     assert "uniform_share" in said
 
 
+def told_of(workdir: pathlib.Path) -> dict:
+    return json.loads((workdir / "summary.json").read_text())
+
+
 def test_a_bad_prior_stands_in_the_summary_and_in_the_table(bad):
     workdir, _ = bad
-    told = json.loads((workdir / "summary.json").read_text())
+    told = told_of(workdir)
     before = told["before_training"]
     assert before["worse_by"] == "success_rate"
     assert before["prior alone"]["success_rate"]["ci95"][1] < 0.1
@@ -138,10 +142,11 @@ def test_a_resumed_run_says_so_again_and_does_not_look_again(bad, monkeypatch, c
 
 def test_a_good_prior_is_not_warned_of_and_looking_changes_no_bit(tmp_path, monkeypatch, caplog):
     with caplog.at_level("WARNING"):
-        told = training.run(kitchen_config(), tmp_path / "looked")
+        results = training.run(kitchen_config(), tmp_path / "looked")
     assert WARNING not in caplog.text
-    assert told["before_training"]["worse_by"] is None
-    canned = told["before_training"]
+    assert results.keys() == {"dqn_prior"}
+    canned = told_of(tmp_path / "looked")["before_training"]
+    assert canned["worse_by"] is None
     monkeypatch.setattr(prior_alone, "look", lambda *_: canned)
     training.run(kitchen_config(), tmp_path / "not")
     looked, not_looked = (
@@ -154,7 +159,8 @@ def test_a_good_prior_is_not_warned_of_and_looking_changes_no_bit(tmp_path, monk
 @pytest.mark.parametrize("name", ["dqn", "prior"])
 def test_agents_that_do_not_learn_from_the_prior_need_no_look(name, tmp_path, monkeypatch):
     monkeypatch.setattr(prior_alone, "look", lambda *_: pytest.fail("it looked"))
-    assert "before_training" not in training.run(kitchen_config(agents=(name,)), tmp_path)
+    training.run(kitchen_config(agents=(name,)), tmp_path)
+    assert told_of(tmp_path).keys() == {name}
 
 
 def test_starting_again_forgets_what_was_seen(bad, tmp_path):

@@ -78,9 +78,9 @@ def run(
         ends with `InterruptedRunError`.
 
     Returns:
-      For each agent what `summary.summarize` gives, and, if an agent learned from the prior, under
-      "before_training" what `prior_alone.look` found. The same is in `summary.json`; learning
-      curves are in `learning_curves.png`.
+      For each agent what `summary.summarize` gives. The same is in `summary.json`, and, if an agent
+      learned from the prior, under "before_training" what `prior_alone.look` found; learning curves
+      are in `learning_curves.png`.
 
     Raises:
       ValueError: the configuration is invalid, or the directory belongs to another one.
@@ -127,7 +127,8 @@ def run(
         if is_first():
             _report(priors.model, workdir)
         priors.model.close()
-    return json.loads(from_first(lambda: _conclude(config, workdir).encode()))
+    summary = json.loads(from_first(lambda: _conclude(config, workdir).encode()))
+    return {name: summary[name] for name in settings.agents}
 
 
 def restore(
