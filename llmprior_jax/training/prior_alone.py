@@ -95,13 +95,34 @@ def verdict(statistics: Mapping[str, Any], other: Mapping[str, Any]) -> Verdict:
       statistics: what `Outcome.statistics` gives of it.
       other: of the other.
     """
-    for by in (SUCCESS, RETURN):
-        (low, high), (other_low, other_high) = statistics[by]["ci95"], other[by]["ci95"]
+    for by, interval in ((SUCCESS, _interval_of_success), (RETURN, _interval_of_return)):
+        low, high = interval(statistics, other)
+        other_low, other_high = interval(other, statistics)
         if low > other_high:
             return Verdict(1, by)
         if high < other_low:
             return Verdict(-1, by)
     return Verdict(0, "")
+
+
+def _interval_of_success(
+    statistics: Mapping[str, Any], other: Mapping[str, Any]
+) -> tuple[float, float]:
+    del other
+    low, high = statistics[SUCCESS]["ci95"]
+    return low, high
+
+
+def _interval_of_return(
+    statistics: Mapping[str, Any], other: Mapping[str, Any]
+) -> tuple[float, float]:
+    """Where all returns are equal, they do not show their spread: the other policy's stands in."""
+    low, high = statistics[RETURN]["ci95"]
+    if low < high:
+        return low, high
+    other_low, other_high = other[RETURN]["ci95"]
+    half = (other_high - other_low) / 2 * (other["episodes"] / statistics["episodes"]) ** 0.5
+    return low - half, high + half
 
 
 def play(
