@@ -13,6 +13,8 @@ all of them see; `--distributed` finds them under Slurm, Open MPI and on TPUs.
 """
 
 import functools
+import json
+import pathlib
 from collections.abc import Sequence
 
 import rich.console
@@ -52,9 +54,10 @@ def main(argv: Sequence[str]) -> None:
     if _WANDB.value is not None:
         config.wandb_project = _WANDB.value
     with app.StopSignal() as should_stop:
-        results = training.run(config, _WORKDIR.value, _RESUME.value, should_stop)
+        training.run(config, _WORKDIR.value, _RESUME.value, should_stop)
     if processes.is_first():
-        rich.console.Console().print(summary.table(results, config.num_seeds))
+        told = json.loads((pathlib.Path(_WORKDIR.value) / training.SUMMARY_FILE).read_text())
+        rich.console.Console().print(summary.table(told, config.num_seeds))
         print(f"summary.json, learning_curves.png and metrics are in {_WORKDIR.value}")
 
 

@@ -186,6 +186,10 @@ RUNS = {
     ),
     'python -m launch.inspect_prior --env=Overcooked-TomatoLettuceSalad --match="You hold" '
     "--out=prior.html": Run(leaves=("prior.html",)),
+    "python -m launch.survey --prior=tiny --env=Overcooked-TomatoSalad --prompts=plain "
+    "--normalizations=sum,token,word": Run(
+        ("--normalizations=sum", "--episodes=8"), leaves=("survey/survey.json", "survey/*.png")
+    ),
     "python -m launch.prior show": Run(),
     "python -m launch.prior remove --model=tiny": Run(),
     COLLECT: Run(("--transitions=400",), leaves=("data/salad.parquet",)),

@@ -73,6 +73,8 @@ def start(command: list[str], **environment: str) -> subprocess.Popen:
 
 def test_a_run_leaves_its_results(finished):
     summary = json.loads((finished / "summary.json").read_text())
+    before = summary.pop("before_training")
+    assert set(before) == {"prior alone", "uniform", "worse_by"}
     assert set(summary) == {"prior", "dqn_prior"}
     for row in summary.values():
         assert {"iqm", "ci95", "per_seed"} <= row["success_rate"].keys()

@@ -23,8 +23,8 @@ NAMES = {
     "llmprior_jax.agents": """
         Agent AgentState GFlanState Policy PolicyAgent QLearnerState Rollout States Transitions
         bc_prior cql_prior dqn_prior gflan_prior is_policy make make_policy names policy_names
-        prior_alone prior_transforms q_learner register register_policy temperature uniform
-        with_prior with_uniform_prior
+        prior_alone prior_transforms q_learner register register_policy sees_prior temperature
+        uniform with_prior with_uniform_prior
     """,
     "llmprior_jax.envs": """
         HistoryWrapper NAMES Scene TextEnvironment Thing engines make register with_history
@@ -50,7 +50,7 @@ NAMES = {
         CachedModel Completion Demonstrated Inspection ModelUsage PriorBatch PriorSource
         PriorStore Prompt Proposals Proposed Queries Sampling Scored SourceContext StoreError
         StoredScores TextScores Token check_options encode_actions estimate generate inspect
-        make_source normalize project prompt_keys prompts propose register_source score
+        make_source measures normalize project prompt_keys prompts propose register_source score
         score_actions score_texts
     """,
     "llmprior_jax.priors.prompts": """

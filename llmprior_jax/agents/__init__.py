@@ -25,6 +25,7 @@ from llmprior_jax.agents.registry import (
     policy_names,
     register,
     register_policy,
+    sees_prior,
 )
 
 __all__ = [
@@ -51,6 +52,7 @@ __all__ = [
     "q_learner",
     "register",
     "register_policy",
+    "sees_prior",
     "temperature",
     "uniform",
     "with_prior",

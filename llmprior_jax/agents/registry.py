@@ -21,6 +21,9 @@ from llmprior_jax.types import LanguagePolicy
 
 Factory = Callable[..., Any]
 
+# Those of agents that see no prior but a uniform one.
+_BLIND: list[Factory] = []
+
 
 # The same factory gives the same baseline, which may thus be registered again.
 @functools.cache
@@ -31,6 +34,7 @@ def _baseline(factory: Factory) -> Factory:
     def make_baseline(**kwargs: Any) -> Agent:
         return with_uniform_prior(factory(**kwargs))
 
+    _BLIND.append(make_baseline)
     return make_baseline
 
 
@@ -41,6 +45,7 @@ def _gflan(model: LanguagePolicy, alpha: float = 0.0, **kwargs: Any) -> PolicyAg
     return gflan_prior(model, alpha=0.0, **kwargs)
 
 
+_BLIND.append(_gflan)
 _AGENTS: Registry[Factory] = Registry(
     "agent",
     {
@@ -182,6 +187,23 @@ def is_policy(name: str) -> bool:
       ValueError: there is no such agent.
     """
     return _is_policy(_find(name))
+
+
+def sees_prior(name: str) -> bool:
+    """Whether an agent sees the language model's prior: a baseline sees a uniform one, or none.
+
+    Examples:
+      >>> agents.sees_prior("dqn_prior"), agents.sees_prior("dqn"), agents.sees_prior("gflan")
+      (True, False, False)
+
+    Args:
+      name: as `make` and `make_policy` take it. What is not known to be a baseline sees it.
+
+    Raises:
+      ValueError: there is no such agent.
+    """
+    factory = _find(name)
+    return not any(factory is blind for blind in _BLIND)
 
 
 def names() -> tuple[str, ...]:

@@ -100,6 +100,23 @@ class ScoredStates:
         """Whether the first states were scored before, so that the source may not be needed."""
         return self._files.has_rows
 
+    def copy(self, states: States, files: RowFiles) -> "ScoredStates":
+        """The same source and prompts with a table of its own; nothing is loaded yet.
+
+        Args:
+          states: the states to score, which may be another object than this one's.
+          files: keep the rows.
+        """
+        return ScoredStates(
+            states,
+            self._first_observations,
+            self.source,
+            self.build_prompt,
+            self._num_features,
+            files,
+            self._history_seen,
+        )
+
     def metrics(self) -> dict[str, float]:
         """Numbers about what was scored so far, for a run's metrics."""
         cut = {_PROMPTS_CUT: self.counts[_PROMPTS_CUT]} if _PROMPTS_CUT in self.counts else {}
@@ -252,8 +269,11 @@ def first_observations(env: TextEnvironment, env_params: Any) -> np.ndarray:
     All of them where it can list them, otherwise those that random play meets.
     """
     listed = env.list_observations()
-    if listed is not None:
-        return listed
+    return explored_observations(env, env_params) if listed is None else listed
+
+
+def explored_observations(env: TextEnvironment, env_params: Any) -> np.ndarray:
+    """Distinct observations [N, *O] that random play meets, in the order in which it does."""
 
     def play(key: jax.Array) -> jax.Array:
         reset_key, play_key = jax.random.split(key)

@@ -1,6 +1,6 @@
 """Text to `log p(a|s)`: prompts, scoring, sampling, and sources of priors."""
 
-from llmprior_jax.priors import prompts
+from llmprior_jax.priors import measures, prompts
 from llmprior_jax.priors.features import encode_actions
 from llmprior_jax.priors.inspection import Inspection, Token, inspect
 from llmprior_jax.priors.prompts import Prompt
@@ -48,6 +48,7 @@ __all__ = [
     "generate",
     "inspect",
     "make_source",
+    "measures",
     "normalize",
     "project",
     "prompt_keys",

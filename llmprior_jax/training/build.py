@@ -32,7 +32,7 @@ from llmprior_jax.play.engine_player import EnginePlayer
 from llmprior_jax.play.players import JaxPlayer
 from llmprior_jax.play.row_files import RowFiles
 from llmprior_jax.play.scored_states import ScoredStates, first_observations
-from llmprior_jax.priors import CachedModel, Sampling, SourceContext, prompts
+from llmprior_jax.priors import CachedModel, PriorSource, Sampling, SourceContext, prompts
 from llmprior_jax.priors.prompts import Example
 from llmprior_jax.priors.shared_store import SharedStore
 from llmprior_jax.priors.tokens import count_tokens
@@ -155,10 +155,7 @@ def make_priors(
       FileNotFoundError, ValueError: see `priors.make_source`.
     """
     model = make_model(settings, should_stop)
-    build = make_builder(settings.prior, examples, lambda: model.tokenizer)
-    source = priors.make_source(
-        SourceContext(model, settings.prior, build, history(settings), settings.run.seed)
-    )
+    build, source = make_source(settings, model, examples)
     fitting = prompts.fitting(build, model.fits)
 
     def first() -> np.ndarray:
@@ -171,6 +168,24 @@ def make_priors(
     seen = None if settings.prior.history is None else settings.environment.history
     scored = ScoredStates(env, first, source, fitting, num_features, files, seen)
     return Priors(model, build, scored, examples)
+
+
+def make_source(
+    settings: Settings, model: CachedModel, examples: Sequence[Example] = ()
+) -> tuple[prompts.Builder, PriorSource]:
+    """What makes the prompt of a state, and the source of priors that it is for.
+
+    Args:
+      settings: all of them.
+      model: the language model, which nothing loads yet.
+      examples: what the prompt "few_shot" shows.
+
+    Raises:
+      FileNotFoundError, ValueError: see `priors.make_source` and `prompts.make`.
+    """
+    build = make_builder(settings.prior, examples, lambda: model.tokenizer)
+    context = SourceContext(model, settings.prior, build, history(settings), settings.run.seed)
+    return build, priors.make_source(context)
 
 
 def make_model(settings: Settings, should_stop: Callable[[], bool] | None = None) -> CachedModel:

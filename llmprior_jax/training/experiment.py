@@ -20,7 +20,7 @@ import jax
 import numpy as np
 import tqdm
 
-from llmprior_jax import progress
+from llmprior_jax import agents, progress
 from llmprior_jax.distributed.mesh import make_mesh
 from llmprior_jax.distributed.processes import from_first, in_any, in_first, is_first
 from llmprior_jax.errors import InterruptedRunError, OutOfMemoryError, RestoreError
@@ -49,11 +49,13 @@ if TYPE_CHECKING:
     from llmprior_jax.learning import Run
     from llmprior_jax.play.engine_games import EngineGames
     from llmprior_jax.priors import CachedModel
+    from llmprior_jax.training.build import Priors
 
 SUMMARY_FILE = "summary.json"
 _PRIOR_TABLE = "prior_table"
 _QUERIES = "prior_queries.jsonl"
 _CURVES = "learning_curves.png"
+_PRIOR_ALONE = "prior_alone.json"
 
 
 def run(
@@ -83,7 +85,8 @@ def run(
         last checkpoint. None: nobody is asked.
 
     Returns:
-      For each agent what `summary.summarize` gives. The same is in `summary.json`; learning curves
+      For each agent what `summary.summarize` gives. The same is in `summary.json`, and, if an agent
+      learned from the prior, under "before_training" what `prior_alone.look` found; learning curves
       are in `learning_curves.png`.
 
     Raises:
@@ -128,14 +131,19 @@ def run(
     in_first(claim)
     try:
         with explain_out_of_memory(settings, workdir):
+            is_looked_at = False
             for name in settings.agents:
                 trained = build.make_run(name, settings, env, env_params, priors, dataset)
+                if agents.sees_prior(name) and trained.num_steps and not is_looked_at:
+                    _look(settings, env, env_params, priors, workdir)
+                    is_looked_at = True
                 _train(name, trained, priors.model, settings, workdir / name, should_stop)
     finally:
         if is_first():
             _report(priors.model, workdir)
         priors.model.close()
-    return json.loads(from_first(lambda: _conclude(config, workdir).encode()))
+    summary = json.loads(from_first(lambda: _conclude(config, workdir).encode()))
+    return {name: summary[name] for name in settings.agents}
 
 
 def restore(
@@ -296,8 +304,26 @@ def _clear(workdir: pathlib.Path) -> None:
     for name in config.agents:
         shutil.rmtree(workdir / name, ignore_errors=True)
     shutil.rmtree(workdir / _PRIOR_TABLE, ignore_errors=True)
-    for name in (_QUERIES, SUMMARY_FILE, _CURVES, provenance.FILE, examples.FILE, CONFIG_FILE):
+    for name in (_QUERIES, SUMMARY_FILE, _CURVES, _PRIOR_ALONE, provenance.FILE, examples.FILE):
         (workdir / name).unlink(missing_ok=True)
+    (workdir / CONFIG_FILE).unlink(missing_ok=True)
+
+
+def _look(
+    settings: Settings, env: Any, env_params: Any, priors: "Priors", workdir: pathlib.Path
+) -> None:
+    """Warns if the prior alone is worse than a uniform policy; has them play if none did before."""
+    from llmprior_jax.training import prior_alone
+
+    path = workdir / _PRIOR_ALONE
+    kept = from_first(lambda: path.read_bytes() if path.exists() else b"")
+    if kept:
+        found = json.loads(kept)
+    else:
+        found = prior_alone.look(settings, env, env_params, priors, workdir / _PRIOR_TABLE)
+        in_first(lambda: write_atomically(path, json.dumps(found, indent=2) + "\n"))
+    if is_first():
+        prior_alone.warn(found, settings)
 
 
 def _conclude(config: Config, workdir: pathlib.Path) -> str:
@@ -305,6 +331,8 @@ def _conclude(config: Config, workdir: pathlib.Path) -> str:
     unit = step_unit(config)
     records = {name: read_metrics(workdir / name) for name in config.agents}
     summary = {name: summaries.summarize(of_agent, unit) for name, of_agent in records.items()}
+    if (workdir / _PRIOR_ALONE).exists():
+        summary[summaries.BEFORE_TRAINING] = json.loads((workdir / _PRIOR_ALONE).read_text())
     text = json.dumps(summary, indent=2) + "\n"
     write_atomically(workdir / SUMMARY_FILE, text)
     summaries.plot(records, workdir / _CURVES, unit)

@@ -19,6 +19,8 @@ _CONFIDENCE = 0.95
 _RESAMPLES = 2_000
 SOLVED = 0.9
 _UNSEEN = "unseen_success_rate"
+# Under this a summary has what came before training (`prior_alone.look`); no agent is named so.
+BEFORE_TRAINING = "before_training"
 
 
 def interquartile_mean(values: np.ndarray) -> float:
@@ -90,9 +92,12 @@ def table(summary: Mapping[str, Mapping[str, Any]], num_seeds: int | None) -> ri
     """The summary as a table to print; brackets hold 95% intervals or quartiles over seeds.
 
     Args:
-      summary: for each row what `summarize` gives.
+      summary: for each row what `summarize` gives, and under "before_training", if that is there,
+        what `prior_alone.look` gives, which makes rows of its own.
       num_seeds: for the title; None if the rows have different numbers.
     """
+    before = summary.get(BEFORE_TRAINING, {})
+    summary = {name: row for name, row in summary.items() if name != BEFORE_TRAINING}
     seeds = "" if num_seeds is None else f"{num_seeds} seeds, "
     result = rich.table.Table(title=f"{seeds}interquartile means [95% interval]")
     unseen = ["success rate, unseen"] if any(_UNSEEN in row for row in summary.values()) else []
@@ -111,6 +116,13 @@ def table(summary: Mapping[str, Mapping[str, Any]], num_seeds: int | None) -> ri
             f"{_count(steps['median'])} \\[{_count(low)}, {_count(high)}]",
             f"{steps['reached']:.0%}",
         )
+    for name, row in _policies(before).items():
+        success, returns = (
+            _with_interval(row[key], "{:.2f}") for key in ("success_rate", "return")
+        )
+        result.add_row(name, success, *("" for _ in unseen), returns, "", "")
+    if before:
+        result.caption = _caption(before)
     return result
 
 
@@ -158,6 +170,21 @@ def plot(
     figure.savefig(path, dpi=150)
 
 
+def _policies(before: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Of what came before training, the statistics of each policy."""
+    return {name: row for name, row in before.items() if isinstance(row, Mapping)}
+
+
+def _caption(before: Mapping[str, Any]) -> str:
+    """What the rows of before training are, and what they say."""
+    rows = " and ".join(
+        f"{name}: {row['episodes']} episodes" for name, row in _policies(before).items()
+    )
+    by = before["worse_by"]
+    worse = f"; the prior alone is worse than uniform by its {by.replace('_', ' ')}" if by else ""
+    return f"before training, means \\[95% interval] of {rows}{worse}"
+
+
 def _over_seeds(values: np.ndarray) -> dict[str, Any]:
     return {
         "iqm": interquartile_mean(values),
@@ -176,4 +203,5 @@ def _count(value: float | None) -> str:
 
 def _with_interval(statistic: Mapping[str, Any], form: str) -> str:
     low, high = statistic["ci95"]
-    return f"{form.format(statistic['iqm'])} \\[{form.format(low)}, {form.format(high)}]"
+    middle = statistic["iqm"] if "iqm" in statistic else statistic["mean"]
+    return f"{form.format(middle)} \\[{form.format(low)}, {form.format(high)}]"

@@ -130,13 +130,6 @@ class CachedModel:
         return models.load_tokenizer(self.name)
 
     @functools.cached_property
-    def tokenizer(self) -> Any:
-        """The language model's tokenizer, read when it is first needed, without the weights."""
-        if "language_model" in self.__dict__:
-            return self.language_model.tokenizer
-        return models.load_tokenizer(self.name)
-
-    @functools.cached_property
     def text_encoder(self) -> models.TextEncoder | None:
         """What makes features of texts, loaded when it is first needed; None if the model does."""
         return None if self._features == HIDDEN else models.load_encoder(self._features)

@@ -1,0 +1,142 @@
+"""Says what a language model is worth as a prior under each prompt and normalization: look first.
+
+    python -m launch.survey --env=Overcooked-TomatoSalad --prompts=plain --out=survey
+
+For each setting: how the prior alone does beside a uniform policy, how sure it is, what it gives
+the least likely action, how much it favors short texts, and how likely it finds what was
+demonstrated in a --dataset, with the temperature that makes it likeliest. Then the setting to train
+with, if one is better than a uniform policy. --out gets `survey.json` and `survey.png`.
+
+The place is an --env, or that of a --config, or a --dataset alone, in which nobody plays. States
+are scored as they are met, once per prompt, whatever normalizations are made of it, and kept in the
+store: a survey that is stopped and repeated goes on, and training finds them there.
+"""
+
+import json
+import pathlib
+import tempfile
+from collections.abc import Sequence
+from typing import Any
+
+import rich.console
+import rich.markup
+
+from launch.common import app
+from llmprior_jax import datasets, training
+from llmprior_jax.errors import InterruptedRunError
+from llmprior_jax.priors import check_options, prompts
+
+FLAGS = app.Flags()
+_PRIOR = FLAGS.string("prior", None, "Language model: tiny, a directory, or a hub id.")
+_ENV = FLAGS.string("env", None, "Environment to play in, by name.")
+_GAMES = FLAGS.list("games", [], "Games of an environment that takes them from files.")
+_HISTORY = FLAGS.integer("history", None, "Pairs that an observation holds.", lower_bound=0)
+_CONFIG = FLAGS.config_file("Where all else comes from: a file with `get_config()`.")
+_DATASET = FLAGS.string("dataset", None, "Demonstrations, to say how likely they are.")
+_PROMPTS = FLAGS.list("prompts", ["plain"], "Prompts to compare.")
+_NORMALIZATIONS = FLAGS.list(
+    "normalizations", ["sum", "token", "word"], "How an action's tokens become its score."
+)
+_EXAMPLES = FLAGS.string(
+    "examples",
+    None,
+    "What few_shot prompts show, in JSON Lines; the environment's own examples otherwise.",
+)
+_EPISODES = FLAGS.integer("episodes", 128, "Episodes of each setting.", lower_bound=1)
+_STATES = FLAGS.integer(
+    "states", 300, "New states, of a setting's episodes or of the dataset, at most.", lower_bound=1
+)
+_OUT = FLAGS.string("out", "survey", "Directory for survey.json and survey.png.")
+
+
+def main(argv: Sequence[str]) -> None:
+    from launch.surveying import measuring, recommending, showing
+    from llmprior_jax.training import validation
+
+    del argv
+    plays = _ENV.value is not None or _CONFIG.value is not None
+    if not plays and _DATASET.value is None:
+        raise ValueError("say where to look: --env, --config or --dataset")
+    for name, values in (("prompts", _PROMPTS.value), ("normalizations", _NORMALIZATIONS.value)):
+        if not values or len(set(values)) != len(values):
+            raise ValueError(f"--{name} is {','.join(values)!r}; name one or more, each once")
+    for normalization in _NORMALIZATIONS.value:
+        check_options(normalization, 1.0)
+    settings = training.to_settings(_config())
+    validation.validate(settings)
+    dataset = None
+    if _DATASET.value is not None:
+        dataset = datasets.read(_DATASET.value, settings.environment.history)
+    examples = [] if _EXAMPLES.value is None else prompts.read_examples(_EXAMPLES.value)
+    grid = measuring.Grid(
+        _PROMPTS.value, _NORMALIZATIONS.value, examples, _EPISODES.value, _STATES.value
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            found = measuring.survey(settings, grid, dataset, plays, pathlib.Path(scratch))
+        except KeyboardInterrupt:
+            raise InterruptedRunError(
+                "stopped; what was scored is in the store, and the same command goes on from there"
+            ) from None
+    recommendation = recommending.recommend(found)
+    about = {
+        "prior": settings.prior.model,
+        "place": settings.environment.env if plays else _DATASET.value,
+        "history": settings.environment.history,
+        "dataset": _DATASET.value,
+        "episodes": grid.episodes,
+        "states": grid.states,
+    }
+    showing.write(found, recommendation, about, pathlib.Path(_OUT.value))
+    _print(found, recommendation)
+
+
+def _config() -> training.Config:
+    config = training.default_config() if _CONFIG.value is None else _CONFIG.value
+    if _ENV.value is not None:
+        config.env = _ENV.value
+    if _GAMES.value:
+        config.games.train = tuple(_GAMES.value)
+    if _HISTORY.value is not None:
+        config.history = _HISTORY.value
+    if _PRIOR.value is not None:
+        config.prior.model = _PRIOR.value
+    # Of a configuration the agents are of no account, nor is what they learn from.
+    config.agents, config.offline.dataset = ("prior",), ""
+    config.prior.prompt = "plain"
+    return config
+
+
+def _print(found: Any, recommendation: Any) -> None:
+    from launch.surveying import showing
+
+    console = rich.console.Console()
+    for table in showing.tables(found, recommendation.finding):
+        console.print(table)
+    finding = recommendation.finding
+    if finding is None:
+        console.print(f"not recommended: {rich.markup.escape(recommendation.why)}", highlight=False)
+    else:
+        fields = [f"--config.prior.prompt={finding.prompt}"]
+        if finding.normalization:
+            fields.append(f"--config.prior.normalization={finding.normalization}")
+        else:
+            fields.append(f"--config.prior.method={finding.method}")
+        why = rich.markup.escape(recommendation.why)
+        console.print(f"recommended: {' '.join(fields)}\n  {why}", highlight=False)
+    capped = [each.name for each in found.findings if each.played and _is_capped(each)]
+    if capped:
+        console.print(
+            f"fewer than {_EPISODES.value} episodes, since they met {_STATES.value} new states: "
+            f"{'; '.join(map(rich.markup.escape, capped))} (--states)",
+            highlight=False,
+        )
+    print(f"survey.json and survey.png are in {_OUT.value}")
+
+
+def _is_capped(finding: Any) -> bool:
+    return finding.played["episodes"] < _EPISODES.value
+
+
+if __name__ == "__main__":
+    app.run(main, FLAGS)

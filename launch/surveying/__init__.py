@@ -1,0 +1,1 @@
+"""What `launch.survey` is made of: what it measures, what it recommends, and how it shows that."""

@@ -1,0 +1,303 @@
+"""The prior alone beside a uniform policy: what a model is worth before anything is learned.
+
+An agent starts from its prior, so a prior that does worse than blind choice leads it astray, the
+longer, the surer it is. A run therefore has both play some episodes before the first agent trains
+that needs the prior, warns where the prior is worse, and keeps what came of it. `launch.survey`
+compares prompts and normalizations in the same way.
+"""
+
+import dataclasses
+import pathlib
+import tempfile
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import scipy.stats
+from absl import logging
+
+from llmprior_jax.distributed.seeds import fold_in
+from llmprior_jax.envs import TextEnvironment
+from llmprior_jax.learning import Run
+from llmprior_jax.play.engine_games import EngineGames
+from llmprior_jax.play.row_files import RowFiles
+from llmprior_jax.play.scored_states import ScoredStates
+from llmprior_jax.priors import PriorBatch, Prompt
+from llmprior_jax.settings import GamesSettings, OfflineSettings, Settings
+from llmprior_jax.training import build
+from llmprior_jax.types import TextState
+
+PRIOR, UNIFORM, WORSE_BY = "prior alone", "uniform", "worse_by"
+SUCCESS, RETURN = "success_rate", "return"
+
+_CONFIDENCE = 0.95
+# Of the keys of a run's evaluations, so that no stream of its own is touched.
+_STREAM = 2**31 - 1
+# Episodes at least: those in environments whose states are all scored cost next to nothing.
+_EPISODES, _LAZY_EPISODES = 256, 64
+# States that the language model is asked about, after which no more episodes are begun.
+_LAZY_STATES = 256
+
+
+class Outcome(NamedTuple):
+    """What came of N episodes that a policy played.
+
+    Attributes:
+      success: bool[N].
+      returns: f64[N], undiscounted.
+    """
+
+    success: np.ndarray
+    returns: np.ndarray
+
+    def statistics(self) -> dict[str, Any]:
+        """As JSON has them: `success_rate` and `return`, each `mean` and `ci95`, and `episodes`.
+
+        The interval of success is Wilson's, that of the return Student's.
+        """
+        count = len(self.success)
+        successes = int(self.success.sum())
+        wilson = scipy.stats.binomtest(successes, count).proportion_ci(_CONFIDENCE, "wilson")
+        return {
+            SUCCESS: {"mean": successes / count, "ci95": [float(wilson.low), float(wilson.high)]},
+            RETURN: {"mean": float(self.returns.mean()), "ci95": list(mean_interval(self.returns))},
+            "episodes": count,
+        }
+
+
+class Verdict(NamedTuple):
+    """How one policy does beside another.
+
+    Attributes:
+      sign: 1 if it is better, -1 if it is worse, 0 if the episodes do not tell.
+      by: what tells, "success_rate" or "return"; empty if nothing does.
+    """
+
+    sign: int
+    by: str
+
+
+def mean_interval(values: np.ndarray) -> tuple[float, float]:
+    """Student's 95% interval of the mean of `values` [N]; all numbers for a single value."""
+    if len(values) < 2:
+        return -np.inf, np.inf
+    mean, error = np.mean(values), scipy.stats.sem(values)
+    half = error * scipy.stats.t.ppf((1 + _CONFIDENCE) / 2, len(values) - 1)
+    return float(mean - half), float(mean + half)
+
+
+def verdict(statistics: Mapping[str, Any], other: Mapping[str, Any]) -> Verdict:
+    """Whether one policy is better than another or worse, intervals apart.
+
+    By success; where success does not tell (both always fail, say), by the return.
+
+    Args:
+      statistics: what `Outcome.statistics` gives of it.
+      other: of the other.
+    """
+    for by, interval in ((SUCCESS, _interval_of_success), (RETURN, _interval_of_return)):
+        low, high = interval(statistics, other)
+        other_low, other_high = interval(other, statistics)
+        if low > other_high:
+            return Verdict(1, by)
+        if high < other_low:
+            return Verdict(-1, by)
+    return Verdict(0, "")
+
+
+def _interval_of_success(
+    statistics: Mapping[str, Any], other: Mapping[str, Any]
+) -> tuple[float, float]:
+    del other
+    low, high = statistics[SUCCESS]["ci95"]
+    return low, high
+
+
+def _interval_of_return(
+    statistics: Mapping[str, Any], other: Mapping[str, Any]
+) -> tuple[float, float]:
+    """Where all returns are equal, they do not show their spread: the other policy's stands in."""
+    low, high = statistics[RETURN]["ci95"]
+    if low < high:
+        return low, high
+    other_low, other_high = other[RETURN]["ci95"]
+    half = (other_high - other_low) / 2 * (other["episodes"] / statistics["episodes"]) ** 0.5
+    return low - half, high + half
+
+
+def play(
+    run: Run, scored: ScoredStates, num_episodes: int, most_states: int | None = None
+) -> Outcome:
+    """Episodes of the prior alone, in as many evaluations as it takes.
+
+    A uniform policy is the prior alone where the prior is uniform (`uniform_states`), so the same
+    compiled programs serve both.
+
+    Args:
+      run: of the agent "prior", as `without_learning` has it.
+      scored: the states with their priors, loaded.
+      num_episodes: how many episodes at least.
+      most_states: once there are so many states more than at first, no more are begun.
+    """
+    run.player.scored = scored
+    keys = fold_in(run.keys["evaluate"], _STREAM)
+    size = int(scored.table.size)
+    success: list[np.ndarray] = []
+    returns: list[np.ndarray] = []
+    while sum(map(len, success)) < num_episodes:
+        episodes = run.player.evaluate(run.state.agent, fold_in(keys, len(success)))[""]
+        success.append(np.asarray(episodes.success).ravel())
+        returns.append(np.asarray(episodes.returns, np.float64).ravel())
+        if most_states is not None and int(scored.table.size) - size >= most_states:
+            break
+    return Outcome(np.concatenate(success), np.concatenate(returns))
+
+
+def without_learning(settings: Settings, eval_episodes: int) -> Settings:
+    """The settings of a run in which the prior alone acts, in no unseen games.
+
+    Args:
+      settings: of a run that may learn.
+      eval_episodes: episodes of one evaluation, per seed.
+    """
+    environment, run = settings.environment, settings.run
+    seen = GamesSettings(environment.games.train)
+    return dataclasses.replace(
+        settings,
+        environment=dataclasses.replace(environment, games=seen),
+        agents=("prior",),
+        offline=OfflineSettings(),
+        run=dataclasses.replace(run, eval_episodes=eval_episodes),
+    )
+
+
+def uniform_states(
+    env: TextEnvironment | EngineGames,
+    first: np.ndarray,
+    num_features: int,
+    directory: pathlib.Path,
+) -> ScoredStates:
+    """States whose prior is uniform, for which no model is asked; they are loaded.
+
+    Args:
+      env: whose states.
+      first: observations [N, *O] to begin with, one or more.
+      num_features: as many as other priors have; they are 0.
+      directory: an empty one, which stays so.
+    """
+
+    def build_prompt(state: TextState) -> Prompt:
+        return Prompt("", state.actions)
+
+    files = RowFiles(directory, read_only=True)
+    scored = ScoredStates(env, lambda: first, _Uniform(), build_prompt, num_features, files)
+    scored.load()
+    return scored
+
+
+class _Uniform:
+    """A source of priors that knows nothing and asks nobody."""
+
+    identity = "uniform"
+
+    def score(self, prompts: Sequence[Prompt]) -> PriorBatch:
+        count = np.array([len(prompt.actions) for prompt in prompts])[:, None]
+        is_action = np.arange(count.max()) < count
+        log_probs = np.where(is_action, -np.log(count), -np.inf).astype(np.float32)
+        return PriorBatch(log_probs, np.zeros((*log_probs.shape, 1), np.float32))
+
+    def metrics(self, outcomes: Mapping[str, int]) -> dict[str, float]:
+        del outcomes
+        return {}
+
+
+def look(
+    settings: Settings,
+    env: TextEnvironment | EngineGames,
+    env_params: Any,
+    known: build.Priors,
+    directory: pathlib.Path,
+) -> dict[str, Any]:
+    """Has the prior alone and a uniform policy play, and compares them.
+
+    Nothing that a run keeps is touched: neither its table nor its random keys. What the language
+    model is asked on the way, in environments whose states cannot be listed, goes to the store.
+
+    Args:
+      settings: of the run.
+      env: the environment.
+      env_params: its parameters.
+      known: the run's priors, its table loaded.
+      directory: holds the rows of the table.
+
+    Returns:
+      What `Outcome.statistics` gives of "prior alone" and "uniform", and under "worse_by" the
+      measure by which the prior is worse, None if it is not.
+    """
+    table = known.scored.table
+    first = np.asarray(table.observations)[: int(table.size)]
+    if isinstance(env, EngineGames):
+        # The same engines, in no unseen games. A digest of text stands for a state there, and a run
+        # that goes on has forgotten the texts of `first`.
+        env = EngineGames(env.bridge, env.games, (), env.num_actions, build.history(settings))
+        first = env.observe(TextState("", "", (), ("wait",)))[None]
+    if isinstance(env, TextEnvironment) and env.list_observations() is not None:
+        scored, eval_episodes = known.scored, settings.run.eval_episodes
+        num_episodes, most_states = _EPISODES, None
+    else:
+        # So few at a time that hardly more states are met than are to be.
+        scored, eval_episodes = known.scored.copy(env, RowFiles(directory, read_only=True)), 1
+        num_episodes, most_states = _LAZY_EPISODES, _LAZY_STATES
+    alone = without_learning(settings, eval_episodes)
+    run = build.make_run("prior", alone, env, env_params, known._replace(scored=scored))
+    prior = play(run, scored, num_episodes, most_states)
+    with tempfile.TemporaryDirectory() as scratch:
+        blind = uniform_states(env, first, table.prior.features.shape[-1], pathlib.Path(scratch))
+        # No model is asked about its states, except where their actions are proposed.
+        proposes = settings.environment.freeform.k is not None
+        uniform = play(run, blind, num_episodes, most_states if proposes else None)
+    return compared(prior, uniform)
+
+
+def compared(prior: Outcome, uniform: Outcome) -> dict[str, Any]:
+    """What came of both, as `look` gives it."""
+    statistics = {PRIOR: prior.statistics(), UNIFORM: uniform.statistics()}
+    sign, by = verdict(statistics[PRIOR], statistics[UNIFORM])
+    return {**statistics, WORSE_BY: by if sign < 0 else None}
+
+
+def warn(found: Mapping[str, Any], settings: Settings) -> None:
+    """Says so if the prior alone is worse than a uniform policy, and what to do about it."""
+    by = found[WORSE_BY]
+    if by is None:
+        return
+    prior, uniform = (with_interval(found[name][by]) for name in (PRIOR, UNIFORM))
+    logging.warning(
+        "the prior alone is worse than a uniform policy: %s %s against %s, in %d and %d episodes. "
+        "It leads agents astray. Look for a better prompt or normalization with\n"
+        "  python -m launch.survey %s\n"
+        "or try --config.prior.normalization=token, or limit the prior with "
+        "--config.prior.uniform_share=0.9",
+        by.replace("_", " "),
+        prior,
+        uniform,
+        found[PRIOR]["episodes"],
+        found[UNIFORM]["episodes"],
+        _survey_flags(settings),
+    )
+
+
+def with_interval(statistic: Mapping[str, Any]) -> str:
+    """A mean and its interval, for people."""
+    low, high = statistic["ci95"]
+    return f"{statistic['mean']:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def _survey_flags(settings: Settings) -> str:
+    environment = settings.environment
+    flags = [f"--prior={settings.prior.model}", f"--env={environment.env}"]
+    if environment.games.train:
+        flags.append(f"--games={','.join(environment.games.train)}")
+    if environment.history:
+        flags.append(f"--history={environment.history}")
+    return " ".join(flags)

@@ -1,0 +1,192 @@
+"""The prior alone beside a uniform policy: statistics, verdicts, the warning, and what stays."""
+
+import json
+import logging
+import math
+import pathlib
+
+import numpy as np
+import pytest
+import scipy.stats
+from lock_env import LockSource
+from test_experiment import UnlistedLock, assert_same_bits
+
+from llmprior_jax import agents, priors, training
+from llmprior_jax.training import build, prior_alone, summary
+from llmprior_jax.training.prior_alone import Outcome, Verdict
+
+WARNING = "the prior alone is worse than a uniform policy"
+
+
+def test_the_interval_of_success_is_wilsons():
+    success = np.arange(20) < 3
+    stated = Outcome(success, np.zeros(20)).statistics()["success_rate"]
+    z, n, p = scipy.stats.norm.ppf(0.975), 20, 3 / 20
+    middle = (p + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
+    assert stated["mean"] == p
+    assert stated["ci95"] == pytest.approx([middle - half, middle + half])
+
+
+def test_the_interval_of_the_return_is_students():
+    values = np.array([1.0, 2.0, 4.0])
+    half = 4.302653 * math.sqrt(7 / 3) / math.sqrt(3)  # t of 2 degrees of freedom; variance 7/3
+    assert prior_alone.mean_interval(values) == pytest.approx((7 / 3 - half, 7 / 3 + half))
+
+
+def test_of_one_episode_the_return_says_nothing():
+    assert prior_alone.mean_interval(np.ones(1)) == (-math.inf, math.inf)
+
+
+def statistics(success: tuple[float, float], returns: tuple[float, float]) -> dict:
+    return {"success_rate": {"ci95": success}, "return": {"ci95": returns}, "episodes": 64}
+
+
+@pytest.mark.parametrize(
+    ("success", "returns", "expected"),
+    [
+        ((0.0, 0.1), (5.0, 6.0), Verdict(-1, "success_rate")),
+        ((0.5, 0.6), (-6.0, -5.0), Verdict(1, "success_rate")),
+        ((0.1, 0.3), (-6.0, -5.0), Verdict(-1, "return")),
+        ((0.1, 0.3), (5.0, 6.0), Verdict(1, "return")),
+        ((0.1, 0.3), (-1.0, 6.0), Verdict(0, "")),
+    ],
+)
+def test_success_decides_and_the_return_where_success_does_not_tell(success, returns, expected):
+    uniform = statistics((0.2, 0.4), (0.0, 1.0))
+    assert prior_alone.verdict(statistics(success, returns), uniform) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("dqn_prior", True),
+        ("dqn", False),
+        ("random", False),
+        ("gflan_prior", True),
+        ("gflan", False),
+    ],
+)
+def test_it_is_known_which_agents_see_the_prior(name, expected):
+    assert agents.sees_prior(name) == expected
+
+
+def test_an_agent_of_ones_own_sees_the_prior_unless_it_is_a_baseline(monkeypatch):
+    monkeypatch.setattr(agents.registry._AGENTS, "_entries", dict(agents.registry._AGENTS._entries))
+    agents.register("mine_prior", agents.dqn_prior)
+    agents.register("mine", agents.dqn_prior, uniform_prior=True)
+    assert (agents.sees_prior("mine_prior"), agents.sees_prior("mine")) == (True, False)
+
+
+def kitchen_config(**changes) -> training.Config:
+    """A kitchen of 22 states, which the embedded model knows; two updates."""
+    config = training.default_config()
+    config.update_from_flattened_dict(
+        {
+            "env": "Overcooked-TomatoSalad",
+            "agents": ("dqn_prior",),
+            "num_seeds": 1,
+            "num_steps": 16,
+            "eval_every": 16,
+            "eval_episodes": 32,
+            "loop.warmup_steps": 1,
+        }
+        | changes
+    )
+    return config
+
+
+@pytest.fixture(scope="module")
+def bad(tmp_path_factory) -> tuple[pathlib.Path, str]:
+    """The work directory of a run whose prior is the worst there is, and what it warned of."""
+    workdir = tmp_path_factory.mktemp("bad") / "run"
+    said: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())
+    logging.getLogger("absl").addHandler(handler)
+    training.run(kitchen_config(**{"prior.reversed": True}), workdir)
+    logging.getLogger("absl").removeHandler(handler)
+    return workdir, "\n".join(said)
+
+
+def test_a_bad_prior_is_warned_of_with_what_to_do(bad):
+    _, said = bad
+    assert WARNING in said
+    assert "launch.survey --prior=tiny --env=Overcooked-TomatoSalad" in said
+    assert "uniform_share" in said
+
+
+def told_of(workdir: pathlib.Path) -> dict:
+    return json.loads((workdir / "summary.json").read_text())
+
+
+def test_a_bad_prior_stands_in_the_summary_and_in_the_table(bad):
+    workdir, _ = bad
+    told = told_of(workdir)
+    before = told["before_training"]
+    assert before["worse_by"] == "success_rate"
+    assert before["prior alone"]["success_rate"]["ci95"][1] < 0.1
+    assert before["uniform"]["success_rate"]["ci95"][0] > 0.3
+    table = summary.table(told, 1)
+    assert list(table.columns[0].cells) == ["dqn_prior", "prior alone", "uniform"]
+    assert "worse than uniform" in str(table.caption)
+
+
+def test_a_resumed_run_says_so_again_and_does_not_look_again(bad, monkeypatch, caplog):
+    workdir, _ = bad
+    monkeypatch.setattr(prior_alone, "look", lambda *_: pytest.fail("it looked again"))
+    with caplog.at_level("WARNING"):
+        training.run(kitchen_config(**{"prior.reversed": True}), workdir)
+    assert WARNING in caplog.text
+
+
+def test_a_good_prior_is_not_warned_of_and_looking_changes_no_bit(tmp_path, monkeypatch, caplog):
+    with caplog.at_level("WARNING"):
+        results = training.run(kitchen_config(), tmp_path / "looked")
+    assert WARNING not in caplog.text
+    assert results.keys() == {"dqn_prior"}
+    canned = told_of(tmp_path / "looked")["before_training"]
+    assert canned["worse_by"] is None
+    monkeypatch.setattr(prior_alone, "look", lambda *_: canned)
+    training.run(kitchen_config(), tmp_path / "not")
+    looked, not_looked = (
+        training.restore(tmp_path / name, "dqn_prior", eval_episodes=1).state
+        for name in ("looked", "not")
+    )
+    assert_same_bits(looked, not_looked)
+
+
+@pytest.mark.parametrize("name", ["dqn", "prior"])
+def test_agents_that_do_not_learn_from_the_prior_need_no_look(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(prior_alone, "look", lambda *_: pytest.fail("it looked"))
+    training.run(kitchen_config(agents=(name,)), tmp_path)
+    assert told_of(tmp_path).keys() == {name}
+
+
+def test_starting_again_forgets_what_was_seen(bad, tmp_path):
+    training.run(kitchen_config(agents=("dqn",)), tmp_path)
+    (tmp_path / "prior_alone.json").write_text("{}")
+    training.run(kitchen_config(agents=("dqn",)), tmp_path, resume=False)
+    assert not (tmp_path / "prior_alone.json").exists()
+
+
+def test_where_states_cannot_be_listed_the_table_of_the_run_stays_as_it_is(tmp_path, monkeypatch):
+    env = UnlistedLock()
+    monkeypatch.setattr(build.envs, "make", lambda name, **kwargs: (env, env.default_params))
+    sources = priors.sources.registry._SOURCES
+    monkeypatch.setattr(sources, "_entries", dict(sources._entries))
+    source = LockSource(confidence=0.95)
+    priors.register_source("lock", lambda context: source)
+    settings = training.to_settings(
+        kitchen_config(**{"prior.method": "lock", "prior.num_features": 8, "num_seeds": 2})
+    )
+    directory = tmp_path / "rows"
+    known = build.make_priors(settings, env, env.default_params, directory)
+    known.scored.load()
+    size, files = int(known.scored.table.size), sorted(directory.iterdir())
+    found = prior_alone.look(settings, env, env.default_params, known, directory)
+    assert found["prior alone"]["success_rate"]["mean"] > 0.4
+    assert found["uniform"]["success_rate"]["mean"] == 0
+    assert found["worse_by"] is None
+    assert int(known.scored.table.size) == size < len(set(source.asked))
+    assert sorted(directory.iterdir()) == files
