@@ -40,15 +40,14 @@ _JSON = FLAGS.boolean("json", False, "Print the result as JSON, too, on the last
 
 
 def fill() -> None:
-    from llmprior_jax.training import build, experiment, validation
+    from llmprior_jax.training import build, experiment
 
     config = _CONFIG.value
     if config is None:
         raise ValueError("fill needs --config, e.g. --config=quickstart")
     config.prior.store = _path()
+    config, env, env_params = experiment.prepare(config, None)
     settings = training.to_settings(config)
-    validation.validate(settings)
-    env, env_params = build.make_environment(settings)
     examples = experiment.make_examples(settings, env, None)
     # Filled as a run does it, in the same batches, so that a run finds the very same bits.
     with tempfile.TemporaryDirectory() as directory:

@@ -12,7 +12,6 @@ are scored as they are met, once per prompt, whatever normalizations are made of
 store: a survey that is stopped and repeated goes on, and training finds them there.
 """
 
-import json
 import pathlib
 import tempfile
 from collections.abc import Sequence

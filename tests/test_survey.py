@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from lock_env import LENGTH, Lock, prior_of, wheel_of
 
-from launch import survey as command
 from launch.surveying import measuring, recommending, showing
 from launch.surveying.measuring import Finding, Grid, Likelihood, Survey
 from llmprior_jax import datasets, priors, training
@@ -199,25 +198,3 @@ def test_what_is_written_is_finite_json_and_a_picture(tmp_path):
     assert (tmp_path / "out" / "survey.png").read_bytes().startswith(b"\x89PNG")
     for table in showing.tables(found, chosen.finding):
         assert list(table.columns[0].cells) == ["uniform", "a, sum", "b$, sum"]
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("{", "line 2"),
-        ('{"task": "t", "observations": ["o"]}', "line 2"),
-        ('{"task": "t", "observations": ["o"], "actions": []}', "line 2"),
-    ],
-)
-def test_a_wrong_line_of_examples_is_named(tmp_path, line, message):
-    path = tmp_path / "shown.jsonl"
-    path.write_text('{"task": "t", "observations": ["o"], "actions": ["a"]}\n' + line)
-    with pytest.raises(ValueError, match=message):
-        command.read_examples(path)
-
-
-def test_examples_are_read(tmp_path):
-    path = tmp_path / "shown.jsonl"
-    path.write_text('{"task": "t", "observations": ["o", "p"], "actions": ["a", "b"]}\n')
-    (example,) = command.read_examples(path)
-    assert example.steps == (("o", "a"), ("p", "b"))

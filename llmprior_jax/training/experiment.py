@@ -97,13 +97,11 @@ def run(
       OutOfMemoryError: a device had too little memory.
       ImportError: the configuration asks for what an extra brings; the message names it.
     """
-    from llmprior_jax.training import build, validation
+    from llmprior_jax.training import build
 
     workdir = pathlib.Path(workdir)
-    config = _settled(config, workdir if resume else None)
+    config, env, env_params = prepare(config, workdir if resume else None)
     settings = to_settings(config)
-    validation.validate(settings)
-    env, env_params = build.make_environment(settings)
     dataset = build.read_dataset(settings)
     shown = make_examples(settings, env, workdir if resume else None)
     priors = build.make_priors(
@@ -197,14 +195,32 @@ def restore(
     return run
 
 
-def _settled(config: Config, workdir: pathlib.Path | None) -> Config:
-    """What a run trains by, which is what its directory recorded where nothing else is said."""
+def prepare(
+    config: Config, workdir: pathlib.Path | None
+) -> tuple[Config, "TextEnvironment | EngineGames", Any]:
+    """What a run trains by, checked, and the environment with its parameters.
 
-    if workdir is None:
-        return settled(config)
-    path = workdir / CONFIG_FILE
-    content = from_first(lambda: path.read_bytes() if path.exists() else b"")
-    return settled(config, parse_config(content, path) if content else None)
+    Where a configuration leaves something to the language model, what its directory recorded
+    stands.
+
+    Raises:
+      ValueError: the configuration is invalid.
+    """
+    from llmprior_jax.training import build, validation
+
+    recorded = None
+    if workdir is not None:
+        path = workdir / CONFIG_FILE
+        content = from_first(lambda: path.read_bytes() if path.exists() else b"")
+        recorded = parse_config(content, path) if content else None
+    complete = settled(config, recorded)
+    settings = to_settings(complete)
+    validation.validate(settings)
+    env, env_params = build.make_environment(settings)
+    named = settings.prior.examples.file or settings.prior.examples.workdir
+    if not named and not env.examples():
+        complete = settled(config, recorded, has_examples=False)
+    return complete, env, env_params
 
 
 def make_examples(
