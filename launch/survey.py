@@ -72,7 +72,9 @@ def main(argv: Sequence[str]) -> None:
     )
     with tempfile.TemporaryDirectory() as scratch:
         try:
-            found = measuring.survey(settings, grid, dataset, plays, pathlib.Path(scratch))
+            found = measuring.survey(
+                settings, grid, dataset, plays, pathlib.Path(scratch), app.never
+            )
         except KeyboardInterrupt:
             raise InterruptedRunError(
                 "stopped; what was scored is in the store, and the same command goes on from there"
@@ -85,6 +87,8 @@ def main(argv: Sequence[str]) -> None:
         "dataset": _DATASET.value,
         "episodes": grid.episodes,
         "states": grid.states,
+        "temperature": settings.prior.temperature,
+        "uniform_share": settings.prior.uniform_share,
     }
     showing.write(found, recommendation, about, pathlib.Path(_OUT.value))
     _print(found, recommendation)

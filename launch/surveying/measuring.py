@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -144,6 +144,7 @@ def survey(
     dataset: Dataset | None,
     plays: bool,
     scratch: pathlib.Path,
+    should_stop: Callable[[], bool] | None = None,
 ) -> Survey:
     """Measures every setting of a grid.
 
@@ -156,12 +157,13 @@ def survey(
       dataset: demonstrations, if there are any.
       plays: whether there is an environment to play in.
       scratch: an empty directory.
+      should_stop: asked while the model is loaded and asked (`priors.CachedModel`).
 
     Raises:
       FileNotFoundError, ValueError: there is no such prompt, model or game, or the like.
     """
     settings = _small(settings, scratch)
-    model = build.make_model(settings)
+    model = build.make_model(settings, should_stop)
     try:
         place = _Place(settings, model, scratch / "rows") if plays else None
         if place is not None and not grid.examples:
