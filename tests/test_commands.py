@@ -65,7 +65,10 @@ COMMANDS = commands()
 
 def flags_of(module: str) -> flags.FlagValues:
     """The flags that a command defines."""
-    assert importlib.util.find_spec(module), f"there is no command {module}"
+    found = importlib.util.find_spec(module)
+    assert found, f"there is no command {module}"
+    if found.submodule_search_locations:
+        module += ".__main__"
     return importlib.import_module(module).FLAGS
 
 
@@ -231,6 +234,7 @@ ELSEWHERE = {
     "launch.make_games": "test_make_games",
     "launch.sweep": "test_sweep",
     "launch.report": "test_report",
+    "launch.real_models": "test_real_models",
     "launch.prior fill": "test_store",
     "launch.prior export": "test_store",
     "launch.prior import": "test_store",

@@ -157,7 +157,9 @@ def _ratio(steps: np.ndarray, others: np.ndarray) -> str:
     with np.errstate(invalid="ignore"):
         ratios = _medians(steps) / _medians(others, seed=1)
         middle = float(np.median(steps) / np.median(others))
-    low, high = np.quantile(np.nan_to_num(ratios, nan=np.inf), (0.025, 0.975), method="nearest")
+    low, high = np.quantile(
+        np.nan_to_num(ratios, nan=np.inf, posinf=np.inf), (0.025, 0.975), method="nearest"
+    )
     return f"{_share(middle)} [{_share(low)}, {_share(high)}]"
 
 
