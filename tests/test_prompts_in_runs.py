@@ -110,7 +110,6 @@ def _text(path):
         ({"prior.prompt": "plane+chat"}, "no prompt 'plane'; did you mean 'plain'"),
         ({"prior.prompt": "terse"}, "One of your own is named by its import path"),
         ({"prior.prompt": "math:pi"}, "prompt 'math:pi' is 3.14.*, which cannot be called"),
-        ({"prior.prompt": "options+few_shot"}, r"or a file of them \(config.prior.examples.file"),
         (
             {
                 "prior.prompt": "few_shot",

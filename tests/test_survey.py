@@ -91,12 +91,13 @@ def lock(monkeypatch) -> list[str]:
     asked: list[str] = []
     env = Lock()
 
-    def score_texts(lm, prompts, actions):
+    def score_in_passes(lm, prompts, actions):
         asked.extend(prompts)
         log_probs = np.asarray(prior_of(np.array(list(map(wheel_of, prompts))), 0.95).log_probs)
         is_wrong = [text.startswith("Wrong") for text in prompts]
         log_probs = np.where(np.array(is_wrong)[:, None], -log_probs, log_probs)
-        return TextScores(log_probs, np.ones(log_probs.shape, np.int32), log_probs[..., None])
+        ones = np.ones(log_probs.shape, np.int32)
+        yield np.arange(len(prompts)), TextScores(log_probs, ones, log_probs[..., None])
 
     class Model:
         fingerprint = "a lock's"
@@ -105,10 +106,11 @@ def lock(monkeypatch) -> list[str]:
             max_position_embeddings = 10**6
 
     monkeypatch.setattr(build.envs, "make", lambda name, **kwargs: (env, env.default_params))
-    monkeypatch.setattr(cached, "score_texts", score_texts)
+    monkeypatch.setattr(cached, "score_in_passes", score_in_passes)
+    monkeypatch.setattr(cached.language_model, "reads_apart", lambda name: True)
     monkeypatch.setattr(cached.models, "load", lambda name, **how: Model)
     monkeypatch.setattr(cached, "room_for", lambda *_: True)
-    monkeypatch.setattr(priors.prompts._BUILDERS, "_entries", {"right": right, "wrong": wrong})
+    monkeypatch.setattr(priors.prompts.naming._BODIES, "_entries", {"right": right, "wrong": wrong})
     return asked
 
 

@@ -84,7 +84,7 @@ def make(name: str, **kwargs: Any) -> Agent:
       ValueError: there is no such agent, or it is one for `make_policy`.
       TypeError: no agent has such an argument.
     """
-    factory = _find(name)
+    factory = _AGENTS[name]
     if _is_policy(factory):
         raise ValueError(f"the policy of {name!r} is a language model; use agents.make_policy")
     return factory(**_taken(factory, kwargs))
@@ -111,7 +111,7 @@ def make_policy(name: str, model: LanguagePolicy, **kwargs: Any) -> PolicyAgent:
       ValueError: there is no such agent, it is one for `make`, or an argument is out of its range.
       TypeError: no agent whose policy is a language model has such an argument.
     """
-    factory = _find(name)
+    factory = _AGENTS[name]
     if not _is_policy(factory):
         raise ValueError(f"the policy of {name!r} is no language model; use agents.make")
     return factory(model, **_taken(factory, kwargs))
@@ -186,7 +186,7 @@ def is_policy(name: str) -> bool:
     Raises:
       ValueError: there is no such agent.
     """
-    return _is_policy(_find(name))
+    return _is_policy(_AGENTS[name])
 
 
 def sees_prior(name: str) -> bool:
@@ -202,7 +202,7 @@ def sees_prior(name: str) -> bool:
     Raises:
       ValueError: there is no such agent.
     """
-    factory = _find(name)
+    factory = _AGENTS[name]
     return not any(factory is blind for blind in _BLIND)
 
 
@@ -224,13 +224,6 @@ def policy_names() -> tuple[str, ...]:
       ('gflan_prior', 'gflan')
     """
     return tuple(name for name in _AGENTS if is_policy(name))
-
-
-def _find(name: str) -> Factory:
-    factory = _AGENTS[name]
-    if not callable(factory):
-        raise ValueError(f"agent {name!r} is {factory!r}; name a function that returns an agent")
-    return factory
 
 
 def _is_policy(factory: Factory) -> bool:

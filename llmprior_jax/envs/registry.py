@@ -89,8 +89,6 @@ def make(name: str, **kwargs: Any) -> tuple[TextEnvironment, object]:
       TypeError: the environment has no such setting, or what was made is no `TextEnvironment`.
     """
     factory = _ENVIRONMENTS[name]
-    if not callable(factory):
-        raise TypeError(f"{name} is {factory!r}; name a class or function that makes environments")
     _check_settings(name, factory, kwargs)
     env = factory(**kwargs)
     if not isinstance(env, TextEnvironment):
