@@ -201,6 +201,8 @@ class AgentSettings:
       alpha_from: alpha at first, for a schedule that falls in a line to `alpha` ...
       alpha_updates: ... over so many updates.
       target_kl: adapt alpha until the posterior is so many nats away from the prior.
+      trust: in the prior, "learned" from what it leads to (`agents.trust`), or "fixed", which takes
+        the prior as it is, as the paper does.
       beta: weight of the CQL agents' penalty.
       penalty_temperature: temperature of that penalty; None is alpha.
       backup: value of the next state, "posterior", "soft" or "max".
@@ -219,6 +221,7 @@ class AgentSettings:
     alpha_from: float | None = None
     alpha_updates: int | None = None
     target_kl: float | None = None
+    trust: str = "learned"
     beta: float = 0.03
     penalty_temperature: float | None = None
     backup: str = "posterior"

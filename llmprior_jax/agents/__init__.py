@@ -1,9 +1,10 @@
 """Agents: DQN-Prior, CQL-Prior, GFlan-Prior and their baselines, as pure functions over arrays."""
 
-from llmprior_jax.agents import prior_transforms, temperature
+from llmprior_jax.agents import prior_transforms, temperature, trust
 from llmprior_jax.agents.agent import (
     Agent,
     AgentState,
+    Exploration,
     Policy,
     Transitions,
     prior_alone,
@@ -31,6 +32,7 @@ from llmprior_jax.agents.registry import (
 __all__ = [
     "Agent",
     "AgentState",
+    "Exploration",
     "GFlanState",
     "Policy",
     "PolicyAgent",
@@ -54,6 +56,7 @@ __all__ = [
     "register_policy",
     "sees_prior",
     "temperature",
+    "trust",
     "uniform",
     "with_prior",
     "with_uniform_prior",

@@ -57,10 +57,31 @@ class Policy(NamedTuple):
       log_probs: f32[A], log pi(a|s), exact also where the agent acts on candidates drawn from the
         prior; `-inf` where no action is.
       q_values: f32[A], its estimate of the return of each action (0 for agents without one).
+      trust: f32[], how much the language model's prior counts in this state, 0 to 1: the posterior
+        probability that the action comes from it, and not from the uniform prior; None where an
+        agent does not weigh the two.
     """
 
     log_probs: jax.Array
     q_values: jax.Array
+    trust: jax.Array | None = None
+
+
+class Exploration(NamedTuple):
+    """How an agent acts while it learns, where a whole episode is played in one way.
+
+    Attributes:
+      begin: `(state, key) -> i32[]`, the way to play an episode, drawn when it begins.
+      act: `(state, key, prior, way) -> i32[]`, one action.
+      end: `(state, value f32[N], way i32[N], ended bool[N]) -> state`, tells of N episodes, those
+        that have ended with their discounted returns; after every step.
+      discount: of those returns, per decision.
+    """
+
+    begin: Callable[[AgentState, jax.Array], jax.Array]
+    act: Callable[[AgentState, jax.Array, ActionPrior, jax.Array], jax.Array]
+    end: Callable[[AgentState, jax.Array, jax.Array, jax.Array], AgentState]
+    discount: float
 
 
 class Agent(NamedTuple):
@@ -79,12 +100,14 @@ class Agent(NamedTuple):
       act: `(state, key, prior) -> i32[]`, one action.
       update: `(state, key, transitions) -> (state, metrics)`, one step of learning from a batch;
         None for agents that do not learn.
+      explore: how it acts while it learns, where that is not `act`.
     """
 
     init: Callable[[jax.Array, ActionPrior], AgentState]
     policy: Callable[[AgentState, ActionPrior], Policy]
     act: Callable[[AgentState, jax.Array, ActionPrior], jax.Array]
     update: Callable[[AgentState, jax.Array, Transitions], tuple[AgentState, Metrics]] | None
+    explore: Exploration | None = None
 
 
 def uniform(prior: ActionPrior) -> ActionPrior:
@@ -98,10 +121,14 @@ def uniform(prior: ActionPrior) -> ActionPrior:
     Args:
       prior: `log_probs` f32[..., A], `features` f32[..., A, D].
     """
-    admissible = jnp.isfinite(prior.log_probs)
+    return prior._replace(log_probs=uniform_log_probs(prior.log_probs))
+
+
+def uniform_log_probs(log_probs: jax.Array) -> jax.Array:
+    """The uniform prior f32[..., A] over the actions that a prior f32[..., A] admits."""
+    admissible = jnp.isfinite(log_probs)
     count = jnp.sum(admissible, axis=-1, keepdims=True)
-    log_probs = jnp.where(admissible, -jnp.log(jnp.maximum(count, 1)), -jnp.inf)
-    return prior._replace(log_probs=log_probs)
+    return jnp.where(admissible, -jnp.log(jnp.maximum(count, 1)), -jnp.inf)
 
 
 def with_prior(agent: Agent, transform: Callable[[ActionPrior], ActionPrior]) -> Agent:
@@ -117,7 +144,12 @@ def with_prior(agent: Agent, transform: Callable[[ActionPrior], ActionPrior]) ->
       agent: the agent.
       transform: `prior -> prior`, of one state or of a batch; see `prior_transforms`.
     """
-    update = agent.update
+    update, explore = agent.update, agent.explore
+    if explore is not None:
+        act_so = explore.act
+        explore = explore._replace(
+            act=lambda state, key, prior, way: act_so(state, key, transform(prior), way)
+        )
 
     def transformed_update(
         state: AgentState, key: jax.Array, transitions: Transitions
@@ -131,6 +163,7 @@ def with_prior(agent: Agent, transform: Callable[[ActionPrior], ActionPrior]) ->
         policy=lambda state, prior: agent.policy(state, transform(prior)),
         act=lambda state, key, prior: agent.act(state, key, transform(prior)),
         update=None if update is None else transformed_update,
+        explore=explore,
     )
 
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from llmprior_jax import bellman
 from llmprior_jax.agents import temperature
+from llmprior_jax.agents import trust as trusts
 from llmprior_jax.agents.agent import Agent, Metrics, Transitions
 from llmprior_jax.agents.q_learning import Values, check_target, q_learner
 from llmprior_jax.agents.q_network import q_function
@@ -27,6 +28,7 @@ def cql_prior(
     penalty_temperature: float | None = None,
     backup: bellman.Backup = "posterior",
     num_candidates: int | None = None,
+    trust: trusts.Trust | None = None,
     discount: float = 0.95,
     learning_rate: float = 1e-3,
     target_rate: float = 0.01,
@@ -56,6 +58,7 @@ def cql_prior(
       backup: value of the next state, see `dqn_prior`.
       num_candidates: K candidates for acting and backing up, see `dqn_prior`; the penalty is over
         all actions.
+      trust: how far the prior is trusted (`agents.trust`); None takes it as it is, as the paper.
       discount: g, per decision.
       learning_rate: of Adam.
       target_rate: share of the online parameters mixed into the target parameters per update.
@@ -98,7 +101,7 @@ def cql_prior(
                 )
             )
         )(
-            batch.prior.log_probs,
+            values.log_probs,
             q_values,
             batch.action,
             batch.reward,
@@ -108,7 +111,7 @@ def cql_prior(
             values.next_q,
         )
         penalty = jax.vmap(bellman.cql_prior_penalty, in_axes=(0, 0, 0, None))(
-            batch.prior.log_probs, q_values, batch.action, tau
+            values.log_probs, q_values, batch.action, tau
         )
         taken = jnp.take_along_axis(q_values, batch.action[:, None], axis=1)[:, 0]
         return losses, {"q": taken, "penalty": penalty}
@@ -121,4 +124,6 @@ def cql_prior(
         learning_rate=learning_rate,
         target_rate=target_rate,
         max_grad_norm=max_grad_norm,
+        trust=trust,
+        discount=discount,
     )

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from llmprior_jax import bellman
 from llmprior_jax.agents import temperature
+from llmprior_jax.agents import trust as trusts
 from llmprior_jax.agents.agent import Agent, Metrics, Transitions
 from llmprior_jax.agents.q_learning import Values, check_target, q_learner
 from llmprior_jax.agents.q_network import q_function
@@ -23,6 +24,7 @@ def dqn_prior(
     alpha: float | temperature.Temperature = 0.03,
     backup: bellman.Backup = "posterior",
     num_candidates: int | None = None,
+    trust: trusts.Trust | None = None,
     discount: float = 0.95,
     learning_rate: float = 1e-3,
     target_rate: float = 0.01,
@@ -48,6 +50,7 @@ def dqn_prior(
       backup: value of the next state, "posterior", "soft" or "max" (`posterior_bellman_target`).
       num_candidates: K, act on and back up over K candidates drawn from the prior, as the paper
         does; None uses the exact posterior over all actions.
+      trust: how far the prior is trusted (`agents.trust`); None takes it as it is, as the paper.
       discount: g, per decision.
       learning_rate: of Adam.
       target_rate: share of the online parameters mixed into the target parameters per update.
@@ -103,4 +106,6 @@ def dqn_prior(
         learning_rate=learning_rate,
         target_rate=target_rate,
         max_grad_norm=max_grad_norm,
+        trust=trust,
+        discount=discount,
     )

@@ -5,16 +5,18 @@ Direct posterior sampling (Yan et al., 2025, arXiv 2410.07927, section 4.1): act
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from llmprior_jax import bellman, posterior
-from llmprior_jax.agents.agent import Agent, Metrics, Policy, Transitions
+from llmprior_jax import bellman, posterior, refine
+from llmprior_jax.agents import trust as trusts
+from llmprior_jax.agents.agent import Agent, Exploration, Metrics, Policy, Transitions
 from llmprior_jax.agents.q_network import QFunction
 from llmprior_jax.agents.temperature import Temperature
+from llmprior_jax.agents.trust import Trust
 from llmprior_jax.types import ActionPrior
 
 
@@ -32,12 +34,14 @@ class QLearnerState(NamedTuple):
       target_params: of the target Q, which follows slowly.
       optimizer: of Q's parameters.
       temperature: of alpha, see `temperature.Temperature`.
+      trust: in the prior, see `trust.Trust`; () where the prior is what it is.
     """
 
     params: optax.Params
     target_params: optax.Params
     optimizer: optax.OptState
     temperature: optax.Params
+    trust: Any = ()
 
 
 class Values(NamedTuple):
@@ -46,7 +50,8 @@ class Values(NamedTuple):
     Attributes:
       params: of Q; the loss is differentiated by them.
       target_params: of the target Q.
-      next_log_probs: f32[B, A], the prior of the next states, or the distribution of candidates
+      log_probs: f32[B, A], the prior of the states, mixed as far as it is trusted.
+      next_log_probs: f32[B, A], the same of the next states, or the distribution of candidates
         drawn from it.
       next_q: f32[B, A], Q of the next states; no gradient flows through it.
       alpha: f32[], the temperature.
@@ -54,6 +59,7 @@ class Values(NamedTuple):
 
     params: optax.Params
     target_params: optax.Params
+    log_probs: jax.Array
     next_log_probs: jax.Array
     next_q: jax.Array
     alpha: jax.Array
@@ -72,6 +78,8 @@ def q_learner(
     learning_rate: float,
     target_rate: float,
     max_grad_norm: float,
+    trust: Trust | None = None,
+    discount: float = 1.0,
 ) -> Agent:
     """An agent that acts by the posterior of the prior and Q, and learns Q by a loss.
 
@@ -103,9 +111,11 @@ def q_learner(
       learning_rate: of Adam.
       target_rate: share of the online parameters mixed into the target parameters per update.
       max_grad_norm: gradients are clipped to this global norm.
+      trust: learns how far the prior is trusted; None takes it as it is, as the paper does.
+      discount: of the returns that trust is judged by, per decision.
 
     Returns:
-      An `Agent`; its metrics are `loss`, those of the loss, and those of the temperature. Its
+      An `Agent`; its metrics are `loss`, those of the loss, of the temperature and of trust. Its
       `policy` is the exact posterior, whatever `num_candidates`.
 
     Raises:
@@ -122,12 +132,26 @@ def q_learner(
 
     def init(key: jax.Array, prior: ActionPrior) -> QLearnerState:
         params = q.init(key, prior.features.shape[-1])
-        return QLearnerState(params, params, optimizer.init(params), temperature.init())
+        trusted = () if trust is None else trust.init()
+        return QLearnerState(params, params, optimizer.init(params), temperature.init(), trusted)
+
+    def trusted_log_probs(state: QLearnerState, log_probs: jax.Array) -> jax.Array:
+        """The prior f32[A] as far as it is trusted."""
+        if trust is None:
+            return log_probs
+        return refine.mixed_log_probs(trusts.members(log_probs), trust.weights(state.trust))
 
     def policy(state: QLearnerState, prior: ActionPrior) -> Policy:
         values = q.apply(state.params, prior.features)
         alpha = temperature.value(state.temperature)
-        return Policy(posterior.posterior_log_probs(prior.log_probs, values, alpha), values)
+        log_probs = posterior.posterior_log_probs(
+            trusted_log_probs(state, prior.log_probs), values, alpha
+        )
+        if trust is None:
+            return Policy(log_probs, values)
+        members, weights = trusts.members(prior.log_probs), trust.weights(state.trust)
+        theirs = refine.responsibilities(log_probs, members, weights)
+        return Policy(log_probs, values, theirs[trusts.PRIOR])
 
     def candidate_prior(key: jax.Array, log_probs: jax.Array) -> jax.Array:
         """The distribution f32[A] of K candidates drawn from the prior; without K, the prior."""
@@ -136,18 +160,25 @@ def q_learner(
         candidates = posterior.sample_candidates(key, log_probs, num_candidates)
         return posterior.empirical_log_probs(candidates, log_probs.shape[-1])
 
-    def act(state: QLearnerState, key: jax.Array, prior: ActionPrior) -> jax.Array:
+    def act_by(
+        state: QLearnerState, key: jax.Array, log_probs: jax.Array, features: jax.Array
+    ) -> jax.Array:
         candidates_key, sample_key = jax.random.split(key)
-        log_probs = candidate_prior(candidates_key, prior.log_probs)
-        values = q.apply(state.params, prior.features)
+        values = q.apply(state.params, features)
         alpha = temperature.value(state.temperature)
+        log_probs = candidate_prior(candidates_key, log_probs)
         return posterior.sample_posterior(sample_key, log_probs, values, alpha)
+
+    def act(state: QLearnerState, key: jax.Array, prior: ActionPrior) -> jax.Array:
+        return act_by(state, key, trusted_log_probs(state, prior.log_probs), prior.features)
 
     def update(
         state: QLearnerState, key: jax.Array, batch: Transitions
     ) -> tuple[QLearnerState, Metrics]:
+        trusted = jax.vmap(trusted_log_probs, in_axes=(None, 0))
+        next_trusted = trusted(state, batch.next_prior.log_probs)
         next_log_probs = jax.vmap(candidate_prior)(
-            jax.random.split(key, batch.action.shape[0]), batch.next_prior.log_probs
+            jax.random.split(key, batch.action.shape[0]), next_trusted
         )
         next_q = q.apply(state.params, batch.next_prior.features)
         alpha = temperature.value(state.temperature)
@@ -155,7 +186,15 @@ def q_learner(
 
         def mean_loss(params: optax.Params) -> tuple[jax.Array, Metrics]:
             losses, metrics = loss(
-                Values(params, state.target_params, next_log_probs, next_q, alpha), batch
+                Values(
+                    params,
+                    state.target_params,
+                    trusted(state, batch.prior.log_probs),
+                    next_log_probs,
+                    next_q,
+                    alpha,
+                ),
+                batch,
             )
             means = {name: jnp.sum(weight * values) for name, values in metrics.items()}
             mean = jnp.sum(weight * losses)
@@ -166,12 +205,51 @@ def q_learner(
         params = optax.apply_updates(state.params, updates)
         target_params = optax.incremental_update(params, state.target_params, target_rate)
         temperature_state, temperature_metrics = temperature.update(
-            state.temperature, batch.next_prior.log_probs, next_q, weight
+            state.temperature, next_trusted, next_q, weight
         )
-        state = QLearnerState(params, target_params, optimizer_state, temperature_state)
-        return state, metrics | temperature_metrics
+        metrics |= temperature_metrics
+        trust_state = state.trust
+        if trust is not None:
+            metrics |= trusts.metrics(trust.weights(trust_state))
+            policies = jax.vmap(posterior.posterior_log_probs, in_axes=(0, 0, None))(
+                next_trusted, next_q, alpha
+            )
+            # Where an episode has ended nothing is done any more.
+            going_on = weight * (1 - batch.terminated)
+            trust_state = trust.see_states(
+                trust_state,
+                trusts.members(batch.next_prior.log_probs),
+                policies,
+                going_on / jnp.maximum(jnp.sum(going_on), jnp.finfo(jnp.float32).tiny),
+            )
+        state = QLearnerState(
+            params, target_params, optimizer_state, temperature_state, trust_state
+        )
+        return state, metrics
 
-    return Agent(init, policy, act, update)
+    return Agent(init, policy, act, update, _exploration(trust, act_by, discount))
+
+
+def _exploration(
+    trust: Trust | None, act_by: Callable[..., jax.Array], discount: float
+) -> Exploration | None:
+    """Plays whole episodes with one member of the trusted mixture, where that is how it learns."""
+    if trust is None or trust.see_episodes is None:
+        return None
+    weights, see_episodes = trust.weights, trust.see_episodes
+
+    def begin(state: QLearnerState, key: jax.Array) -> jax.Array:
+        return jax.random.categorical(key, jnp.log(weights(state.trust))).astype(jnp.int32)
+
+    def act(state: QLearnerState, key: jax.Array, prior: ActionPrior, way: jax.Array) -> jax.Array:
+        return act_by(state, key, trusts.members(prior.log_probs)[way], prior.features)
+
+    def end(
+        state: QLearnerState, value: jax.Array, way: jax.Array, ended: jax.Array
+    ) -> QLearnerState:
+        return state._replace(trust=see_episodes(state.trust, value, way, ended))
+
+    return Exploration(begin, act, end, discount)
 
 
 def check_target(backup: str, discount: float) -> None:

@@ -32,7 +32,9 @@ def _baseline(factory: Factory) -> Factory:
 
     @functools.wraps(factory)
     def make_baseline(**kwargs: Any) -> Agent:
-        return with_uniform_prior(factory(**kwargs))
+        # A uniform prior weighed against a uniform prior teaches nothing.
+        others = {name: value for name, value in kwargs.items() if name != "trust"}
+        return with_uniform_prior(factory(**others))
 
     _BLIND.append(make_baseline)
     return make_baseline

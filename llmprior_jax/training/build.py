@@ -252,7 +252,7 @@ def make_run(
         run = _make_policy_run(name, settings, env, known, play_with, mapped)
         known.scored.load()
         return run
-    agent = build_agent(name, settings.agent, settings.prior)
+    agent = build_agent(name, settings.agent, settings.prior, online=dataset is None)
     known.scored.load()
     player = play_with(ValueActor(agent))
     if dataset is not None and agent.update is not None:

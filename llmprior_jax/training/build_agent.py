@@ -20,20 +20,25 @@ def make_agent(name: str, config: Config) -> agents.Agent:
       True
     """
     settings = to_settings(config)
-    return build_agent(name, settings.agent, settings.prior)
+    online = settings.offline.dataset is None
+    return build_agent(name, settings.agent, settings.prior, online)
 
 
-def build_agent(name: str, agent: AgentSettings, prior: PriorSettings) -> agents.Agent:
-    """The agent `name`, which sees the prior as `prior` says.
+def build_agent(
+    name: str, agent: AgentSettings, prior: PriorSettings, online: bool = True
+) -> agents.Agent:
+    """The agent `name`, which sees the prior as `prior` says, and plays while it learns or not.
 
     Raises:
       ValueError: there is no such agent, or a parameter is out of its range.
     """
-    parameters = _parameters(agent, "alpha", "alpha_from", "alpha_updates", "target_kl")
+    parameters = _parameters(agent, "alpha", "alpha_from", "alpha_updates", "target_kl", "trust")
     alpha = agents.temperature.choose(
         agent.alpha, agent.alpha_from, agent.alpha_updates, agent.target_kl
     )
-    made, share = agents.make(name, alpha=alpha, **parameters), prior.uniform_share
+    trust = agents.trust.choose(agent.trust, online)
+    made = agents.make(name, alpha=alpha, trust=trust, **parameters)
+    share = prior.uniform_share
     if not 0 <= share <= 1:
         raise ValueError(f"prior.uniform_share is {share}; use a number from 0 to 1")
     # What is put around an agent last is done to the prior first: reversed, then mixed.
