@@ -46,12 +46,12 @@ class Returns(NamedTuple):
     Attributes:
       value: f32[W].
       member: i32[W], -1 where there is no episode yet.
-      count: i32[], episodes so far.
+      number: i32[], episodes so far.
     """
 
     value: jax.Array
     member: jax.Array
-    count: jax.Array
+    number: jax.Array
 
 
 def no_returns(window: int) -> Returns:
@@ -89,12 +89,12 @@ def add_returns(returns: Returns, value: jax.Array, member: jax.Array, ended: ja
             "a longer window"
         )
 
-    order = returns.count + jnp.cumsum(ended) - 1
+    order = returns.number + jnp.cumsum(ended) - 1
     slot = jnp.where(ended, order % window, window)
     return Returns(
         returns.value.at[slot].set(value.astype(jnp.float32), mode="drop"),
         returns.member.at[slot].set(member.astype(jnp.int32), mode="drop"),
-        returns.count + jnp.sum(ended, dtype=jnp.int32),
+        returns.number + jnp.sum(ended, dtype=jnp.int32),
     )
 
 

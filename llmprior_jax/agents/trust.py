@@ -8,8 +8,8 @@ Example:
   >>> agent = agents.dqn_prior(trust=agents.trust.by_episodes())
   >>> prior = ActionPrior(jnp.log(jnp.array([0.9, 0.1])), jnp.zeros((2, 3)))
   >>> state = agent.init(jax.random.key(0), prior)
-  >>> print(jnp.exp(agent.policy(state, prior).log_probs))  # a quarter of it is the prior's
-  [0.6 0.4]
+  >>> print(jnp.exp(agent.policy(state, prior).log_probs))  # half of it is the prior's
+  [0.7 0.3]
 """
 
 from collections.abc import Callable
@@ -63,7 +63,7 @@ def choose(name: str, online: bool) -> Trust | None:
     return by_episodes() if online else by_states()
 
 
-def by_episodes(initial: float = 0.25, window: int = 128) -> Trust:
+def by_episodes(initial: float = 0.5, window: int = 128) -> Trust:
     """Whole episodes are played with the prior or without it, as each proves itself.
 
     See `refine.trust`.
@@ -86,7 +86,7 @@ def by_episodes(initial: float = 0.25, window: int = 128) -> Trust:
     )
 
 
-def by_states(initial: float = 0.25, rate: float = 0.02) -> Trust:
+def by_states(initial: float = 0.5, rate: float = 0.02) -> Trust:
     """The weights follow the members' responsibilities for the posterior (`refine`).
 
     Args:

@@ -23,13 +23,14 @@ from llmprior_jax.agents.agent import Metrics
 from llmprior_jax.distributed.seeds import fold_in
 from llmprior_jax.learning.replay import Record, make_replay
 from llmprior_jax.learning.run import Run
+from llmprior_jax.learning.ways import Ways, act_in_ways, begin_ways, go_on
 from llmprior_jax.play.candidates import Tried
 from llmprior_jax.play.engine_player import EngineEpisode, EnginePlayer, EngineStep
 from llmprior_jax.play.players import OverSeeds
 from llmprior_jax.priors import table as tables
 from llmprior_jax.priors.table import PriorTable
 from llmprior_jax.settings import LoopSettings, RunSettings
-from llmprior_jax.types import TextState
+from llmprior_jax.types import ActionPrior, TextState
 
 
 class EngineState(NamedTuple):
@@ -38,6 +39,7 @@ class EngineState(NamedTuple):
     key: jax.Array
     agent: AgentState
     replay: Any
+    ways: Ways | None = None
 
 
 class EngineLoop(NamedTuple):
@@ -45,32 +47,53 @@ class EngineLoop(NamedTuple):
 
     Attributes:
       init: `(key, table) -> EngineState`.
-      learn: `(state, table, record [N], iteration) -> (state, metrics)`, adds transitions to replay
-        and updates the agent from it.
+      act: `(state, keys [N], prior of N states) -> i32[N]`.
+      learn: `(state, table, record [N], done bool[N], iteration) -> (state, metrics)`, adds
+        transitions to replay, and updates the agent from it and from the episodes that ended.
     """
 
     init: Callable[[jax.Array, PriorTable], EngineState]
-    learn: Callable[[EngineState, PriorTable, Record, jax.Array], tuple[EngineState, Metrics]]
+    act: Callable[[EngineState, jax.Array, ActionPrior], jax.Array]
+    learn: Callable[
+        [EngineState, PriorTable, Record, jax.Array, jax.Array], tuple[EngineState, Metrics]
+    ]
 
 
 def make_engine_loop(agent: Agent, settings: LoopSettings) -> EngineLoop:
     """Builds what is jitted of training one agent; see `EngineLoop`."""
-    replay = make_replay(agent, settings)
+    replay, explore = make_replay(agent, settings), agent.explore
 
     def init(key: jax.Array, table: PriorTable) -> EngineState:
         key, agent_key = jax.random.split(key)
-        prior = tables.lookup(table, jnp.zeros((), jnp.int32))
-        return EngineState(key, agent.init(agent_key, prior), replay.init())
+        agent_state = agent.init(agent_key, tables.lookup(table, jnp.zeros((), jnp.int32)))
+        ways = None
+        if explore is not None:
+            key, way_key = jax.random.split(key)
+            ways = begin_ways(explore, agent_state, way_key, settings.num_envs)
+        return EngineState(key, agent_state, replay.init(), ways)
+
+    def act(state: EngineState, keys: jax.Array, prior: ActionPrior) -> jax.Array:
+        return act_in_ways(agent, state.agent, state.ways, keys, prior)
 
     def learn(
-        state: EngineState, table: PriorTable, record: Record, iteration: jax.Array
+        state: EngineState,
+        table: PriorTable,
+        record: Record,
+        done: jax.Array,
+        iteration: jax.Array,
     ) -> tuple[EngineState, Metrics]:
         key, learn_key = jax.random.split(state.key)
         replay_state = replay.add(state.replay, record)
-        agent_state, metrics = replay.learn(state.agent, replay_state, learn_key, table, iteration)
-        return EngineState(key, agent_state, replay_state), metrics
+        agent_state, ways = state.agent, state.ways
+        if explore is not None and ways is not None:
+            key, way_key = jax.random.split(key)
+            agent_state, ways = go_on(
+                explore, agent_state, way_key, ways, record.reward, record.weight > 0, done
+            )
+        agent_state, metrics = replay.learn(agent_state, replay_state, learn_key, table, iteration)
+        return EngineState(key, agent_state, replay_state, ways), metrics
 
-    return EngineLoop(init, learn)
+    return EngineLoop(init, act, learn)
 
 
 class EngineRun(Run):
@@ -99,7 +122,8 @@ class EngineRun(Run):
         self._iterations = settings.eval_every // loop.num_envs
         self._entropy = settings.seed
         jitted = make_engine_loop(agent, loop)
-        self._learn = over_seeds(jitted.learn, (0, None, 0, None))
+        self._learn = over_seeds(jitted.learn, (0, None, 0, 0, None))
+        self._act = player.acting(jitted.act)
         self.state: EngineState = over_seeds(jitted.init, (0, None))(self.keys["train"], self.table)
 
     def train(self) -> dict[str, np.ndarray]:
@@ -127,7 +151,7 @@ class EngineRun(Run):
         metrics: list[Metrics] = []
         tried: list[list[tuple[TextState, str, float]]] = [[] for _ in range(num_seeds * num_envs)]
         keys = fold_in(self.keys["act"], self.segments)
-        for step in player.steps(lambda: self.state.agent, schedule, keys):
+        for step in player.steps(lambda: self.state, schedule, keys, self._act):
             known = step.playing & ~step.seen.lost.reshape(player.shape)
             record = Record(
                 row=jnp.asarray(step.row),
@@ -137,8 +161,13 @@ class EngineRun(Run):
                 next_row=jnp.asarray(step.next_row),
                 weight=jnp.asarray(known, jnp.float32),
             )
+            done = step.playing & (step.seen.done | step.seen.lost).reshape(player.shape)
             self.state, values = self._learn(
-                self.state, self.table, record, jnp.asarray(self.iteration, jnp.int32)
+                self.state,
+                self.table,
+                record,
+                jnp.asarray(done),
+                jnp.asarray(self.iteration, jnp.int32),
             )
             metrics.append(values)
             self._notice(step, tried)

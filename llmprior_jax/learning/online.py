@@ -14,43 +14,27 @@ import jax.numpy as jnp
 import numpy as np
 
 from llmprior_jax.agents import Agent, AgentState
-from llmprior_jax.agents.agent import Exploration, Metrics
+from llmprior_jax.agents.agent import Metrics
 from llmprior_jax.distributed.processes import fetch
 from llmprior_jax.envs import TextEnvironment
 from llmprior_jax.learning.replay import Record, make_replay
 from llmprior_jax.learning.run import Run
+from llmprior_jax.learning.ways import Ways, act_in_ways, begin_ways, go_on
 from llmprior_jax.play.players import OverSeeds, Player
 from llmprior_jax.play.stepping import (
     EnvsState,
     Missing,
     Share,
-    Step,
     find_in,
     locate,
     lookup_rows,
     own_keys,
     reset_envs,
-    select,
     step_known,
 )
 from llmprior_jax.priors import table as tables
 from llmprior_jax.priors.table import PriorTable
 from llmprior_jax.settings import LoopSettings, RunSettings
-from llmprior_jax.types import ActionPrior
-
-
-class Ways(NamedTuple):
-    """How N environments are played, by agents that play each episode in one way (`Exploration`).
-
-    Attributes:
-      way: i32[N].
-      value: f32[N], the discounted return of the episode so far.
-      discount: f32[N], of the next reward.
-    """
-
-    way: jax.Array
-    value: jax.Array
-    discount: jax.Array
 
 
 class LoopState(NamedTuple):
@@ -132,13 +116,6 @@ def make_loop(
             ways=ways,
         )
 
-    def act(state: LoopState, key: jax.Array, prior: ActionPrior) -> jax.Array:
-        keys = jax.random.split(key, settings.num_envs)
-        if explore is None or state.ways is None:
-            return jax.vmap(agent.act, in_axes=(None, 0, 0))(state.agent, keys, prior)
-        in_ways = jax.vmap(explore.act, in_axes=(None, 0, 0, 0))
-        return in_ways(state.agent, keys, prior, state.ways.way)
-
     def segment(
         state: LoopState, table: PriorTable, iteration: jax.Array
     ) -> tuple[LoopState, Metrics, Missing]:
@@ -147,7 +124,13 @@ def make_loop(
         def one_step(carry: Any, iteration: jax.Array) -> tuple[Any, Metrics]:
             state, row, missing = carry
             key, act_key, learn_key = jax.random.split(state.key, 3)
-            action = act(state, act_key, lookup_rows(table, row))
+            action = act_in_ways(
+                agent,
+                state.agent,
+                state.ways,
+                jax.random.split(act_key, settings.num_envs),
+                lookup_rows(table, row),
+            )
             choice = own_keys(state.envs, action)
             envs, next_row, step, missing = step_known(
                 env, env_params, find, state.envs, row, choice, missing, share=share
@@ -166,7 +149,10 @@ def make_loop(
             agent_state, ways = state.agent, state.ways
             if explore is not None and ways is not None:
                 key, way_key = jax.random.split(key)
-                agent_state, ways = go_on(explore, agent_state, way_key, ways, step)
+                done = step.taken & step.done
+                agent_state, ways = go_on(
+                    explore, agent_state, way_key, ways, step.reward, step.taken, done
+                )
             agent_state, metrics = replay.learn(
                 agent_state, replay_state, learn_key, table, iteration
             )
@@ -183,28 +169,6 @@ def make_loop(
         return state, metrics | {"committed": committed}, missing
 
     return Loop(init, segment)
-
-
-def begin_ways(
-    explore: Exploration, agent_state: AgentState, key: jax.Array, num_envs: int
-) -> Ways:
-    """Ways to play N episodes that begin now."""
-    keys = jax.random.split(key, num_envs)
-    way = jax.vmap(explore.begin, in_axes=(None, 0))(agent_state, keys)
-    return Ways(way, jnp.zeros(num_envs), jnp.ones(num_envs))
-
-
-def go_on(
-    explore: Exploration, agent_state: AgentState, key: jax.Array, ways: Ways, step: Step
-) -> tuple[AgentState, Ways]:
-    """Tells the agent of the episodes that ended with a step, and begins others in their place."""
-    value = ways.value + jnp.where(step.taken, ways.discount * step.reward, 0.0)
-    discount = jnp.where(step.taken, ways.discount * explore.discount, ways.discount)
-    ended = step.taken & step.done
-    agent_state = explore.end(agent_state, value, ways.way, ended)
-    begun = begin_ways(explore, agent_state, key, ended.shape[0])
-    going_on = Ways(ways.way, value, discount)
-    return agent_state, jax.tree.map(lambda new, old: select(ended, new, old), begun, going_on)
 
 
 class OnlineRun(Run):

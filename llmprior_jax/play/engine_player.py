@@ -6,7 +6,7 @@ where it led.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -43,6 +43,10 @@ class EngineEpisode(NamedTuple):
 
 Schedule = Callable[[int, int, int], EngineEpisode | None]
 """`(seed, env, steps taken so far) -> the next episode` of an environment, None for no more."""
+
+
+Act = Callable[..., jax.Array]
+"""`(states of S agents, table, key[S], episode, time and row i32[S, N]) -> i32[S, N]`, jitted."""
 
 
 class EngineStep(NamedTuple):
@@ -100,13 +104,26 @@ class EnginePlayer:
         self.shape = num_seeds, games.bridge.num_environments // num_seeds
         self.met = 0
         self._num_episodes = num_episodes
+        self._over_seeds = over_seeds
         self._actor = ValueActor(agent)
         self._policy = jax.jit(self._actor.policy)
         self._rows: dict[bytes, int] = {}
         self._rows_of: PriorTable | None = None
 
-        def act(
-            agent_state: AgentState,
+        def act(agent_state: AgentState, keys: jax.Array, prior: ActionPrior) -> jax.Array:
+            return jax.vmap(agent.act, in_axes=(None, 0, 0))(agent_state, keys, prior)
+
+        self._act = self.acting(act)
+
+    def acting(self, act: Callable[[Any, jax.Array, ActionPrior], jax.Array]) -> Act:
+        """Makes what `steps` acts by.
+
+        Args:
+          act: `(state, keys [N], prior of N states) -> i32[N]`, of one seed.
+        """
+
+        def act_in(
+            state: Any,
             table: PriorTable,
             key: jax.Array,
             episode: jax.Array,
@@ -116,10 +133,9 @@ class EnginePlayer:
             # The randomness of a step follows from key, episode and time.
             of_episode = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, episode)
             keys = jax.vmap(jax.random.fold_in)(of_episode, time)
-            prior = lookup_rows(table, row)
-            return jax.vmap(agent.act, in_axes=(None, 0, 0))(agent_state, keys, prior)
+            return act(state, keys, lookup_rows(table, row))
 
-        self._act = over_seeds(act, (0, None, 0, 0, 0, 0))
+        return self._over_seeds(act_in, (0, None, 0, 0, 0, 0))
 
     def evaluate(self, agents: AgentState, keys: jax.Array) -> dict[str, Episodes]:
         """See `Player`; the episodes go through the games in turn."""
@@ -169,7 +185,11 @@ class EnginePlayer:
         )
 
     def steps(
-        self, agents: Callable[[], AgentState], schedule: Schedule, keys: jax.Array
+        self,
+        agents: Callable[[], Any],
+        schedule: Schedule,
+        keys: jax.Array,
+        act: Act | None = None,
     ) -> Iterator[EngineStep]:
         """Plays all environments until there is nothing more to play.
 
@@ -177,7 +197,9 @@ class EnginePlayer:
           agents: gives the agents of all seeds, which may learn between two steps.
           schedule: the episodes.
           keys: key[S], randomness of the actions.
+          act: how they act, from `acting`; None as they do in evaluations.
         """
+        act = act or self._act
         size = self.env.bridge.num_environments
         playing = np.zeros(size, bool)
         episode, time, taken, row = np.zeros((4, size), np.int32)
@@ -205,7 +227,7 @@ class EnginePlayer:
         enter(started, *self._look_up(started, [self.env.states[index] for index in started]))
         while playing.any():
             action = np.asarray(
-                self._act(
+                act(
                     agents(),
                     self.scored.table,
                     keys,
