@@ -89,11 +89,14 @@ def test_a_stopped_scoring_says_how_many_prompts_it_can_give_again(tmp_path):
 
 SCRIPT = """
 import sys, time
+import jax
+import jax.numpy as jnp
 from launch.common import app
 from llmprior_jax import models
 from llmprior_jax.priors.sources import cached
 
 slow, moment = cached.score_in_passes, {moment!r}
+step = jax.jit(lambda x: jax.lax.fori_loop(0, 100, lambda _, y: jnp.tanh(y @ y), x))
 
 def load(*arguments, **more):
     print("begun", flush=True)
@@ -101,8 +104,11 @@ def load(*arguments, **more):
 
 def score_in_passes(lm, texts, lists):
     yield from slow(lm, texts[:4], lists[:4])
+    step(jnp.eye(128)).block_until_ready()
     print("begun", flush=True)
-    time.sleep(60)
+    # In and out of a device, as a model is that is asked.
+    while True:
+        step(jnp.eye(128)).block_until_ready()
 
 if moment == "loading":
     models.load = load
@@ -125,9 +131,9 @@ app.run(prior.main, prior.FLAGS, max_arguments=1)
 
 
 def interrupted(
-    tmp_path: pathlib.Path, command: str, moment: str, number: int
+    tmp_path: pathlib.Path, command: str, moment: str, *numbers: int
 ) -> tuple[int, str, float, int]:
-    """Exit status and words of a command that gets a signal, the seconds until then, the store."""
+    """Exit status and words of a command that gets signals, the seconds until then, the store."""
     store = tmp_path / "priors.sqlite"
     code = SCRIPT.format(
         moment=moment, command=command.format(workdir=tmp_path / "run", store=store)
@@ -144,9 +150,11 @@ def interrupted(
         for line in process.stdout:
             if line == "begun\n":
                 break
-        time.sleep(0.5)
-        sent = time.monotonic()
-        process.send_signal(number)
+        sent = 0.0
+        for number in numbers:
+            time.sleep(0.5)
+            sent = time.monotonic()
+            process.send_signal(number)
         _, errors = process.communicate(timeout=60)
         seconds = time.monotonic() - sent
     kept = 0
@@ -172,9 +180,22 @@ def test_training_is_stopped_while_it_loads(tmp_path):
     assert seconds < 5
 
 
+def test_a_second_signal_stops_training_at_once_while_it_scores(tmp_path):
+    status, errors, seconds, kept = interrupted(
+        tmp_path, TRAIN, "scoring", signal.SIGTERM, signal.SIGTERM
+    )
+    assert status == 143, errors
+    assert "stopping; once more to stop at once" in errors
+    assert "stopped; the same command begins again" in errors
+    assert seconds < stopping._PATIENCE - 1
+    assert kept == 4
+
+
 @pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_another_command_is_stopped_while_it_scores(tmp_path, number, expected):
     status, errors, seconds, kept = interrupted(tmp_path, FILL, "scoring", number)
     assert status == expected, errors
+    assert errors.splitlines()[-1].startswith("stopped; the same command begins again")
+    assert "FATAL" not in errors
     assert seconds < 5
     assert kept == 4
