@@ -101,7 +101,7 @@ def _inspect(store: priors.PriorStore) -> None:
             normalization=_NORMALIZATION.value,
             temperature=_TEMPERATURE.value,
         )
-        model = priors.CachedModel(settings.model, store)
+        model = priors.CachedModel(settings.model, store, should_stop=app.never)
         env, _ = envs.make(_ENV.value)
         shown: Sequence[priors.prompts.Example] = ()
         if _EXAMPLES.value is not None:
@@ -117,7 +117,9 @@ def _inspect(store: priors.PriorStore) -> None:
         run = training.restore(_WORKDIR.value, _AGENT.value, eval_episodes=1, should_stop=app.never)
         of_run = training.to_settings(training.read_config(pathlib.Path(_WORKDIR.value)))
         settings, build_prompt, seed = of_run.prior, run.scored.build_prompt, of_run.run.seed
-        model = priors.CachedModel(settings.model, store, quantize=settings.quantize)
+        model = priors.CachedModel(
+            settings.model, store, quantize=settings.quantize, should_stop=app.never
+        )
         history = of_run.environment.history if settings.history is None else settings.history
         states = [decision.text for decision in run.play(0, jax.random.key(0))]
         chart = _chart(_calibration(run))

@@ -11,8 +11,8 @@ import time
 import numpy as np
 import pytest
 
-from llmprior_jax import priors, stopping
-from llmprior_jax.errors import InterruptedScoringError
+from llmprior_jax import models, priors, stopping
+from llmprior_jax.errors import InterruptedRunError, InterruptedScoringError
 from llmprior_jax.priors import PriorStore, Prompt
 from llmprior_jax.priors.sources import cached
 
@@ -85,6 +85,103 @@ def test_a_stopped_scoring_says_how_many_prompts_it_can_give_again(tmp_path):
     again = model.score(PROMPTS[:done])
     assert model.queries.made == made, "the model was asked again"
     np.testing.assert_array_equal(again.log_probs, whole.log_probs[:done])
+
+
+def stop_after_the_first_pass(monkeypatch, store=None) -> priors.CachedModel:
+    """A model that is stopped once it has answered its first batch, and takes its time then."""
+    begun = []
+    take = cached.score_in_passes
+
+    def once(lm, texts, lists):
+        yield from take(lm, texts, lists)
+        begun.append(len(texts))
+        time.sleep(30)
+
+    monkeypatch.setattr(cached, "score_in_passes", once)
+    monkeypatch.setattr(stopping, "_PATIENCE", 0.3)
+    return priors.CachedModel("tiny", store, should_stop=lambda: len(begun) > 0)
+
+
+def test_a_stopped_scoring_counts_what_it_asked_and_found(tmp_path, monkeypatch):
+    with PriorStore(tmp_path / "priors.sqlite") as store:
+        priors.CachedModel("tiny", store).score(PROMPTS[:10])
+        model = stop_after_the_first_pass(monkeypatch, store)
+        with pytest.raises(InterruptedScoringError) as stopped:
+            model.score(PROMPTS)
+        queries, usage = model.queries, store.usage()[0]
+        assert (queries.made, queries.saved) == (22, 10)
+        assert queries.seconds >= 0.3
+        assert (usage.prompts, usage.found, usage.not_found) == (32, 10, 10 + 22)
+        said = "after scoring 32 of 70 states: 22 queries made, 22 of them kept in the store"
+        assert said in str(stopped.value)
+        assert stopped.value.done == 32
+        model.score(PROMPTS[:32])
+        assert model.queries.saved == 10, "what it made itself was saved by no store"
+
+
+def test_a_stopped_scoring_without_a_store_says_that_nothing_is_kept(monkeypatch):
+    model = stop_after_the_first_pass(monkeypatch)
+    with pytest.raises(InterruptedScoringError, match="32 queries made, 0 of them kept"):
+        model.score(PROMPTS)
+
+
+def test_stopped_proposals_count_what_was_found(tmp_path, monkeypatch):
+    asked = PROMPTS[:3]
+    sampling = priors.Sampling(max_new_tokens=2)
+    with PriorStore(tmp_path / "priors.sqlite") as store:
+        priors.CachedModel("tiny", store).propose(asked[:2], 0, 2, sampling)
+        begun = threading.Event()
+
+        def propose(*arguments):
+            begun.set()
+            time.sleep(30)
+
+        monkeypatch.setattr(cached, "propose", propose)
+        monkeypatch.setattr(stopping, "_PATIENCE", 0.3)
+        model = priors.CachedModel("tiny", store, should_stop=begun.is_set)
+        with pytest.raises(InterruptedScoringError):
+            model.propose(asked, 0, 2, sampling)
+    assert (model.queries.made, model.queries.saved) == (0, 2)
+    assert model.queries.seconds >= 0.3
+
+
+@pytest.mark.parametrize(
+    ("module", "function", "read"),
+    [
+        (models, "fingerprint", lambda model: model.fingerprint),
+        (models, "load_tokenizer", lambda model: model.tokenizer),
+        (models, "load_encoder", lambda model: model.text_encoder),
+        (models, "load", lambda model: model.language_model),
+        (cached.language_model, "reads_apart", lambda model: model.score([Prompt(" ", ("a",))])),
+    ],
+)
+def test_whatever_is_read_of_a_model_can_be_stopped(monkeypatch, module, function, read):
+    begun = threading.Event()
+
+    def slow(*arguments, **more):
+        begun.set()
+        time.sleep(30)
+
+    monkeypatch.setattr(module, function, slow)
+    monkeypatch.setattr(stopping, "_PATIENCE", 0.3)
+    model = priors.CachedModel("model", features="minilm", should_stop=begun.is_set)
+    with pytest.raises(InterruptedRunError, match=r"while (model|minilm) was loaded"):
+        read(model)
+
+
+def test_features_of_a_text_encoder_can_be_stopped(monkeypatch):
+    begun = threading.Event()
+
+    def slow(*arguments):
+        begun.set()
+        time.sleep(30)
+
+    monkeypatch.setattr(models, "load_encoder", lambda name: name)
+    monkeypatch.setattr(cached, "encode_actions", slow)
+    monkeypatch.setattr(stopping, "_PATIENCE", 0.3)
+    model = priors.CachedModel("tiny", features="minilm", should_stop=begun.is_set)
+    with pytest.raises(InterruptedScoringError, match="while features of 2 states were made"):
+        model.score(PROMPTS[:2])
 
 
 SCRIPT = """
