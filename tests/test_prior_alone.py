@@ -38,6 +38,16 @@ def test_of_one_episode_the_return_says_nothing():
     assert prior_alone.mean_interval(np.ones(1)) == (-math.inf, math.inf)
 
 
+def test_what_one_episode_tells_is_written_as_json_and_read_again():
+    one, two = (Outcome(np.ones(n, bool), np.full(n, 0.5)).statistics() for n in (1, 2))
+    found = {"prior alone": json.loads(json.dumps(one, allow_nan=False)), "uniform": two}
+    assert prior_alone.verdict(found["prior alone"], found["uniform"]) == Verdict(0, "")
+    assert prior_alone.verdict(found["uniform"], found["prior alone"]) == Verdict(0, "")
+    assert prior_alone.with_interval(found["prior alone"]["return"]) == "0.50 [-inf, inf]"
+    shown = summary.table({"before_training": {**found, "worse_by": None}}, 1)
+    assert "0.50 \\[-inf, inf]" in list(shown.columns[2].cells)
+
+
 def statistics(success: tuple[float, float], returns: tuple[float, float]) -> dict:
     return {"success_rate": {"ci95": success}, "return": {"ci95": returns}, "episodes": 64}
 

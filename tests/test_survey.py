@@ -40,6 +40,17 @@ def recommended(uniform: dict | None, *findings: Finding) -> str | None:
     return None if chosen is None else chosen.prompt
 
 
+def test_a_survey_of_single_episodes_is_recommended_from_and_drawn(tmp_path):
+    once = played(0.5)
+    once["return"]["ci95"] = [None, None]
+    survey = Survey(once, [finding("a", once), finding("b", played(0.9))], most_states=9)
+    chosen = recommending.recommend(survey).finding
+    assert chosen is not None
+    assert chosen.prompt == "b"
+    showing.draw(survey, chosen, "title", tmp_path / "survey.png")
+    assert (tmp_path / "survey.png").stat().st_size > 0
+
+
 def test_the_highest_success_is_recommended():
     a, b = finding("a", played(0.5)), finding("b", played(0.9))
     assert recommended(played(0.2), a, b) == "b"

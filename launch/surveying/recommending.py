@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from launch.surveying.measuring import Finding, Survey
 from llmprior_jax.training.prior_alone import RETURN, SUCCESS, verdict, with_interval
+from llmprior_jax.training.summary import bounds
 
 Interval = tuple[float, float]
 
@@ -72,8 +73,7 @@ def gains(finding: Finding, survey: Survey) -> str | None:
 
 def _played(finding: Finding, by: str) -> tuple[float, Interval]:
     assert finding.played is not None
-    low, high = finding.played[by]["ci95"]
-    return finding.played[by]["mean"], (low, high)
+    return finding.played[by]["mean"], bounds(finding.played[by])
 
 
 def _not_told_from_best(

@@ -3,6 +3,7 @@
 import json
 import math
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from launch.surveying.measuring import Finding, Survey
 from launch.surveying.recommending import Recommendation
 from llmprior_jax.files import write_atomically
 from llmprior_jax.training.prior_alone import RETURN, SUCCESS, with_interval
+from llmprior_jax.training.summary import bounds
 
 _RECOMMENDED = "#2e8b57"
 
@@ -122,6 +124,12 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def _drawable(statistic: Mapping[str, Any]) -> tuple[float, float]:
+    """An interval that can be drawn: the mean alone where it has no bounds."""
+    low, high = bounds(statistic)
+    return (low, high) if math.isfinite(high - low) else (statistic["mean"],) * 2
+
+
 def draw(survey: Survey, recommended: Finding | None, title: str, path: pathlib.Path) -> None:
     """Draws a row for each setting and a panel for each measure; the uniform prior is a line."""
     findings = survey.findings
@@ -129,7 +137,7 @@ def draw(survey: Survey, recommended: Finding | None, title: str, path: pathlib.
     panels: list[tuple[str, list[Any], float | None, tuple[float, float] | None]] = []
     for by in (SUCCESS, RETURN):
         if survey.uniform is not None:
-            low, high = survey.uniform[by]["ci95"]
+            low, high = _drawable(survey.uniform[by])
             stated = [(each.played or {})[by] for each in findings]
             label = f"{by.replace('_', ' ')} of the prior alone"
             panels.append((label, stated, survey.uniform[by]["mean"], (low, high)))
@@ -155,7 +163,7 @@ def draw(survey: Survey, recommended: Finding | None, title: str, path: pathlib.
     for axes, (label, values, uniform, interval) in zip(drawn, panels, strict=True):
         for place, value, color in zip(y, values, colors, strict=True):
             if isinstance(value, dict):
-                low, high = value["ci95"]
+                low, high = _drawable(value)
                 axes.plot([low, high], [place, place], color=color, linewidth=2)
                 value = value["mean"]
             if value is not None and math.isfinite(value):

@@ -25,6 +25,7 @@ from llmprior_jax.play.scored_states import ScoredStates
 from llmprior_jax.priors import PriorBatch, Prompt
 from llmprior_jax.settings import GamesSettings, OfflineSettings, Settings
 from llmprior_jax.training import build
+from llmprior_jax.training.summary import bounds
 from llmprior_jax.types import TextState
 
 PRIOR, UNIFORM, WORSE_BY = "prior alone", "uniform", "worse_by"
@@ -53,14 +54,18 @@ class Outcome(NamedTuple):
     def statistics(self) -> dict[str, Any]:
         """As JSON has them: `success_rate` and `return`, each `mean` and `ci95`, and `episodes`.
 
-        The interval of success is Wilson's, that of the return Student's.
+        The interval of success is Wilson's, that of the return Student's, which of a single episode
+        has no bounds, two None (`summary.bounds`).
         """
         count = len(self.success)
         successes = int(self.success.sum())
         wilson = scipy.stats.binomtest(successes, count).proportion_ci(_CONFIDENCE, "wilson")
         return {
             SUCCESS: {"mean": successes / count, "ci95": [float(wilson.low), float(wilson.high)]},
-            RETURN: {"mean": float(self.returns.mean()), "ci95": list(mean_interval(self.returns))},
+            RETURN: {
+                "mean": float(self.returns.mean()),
+                "ci95": [None, None] if count < 2 else list(mean_interval(self.returns)),
+            },
             "episodes": count,
         }
 
@@ -117,10 +122,10 @@ def _interval_of_return(
     statistics: Mapping[str, Any], other: Mapping[str, Any]
 ) -> tuple[float, float]:
     """Where all returns are equal, they do not show their spread: the other policy's stands in."""
-    low, high = statistics[RETURN]["ci95"]
+    low, high = bounds(statistics[RETURN])
     if low < high:
         return low, high
-    other_low, other_high = other[RETURN]["ci95"]
+    other_low, other_high = bounds(other[RETURN])
     half = (other_high - other_low) / 2 * (other["episodes"] / statistics["episodes"]) ** 0.5
     return low - half, high + half
 
@@ -289,7 +294,7 @@ def warn(found: Mapping[str, Any], settings: Settings) -> None:
 
 def with_interval(statistic: Mapping[str, Any]) -> str:
     """A mean and its interval, for people."""
-    low, high = statistic["ci95"]
+    low, high = bounds(statistic)
     return f"{statistic['mean']:.2f} [{low:.2f}, {high:.2f}]"
 
 

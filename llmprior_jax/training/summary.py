@@ -88,6 +88,12 @@ def summarize(records: Sequence[Mapping[str, Any]], unit: str) -> dict[str, Any]
     }
 
 
+def bounds(statistic: Mapping[str, Any]) -> tuple[float, float]:
+    """The interval of a statistic, infinite where `ci95` has no number: JSON knows no infinity."""
+    low, high = statistic["ci95"]
+    return -np.inf if low is None else low, np.inf if high is None else high
+
+
 def table(summary: Mapping[str, Mapping[str, Any]], num_seeds: int | None) -> rich.table.Table:
     """The summary as a table to print; brackets hold 95% intervals or quartiles over seeds.
 
@@ -202,6 +208,6 @@ def _count(value: float | None) -> str:
 
 
 def _with_interval(statistic: Mapping[str, Any], form: str) -> str:
-    low, high = statistic["ci95"]
+    low, high = bounds(statistic)
     middle = statistic["iqm"] if "iqm" in statistic else statistic["mean"]
     return f"{form.format(middle)} \\[{form.format(low)}, {form.format(high)}]"
