@@ -123,6 +123,14 @@ def _text(path):
             {"prior.prompt": "few_shot", "prior.examples.workdir": "b", "prior.examples.count": 0},
             "examples.count is 0",
         ),
+        (
+            {"prior.examples.file": "nowhere.jsonl"},
+            "prior.examples.file is 'nowhere.jsonl', and .* 'plain', which shows no examples",
+        ),
+        (
+            {"prior.prompt": "options+chat", "prior.examples.workdir": "b"},
+            r"examples.workdir is 'b', .* --config.prior.prompt=options\+few_shot\+chat",
+        ),
         ({"prior.prompt": "story+think_first"}, "prior.method to 'propose'"),
         ({"prior.history": 1, "history": 2}, "config.prior.history is 1, and config.history is 2"),
         ({"prior.history": 1, "agents": ("gflan",), "eval_every": 1000}, "the policy of gflan"),
@@ -132,6 +140,12 @@ def test_a_prompt_that_cannot_be_is_refused_before_anything_is_written(tmp_path,
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         training.run(lake(tmp_path, **changes), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_without_examples_to_show_it_is_said_which_field_names_some(tmp_path):
+    settings = training.to_settings(lake(tmp_path, **{"prior.prompt": "options+few_shot"}))
+    with pytest.raises(ValueError, match=r"no examples to show: .*config\.prior\.examples\.file"):
+        build.make_builder(settings.prior, [], lambda: pytest.fail("read a tokenizer"))
 
 
 @pytest.fixture

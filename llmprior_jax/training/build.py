@@ -111,7 +111,16 @@ def make_builder(
       prior: names the prompt.
       examples: what it shows.
       tokenizer: gives that model's tokenizer when it is first needed.
+
+    Raises:
+      ValueError: see `prompts.make`; or the prompt is to show examples, and there are none.
     """
+    if not examples and prompts.FEW_SHOT in prompts.words(prior.prompt):
+        raise ValueError(
+            f"config.prior.prompt is {prior.prompt!r}, and there are no examples to show: name a "
+            "file of them (config.prior.examples.file) or a run to take them from "
+            "(config.prior.examples.workdir), or use a prompt without few_shot"
+        )
     return prompts.make(prior.prompt, examples, tokenizer, prior.system)
 
 

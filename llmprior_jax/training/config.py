@@ -215,7 +215,7 @@ def claim_workdir(workdir: pathlib.Path, config: Config) -> None:
 def read_config(workdir: pathlib.Path) -> Config:
     """The configuration that a work directory was made by.
 
-    What the directory does not say, being older than a field, is the field's default.
+    What the directory does not say, being older than a field, is the default of `settings`.
 
     Examples:
       >>> training.read_config(pathlib.Path("runs/lake")).env
@@ -240,8 +240,10 @@ def parse_config(content: bytes, path: pathlib.Path) -> Config:
     """
     try:
         said = ConfigDict(json.loads(content))
+        # Not of `default_config`, which leaves to the model what a run without the field had fixed.
+        began = ConfigDict(_fields(Settings()))
         # Made anew, because JSON has lists for tuples, and a `ConfigDict` keeps the types it has.
-        config = ConfigDict(json.loads(default_config().to_json()))
+        config = ConfigDict(json.loads(began.to_json()))
         config.update(said)
         return config
     except ValueError as error:
