@@ -16,7 +16,7 @@ from typing import Any, TypeAlias, TypeVar
 from ml_collections import ConfigDict, config_dict
 
 from llmprior_jax.files import write_atomically
-from llmprior_jax.settings import Settings
+from llmprior_jax.settings import PriorSettings, Settings
 
 CONFIG_FILE = "config.json"
 # Parts whose fields stand at the top of a configuration: `config.env`, `config.num_seeds`.
@@ -248,6 +248,23 @@ def parse_config(content: bytes, path: pathlib.Path) -> Config:
         return config
     except ValueError as error:
         raise ValueError(f"{path} is damaged: {error}; use another --workdir") from error
+
+
+def asked(prior: PriorSettings) -> str:
+    """How a language model is asked, for people: "few_shot, by token, 0.2 uniform"."""
+    how = {
+        "score": f"by {prior.normalization}",
+        "propose": f"{prior.propose.k} answers",
+        "imitate": "demonstrations counted",
+    }
+    parts = [prior.prompt, how.get(prior.method, prior.method)]
+    if prior.temperature != 1 and prior.method not in ("propose", "imitate"):
+        parts.append(f"temperature {prior.temperature:g}")
+    if prior.reversed:
+        parts.append("reversed")
+    if prior.uniform_share:
+        parts.append(f"{prior.uniform_share:g} uniform")
+    return ", ".join(parts)
 
 
 def step_unit(config: Config) -> str:
