@@ -84,8 +84,11 @@ def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
 
 
 def overruled(decision: Decision) -> bool:
-    """Whether what was learned prefers another action than the language model does."""
-    return int(np.argmax(decision.prior)) != int(np.argmax(decision.posterior))
+    """Whether what was learned prefers another action than the prior does.
+
+    A uniform prior prefers none.
+    """
+    return bool(decision.prior[np.argmax(decision.posterior)] < decision.prior.max())
 
 
 def write_gif(decisions: Sequence[Decision], path: pathlib.Path, seconds: float = 1.5) -> None:

@@ -95,7 +95,8 @@ class Decision(NamedTuple):
 
     Attributes:
       text: the state.
-      prior: f32[A], probabilities that the language model gives the actions.
+      prior: f32[A], probabilities of the prior that the agent acts by: the language model's, mixed
+        with the uniform one where it is so; uniform for a baseline.
       q_values: f32[A].
       posterior: f32[A], probabilities that the agent acts by.
       action: what it did.

@@ -1,5 +1,6 @@
 """Builds agents from settings."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -21,6 +22,17 @@ def make_agent(name: str, config: Config) -> agents.Agent:
     """
     settings = to_settings(config)
     return build_agent(name, settings.agent, settings.prior)
+
+
+def seen_by(name: str, prior: PriorSettings) -> PriorSettings:
+    """How an agent sees the prior.
+
+    One whose policy is a language model begins as its model is, whatever is done to the prior for
+    agents that learn Q.
+    """
+    if agents.is_policy(name):
+        return dataclasses.replace(prior, uniform_share=0.0, reversed=False)
+    return prior
 
 
 def build_agent(name: str, agent: AgentSettings, prior: PriorSettings) -> agents.Agent:
