@@ -59,7 +59,8 @@ def _of_places(surveys: Mapping[str, Any]) -> str:
     lines = ["## The prior alone\n"]
     lines.append(
         "Success and 95% interval; the prior is not mixed. Better and worse: than the uniform "
-        "policy, intervals apart. The example of `few_shot` is of another task.\n"
+        "policy, intervals apart. The example of `few_shot` is of another task; on FrozenLake, of "
+        "the same task on another lake. No step of it is one of the game that is played.\n"
     )
     lines += [
         "| model | place | best setting | prior alone | uniform | |",
