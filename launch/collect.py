@@ -9,7 +9,7 @@ probability E. Behaviors are
 
 - `expert`, the surest and quickest way to success (for environments with few states);
 - `random`, uniform over the admissible actions;
-- `prior`, the language model of --prior on its own;
+- `prior`, the language model of --prior on its own, asked as in a run;
 - `WORKDIR/AGENT`, a trained agent of a run, such as `runs/quickstart/dqn_prior`.
 
 With --success_share, episodes are kept so that this share of them is successful. The format of the
@@ -26,7 +26,7 @@ import numpy as np
 from absl import flags
 
 from launch.common import app
-from llmprior_jax import agents, datasets, training
+from llmprior_jax import datasets, training
 from llmprior_jax.settings import EnvironmentSettings
 
 if TYPE_CHECKING:
@@ -50,7 +50,8 @@ _OUT = FLAGS.string("out", None, "File to write, .parquet or .jsonl.", required=
 def main(argv: Sequence[str]) -> None:
     from llmprior_jax import envs
     from llmprior_jax.play import collecting
-    from llmprior_jax.training import build
+    from llmprior_jax.training import build, experiment
+    from llmprior_jax.training.build_agent import build_agent
 
     del argv
     datasets.check_path(_OUT.value)
@@ -58,8 +59,8 @@ def main(argv: Sequence[str]) -> None:
     config = training.default_config()
     config.env, config.history = _ENV.value, _HISTORY.value
     config.games.train, config.prior.model = tuple(_GAMES.value), _PRIOR.value
+    config, env, env_params = experiment.prepare(config, None)
     settings = training.to_settings(config)
-    env, env_params = build.make_environment(settings)
     if not isinstance(env, envs.TextEnvironment):
         raise ValueError(f"{config.env} is no environment in JAX, which collecting needs")
     with tempfile.TemporaryDirectory() as scratch:
@@ -70,12 +71,14 @@ def main(argv: Sequence[str]) -> None:
             if name == "expert":
                 return collecting.expert_behavior(env, env_params)
             if name == "prior":
+                shown = experiment.make_examples(settings, env, None)
+                folder = pathlib.Path(scratch)
                 known = build.make_priors(
-                    settings, env, env_params, pathlib.Path(scratch), should_stop=app.never
+                    settings, env, env_params, folder, examples=shown, should_stop=app.never
                 )
                 known.scored.load()
-                act = functools.partial(agents.prior_alone().act, ())
-                return collecting.agent_behavior(act, known.scored)
+                agent = build_agent("prior", settings.agent, settings.prior)
+                return collecting.agent_behavior(functools.partial(agent.act, ()), known.scored)
             workdir, slash, agent = name.rpartition("/")
             if not slash:
                 raise ValueError(

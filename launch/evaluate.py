@@ -3,13 +3,14 @@
     python -m launch.evaluate --workdir=runs/quickstart --agent=dqn_prior --show_episode
 
 Prints success rate and return over fresh episodes of every seed. With --show_episode it plays one
-more episode and prints it as text: for each state the prior, Q and the posterior of each action
-that has a part of at least 0.01 in one of the two.
+more episode and prints it as text: for each state the prior that the agent acts by, Q and the
+posterior of each action that has a part of at least 0.01 in prior or posterior.
 With --replay_on_engine it plays the evaluation's episodes of ALFWorld again on ALFWorld's own
 engine, and prints how many were won there and whatever the engine said differently.
 """
 
 import functools
+import pathlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,8 @@ import rich.table
 
 from launch.common import app
 from llmprior_jax import training
-from llmprior_jax.training import summary
+from llmprior_jax.training import build_agent, summary
+from llmprior_jax.training.config import asked
 
 if TYPE_CHECKING:
     from llmprior_jax.learning import Run
@@ -56,6 +58,9 @@ def main(argv: Sequence[str]) -> None:
         f"{_AGENT.value} after {run.steps:,} {run.unit}, {_EPISODES.value} episodes of each "
         f"of {num_seeds} seeds, interquartile means \\[95% interval]"
     )
+    of_run = training.to_settings(training.read_config(pathlib.Path(_WORKDIR.value)))
+    seen = build_agent.seen_by(_AGENT.value, of_run.prior)
+    console.print(f"  prior: {seen.model}, asked: {asked(seen)}", highlight=False, markup=False)
     for name, values in results.items():
         low, high = summary.interval(values)
         mean = summary.interquartile_mean(values)

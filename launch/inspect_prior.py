@@ -5,9 +5,10 @@
     python -m launch.inspect_prior --workdir=runs/quickstart --agent=dqn_prior
 
 For each state: the prompt with the boundaries of its tokens, the log-probability of every token of
-every action, the ranking, and the entropy. --prompt is any that a run can have, such as
-`options+few_shot+chat` with --examples=shown.jsonl (`priors.prompts.read_examples`), or one of your
-own, `my_module:builder`. Where the model thinks first, or proposes, the page has what it said, and
+every action and the score that they make, the ranking, and the entropy. --prompt is any that a run
+can have, such as `options+few_shot+chat` with --examples=shown.jsonl
+(`priors.prompts.read_examples`), or one of your own, `my_module:builder`; what flags leave open is
+as in a run of that model. Where the model thinks first, or proposes, the page has what it said, and
 the tokens are those after one of its thoughts.
 
 With --workdir model and prompt are the run's, the states are those of an episode of a trained
@@ -23,15 +24,20 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
 from launch.common import app, pictures
 from llmprior_jax import priors, progress, training
 from llmprior_jax.files import write_atomically
-from llmprior_jax.settings import PriorSettings
+from llmprior_jax.priors.prompts import FEW_SHOT
+from llmprior_jax.priors.scoring.score import divisor
+from llmprior_jax.settings import AgentSettings, PriorSettings
+from llmprior_jax.training import build_agent
 from llmprior_jax.training.calibration import Calibration, calibration
-from llmprior_jax.types import TextState
+from llmprior_jax.training.config import asked as asked_how
+from llmprior_jax.types import ActionPrior, TextState
 
 if TYPE_CHECKING:
     from llmprior_jax.envs import TextEnvironment
@@ -44,25 +50,29 @@ _PRIOR = FLAGS.string(
 )
 _MATCH = FLAGS.string("match", "", "Only states whose observation has this text.")
 _STATES = FLAGS.integer("states", 6, "How many states to show.", lower_bound=1)
-_PROMPT = FLAGS.string("prompt", "plain", "What the model is asked, e.g. options+few_shot+chat.")
+_PROMPT = FLAGS.string(
+    "prompt", None, "What the model is asked, e.g. options+few_shot+chat; what suits it if unset."
+)
 _EXAMPLES = FLAGS.string("examples", None, "File of episodes that few_shot shows, JSON Lines.")
 _NORMALIZATION = FLAGS.enum(
-    "normalization", "sum", ["sum", "token", "word"], "How an action's tokens become its score."
+    "normalization",
+    None,
+    ["sum", "token", "word"],
+    "How an action's tokens become its score; what suits the model if unset.",
 )
-_TEMPERATURE = FLAGS.float("temperature", 1.0, "What scores are divided by.")
+_TEMPERATURE = FLAGS.float("temperature", None, "What scores are divided by.")
 _WORKDIR = FLAGS.string("workdir", None, "A run, to show its states and its agent beside.")
 _AGENT = FLAGS.string("agent", "dqn_prior", "Which of the run's agents.")
 _OUT = FLAGS.string("out", "prior.html", "File to write.")
 
-# What a run brings itself.
-_OF_RUN = {
-    "env": _ENV,
-    "prior": _PRIOR,
+# How the model is asked, by the field of a configuration.
+_OF_PRIOR = {
     "prompt": _PROMPT,
-    "examples": _EXAMPLES,
     "normalization": _NORMALIZATION,
     "temperature": _TEMPERATURE,
 }
+# What a run brings itself.
+_OF_RUN = {"env": _ENV, "prior": _PRIOR, "examples": _EXAMPLES, **_OF_PRIOR}
 # Of a longer prompt the beginning is folded away: examples, mostly, which all prompts share.
 _MOST_TOKENS, _TOKENS_SHOWN = 300, 200
 _MOST_ANSWERS = 6
@@ -95,19 +105,14 @@ def _inspect(store: priors.PriorStore) -> None:
 
     chart, history, seed = "", 0, 0
     if _WORKDIR.value is None:
-        settings = PriorSettings(
-            model=_PRIOR.value,
-            prompt=_PROMPT.value,
-            normalization=_NORMALIZATION.value,
-            temperature=_TEMPERATURE.value,
-        )
-        model = priors.CachedModel(settings.model, store)
         env, _ = envs.make(_ENV.value)
-        shown: Sequence[priors.prompts.Example] = ()
+        shown: Sequence[priors.prompts.Example] = env.examples()
         if _EXAMPLES.value is not None:
             shown = priors.prompts.read_examples(_EXAMPLES.value)
-        elif priors.prompts.FEW_SHOT in priors.prompts.words(settings.prompt):
-            shown = env.examples()
+        settings = _settings(has_examples=bool(shown))
+        if _EXAMPLES.value is None and FEW_SHOT not in priors.prompts.words(settings.prompt):
+            shown = ()
+        model = priors.CachedModel(settings.model, store, should_stop=app.never)
         build_prompt = priors.prompts.make(settings.prompt, shown, lambda: model.tokenizer)
         states = _states_of_environment(env)
     else:
@@ -116,8 +121,11 @@ def _inspect(store: priors.PriorStore) -> None:
                 raise ValueError(f"--{name} is the run's where there is --workdir; leave it out")
         run = training.restore(_WORKDIR.value, _AGENT.value, eval_episodes=1, should_stop=app.never)
         of_run = training.to_settings(training.read_config(pathlib.Path(_WORKDIR.value)))
-        settings, build_prompt, seed = of_run.prior, run.scored.build_prompt, of_run.run.seed
-        model = priors.CachedModel(settings.model, store, quantize=settings.quantize)
+        settings = build_agent.seen_by(_AGENT.value, of_run.prior)
+        build_prompt, seed = run.scored.build_prompt, of_run.run.seed
+        model = priors.CachedModel(
+            settings.model, store, quantize=settings.quantize, should_stop=app.never
+        )
         history = of_run.environment.history if settings.history is None else settings.history
         states = [decision.text for decision in run.play(0, jax.random.key(0))]
         chart = _chart(_calibration(run))
@@ -135,10 +143,20 @@ def _inspect(store: priors.PriorStore) -> None:
             list(zip(states, asked, strict=True)), desc="inspecting", unit="state"
         )
     ]
-    title = f"The prior of {settings.model}, asked {settings.prompt}"
+    title = f"The prior of {settings.model}, asked: {asked_how(settings)}"
     body = f"<h1>{html.escape(title)}</h1>{chart}{''.join(sections)}"
     write_atomically(_OUT.value, pictures.document(title, body, _STYLE))
     print(f"{len(states)} states are in {_OUT.value}")
+
+
+def _settings(has_examples: bool) -> PriorSettings:
+    """What the flags say of the prior; what they leave open is as it suits the model."""
+    config = training.default_config()
+    config.prior.model = _PRIOR.value
+    for name, flag in _OF_PRIOR.items():
+        if flag.value is not None:
+            config.prior[name] = flag.value
+    return training.to_settings(training.settled(config, has_examples=has_examples)).prior
 
 
 def _states_of_environment(env: "TextEnvironment") -> list[TextState]:
@@ -163,14 +181,18 @@ def _section(
         said = _answers(proposals)
         if prompt.after_thought is not None:
             acting = prompt.with_thought(proposals.thoughts[0][0])
-    log_probs = source.score([prompt]).log_probs[0]
+    log_probs = _as_agents_see(source.score([prompt]).log_probs[0], context.settings)
     probs = np.exp(log_probs)
     entropy = -np.sum(probs * np.where(probs > 0, log_probs, 0.0))
     read = priors.inspect(context.model.language_model, acting.text, acting.actions)
+    tokens = [
+        _tokens(of_action, _divisor(context.settings, action, of_action))
+        for action, of_action in zip(acting.actions, read.actions, strict=True)
+    ]
     rows = "".join(
         f"<tr><th>{rank}. {html.escape(state.actions[a])}"
         f'<td><i class=p style="width:{94 * probs[a]:.1f}%"></i>'
-        f"<b>{probs[a]:.3f}</b><td class=tokens>{_tokens(read.actions[a])}</tr>"
+        f"<b>{probs[a]:.3f}</b><td class=tokens>{tokens[a]}</tr>"
         for rank, a in enumerate(np.argsort(-log_probs, kind="stable"), start=1)
     )
     return (
@@ -214,12 +236,28 @@ def _answers(proposals: priors.Proposals) -> str:
     return f"<p>It said: {told}{more}</p>"
 
 
-def _tokens(tokens: Sequence[priors.Token]) -> str:
+def _as_agents_see(log_probs: np.ndarray, settings: PriorSettings) -> np.ndarray:
+    """The prior of one state as agents that learn Q see it."""
+    given = ActionPrior(jnp.asarray(log_probs), jnp.zeros((len(log_probs), 1)))
+    agent = build_agent.build_agent("prior", AgentSettings(), settings)
+    return np.asarray(agent.policy((), given).log_probs)
+
+
+def _divisor(settings: PriorSettings, action: str, tokens: Sequence[priors.Token]) -> int:
+    """What the tokens' sum is divided by before actions are ranked."""
+    # Answers are counted, whatever their length.
+    normalization = settings.normalization if settings.method == "score" else "sum"
+    return divisor(normalization, action, len(tokens))
+
+
+def _tokens(tokens: Sequence[priors.Token], divided_by: int) -> str:
+    """The tokens of an action and its score, which is their sum or a mean."""
     pieces = (
         f"<span>{html.escape(token.text)}<sub>{token.log_prob:.2f}</sub></span>" for token in tokens
     )
     total = sum(token.log_prob for token in tokens)
-    return f"{''.join(pieces)} <b>= {total:.2f}</b>"
+    mean = f" / {divided_by} = {total / divided_by:.2f}" if divided_by > 1 else ""
+    return f"{''.join(pieces)} <b>= {total:.2f}{mean}</b>"
 
 
 def _calibration(run: "Run") -> Calibration:

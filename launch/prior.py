@@ -9,9 +9,9 @@
 `fill` scores the states that a run of the configuration begins with, so that runs find them there.
 `show` lists the models with what is held of each, its size, and how often what was asked for was
 there. An `import` adds what is not there yet. `remove` takes away all that former versions of a
-model said (other weights, another tokenizer or dtype under the same name), or with --fingerprint
-all that one version said. Old templates leave prompts behind that nothing asks for; remove their
-model's and fill again.
+model said (other weights, another tokenizer or dtype under the same name, or numbers of an older
+llmprior_jax), or with --fingerprint all that one version said. Old templates leave prompts behind
+that nothing asks for; remove their model's and fill again.
 
 The store is the one of --store, or else of the configuration, or else the user's own.
 """

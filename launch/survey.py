@@ -13,10 +13,12 @@ store: a survey that is stopped and repeated goes on, and training finds them th
 """
 
 import pathlib
+import shlex
 import tempfile
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import rich.console
 import rich.markup
 
@@ -24,22 +26,28 @@ from launch.common import app
 from llmprior_jax import datasets, training
 from llmprior_jax.errors import InterruptedRunError
 from llmprior_jax.priors import check_options, prompts
+from llmprior_jax.settings import Settings
 
 FLAGS = app.Flags()
-_PRIOR = FLAGS.string("prior", None, "Language model: tiny, a directory, or a hub id.")
+_PRIOR = FLAGS.string("prior", None, "Language model: tiny, a directory, a GGUF file, or a hub id.")
 _ENV = FLAGS.string("env", None, "Environment to play in, by name.")
 _GAMES = FLAGS.list("games", [], "Games of an environment that takes them from files.")
 _HISTORY = FLAGS.integer("history", None, "Pairs that an observation holds.", lower_bound=0)
 _CONFIG = FLAGS.config_file("Where all else comes from: a file with `get_config()`.")
 _DATASET = FLAGS.string("dataset", None, "Demonstrations, to say how likely they are.")
-_PROMPTS = FLAGS.list("prompts", ["plain"], "Prompts to compare.")
+_PROMPTS = FLAGS.list(
+    "prompts",
+    None,
+    "Prompts to compare; plain, options, story, and few_shot where there is something to show.",
+)
 _NORMALIZATIONS = FLAGS.list(
     "normalizations", ["sum", "token", "word"], "How an action's tokens become its score."
 )
 _EXAMPLES = FLAGS.string(
     "examples",
     None,
-    "What few_shot prompts show, in JSON Lines; the environment's own examples otherwise.",
+    "What few_shot prompts show, in JSON Lines; otherwise what the configuration names, or the "
+    "environment's own.",
 )
 _EPISODES = FLAGS.integer("episodes", 128, "Episodes of each setting.", lower_bound=1)
 _STATES = FLAGS.integer(
@@ -50,14 +58,18 @@ _OUT = FLAGS.string("out", "survey", "Directory for survey.json and survey.png."
 
 def main(argv: Sequence[str]) -> None:
     from launch.surveying import measuring, recommending, showing
-    from llmprior_jax.training import validation
+    from llmprior_jax.training import build, validation
 
     del argv
     plays = _ENV.value is not None or _CONFIG.value is not None
     if not plays and _DATASET.value is None:
         raise ValueError("say where to look: --env, --config or --dataset")
-    for name, values in (("prompts", _PROMPTS.value), ("normalizations", _NORMALIZATIONS.value)):
-        if not values or len(set(values)) != len(values):
+    asked = _PROMPTS.value
+    for name, values, same in (
+        ("prompts", asked, prompts.words),
+        ("normalizations", _NORMALIZATIONS.value, str),
+    ):
+        if values is not None and not 0 < len(values) == len(set(map(same, values))):
             raise ValueError(f"--{name} is {','.join(values)!r}; name one or more, each once")
     for normalization in _NORMALIZATIONS.value:
         check_options(normalization, 1.0)
@@ -65,10 +77,10 @@ def main(argv: Sequence[str]) -> None:
     validation.validate(settings)
     dataset = None
     if _DATASET.value is not None:
-        dataset = datasets.read(_DATASET.value, settings.environment.history)
-    examples = [] if _EXAMPLES.value is None else prompts.read_examples(_EXAMPLES.value)
+        dataset = datasets.read(_DATASET.value, build.history(settings))
+    examples = _examples(settings) if _shows(settings.prior.prompt) else ()
     grid = measuring.Grid(
-        _PROMPTS.value, _NORMALIZATIONS.value, examples, _EPISODES.value, _STATES.value
+        asked or (), _NORMALIZATIONS.value, examples, _EPISODES.value, _STATES.value
     )
     with tempfile.TemporaryDirectory() as scratch:
         try:
@@ -83,7 +95,7 @@ def main(argv: Sequence[str]) -> None:
     about = {
         "prior": settings.prior.model,
         "place": settings.environment.env if plays else _DATASET.value,
-        "history": settings.environment.history,
+        "history": build.history(settings),
         "dataset": _DATASET.value,
         "episodes": grid.episodes,
         "states": grid.states,
@@ -92,6 +104,23 @@ def main(argv: Sequence[str]) -> None:
     }
     showing.write(found, recommendation, about, pathlib.Path(_OUT.value))
     _print(found, recommendation)
+
+
+def _examples(settings: Settings) -> Sequence[prompts.Example]:
+    """The episodes that somebody names; none for the environment's own.
+
+    Raises:
+      FileNotFoundError, ValueError, RestoreError: they cannot be read, or an agent has none.
+    """
+    from llmprior_jax.training import examples
+
+    named = settings.prior.examples
+    if path := _EXAMPLES.value or named.file:
+        return prompts.read_examples(path)
+    if named.workdir is None:
+        return ()
+    run = training.restore(named.workdir, named.agent, eval_episodes=1, should_stop=app.never)
+    return examples.collect(run, named.count, jax.random.key(settings.run.seed))
 
 
 def _config() -> training.Config:
@@ -106,8 +135,14 @@ def _config() -> training.Config:
         config.prior.model = _PRIOR.value
     # Of a configuration the agents are of no account, nor is what they learn from.
     config.agents, config.offline.dataset = ("prior",), ""
-    config.prior.prompt = "plain"
+    # Other prompts are asked with; what this one may show is checked.
+    shows = _PROMPTS.value is None or any(map(_shows, _PROMPTS.value))
+    config.prior.prompt = prompts.FEW_SHOT if shows else "plain"
     return config
+
+
+def _shows(prompt: str) -> bool:
+    return prompts.FEW_SHOT in prompts.words(prompt)
 
 
 def _print(found: Any, recommendation: Any) -> None:
@@ -116,15 +151,13 @@ def _print(found: Any, recommendation: Any) -> None:
     console = rich.console.Console()
     for table in showing.tables(found, recommendation.finding):
         console.print(table)
-    finding = recommendation.finding
-    if finding is None:
+    if recommendation.finding is None:
         console.print(f"not recommended: {rich.markup.escape(recommendation.why)}", highlight=False)
     else:
-        fields = [f"--config.prior.prompt={finding.prompt}"]
-        if finding.normalization:
-            fields.append(f"--config.prior.normalization={finding.normalization}")
-        else:
-            fields.append(f"--config.prior.method={finding.method}")
+        fields = [f"--config.prior.{name}={of}" for name, of in recommendation.fields.items()]
+        if _EXAMPLES.value is not None and _shows(recommendation.fields["prompt"]):
+            fields.append(f"--config.prior.examples.file={_EXAMPLES.value}")
+        fields = map(rich.markup.escape, map(shlex.quote, fields))
         why = rich.markup.escape(recommendation.why)
         console.print(f"recommended: {' '.join(fields)}\n  {why}", highlight=False)
     capped = [each.name for each in found.findings if each.played and _is_capped(each)]

@@ -2,8 +2,9 @@
 
     python -m launch.watch --workdir=runs/quickstart --agent=dqn_prior
 
-`episode.html` is one self-contained page: the room, what was seen, and for each decision the prior,
-Q and the posterior of every action; steps where learning overruled the model are marked.
+`episode.html` is one self-contained page: the room, what was seen, and for each decision the prior
+that the agent acts by, Q and the posterior of every action; steps where learning overruled the
+prior are marked.
 `episode.gif` is the same to paste into slides.
 """
 

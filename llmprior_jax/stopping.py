@@ -8,7 +8,6 @@ the main thread waits and listens.
 import contextlib
 import queue
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable
@@ -24,6 +23,21 @@ _PATIENCE = 3.0
 
 class StoppedError(RuntimeError):
     """Work was stopped before its end."""
+
+
+class TerminatedError(SystemExit):
+    """A signal is to end this process at once.
+
+    Another thread may still be at work. Python does not wait for it when it shuts down, and aborts
+    if it comes back from a device meanwhile. So who catches this leaves by `os._exit(status)`.
+
+    Attributes:
+      status: what shells report of a process that the signal ended.
+    """
+
+    def __init__(self, number: int):
+        self.status = 128 + number
+        super().__init__(self.status)
 
 
 def run(
@@ -93,7 +107,8 @@ def run(
 
 @contextlib.contextmanager
 def _terminable() -> Generator[None]:
-    """Lets SIGTERM raise SystemExit, where nobody else minds it, instead of ending the process."""
+    """Lets SIGTERM raise a TerminatedError, where nobody else minds it, so that what is done can
+    be kept."""
     here = threading.current_thread() is threading.main_thread()
     if not here or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield
@@ -101,7 +116,7 @@ def _terminable() -> Generator[None]:
 
     def end(number: int, frame: object) -> None:
         del frame
-        sys.exit(128 + number)
+        raise TerminatedError(number)
 
     signal.signal(signal.SIGTERM, end)
     try:

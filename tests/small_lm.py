@@ -1,11 +1,13 @@
 """Random language models of one layer, for tests that need one and not what it knows."""
 
+import pathlib
 import zlib
 
 import tokenizers
 import transformers
 from flax import nnx
 
+from llmprior_jax import models
 from llmprior_jax.models import (
     Decoder,
     DecoderConfig,
@@ -14,6 +16,8 @@ from llmprior_jax.models import (
     LanguageModel,
 )
 
+# The embedded model as any other, which is not asked as the embedded one.
+TINY = str(pathlib.Path(models.__file__).parent / "tiny")
 # Far from uniform predictions, so that a token in the wrong place shows.
 INIT = nnx.initializers.normal(0.3)
 

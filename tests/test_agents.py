@@ -301,3 +301,16 @@ def test_an_agent_acts_by_the_prior_it_was_given():
     agent = agents.with_prior(agents.prior_alone(), agents.prior_transforms.reversed_order)
     policy = agent.policy((), of_probabilities(0.8, 0.2))
     np.testing.assert_allclose(np.exp(policy.log_probs), [0.2, 0.8], rtol=1e-6)
+
+
+def test_a_policy_has_the_prior_that_the_agent_acts_by():
+    prior = ActionPrior(jnp.log(jnp.array([0.75, 0.25])), jnp.zeros((2, 1)))
+    alone = agents.prior_alone()
+    assert alone.policy((), prior).prior is None, "it is the one that was given"
+    mixed = agents.with_prior(
+        alone, lambda prior: agents.prior_transforms.mixed_with_uniform(prior, 0.4)
+    )
+    # What is put around an agent last is done first.
+    reversed_first = agents.with_prior(mixed, agents.prior_transforms.reversed_order)
+    for agent, expected in ((mixed, [0.65, 0.35]), (reversed_first, [0.35, 0.65])):
+        np.testing.assert_allclose(np.exp(agent.policy((), prior).prior), expected, rtol=1e-5)

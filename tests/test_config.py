@@ -76,14 +76,36 @@ def test_a_directory_of_before_a_field_has_its_default(tmp_path):
     claim_workdir(tmp_path, config)
 
 
+@pytest.mark.parametrize(
+    ("field", "ran_at"),
+    [
+        ("prior.prompt", "plain"),
+        ("prior.normalization", "sum"),
+        ("prior.uniform_share", 0.0),
+        ("policy.model", "tiny"),
+    ],
+)
+def test_a_directory_of_before_a_field_ran_at_what_no_model_decided(field, ran_at, tmp_path):
+    config = training.default_config()
+    config.prior.model = "some/model"
+    claim_workdir(tmp_path, config)
+    written = json.loads((tmp_path / CONFIG_FILE).read_text())
+    part, name = field.split(".")
+    del written[part][name]
+    (tmp_path / CONFIG_FILE).write_text(json.dumps(written))
+    assert at(training.to_settings(training.read_config(tmp_path)), field) == ran_at
+    claim_workdir(tmp_path, config)  # It goes on so.
+
+
 def test_another_model_than_the_embedded_one_is_asked_in_another_way():
     config = training.default_config()
     config.prior.model = "some/model"
     prior = training.to_settings(config).prior
-    assert (prior.normalization, prior.uniform_share) == ("token", 0.2)
+    assert (prior.normalization, prior.uniform_share, prior.prompt) == ("token", 0.2, "few_shot")
     config.prior.normalization, config.prior.uniform_share = "sum", 0.0
+    config.prior.prompt = "options"
     prior = training.to_settings(config).prior
-    assert (prior.normalization, prior.uniform_share) == ("sum", 0.0)
+    assert (prior.normalization, prior.uniform_share, prior.prompt) == ("sum", 0.0, "options")
 
 
 def test_the_policy_is_the_model_of_the_prior_unless_it_is_another():

@@ -1,14 +1,38 @@
 """Examples that environments bring: episodes as they really go, of other tasks."""
 
+import types
+
 import jax
 import numpy as np
 import pytest
+from gymnax.environments.misc import frozen_lake
 
 from llmprior_jax import envs
 from llmprior_jax.envs import examples, with_history
 from llmprior_jax.envs.engines.games import engine_of
+from llmprior_jax.envs.overcooked.environment import Overcooked, Recipe
+from llmprior_jax.play import engine_games
 
 SALADS = ("Overcooked-TomatoSalad", "Overcooked-TomatoLettuceSalad")
+LAKES = ("FrozenLake-4x4", "FrozenLake-8x8")
+
+
+@pytest.mark.parametrize("name", SALADS + LAKES)
+def test_no_step_that_is_shown_is_one_of_the_game_that_is_played(name):
+    env, _ = envs.make(name)
+    observations = env.list_observations()
+    assert observations is not None
+    texts = [env.text_state(observation) for observation in observations]
+    (shown,) = env.examples()
+    played = {(text.observation, action) for text in texts for action in text.actions}
+    assert played.isdisjoint(shown.steps)
+
+
+@pytest.mark.parametrize("family", ["overcooked", "frozen_lake", "textworld", "alfworld"])
+def test_each_step_that_is_shown_lists_several_actions(family):
+    for shown in examples.read(family):
+        assert len(shown.options) == len(shown.steps)
+        assert all(len(listed) > 1 for listed in shown.options)
 
 
 @pytest.mark.parametrize("name", SALADS)
@@ -19,31 +43,45 @@ def test_kitchens_show_how_another_dish_is_served(name):
     assert shown.task != env.text_state(observation).task
 
 
-@pytest.mark.parametrize("index", [0, 1], ids=SALADS)
-def test_the_examples_of_kitchens_are_episodes_that_end_well(index):
-    shown = examples.read("overcooked")[index]
-    env, params = envs.make(SALADS[index])
+def lake_of_the_example():
+    env = envs.make(LAKES[0])[0]
+    # Another map, which no lake that has a name has.
+    frozen_lake.FrozenLake.__init__(env, ("FHG", "FFF", "SFH"), is_slippery=False)
+    env._tiles = np.asarray(env.desc)
+    return env
+
+
+def kitchen(name, ingredients, foods, num_boards):
+    return lambda: Overcooked(Recipe(name, ingredients, foods, num_boards))
+
+
+@pytest.mark.parametrize(
+    ("family", "index", "make"),
+    [
+        ("frozen_lake", 0, lake_of_the_example),
+        ("overcooked", 0, kitchen("Leek", ("leek",), ("leek",), 1)),
+        (
+            "overcooked",
+            1,
+            kitchen("LettuceOnion", ("lettuce", "onion"), ("tomato", "lettuce", "onion"), 2),
+        ),
+    ],
+    ids=["lake", "one ingredient", "two ingredients"],
+)
+def test_examples_are_episodes_that_end_well(family, index, make):
+    shown, env = examples.read(family)[index], make()
+    params = env.default_params
     observation, state = env.reset(jax.random.key(0), params)
     success = False
-    for observed, action in shown.steps:
+    for (observed, action), listed in zip(shown.steps, shown.options, strict=True):
         text = env.text_state(np.asarray(observation))
-        assert (text.task, text.observation) == (shown.task, observed)
+        assert (text.task, text.observation, text.actions) == (shown.task, observed, listed)
         chosen = text.actions.index(action)
         observation, state, _, terminated, _, info = env.step(
             jax.random.key(0), state, chosen, params
         )
         success = bool(info["success"] & terminated)
     assert success
-
-
-def test_the_example_of_lakes_says_what_lakes_say():
-    (shown,) = examples.read("frozen_lake")
-    env, _ = envs.make("FrozenLake-8x8")
-    texts = [env.text_state(position) for position in env.list_observations()]
-    assert shown.task == texts[0].task
-    words = {word for text in texts for word in text.observation.split()}
-    assert {word for seen, _ in shown.steps for word in seen.split()} <= words
-    assert {action for _, action in shown.steps} <= set(texts[0].actions)
 
 
 def test_a_history_leaves_examples_as_they_are():
@@ -60,13 +98,28 @@ EXAMINE = "data/train/look_at_obj_in_light-Bowl-None-DeskLamp-308/trial_1/game.t
     [
         ([PICK], "examine the keychain with the desklamp"),
         ([EXAMINE], "put some lettuce on fridge"),
-        ([PICK, EXAMINE], "put some lettuce on fridge"),
         (["elsewhere/game.tw-pddl"], "put some lettuce on fridge"),
     ],
 )
 def test_alfworld_shows_a_kind_of_task_that_is_not_played(games, task):
     for shown in (examples.for_alfworld(games), examples.for_engines(games)):
         assert [example.task for example in shown] == [f"Your task is to: {task}."]
+
+
+def test_alfworld_shows_nothing_where_both_kinds_of_examples_are_played():
+    assert examples.for_alfworld([PICK, EXAMINE]) == ()
+
+
+def test_games_to_evaluate_on_count_as_played_on_engines(monkeypatch):
+    monkeypatch.setattr(engine_games, "check_game", lambda game: None)
+    bridge = types.SimpleNamespace(num_environments=1)
+    for unseen, number in (((), 1), ((EXAMINE,), 0)):
+        assert len(engine_games.EngineGames(bridge, (PICK,), unseen).examples()) == number
+
+
+def test_examples_for_engines_list_commands_in_the_order_of_play():
+    (shown,) = examples.for_engines([PICK])
+    assert all(listed == tuple(sorted(listed)) for listed in shown.options)
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,7 @@ def start(command: list[str], **environment: str) -> subprocess.Popen:
 def test_a_run_leaves_its_results(finished):
     summary = json.loads((finished / "summary.json").read_text())
     before = summary.pop("before_training")
-    assert set(before) == {"prior alone", "uniform", "worse_by"}
+    assert set(before) == {"prior alone", "uniform", "worse_by", "asked"}
     assert set(summary) == {"prior", "dqn_prior"}
     for row in summary.values():
         assert {"iqm", "ci95", "per_seed"} <= row["success_rate"].keys()
@@ -217,6 +217,16 @@ def test_an_episode_is_played_with_what_the_agent_saw(finished):
     assert not any(decision.success or decision.truncated for decision in decisions[:-1])
 
 
+def test_of_a_mixed_prior_an_episode_shows_the_mixture(tmp_path):
+    mixed = {"agents": ("dqn_prior",), "num_steps": 160, "prior.uniform_share": 0.5}
+    training.run(small_config(**mixed), tmp_path)
+    run = training.restore(tmp_path, "dqn_prior", eval_episodes=1)
+    for decision in run.play(0, jax.random.key(0)):
+        assert decision.prior.min() >= 0.5 / len(decision.prior)
+        weights = decision.prior * np.exp(decision.q_values / 0.03)
+        np.testing.assert_allclose(decision.posterior, weights / weights.sum(), atol=1e-4)
+
+
 class UnlistedLock(Lock):
     """The lock, as an environment whose states cannot be listed."""
 
@@ -270,6 +280,7 @@ def test_evaluate_prints_intervals_and_an_episode(finished):
         check=True,
     )
     assert "success_rate:" in result.stdout
+    assert "prior: tiny, asked: plain, by sum\n" in result.stdout
     assert "posterior" in result.stdout
     assert "go left" in result.stdout
     assert "return" in result.stdout.splitlines()[-1]

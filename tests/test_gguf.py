@@ -136,6 +136,28 @@ def test_the_fingerprint_goes_by_content_and_not_by_name(tiny, tmp_path):
     assert models.fingerprint(tmp_path) != models.fingerprint(tiny)
 
 
+@pytest.mark.parametrize("name", ["X.GGUF", "x-00001-of-00001.GGUF"])
+def test_the_ending_of_a_file_may_be_in_capitals(tiny, tmp_path, name):
+    shutil.copy(tiny, tmp_path / name)
+    expected = models.fingerprint(tiny)
+    assert models.fingerprint(tmp_path / name) == models.fingerprint(tmp_path) == expected
+
+
+def test_all_parts_of_a_split_file_may_end_in_capitals(split):
+    expected = models.fingerprint(split)
+    for path in split.parent.iterdir():
+        path.rename(path.with_suffix(".GGUF"))
+    assert models.fingerprint(split.with_suffix(".GGUF")) == expected
+
+
+def test_a_file_on_the_hub_may_end_in_capitals(tiny, tmp_path, monkeypatch):
+    import huggingface_hub
+
+    shutil.copy(tiny, tmp_path / "X.GGUF")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(tmp_path))
+    assert models.fingerprint("somebody/some-model/X.GGUF") == models.fingerprint(tiny)
+
+
 def test_a_directory_with_several_models_lists_them(tiny, tmp_path):
     for name in ("a.gguf", "b.gguf"):
         shutil.copy(tiny, tmp_path / name)
@@ -424,6 +446,43 @@ def test_a_header_that_cannot_be_is_refused(tiny, tmp_path):
         path = tmp_path / f"{i}.gguf"
         path.write_bytes(damaged)
         refused(path, said)
+
+
+def test_a_file_cut_short_says_so_once_with_the_first_tensors(tiny, tmp_path):
+    data = tiny.read_bytes()
+    listing = gguf.GGUFReader(tiny).tensors
+    size = min(tensor.data_offset for tensor in listing) + 1
+    (tmp_path / "x.gguf").write_bytes(data[:size])
+    with pytest.raises(CheckpointError) as error:
+        models.load(tmp_path / "x.gguf")
+    (problem,) = error.value.problems
+    first = ", ".join(tensor.name for tensor in listing[:10])
+    assert problem == (
+        f"{len(listing)} tensors end beyond the file's {size:,} bytes: {first} and "
+        f"{len(listing) - 10} more; it is damaged or cut short"
+    )
+
+
+def test_tensors_of_one_name_are_listed_once(tiny, tmp_path):
+    data = tiny.read_bytes().replace(b"ffn_gate.weight", b"ffn_down.weight")
+    (tmp_path / "x.gguf").write_bytes(data)
+    with pytest.raises(CheckpointError) as error:
+        models.load(tmp_path / "x.gguf")
+    (problem,) = error.value.problems
+    assert problem == "2 tensors are there twice: blk.0.ffn_down.weight, blk.1.ffn_down.weight"
+
+
+def test_rows_of_no_whole_blocks_are_listed_once(tiny, tmp_path):
+    data = bytearray(tiny.read_bytes())
+    for name in (b"blk.0.attn_q.weight", b"blk.0.attn_k.weight"):
+        at = data.index(name) + len(name) + 4 + 2 * 8
+        data[at : at + 4] = struct.pack("<I", gguf.GGMLQuantizationType.Q4_K)
+    (tmp_path / "x.gguf").write_bytes(data)
+    with pytest.raises(CheckpointError) as error:
+        models.load(tmp_path / "x.gguf")
+    (problem,) = error.value.problems
+    for said in ("2 tensors have rows", "blk.0.attn_k.weight has 32, and Q4_K takes 256"):
+        assert said in problem
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -12,7 +12,7 @@ import pytest
 
 from launch import make_games
 from launch.common import app
-from llmprior_jax import training
+from llmprior_jax import stopping, training
 from llmprior_jax.envs.alfworld import game_maker
 from llmprior_jax.training import validation
 
@@ -208,8 +208,9 @@ def test_a_signal_asks_to_stop_and_a_second_one_stops(number, capsys):
         signal.raise_signal(number)
         assert should_stop()
         assert "once more to stop at once" in capsys.readouterr().err
-        with pytest.raises(SystemExit):
+        with pytest.raises(stopping.TerminatedError) as terminated:
             signal.raise_signal(number)
+        assert terminated.value.code == 128 + number
     assert signal.getsignal(number) is before
 
 

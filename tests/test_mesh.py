@@ -191,16 +191,29 @@ def test_a_mesh_that_does_not_fit_says_what_would(spec, message):
         distributed.make_mesh(spec, num_seeds=3)
 
 
+def test_too_little_memory_for_a_policy_says_what_to_lower_of_it():
+    with (
+        pytest.raises(training.OutOfMemoryError) as raised,
+        explain_out_of_memory("gflan_prior", Settings(), "runs/x"),
+    ):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes")
+    said = str(raised.value)
+    for field in ("minibatch_states", "num_envs", "rollout_steps", "lora_rank"):
+        assert f"config.policy.{field}" in said
+    assert "config.loop" not in said
+    assert "of 20 environments" in said
+
+
 def test_too_little_memory_says_what_to_lower():
     with (
         pytest.raises(
             training.OutOfMemoryError, match=r"config\.loop\.batch_size.*last checkpoint"
         ),
-        explain_out_of_memory(Settings(), "runs/x"),
+        explain_out_of_memory("dqn_prior", Settings(), "runs/x"),
     ):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes")
     with (
         pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"),
-        explain_out_of_memory(Settings(), "runs/x"),
+        explain_out_of_memory("dqn_prior", Settings(), "runs/x"),
     ):
         raise jax.errors.JaxRuntimeError("INTERNAL: something else")

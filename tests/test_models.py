@@ -879,7 +879,10 @@ DAMAGES = {
     ),
     "missing shard": (
         lambda d: shard(d, lm_head__weight="model-00002-of-00002.safetensors"),
-        ["names model-00002-of-00002.safetensors, which is missing"],
+        [
+            "1 files that model.safetensors.index.json names are missing: "
+            "model-00002-of-00002.safetensors"
+        ],
     ),
     "shard without its tensor": (
         lambda d: shard(d, model__extra="model-00001-of-00001.safetensors"),
@@ -887,15 +890,15 @@ DAMAGES = {
     ),
     "shard outside": (
         lambda d: shard(d, lm_head__weight="../outside.safetensors"),
-        ["names '../outside.safetensors', which is no safetensors file beside it"],
+        ["names 1 files that are no safetensors files beside it: '../outside.safetensors'"],
     ),
     "shard at an absolute path": (
         lambda d: shard(d, lm_head__weight="/etc/outside.safetensors"),
-        ["names '/etc/outside.safetensors'"],
+        ["no safetensors files beside it: '/etc/outside.safetensors'"],
     ),
     "shard that is a pickle": (
         lambda d: shard(d, lm_head__weight="pytorch_model.bin"),
-        ["names 'pytorch_model.bin', which is no safetensors file"],
+        ["no safetensors files beside it: 'pytorch_model.bin'"],
     ),
 }
 

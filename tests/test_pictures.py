@@ -88,6 +88,7 @@ def test_a_game_of_text_alone_has_no_scene():
 def test_learning_overrules_where_the_two_prefer_different_actions():
     assert pictures.overruled(OVERRULED)
     assert not pictures.overruled(AGREED)
+    assert not pictures.overruled(decision([0.5, 0.5], [0.0, 1.0], [0.2, 0.8])), "uniform"
 
 
 def test_a_page_holds_every_decision_and_loads_nothing():

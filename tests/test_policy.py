@@ -101,6 +101,32 @@ def test_few_logits_at_once_give_the_same_policy_and_gradient(lm, monkeypatch):
         np.testing.assert_allclose(few, all_at_once, atol=1e-4)
 
 
+@pytest.mark.parametrize("model", ["lm", "encoder_decoder"])
+def test_rows_of_a_large_model_are_read_one_by_one_with_the_same_gradient(
+    model, request, monkeypatch
+):
+    lm = request.getfixturevalue(model)
+    reader = language_policy.language_policy(lm, NUM_ACTIONS)
+    rows = reader.read(PROMPTS * 16, ACTIONS * 16)
+
+    def compiled():
+        def likelihood(params):
+            log_probs, hidden = reader.apply(params, (), rows)
+            return log_probs[:, 0].sum() + 1e-2 * hidden.sum()
+
+        return jax.jit(jax.value_and_grad(likelihood)).lower(lm.params).compile()
+
+    together = compiled()
+    monkeypatch.setattr(language_policy, "_ACTIVATIONS_AT_ONCE", 0)
+    alone = compiled()
+    for ours, theirs in zip(
+        *map(jax.tree.leaves, (alone(lm.params), together(lm.params))), strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=2e-3)
+    held = [program.memory_analysis().temp_size_in_bytes for program in (alone, together)]
+    assert held[0] < held[1] / 2, f"{held[0]:,} bytes instead of {held[1]:,}"
+
+
 def test_the_gradient_is_that_of_the_likelihood(lm):
     model = language_policy.language_policy(lm, NUM_ACTIONS)
     rows = model.read(PROMPTS, ACTIONS)

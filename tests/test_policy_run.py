@@ -4,6 +4,8 @@ The problem is a corridor, the model a random one of one layer: it goes either w
 to go to the far end.
 """
 
+import json
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -231,6 +233,19 @@ def test_a_language_model_learns_by_reward_what_it_did_not_know(finished):
     assert last["step"] == 640
     assert np.min(last["success_rate"]) > 0.9
     assert np.min(last["kl"]) > 0.1, "the divergence from the prior was not told"
+
+
+def test_a_policy_is_warned_of_the_prior_that_it_begins_as_which_nothing_is_mixed_into(
+    finished, tmp_path
+):
+    changes = {"agents": ("gflan_prior",), "num_steps": 128, "prior.uniform_share": 1.0}
+    training.run(corridor_config(**changes), tmp_path)
+    of_mixed, as_it_is = (
+        json.loads((workdir / "summary.json").read_text())["before_training"]
+        for workdir in (tmp_path, finished)
+    )
+    assert of_mixed == as_it_is
+    assert of_mixed["asked"] == "plain, by sum"
 
 
 def test_a_run_that_is_stopped_and_resumed_ends_with_the_same_bits(finished, tmp_path):

@@ -1,16 +1,23 @@
 """The prior alone beside a uniform policy: statistics, verdicts, the warning, and what stays."""
 
+import dataclasses
+import importlib
 import json
 import logging
 import math
 import pathlib
+import shlex
+import sys
 
 import numpy as np
 import pytest
 import scipy.stats
 from lock_env import LockSource
+from small_lm import TINY
 from test_experiment import UnlistedLock, assert_same_bits
 
+from launch import survey
+from launch.common import app
 from llmprior_jax import agents, priors, training
 from llmprior_jax.training import build, prior_alone, summary
 from llmprior_jax.training.prior_alone import Outcome, Verdict
@@ -36,6 +43,16 @@ def test_the_interval_of_the_return_is_students():
 
 def test_of_one_episode_the_return_says_nothing():
     assert prior_alone.mean_interval(np.ones(1)) == (-math.inf, math.inf)
+
+
+def test_what_one_episode_tells_is_written_as_json_and_read_again():
+    one, two = (Outcome(np.ones(n, bool), np.full(n, 0.5)).statistics() for n in (1, 2))
+    found = {"prior alone": json.loads(json.dumps(one, allow_nan=False)), "uniform": two}
+    assert prior_alone.verdict(found["prior alone"], found["uniform"]) == Verdict(0, "")
+    assert prior_alone.verdict(found["uniform"], found["prior alone"]) == Verdict(0, "")
+    assert prior_alone.with_interval(found["prior alone"]["return"]) == "0.50 [-inf, inf]"
+    shown = summary.table({"before_training": {**found, "worse_by": None}}, 1)
+    assert "0.50 \\[-inf, inf]" in list(shown.columns[2].cells)
 
 
 def statistics(success: tuple[float, float], returns: tuple[float, float]) -> dict:
@@ -114,6 +131,82 @@ def test_a_bad_prior_is_warned_of_with_what_to_do(bad):
     assert WARNING in said
     assert "launch.survey --prior=tiny --env=Overcooked-TomatoSalad" in said
     assert "uniform_share" in said
+
+
+def warned(caplog, name="dqn_prior", **changes) -> str:
+    """What is said of a prior that is worse, asked as a configuration has it."""
+    by = {"mean": 0.5, "ci95": [0.4, 0.6]}
+    policy = {"success_rate": by, "return": by, "episodes": 9}
+    found = {"prior alone": policy, "uniform": policy, "worse_by": "success_rate"}
+    caplog.clear()
+    with caplog.at_level("WARNING"):
+        prior_alone.warn(found, training.to_settings(kitchen_config(**changes)), name)
+    return caplog.text
+
+
+def test_what_is_done_already_is_not_advised(caplog):
+    token, share = "prior.normalization=token", "prior.uniform_share=0.9"
+    as_it_is = warned(caplog)
+    assert token in as_it_is
+    assert share in as_it_is
+    done = warned(caplog, **{"prior.normalization": "token", "prior.uniform_share": 0.95})
+    assert "or try" not in done
+    assert "or limit" not in done
+    assert token not in warned(caplog, **{"prior.method": "propose"}), "nothing is scored"
+    assert "or limit" not in warned(caplog, "gflan_prior"), "nothing is mixed into a policy"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"prior.model": TINY, "prior.normalization": "word"},
+        {
+            "env": "engine",
+            "games.train": ("a game/one.z8", "two.z8"),
+            "games.unseen": ("it's.z8",),
+            "engine.max_steps": 7,
+            "engine.describe": True,
+            "history": 1,
+            "prior.history": 2,
+            "prior.uniform_share": 0.3,
+            "prior.store": "",
+        },
+        {"prior.prompt": "few_shot", "prior.examples.file": "my shown.jsonl"},
+    ],
+    ids=["kitchen", "another model", "engine", "examples"],
+)
+def test_the_survey_that_is_advised_is_of_the_same_setting(changes, caplog, monkeypatch):
+    (line,) = [line for line in warned(caplog, **changes).splitlines() if "launch.survey" in line]
+    words = shlex.split(line)
+    assert words[:3] == ["python", "-m", "launch.survey"]
+    wanted = training.to_settings(kitchen_config(**changes))
+    importlib.reload(survey)  # Flags of a configuration's fields stay what they once were.
+    command = app._with_config_files(["survey", *words[3:]])
+    monkeypatch.setattr(sys, "argv", command)  # There fields of configurations are looked for.
+    survey.FLAGS(command)
+    given = training.to_settings(survey._config())
+    shown, asked = survey._EXAMPLES.value, survey._PROMPTS.value
+    importlib.reload(survey)
+    assert given.environment == wanted.environment
+    assert shown == wanted.prior.examples.file
+    assert asked[0] == wanted.prior.prompt
+
+    def rest(prior):
+        # A survey compares these.
+        return dataclasses.replace(
+            prior, prompt="", normalization="", examples=type(prior.examples)()
+        )
+
+    assert rest(given.prior) == rest(wanted.prior)
+
+
+def test_a_model_that_is_not_the_embedded_one_plays_as_it_is_asked(tmp_path, capsys):
+    config = kitchen_config(**{"prior.model": TINY, "env": "FrozenLake-4x4"})
+    training.run(config, tmp_path)
+    asked = "few_shot, by token, 0.2 uniform"
+    assert f"prior: {TINY}, asked: {asked}\n" in capsys.readouterr().out
+    assert told_of(tmp_path)["before_training"]["asked"] == asked
 
 
 def told_of(workdir: pathlib.Path) -> dict:

@@ -1,17 +1,25 @@
 """Prompts in runs and commands: one's own, examples from a file, history for the model alone."""
 
+import html
 import json
+import pathlib
+import re
+import shutil
 import sys
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from small_lm import TINY
 from test_proposer import small_config
 
 from launch import collect, evaluate, inspect_prior, watch
-from llmprior_jax import datasets, training
-from llmprior_jax.play import scored_states
+from llmprior_jax import datasets, envs, training
+from llmprior_jax.play import collecting, scored_states
 from llmprior_jax.priors import CachedModel, prompts
 from llmprior_jax.training import build
+from llmprior_jax.types import ActionPrior
 
 OWN = """
 from llmprior_jax import priors
@@ -22,6 +30,8 @@ def terse(state, tokenizer):
     actions = tuple(f" {action}" for action in state.actions)
     return priors.Prompt(f"{state.observation} So I", actions)
 """
+# The sum of an action's tokens, their number, and what ranks it.
+SCORE = r"= (-?\d+\.\d\d) / (\d+) = (-?\d+\.\d\d)"
 SHOWN = {"task": "cross", "observations": ["Ice.", "Snow."], "actions": ["go right", "go up"]}
 
 
@@ -80,6 +90,112 @@ def test_a_prompt_of_ones_own_works_in_all_commands(own_module, tmp_path):
     training.run(lake(tmp_path, **own), run)
 
 
+BROKEN = """
+def raises(state):
+    raise KeyError("place")
+
+
+def returns_a_text(state):
+    return state.observation
+
+
+def loses_actions(state):
+    from llmprior_jax import priors
+    return priors.Prompt(state.observation, state.actions[1:])
+"""
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        ("chat", "needs a language model with a chat template"),
+        ("broken_prompts:raises", "place"),
+        ("broken_prompts:returns_a_text", "a builder returns a `priors.Prompt`"),
+        ("broken_prompts:loses_actions", "has 3 actions for the 4 of a state"),
+    ],
+)
+def test_a_prompt_that_no_state_can_have_removes_no_run_and_begins_none(
+    prompt, message, tmp_path, monkeypatch
+):
+    (tmp_path / "broken_prompts.py").write_text(BROKEN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    run, fresh = tmp_path / "run", tmp_path / "fresh"
+    kept = ("summary.json", "random/metrics.jsonl", "config.json")
+    for name in kept:
+        (run / name).parent.mkdir(parents=True, exist_ok=True)
+    config = lake(tmp_path, agents=("random",))
+    (run / "config.json").write_text(training.settled(config).to_json())
+    (run / "summary.json").write_text("{}")
+    (run / "random" / "metrics.jsonl").write_text("{}")
+    config.prior.prompt = prompt
+    for workdir, resume in ((run, False), (fresh, True)):
+        with pytest.raises((ValueError, TypeError, KeyError), match=message):
+            training.run(config, workdir, resume)
+    assert all((run / name).exists() for name in kept)
+    assert not fresh.exists()
+    sys.modules.pop("broken_prompts", None)
+
+
+def test_a_policy_of_another_model_is_asked_before_anything_is_written(tmp_path, monkeypatch):
+    """The prior's model has a chat template, and the policy's has none."""
+    chatty = pathlib.Path(shutil.copytree(TINY, tmp_path / "chatty"))
+    (chatty / "chat_template.jinja").write_text(
+        "{% for each in messages %}{{ each.content }}{% endfor %}"
+    )
+    policy = {"agents": ("gflan",), "eval_every": 1000, "policy.model": "tiny"}
+    asked = {"prior.model": str(chatty), "prior.prompt": "chat"}
+    with pytest.raises(ValueError, match="needs a language model with a chat template"):
+        training.run(lake(tmp_path, **policy, **asked), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_collecting_by_the_prior_asks_and_mixes_as_a_run_does(tmp_path, monkeypatch):
+    asked, acts = set(), []
+
+    def score(self, prompts, score=CachedModel.score):
+        asked.update(prompt.text for prompt in prompts)
+        return score(self, prompts)
+
+    def behavior(act, scored, behavior=collecting.agent_behavior):
+        acts.append(act)
+        return behavior(act, scored)
+
+    monkeypatch.setattr(CachedModel, "score", score)
+    monkeypatch.setattr(collecting, "agent_behavior", behavior)
+    out = f"--out={tmp_path / 'played.jsonl'}"
+    by_prior = ("--behavior=prior", f"--prior={TINY}", "--episodes=2", out)
+    command(collect, "--env=FrozenLake-4x4", *by_prior)
+    env, _ = envs.make("FrozenLake-4x4")
+    (example,) = env.examples()
+    assert asked
+    assert all(text.startswith(f"Task: {example.task}\n") for text in asked)
+    # Of a prior that is sure, a fifth is uniform over the four actions.
+    sure = ActionPrior(jnp.log(jnp.array([1.0, 1e-9, 1e-9, 1e-9])), jnp.zeros((4, 1)))
+    drawn = jax.vmap(lambda key: acts[0](key, sure))(jax.random.split(jax.random.key(0), 4000))
+    assert np.mean(np.asarray(drawn) > 0) == pytest.approx(0.2 * 3 / 4, abs=0.02)
+
+
+def test_without_a_run_a_model_is_shown_as_it_is_asked_and_ranked_by_what_is_shown(tmp_path):
+    page = tmp_path / "shown.html"
+    states = ("--env=FrozenLake-4x4", "--states=1", f"--out={page}")
+    command(inspect_prior, *states, f"--prior={TINY}")
+    text = _text(page)
+    assert "asked: few_shot, by token, 0.2 uniform" in text
+    sums, tokens, means = (
+        np.array([float(row[place]) for row in re.findall(SCORE, text)]) for place in range(3)
+    )
+    assert len(means) == 4
+    np.testing.assert_allclose(sums / tokens, means, atol=0.01)
+    assert (np.diff(means) <= 0).all(), "the ranking is by another score"
+    shown = [float(share) for share in re.findall(r"width:([\d.]+)%", page.read_text())]
+    assert min(shown) >= 94 * 0.2 / 4
+    command(inspect_prior, *states, f"--prior={TINY}", "--prompt=story", "--temperature=2")
+    assert "asked: story, by token, temperature 2, 0.2 uniform" in _text(page)
+    command(inspect_prior, *states)
+    assert "asked: plain, by sum" in _text(page)
+    assert not re.findall(SCORE, _text(page))
+
+
 def test_any_prompt_is_shown_without_a_run(own_module, tmp_path):
     (tmp_path / "shown.jsonl").write_text(f"{json.dumps(SHOWN)}\n" * 30)
     lake, out = "--env=FrozenLake-4x4", f"--out={tmp_path / 'shown.html'}"
@@ -98,9 +214,6 @@ def test_any_prompt_is_shown_without_a_run(own_module, tmp_path):
 
 def _text(path):
     """What a page says, without its marks."""
-    import html
-    import re
-
     return html.unescape(re.sub(r"<[^>]*>", "", path.read_text()))
 
 
@@ -123,6 +236,14 @@ def _text(path):
             {"prior.prompt": "few_shot", "prior.examples.workdir": "b", "prior.examples.count": 0},
             "examples.count is 0",
         ),
+        (
+            {"prior.examples.file": "nowhere.jsonl"},
+            "prior.examples.file is 'nowhere.jsonl', and .* 'plain', which shows no examples",
+        ),
+        (
+            {"prior.prompt": "options+chat", "prior.examples.workdir": "b"},
+            r"examples.workdir is 'b', .* --config.prior.prompt=options\+few_shot\+chat",
+        ),
         ({"prior.prompt": "story+think_first"}, "prior.method to 'propose'"),
         ({"prior.history": 1, "history": 2}, "config.prior.history is 1, and config.history is 2"),
         ({"prior.history": 1, "agents": ("gflan",), "eval_every": 1000}, "the policy of gflan"),
@@ -132,6 +253,12 @@ def test_a_prompt_that_cannot_be_is_refused_before_anything_is_written(tmp_path,
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         training.run(lake(tmp_path, **changes), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_without_examples_to_show_it_is_said_which_field_names_some(tmp_path):
+    settings = training.to_settings(lake(tmp_path, **{"prior.prompt": "options+few_shot"}))
+    with pytest.raises(ValueError, match=r"no examples to show: .*config\.prior\.examples\.file"):
+        build.make_builder(settings.prior, [], lambda: pytest.fail("read a tokenizer"))
 
 
 @pytest.fixture

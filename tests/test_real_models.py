@@ -8,6 +8,7 @@ from absl.testing import flagsaver
 
 from launch.real_models import __main__ as command
 from launch.real_models import measure, plan, report
+from llmprior_jax.envs.frozen_lake import FrozenLake
 
 
 def played(success, episodes=100):
@@ -68,18 +69,96 @@ def test_steps_are_compared_with_those_of_dqn(tmp_path):
     fast = {"steps": steps, "success_rate": [[0.0] * 4, [1.0] * 4, [1.0] * 4, [1.0] * 4]}
     never = {"steps": steps, "success_rate": [[0.0] * 4] * 4}
     learning = {"a": {"default": {"dqn": slow, "dqn_prior": fast, "cql": never}}}
+    learning["a"]["as before"] = {"dqn": fast, "dqn_prior": fast}
     report.write(results(learning=learning), "this", tmp_path)
     text = (tmp_path / report.FILE).read_text()
     assert "| dqn | 1.00 [1.00, 1.00] | 400 [400, 400] |  |" in text
     assert "| dqn_prior | 1.00 [1.00, 1.00] | 100 [100, 100] | 0.25 [0.25, 0.25] |" in text
+    assert "| as before | dqn_prior | 1.00 [1.00, 1.00] | 100 [100, 100] | 1.00 [1.00" in text
     assert "| cql | 0.00 [0.00, 0.00] | never [never, never] | never [never, never] |" in text
     assert (tmp_path / report.PICTURE).read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_best_of_all_places_is_best_on_average_where_all_have_it():
+    first = {"plain": surveyed(0.9, 0.5), "story": surveyed(0.4, 0.7)}
+    second = {"plain": surveyed(0.0, 0.5), "options": surveyed(1.0), "story": surveyed(0.1, 0.6)}
+    of_model = {"first": first, "second": second}
+    assert report.best_of_all(of_model, ["first", "second"]) == ("story", "token")
+    assert report.best_of_all(of_model, ["first", "third"]) is None
+
+
+def test_a_report_says_for_how_long_a_model_was_trained(tmp_path):
+    curve = {"settings": {"minutes": 12.0}, "steps": [0], "success_rate": [[0.5]]}
+    report.write(results(low_rank={"a": curve}), "this", tmp_path)
+    assert "12 minutes" in (tmp_path / report.FILE).read_text()
+
+
+def test_learning_is_asked_as_the_surveys_found_best():
+    (name,) = plan.learning("a model", ("story+few_shot", "sum")).keys() - plan.learning("a model")
+    config = plan.learning("a model", ("story+few_shot", "sum"))[name]
+    assert (config.prior.prompt, config.prior.normalization) == ("story+few_shot", "sum")
+    assert "dqn" in config.agents
+
+
+def test_what_the_surveys_found_best_is_not_trained_twice():
+    assert plan.learning("a model", ("plain+few_shot", "token")).keys() == {"default", "as before"}
+
+
 def test_what_was_measured_is_not_measured_again(tmp_path):
     path = tmp_path / "a" / "b.json"
-    assert measure.once(path, lambda: '{"x": 1}') == {"x": 1}
-    assert measure.once(path, lambda: pytest.fail("measured again")) == {"x": 1}
+    first = measure.once(path, {"minutes": 5}, lambda: '{"x": 1}')
+    assert first == {"settings": {"minutes": 5}, "x": 1}
+    assert measure.once(path, {"minutes": 5}, lambda: pytest.fail("measured again")) == first
+
+
+@pytest.mark.parametrize("before", ['{"x": 1}', '{"settings": {"minutes": 5}, "x": 1}'])
+def test_with_other_settings_it_is_measured_again(tmp_path, before):
+    path = tmp_path / "b.json"
+    path.write_text(before)
+    assert measure.once(path, {"minutes": 30}, lambda: '{"x": 2}')["x"] == 2
+    assert json.loads(path.read_text())["x"] == 2
+
+
+def test_a_survey_with_examples_depends_on_them(tmp_path, monkeypatch):
+    lake = plan.Place("Lake", {"env": "FrozenLake-4x4"})
+
+    def settings(prompt):
+        measure._shown.cache_clear()
+        return measure.settings_of_survey("a model", lake, prompt, tmp_path)
+
+    before = {prompt: settings(prompt) for prompt in ("plain", "few_shot")}
+    monkeypatch.setattr(FrozenLake, "examples", lambda self: ())
+    assert settings("plain") == before["plain"]
+    assert settings("few_shot") != before["few_shot"]
+    measure._shown.cache_clear()
+
+
+def test_what_a_survey_depends_on_can_be_moved(tmp_path):
+    def settings(workdir):
+        (place,) = (each for each in plan.places(workdir) if each.name == "TextWorld")
+        return measure.settings_of_survey("a model", place, "plain", workdir)
+
+    assert settings(tmp_path / "a") == settings(tmp_path / "b")
+    assert settings(tmp_path / "a") == json.loads(json.dumps(settings(tmp_path / "a")))
+
+
+def test_a_run_that_was_shown_other_examples_is_another_run(tmp_path):
+    config = small_config("tiny", {"env": "FrozenLake-4x4", "prior.prompt": "few_shot"})
+    shown = list(FrozenLake().examples())
+    (tmp_path / "examples.json").write_text(json.dumps(shown))
+    measure.check_run(tmp_path, config)
+    (tmp_path / "examples.json").write_text(json.dumps([shown[0]._replace(task="another")]))
+    with pytest.raises(ValueError, match="other examples"):
+        measure.check_run(tmp_path, config)
+
+
+def test_games_are_made_again_where_other_ones_are_wanted(tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr(measure.subprocess, "run", lambda words, check: made.append(words[2:-1]))
+    for flag in ("--games=1", "--games=1", "--games=2"):
+        monkeypatch.setattr(plan, "GAMES", {"salads": ("launch.make_textworld", flag)})
+        measure.make_games(tmp_path)
+    assert [flag for _, flag in made] == ["--games=1", "--games=2"]
 
 
 def test_a_model_whose_package_is_missing_is_named(tmp_path, monkeypatch):
@@ -109,15 +188,17 @@ def test_the_command_measures_and_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(plan, "GAMES", {})
     small = {"env": "FrozenLake-4x4", "num_steps": 64, "eval_every": 64, "eval_episodes": 4}
     small |= {"num_seeds": 2, "agents": ("prior", "dqn"), "prior.num_features": 4}
-    monkeypatch.setattr(plan, "learning", lambda model: {"default": small_config(model, small)})
+    monkeypatch.setattr(
+        plan, "learning", lambda model, best: {"default": small_config(model, small)}
+    )
 
-    def run():
+    def run(*flags):
         with flagsaver.flagsaver():
             command.FLAGS.unparse_flags()
             command.FLAGS(
                 [
                     *("command", f"--workdir={tmp_path / 'work'}", f"--out={tmp_path / 'out'}"),
-                    *("--models=tiny", "--steps=surveys,learning"),
+                    *("--models=tiny", "--steps=surveys,learning", *flags),
                 ]
             )
             command.main([])
@@ -129,6 +210,8 @@ def test_the_command_measures_and_goes_on(tmp_path, monkeypatch):
     assert np.shape(curve["success_rate"]) == (2, 2)
     monkeypatch.setattr(measure, "survey", lambda *_: pytest.fail("measured again"))
     assert run() == told
+    monkeypatch.setattr(plan, "places", lambda workdir: [lake._replace(episodes=8)])
+    assert run("--steps=learning")["surveys"] == {}, "measured with other settings"
 
 
 def small_config(model, fields):

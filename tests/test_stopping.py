@@ -11,8 +11,8 @@ import time
 import numpy as np
 import pytest
 
-from llmprior_jax import priors, stopping
-from llmprior_jax.errors import InterruptedScoringError
+from llmprior_jax import models, priors, stopping
+from llmprior_jax.errors import InterruptedRunError, InterruptedScoringError
 from llmprior_jax.priors import PriorStore, Prompt
 from llmprior_jax.priors.sources import cached
 
@@ -87,13 +87,113 @@ def test_a_stopped_scoring_says_how_many_prompts_it_can_give_again(tmp_path):
     np.testing.assert_array_equal(again.log_probs, whole.log_probs[:done])
 
 
+def stop_after_the_first_pass(monkeypatch, store=None) -> priors.CachedModel:
+    """A model that is stopped once it has answered its first batch, and takes its time then."""
+    begun = []
+    take = cached.score_in_passes
+
+    def once(lm, texts, lists):
+        yield from take(lm, texts, lists)
+        begun.append(len(texts))
+        time.sleep(30)
+
+    monkeypatch.setattr(cached, "score_in_passes", once)
+    monkeypatch.setattr(stopping, "_PATIENCE", 0.3)
+    return priors.CachedModel("tiny", store, should_stop=lambda: len(begun) > 0)
+
+
+def test_a_stopped_scoring_counts_what_it_asked_and_found(tmp_path, monkeypatch):
+    with PriorStore(tmp_path / "priors.sqlite") as store:
+        priors.CachedModel("tiny", store).score(PROMPTS[:10])
+        model = stop_after_the_first_pass(monkeypatch, store)
+        with pytest.raises(InterruptedScoringError) as stopped:
+            model.score(PROMPTS)
+        queries, usage = model.queries, store.usage()[0]
+        assert (queries.made, queries.saved) == (22, 10)
+        assert queries.seconds >= 0.3
+        assert (usage.prompts, usage.found, usage.not_found) == (32, 10, 10 + 22)
+        said = "after scoring 32 of 70 states: 22 queries made, 22 of them kept in the store"
+        assert said in str(stopped.value)
+        assert stopped.value.done == 32
+        model.score(PROMPTS[:32])
+        assert model.queries.saved == 10, "what it made itself was saved by no store"
+
+
+def test_a_stopped_scoring_without_a_store_says_that_nothing_is_kept(monkeypatch):
+    model = stop_after_the_first_pass(monkeypatch)
+    with pytest.raises(InterruptedScoringError, match="32 queries made, 0 of them kept"):
+        model.score(PROMPTS)
+
+
+def test_stopped_proposals_count_what_was_found(tmp_path, monkeypatch):
+    asked = PROMPTS[:3]
+    sampling = priors.Sampling(max_new_tokens=2)
+    with PriorStore(tmp_path / "priors.sqlite") as store:
+        priors.CachedModel("tiny", store).propose(asked[:2], 0, 2, sampling)
+        begun = threading.Event()
+
+        def propose(*arguments):
+            begun.set()
+            time.sleep(30)
+
+        monkeypatch.setattr(cached, "propose", propose)
+        monkeypatch.setattr(stopping, "_PATIENCE", 0.3)
+        model = priors.CachedModel("tiny", store, should_stop=begun.is_set)
+        with pytest.raises(InterruptedScoringError):
+            model.propose(asked, 0, 2, sampling)
+    assert (model.queries.made, model.queries.saved) == (0, 2)
+    assert model.queries.seconds >= 0.3
+
+
+@pytest.mark.parametrize(
+    ("module", "function", "read"),
+    [
+        (models, "fingerprint", lambda model: model.fingerprint),
+        (models, "load_tokenizer", lambda model: model.tokenizer),
+        (models, "load_encoder", lambda model: model.text_encoder),
+        (models, "load", lambda model: model.language_model),
+        (cached.language_model, "reads_apart", lambda model: model.score([Prompt(" ", ("a",))])),
+    ],
+)
+def test_whatever_is_read_of_a_model_can_be_stopped(monkeypatch, module, function, read):
+    begun = threading.Event()
+
+    def slow(*arguments, **more):
+        begun.set()
+        time.sleep(30)
+
+    monkeypatch.setattr(module, function, slow)
+    monkeypatch.setattr(stopping, "_PATIENCE", 0.3)
+    model = priors.CachedModel("model", features="minilm", should_stop=begun.is_set)
+    with pytest.raises(InterruptedRunError, match=r"while (model|minilm) was loaded"):
+        read(model)
+
+
+def test_features_of_a_text_encoder_can_be_stopped(monkeypatch):
+    begun = threading.Event()
+
+    def slow(*arguments):
+        begun.set()
+        time.sleep(30)
+
+    monkeypatch.setattr(models, "load_encoder", lambda name: name)
+    monkeypatch.setattr(cached, "encode_actions", slow)
+    monkeypatch.setattr(stopping, "_PATIENCE", 0.3)
+    model = priors.CachedModel("tiny", features="minilm", should_stop=begun.is_set)
+    with pytest.raises(InterruptedScoringError, match="while features of 2 states were made"):
+        model.score(PROMPTS[:2])
+
+
 SCRIPT = """
 import sys, time
+import jax
+import jax.numpy as jnp
 from launch.common import app
 from llmprior_jax import models
 from llmprior_jax.priors.sources import cached
 
 slow, moment = cached.score_in_passes, {moment!r}
+step = jax.jit(lambda x: jax.lax.fori_loop(0, 100, lambda _, y: jnp.tanh(y @ y), x))
 
 def load(*arguments, **more):
     print("begun", flush=True)
@@ -101,8 +201,11 @@ def load(*arguments, **more):
 
 def score_in_passes(lm, texts, lists):
     yield from slow(lm, texts[:4], lists[:4])
+    step(jnp.eye(128)).block_until_ready()
     print("begun", flush=True)
-    time.sleep(60)
+    # In and out of a device, as a model is that is asked.
+    while True:
+        step(jnp.eye(128)).block_until_ready()
 
 if moment == "loading":
     models.load = load
@@ -125,9 +228,9 @@ app.run(prior.main, prior.FLAGS, max_arguments=1)
 
 
 def interrupted(
-    tmp_path: pathlib.Path, command: str, moment: str, number: int
+    tmp_path: pathlib.Path, command: str, moment: str, *numbers: int
 ) -> tuple[int, str, float, int]:
-    """Exit status and words of a command that gets a signal, the seconds until then, the store."""
+    """Exit status and words of a command that gets signals, the seconds until then, the store."""
     store = tmp_path / "priors.sqlite"
     code = SCRIPT.format(
         moment=moment, command=command.format(workdir=tmp_path / "run", store=store)
@@ -144,9 +247,11 @@ def interrupted(
         for line in process.stdout:
             if line == "begun\n":
                 break
-        time.sleep(0.5)
-        sent = time.monotonic()
-        process.send_signal(number)
+        sent = 0.0
+        for number in numbers:
+            time.sleep(0.5)
+            sent = time.monotonic()
+            process.send_signal(number)
         _, errors = process.communicate(timeout=60)
         seconds = time.monotonic() - sent
     kept = 0
@@ -172,9 +277,22 @@ def test_training_is_stopped_while_it_loads(tmp_path):
     assert seconds < 5
 
 
+def test_a_second_signal_stops_training_at_once_while_it_scores(tmp_path):
+    status, errors, seconds, kept = interrupted(
+        tmp_path, TRAIN, "scoring", signal.SIGTERM, signal.SIGTERM
+    )
+    assert status == 143, errors
+    assert "stopping; once more to stop at once" in errors
+    assert "stopped; the same command begins again" in errors
+    assert seconds < stopping._PATIENCE - 1
+    assert kept == 4
+
+
 @pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_another_command_is_stopped_while_it_scores(tmp_path, number, expected):
     status, errors, seconds, kept = interrupted(tmp_path, FILL, "scoring", number)
     assert status == expected, errors
+    assert errors.splitlines()[-1].startswith("stopped; the same command begins again")
+    assert "FATAL" not in errors
     assert seconds < 5
     assert kept == 4

@@ -1,18 +1,24 @@
 """Surveys: what is measured, what is recommended, and what a user is shown."""
 
+import io
+import itertools
 import json
 import math
 
 import numpy as np
 import pytest
+import rich.console
+from absl.testing import flagsaver
 from lock_env import LENGTH, Lock, prior_of, wheel_of
 
+from launch import survey as command
 from launch.surveying import measuring, recommending, showing
 from launch.surveying.measuring import Finding, Grid, Likelihood, Survey
 from llmprior_jax import datasets, priors, training
 from llmprior_jax.priors import Prompt, TextScores
+from llmprior_jax.priors.prompts import Example, write_examples
 from llmprior_jax.priors.sources import cached
-from llmprior_jax.training import build
+from llmprior_jax.training import build, examples
 from llmprior_jax.types import TextState
 
 
@@ -29,7 +35,8 @@ def finding(name: str, of_play: dict | None, gain: float | None = None) -> Findi
         interval = (gain - 0.1, gain + 0.1)
         likelihood = Likelihood(-2.0, -1.5, -1.5 + gain, 2.0, interval, actions=9)
     return Finding(
-        prompt=name, method="score", normalization="sum", played=of_play, states=5, entropy=1.0,
+        prompt=name, method="score", normalization="sum", temperature=1.5,
+        uniform_share=0.2, played=of_play, states=5, entropy=1.0,
         uniform_entropy=1.5, least_likely=0.01, least_likely_low=0.02, length_slope=None,
         likelihood=likelihood, states_compared=7, states_per_second=None,
     )  # fmt: skip
@@ -38,6 +45,17 @@ def finding(name: str, of_play: dict | None, gain: float | None = None) -> Findi
 def recommended(uniform: dict | None, *findings: Finding) -> str | None:
     chosen = recommending.recommend(Survey(uniform, list(findings), most_states=9)).finding
     return None if chosen is None else chosen.prompt
+
+
+def test_a_survey_of_single_episodes_is_recommended_from_and_drawn(tmp_path):
+    once = played(0.5)
+    once["return"]["ci95"] = [None, None]
+    survey = Survey(once, [finding("a", once), finding("b", played(0.9))], most_states=9)
+    chosen = recommending.recommend(survey).finding
+    assert chosen is not None
+    assert chosen.prompt == "b"
+    showing.draw(survey, chosen, "title", tmp_path / "survey.png")
+    assert (tmp_path / "survey.png").stat().st_size > 0
 
 
 def test_the_highest_success_is_recommended():
@@ -68,6 +86,38 @@ def test_if_none_is_better_it_is_said_how_many_are_worse_and_what_to_do():
     why = recommending.recommend(Survey(played(0.5), findings, most_states=9)).why
     assert "1 of 2 are worse" in why
     assert "uniform_share" in why
+
+
+def test_what_was_tried_is_not_advised():
+    def why(*names):
+        findings = [finding(name, played(0.5)) for name in names]
+        return recommending.recommend(Survey(played(0.5), findings, most_states=9)).why
+
+    assert "--prompts=options,story" in why("plain")
+    assert "--prompts=few_shot" in why("plain")
+    tried = why("options+few_shot", "story")
+    assert "--prompts" not in tried
+    assert "larger model" in tried
+
+
+def test_a_recommendation_by_success_has_the_temperature_that_was_played_with():
+    found = Survey(played(0.2), [finding("a", played(0.9), gain=0.5)], most_states=9)
+    assert recommending.recommend(found).fields == {
+        "prompt": "a", "method": "score", "normalization": "sum", "temperature": 1.5,
+        "uniform_share": 0.2,
+    }  # fmt: skip
+
+
+def test_a_recommendation_by_likelihood_has_the_temperature_that_makes_it_highest():
+    found = Survey(None, [finding("a", None, gain=0.5)], most_states=9)
+    assert recommending.recommend(found).fields["temperature"] == 2.0
+
+
+def test_a_prior_that_is_not_scored_is_recommended_without_a_normalization():
+    proposes = finding("a", played(0.9))._replace(method="propose", normalization="")
+    fields = recommending.recommend(Survey(played(0.2), [proposes], most_states=9)).fields
+    assert fields["method"] == "propose"
+    assert "normalization" not in fields
 
 
 def test_without_an_environment_the_likelihood_alone_decides():
@@ -147,16 +197,33 @@ def test_enough_states_end_the_episodes(lock, tmp_path):
     assert first.played["episodes"] == 8
 
 
-def test_demonstrations_are_judged_without_an_environment(lock, tmp_path):
+def test_a_prompt_that_shows_episodes_needs_some(lock, tmp_path):
+    grid = lock_grid(prompts=("right+few_shot",))
+    with pytest.raises(ValueError, match=r"'right\+few_shot' shows episodes.*--examples"):
+        measuring.survey(settings_of_lock(), grid, None, True, tmp_path)
+
+
+@pytest.mark.parametrize("num_examples", [0, 1])
+def test_where_nobody_names_prompts_the_built_in_ones_are_compared(num_examples):
+    shown = num_examples * (Example("open it", (("It is locked.", "turn"),)),)
+    compared = measuring._with_prompts(lock_grid(prompts=())._replace(examples=shown)).prompts
+    assert compared == ("plain", "options", "story", "few_shot")[: 3 + num_examples]
+
+
+def shown_of_lock():
+    """What opens the lock, done twice in each state."""
     states = tuple(Lock().text_state(wheel) for wheel in range(LENGTH))
     row = np.repeat(np.arange(LENGTH), 2)
     done = prior_of(np.arange(LENGTH), 0.95).log_probs.argmax(axis=1)
     last = np.arange(2 * LENGTH) == 2 * LENGTH - 1
-    shown = datasets.from_columns(
+    return datasets.from_columns(
         states, row=row, action=np.repeat(done, 2), reward=last, terminated=last,
         truncated=~last & False, next_row=row, episode=np.zeros(2 * LENGTH),
     )  # fmt: skip
-    found = measuring.survey(settings_of_lock(), lock_grid(), shown, False, tmp_path)
+
+
+def test_demonstrations_are_judged_without_an_environment(lock, tmp_path):
+    found = measuring.survey(settings_of_lock(), lock_grid(), shown_of_lock(), False, tmp_path)
     assert found.uniform is None
     likelihoods = {each.name: each.likelihood for each in found.findings}
     assert likelihoods["right, sum"] is not None
@@ -166,6 +233,18 @@ def test_demonstrations_are_judged_without_an_environment(lock, tmp_path):
     assert likelihoods["wrong, sum"] is not None
     assert likelihoods["wrong, sum"].temperature == math.inf
     assert recommending.recommend(found).finding == found.findings[2]
+
+
+def test_what_is_mixed_in_for_play_is_not_measured(lock, tmp_path):
+    settings = settings_of_lock(**{"prior.uniform_share": 0.5})
+    grid = lock_grid(prompts=("right",))
+    (first, _) = measuring.survey(settings, grid, shown_of_lock(), False, tmp_path).findings
+    others = 0.05 / 5
+    assert first.uniform_share == 0.5
+    assert first.entropy == pytest.approx(-0.95 * math.log(0.95) - 5 * others * math.log(others))
+    assert first.least_likely == pytest.approx(others)
+    assert first.likelihood is not None
+    assert first.likelihood.mean == pytest.approx(math.log(0.95))
 
 
 def test_of_many_demonstrations_as_many_are_drawn_as_states_allow():
@@ -195,8 +274,145 @@ def test_what_is_written_is_finite_json_and_a_picture(tmp_path):
     about = {"prior": "tiny", "place": "a lock"}
     showing.write(found, chosen, about, tmp_path / "out")
     told = json.loads((tmp_path / "out" / "survey.json").read_text())
-    assert told["recommended"] == {"prompt": "a", "method": "score", "normalization": "sum"}
+    assert told["recommended"] == {
+        "prompt": "a", "method": "score", "normalization": "sum", "temperature": 1.5,
+        "uniform_share": 0.2,
+    }  # fmt: skip
     assert told["findings"][1]["likelihood"]["temperature"] is None
     assert (tmp_path / "out" / "survey.png").read_bytes().startswith(b"\x89PNG")
     for table in showing.tables(found, chosen.finding):
         assert list(table.columns[0].cells) == ["uniform", "a, sum", "b$, sum"]
+
+
+def test_tables_say_what_a_prior_was_mixed_with_when_it_played():
+    of_play, of_prior = showing.tables(Survey(played(0.2), [finding("a", played(0.9))], 9), None)
+    assert "0.2 of the uniform prior" in str(of_play.title)
+    assert "not mixed" in str(of_prior.title)
+
+
+def test_tables_are_whole_in_eighty_columns():
+    each = finding("options+few_shot", played(0.955, returns=-10.123), gain=0.5)
+    each = each._replace(
+        least_likely=1.2e-10, least_likely_low=3e-5, length_slope=-1.25, states_per_second=1234.5
+    )
+    console = rich.console.Console(width=80, file=io.StringIO(), record=True)
+    for table in showing.tables(Survey(played(0.25), [each], 9), None):
+        console.print(table)
+    text = console.export_text()
+    assert "\u2026" not in text
+    # A table that is too wide loses its right edge.
+    assert all(f"{last} \u2503" in text for last in ("states", "states/s"))
+
+
+def test_a_picture_names_a_file_and_not_the_way_to_it(tmp_path, monkeypatch):
+    titles = []
+    monkeypatch.setattr(showing, "draw", lambda survey, finding, title, path: titles.append(title))
+    found = Survey(played(0.2), [finding("a", played(0.9))], most_states=9)
+    model = tmp_path / "model.gguf"
+    model.touch()
+    for prior in (str(model), "owner/model"):
+        about = {"prior": prior, "place": "a lock"}
+        showing.write(found, recommending.recommend(found), about, tmp_path)
+    mixed = ", played with 0.2 of the uniform prior"
+    assert titles == [f"model.gguf in a lock{mixed}", f"owner/model in a lock{mixed}"]
+
+
+def test_the_ticks_of_a_picture_do_not_collide(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(showing.Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
+    findings = [
+        finding(name, played(0.5))._replace(least_likely_low=low)
+        for name, low in (("a", 0.041), ("b", 0.062))
+    ]
+    showing.draw(Survey(played(0.2), findings, 9), None, "", tmp_path / "picture.png")
+    (axes,) = (each for each in figures[0].axes if each.get_xlabel().startswith("least"))
+    figures[0].canvas.draw()
+    boxes = [
+        label.get_window_extent()
+        for which in ("major", "minor")
+        for label in axes.xaxis.get_ticklabels(which=which)
+        if label.get_text()
+    ]
+    boxes.sort(key=lambda box: box.x0)
+    assert len(boxes) >= 2
+    assert all(one.x1 < other.x0 for one, other in itertools.pairwise(boxes))
+
+
+class Measured(Exception):  # noqa: N818
+    """Stands for a measurement; has what was to be measured."""
+
+
+def run_command(*flags):
+    with flagsaver.flagsaver():
+        command.FLAGS.unparse_flags()
+        command.FLAGS(["survey", *flags])
+        command.main([])
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """Runs the command up to its measurement; returns what is to be measured."""
+
+    def measure(settings, grid, dataset, *_):
+        raise Measured(settings, grid, dataset)
+
+    monkeypatch.setattr(measuring, "survey", measure)
+
+    def run(*flags):
+        with pytest.raises(Measured) as found:
+            run_command(*flags)
+        return found.value.args
+
+    return run
+
+
+def write_config(path, **fields):
+    lines = [f"    config.{name} = {of!r}" for name, of in fields.items()]
+    path.write_text(
+        "from llmprior_jax import training\n\n\ndef get_config():\n"
+        "    config = training.default_config()\n" + "\n".join(lines) + "\n    return config\n"
+    )
+    return f"--config={path}"
+
+
+def test_a_configuration_says_what_is_shown(measured, tmp_path):
+    shown = [Example("tidy up", (("A cup.", "take the cup"),))]
+    write_examples(tmp_path / "of_config.jsonl", shown)
+    write_examples(tmp_path / "of_flag.jsonl", 2 * shown)
+    of_config = write_config(
+        tmp_path / "config.py", **{"prior.examples.file": str(tmp_path / "of_config.jsonl")}
+    )
+    for flags, number in (((), 1), ((f"--examples={tmp_path / 'of_flag.jsonl'}",), 2)):
+        _, grid, _ = measured(of_config, *flags)
+        assert grid.examples == number * shown
+
+
+def test_a_run_that_a_configuration_names_says_what_is_shown(measured, monkeypatch, tmp_path):
+    shown = [Example("tidy up", (("A cup.", "take the cup"),))]
+    monkeypatch.setattr(command.training, "restore", lambda workdir, agent, **_: (workdir, agent))
+    asked = []
+    monkeypatch.setattr(examples, "collect", lambda *which: asked.append(which[:2]) or shown)
+    named = {"workdir": "runs/a", "agent": "dqn", "count": 2}
+    fields = {f"prior.examples.{name}": of for name, of in named.items()}
+    _, grid, _ = measured(write_config(tmp_path / "config.py", **fields))
+    assert grid.examples == shown
+    assert asked == [(("runs/a", "dqn"), 2)]
+
+
+def test_a_configuration_that_names_two_places_of_examples_is_refused(tmp_path):
+    both = {"prior.examples.file": "a.jsonl", "prior.examples.workdir": "a"}
+    with pytest.raises(ValueError, match="not both"):
+        run_command(write_config(tmp_path / "config.py", **both))
+
+
+def test_demonstrations_have_the_history_that_the_model_is_told(measured, monkeypatch, tmp_path):
+    lengths = []
+    monkeypatch.setattr(command.datasets, "read", lambda path, history: lengths.append(history))
+    measured(write_config(tmp_path / "config.py", **{"prior.history": 3}), "--dataset=x.parquet")
+    assert lengths == [3]
+
+
+@pytest.mark.parametrize("prompts", ["plain,plain", "few_shot,plain+few_shot"])
+def test_no_prompt_is_compared_with_itself(prompts):
+    with pytest.raises(ValueError, match="each once"):
+        run_command("--env=FrozenLake-4x4", f"--prompts={prompts}")

@@ -123,6 +123,22 @@ def test_what_is_aligned_is_not_moved_again(tokenizer, prompt, actions):
         assert tokens.align(tokenizer, aligned[0], [action]) == (aligned[0], (action,))
 
 
+@pytest.mark.parametrize("end", ["\u2581", "\ufdd0", " \ufdd0"])
+@pytest.mark.parametrize("prompt", ["go to{}", "go to{} x"])
+def test_what_a_tokenizer_does_not_read_as_text_is_no_plain_end(tokenizer, prompt, end):
+    """SentencePiece spells spaces with one of the characters, and the other is not read at all."""
+    prompt, actions = prompt.format(end), (" the sink", " wait")
+    kept, moved = tokens.align(tokenizer, prompt, actions)
+    whole = tokens.encode(tokenizer, [prompt + action for action in actions])
+
+    def begins_all(text):
+        (begun,) = tokens.encode(tokenizer, [text])
+        return all(text_ids[: len(begun)] == begun for text_ids in whole)
+
+    longest = next(prompt[:n] for n in range(len(prompt), -1, -1) if begins_all(prompt[:n]))
+    assert (kept, kept + moved[0]) == (longest, prompt + actions[0])
+
+
 def test_what_is_remembered_is_what_was_found(tokenizer):
     again = [tokens.align(tokenizer, *LISTS[1]) for _ in range(2)]
     assert again[0] == again[1]
@@ -236,6 +252,40 @@ def test_a_special_token_that_is_found_after_normalizing_is_read_as_text():
     assert end in ids(tokenizer, "go <END>")
     for text in ("go <END>", "go <end>"):
         assert end not in tokens.encode(tokenizer, [tokens.literal(tokenizer, text)])[0]
+
+
+USER_DEFINED = ["<start_of_image>", "<think>", "<table>", "[TOOL]", "[multimodal]", "\n\n"]
+
+
+def with_user_defined(normalized: bool):
+    backend = byte_level()
+    backend.normalizer = normalizers.Lowercase() if normalized else None
+    backend.add_tokens(
+        [tokenizers.AddedToken(t, special=False, normalized=normalized) for t in USER_DEFINED]
+    )
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=backend)
+    tokenizer.chat_template = "{{ messages }}\n\n<think>[TOOL]"
+    return tokenizer
+
+
+@pytest.mark.parametrize("normalized", [False, True])
+def test_markup_that_is_not_called_special_is_read_as_text(normalized):
+    tokenizer = with_user_defined(normalized)
+    known = tokenizer.get_vocab()
+    for markup in ("<start_of_image>", "<think>", "[TOOL]"):
+        text = f"You see {markup} here."
+        assert known[markup] in ids(tokenizer, text)
+        literal = tokens.literal(tokenizer, text)
+        (read,) = tokens.encode(tokenizer, [literal])
+        assert known[markup] not in read
+        assert tokens.visible(literal) == text
+
+
+@pytest.mark.parametrize("word", ["<table>", "[multimodal]", "\n\n"])
+def test_other_tokens_of_users_stay_what_they_are(word):
+    tokenizer = with_user_defined(False)
+    text = f"You see {word} here."
+    assert tokens.literal(tokenizer, text) == text
 
 
 def test_an_action_is_found_in_an_answer_whatever_marks_it_has():

@@ -16,12 +16,13 @@ import signal
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from llmprior_jax import stopping
 from llmprior_jax.errors import (
     FirstProcessError,
     InterruptedRunError,
@@ -46,6 +47,7 @@ _CONFIG_FLAG = re.compile(r"^--?config=(.*)$")
 _ELEMENT_FLAG = re.compile(r"^--?(config\.[\w.]+\[[^=]*)")
 _HELP_FLAG = re.compile(r"^--?(help|helpshort|helpfull|h|\?)$")
 _INTERRUPTED = 128 + signal.SIGINT  # what shells report of a command ended by Ctrl-C
+_STOPPED = "stopped; the same command begins again, with what was kept until now"
 _MOST_DEVICES = 8  # on CPUs; seeds, which are shared out among them, are seldom more
 
 flags.disclaim_key_flags()  # In `--helpfull` flags defined through here are the command's.
@@ -113,9 +115,9 @@ class StopSignal:
     def _ask(self, number: int, frame: object) -> None:
         del frame
         if self._asked:
-            sys.exit(128 + number)
+            raise stopping.TerminatedError(number)
         self._asked = True
-        print("\nstopping after this segment; once more to stop at once", file=sys.stderr)
+        print("\nstopping; once more to stop at once", file=sys.stderr)
 
 
 def set_up() -> None:
@@ -158,9 +160,11 @@ def run(
         except MISTAKES as error:
             sys.exit(f"error: {error}")
         except InterruptedRunError as interruption:
-            _end(str(interruption))
+            end(str(interruption))
         except KeyboardInterrupt:
-            _end("\nstopped; the same command begins again, with what was scored until now")
+            end(f"\n{_STOPPED}")
+        except stopping.TerminatedError as termination:
+            end(_STOPPED, termination.status)
 
     set_up()
     doc = (sys.modules[main.__module__].__doc__ or "").strip()
@@ -175,12 +179,22 @@ def never() -> bool:
     return False
 
 
-def _end(why: str) -> None:
-    """Ends an interrupted command, without waiting for what a device may be at."""
+def end(why: str, status: int = _INTERRUPTED) -> NoReturn:
+    """Ends this process, whose work was interrupted, without waiting for what a device may be at.
+
+    Args:
+      why: what people are told.
+      status: the exit status.
+    """
     print(why, file=sys.stderr)
+    leave(status)
+
+
+def leave(status: int) -> NoReturn:
+    """Ends this process, whatever another thread is still at (`stopping.TerminatedError`)."""
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(_INTERRUPTED)
+    os._exit(status)
 
 
 def find_config(value: str) -> str:

@@ -84,8 +84,11 @@ def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
 
 
 def overruled(decision: Decision) -> bool:
-    """Whether what was learned prefers another action than the language model does."""
-    return int(np.argmax(decision.prior)) != int(np.argmax(decision.posterior))
+    """Whether what was learned prefers another action than the prior does.
+
+    A uniform prior prefers none.
+    """
+    return bool(decision.prior[np.argmax(decision.posterior)] < decision.prior.max())
 
 
 def write_gif(decisions: Sequence[Decision], path: pathlib.Path, seconds: float = 1.5) -> None:
@@ -230,6 +233,7 @@ def _step(number: int, decision: Decision, drawn: Sequence[str]) -> str:
         room = draw_scene(decision.scene).quantize(32)
         picture = embedded_png(room, f"the room at step {number}")
     badge = "<span class=badge>learning overrules the model</span>" if overruled(decision) else ""
+    counted = "" if decision.trust is None else f", the prior counts {decision.trust:.0%} here"
     history = "".join(
         f"<li>{html.escape(seen)} <b>{html.escape(done)}</b></li>"
         for seen, done in decision.text.history
@@ -238,7 +242,7 @@ def _step(number: int, decision: Decision, drawn: Sequence[str]) -> str:
     return (
         f'<section id="step{number}"><h2>{number}. {badge}</h2>{picture}<div class=right>{history}'
         f"<p>{html.escape(decision.text.observation)}</p>{table(''.join(rows[:_MOST_BARS]))}{more}"
-        f"<p>did: <b>{html.escape(actions[decision.action])}</b>, reward {decision.reward:.3f}</p>"
+        f"<p>did: <b>{html.escape(actions[decision.action])}</b>, reward {decision.reward:.3f}{counted}</p>"
         "</div></section>"
     )
 

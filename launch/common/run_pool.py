@@ -22,7 +22,7 @@ import filelock
 import jax
 
 from launch.common import app
-from llmprior_jax import progress, training
+from llmprior_jax import progress, stopping, training
 from llmprior_jax.training.config import check_workdir
 
 SECONDS_FILE = "seconds.jsonl"
@@ -234,11 +234,17 @@ def _work(
     sys.orig_argv = command  # For those who ask what led to a run.
     sys.stdout = sys.stderr  # It is written line by line.
     app.set_up()
-    with app.StopSignal() as should_stop, contextlib.suppress(EOFError, BrokenPipeError):
-        while True:
-            name, config = connection.recv()
-            _print_to(workdir / name / LOG_FILE)
-            connection.send(_fails(workdir, name, config, should_stop))
+    should_stop = app.StopSignal()
+    try:
+        with should_stop, contextlib.suppress(EOFError, BrokenPipeError):
+            while True:
+                name, config = connection.recv()
+                _print_to(workdir / name / LOG_FILE)
+                connection.send(_fails(workdir, name, config, should_stop))
+    except stopping.TerminatedError as termination:
+        app.leave(termination.status)
+    if should_stop():  # What was stopped may have left work to another thread.
+        app.leave(0)
 
 
 def _stop_with_parent() -> None:

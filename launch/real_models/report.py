@@ -2,7 +2,7 @@
 
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from launch.common.pictures import POSTERIOR, PRIOR
+from launch.real_models.measure import SETTINGS
+from launch.real_models.plan import CHOOSING
 from llmprior_jax.files import write_atomically
 from llmprior_jax.training import summary
 from llmprior_jax.training.prior_alone import RETURN, SUCCESS, verdict, with_interval
@@ -17,6 +19,7 @@ from llmprior_jax.training.prior_alone import RETURN, SUCCESS, verdict, with_int
 FILE, RESULTS, PICTURE = "report.md", "results.json", "learning.png"
 LEVEL = 0.9
 _DQN = "dqn"
+_STYLES = {"default": "-", "as before": ":"}
 
 Results = Mapping[str, Any]
 """What was measured: `surveys` [model][place][prompt], `learning` [model][run][agent], and
@@ -41,6 +44,25 @@ def best(of_place: Mapping[str, Any]) -> tuple[str, Mapping[str, Any], Mapping[s
     return max(rows, key=lambda row: _rank(row[1]["played"]), default=None)
 
 
+def best_of_all(of_model: Mapping[str, Any], places: Sequence[str]) -> tuple[str, str] | None:
+    """The prompt and normalization whose prior alone does best in several places together.
+
+    By the mean of the success, and of the return where that is the same.
+
+    Returns:
+      Them, of those that were scored in all these places; None if there are none.
+    """
+    ranks: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    for place in places:
+        for prompt, found in of_model.get(place, {}).items():
+            for each in found["findings"]:
+                if each["normalization"] and each["played"] is not None:
+                    setting = prompt, each["normalization"]
+                    ranks.setdefault(setting, []).append(_rank(each["played"]))
+    whole = {setting: of for setting, of in ranks.items() if len(of) == len(places)}
+    return max(whole, key=lambda setting: np.mean(whole[setting], axis=0).tolist(), default=None)
+
+
 def _rank(played: Mapping[str, Any]) -> tuple[float, float]:
     return played[SUCCESS]["mean"], played[RETURN]["mean"]
 
@@ -59,7 +81,8 @@ def _of_places(surveys: Mapping[str, Any]) -> str:
     lines = ["## The prior alone\n"]
     lines.append(
         "Success and 95% interval; the prior is not mixed. Better and worse: than the uniform "
-        "policy, intervals apart. The example of `few_shot` is of another task.\n"
+        "policy, intervals apart. The example of `few_shot` is of another task; on FrozenLake, of "
+        "the same task on another lake. No step of it is one of the game that is played.\n"
     )
     lines += [
         "| model | place | best setting | prior alone | uniform | |",
@@ -114,16 +137,18 @@ def _of_learning(learning: Mapping[str, Any]) -> str:
         return ""
     lines = ["## Learning on TomatoLettuceSalad\n"]
     lines.append(
-        "16 seeds with the quickstart's settings; all agents of a model have the features of that "
-        f"model. Steps to a success of {LEVEL}: median over seeds [95% interval of the median].\n"
+        "16 seeds with the quickstart's settings; all agents of a run have the features of the "
+        "same model and prompt, and each run is compared with its own DQN. Best of the surveys: "
+        f"by success on {' and '.join(CHOOSING)}, where it differs from the default. Steps to a "
+        f"success of {LEVEL}: median over seeds [95% interval of the median].\n"
     )
     lines += [
         f"| model | asked | agent | final success | steps to {LEVEL} | times DQN's |",
         "|---|---|---|---|---|---|",
     ]
     for model, runs in learning.items():
-        dqn = _steps(runs.get("default", {}).get(_DQN))
         for run, of_run in runs.items():
+            dqn = _steps(of_run.get(_DQN))
             for agent, curve in of_run.items():
                 steps = _steps(curve)
                 final = np.asarray(curve[SUCCESS][-1])
@@ -201,9 +226,11 @@ def _of_the_rest(results: Results) -> str:
             f"{of['same_first_choice']:.2f} | {of['states_per_second']:.1f} |"
             for model, formats in results["formats"].items()
             for name, of in formats.items()
+            if name != SETTINGS
         ]
     for model, curve in results["low_rank"].items():
         lines.append(f"\n## GFlan-Prior: {model} itself learns TomatoSalad by LoRA\n")
+        lines.append(f"{curve[SETTINGS]['minutes']:g} minutes of training.\n")
         lines += ["| steps | success |", "|---|---|"]
         lines += [
             f"| {steps:,} | {np.mean(success):.2f} |"
@@ -222,14 +249,15 @@ def _draw(learning: Mapping[str, Any], path: pathlib.Path) -> None:
         for run, of_run in runs.items():
             for agent, curve in of_run.items():
                 color = PRIOR if agent in (_DQN, "prior") else POSTERIOR
-                style = "-" if run == "default" else ":"
+                style = _STYLES.get(run, "-.")
                 style = "--" if agent == "prior" else style
+                label = f"{agent}, {run.split(':')[0]}"
                 success = np.asarray(curve[SUCCESS], float)
                 middle = [summary.interquartile_mean(of_step) for of_step in success]
                 if len(middle) == 1:
-                    axes.axhline(middle[0], color=color, linestyle=style, label=f"{agent}, {run}")
+                    axes.axhline(middle[0], color=color, linestyle=style, label=label)
                 else:
-                    axes.plot(curve["steps"], middle, style, color=color, label=f"{agent}, {run}")
+                    axes.plot(curve["steps"], middle, style, color=color, label=label)
         axes.set(title=model, xlabel="environment steps", ylim=(-0.02, 1.02))
         axes.grid(alpha=0.3)
         axes.legend(fontsize=7)

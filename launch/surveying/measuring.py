@@ -28,6 +28,8 @@ _EPISODES_AT_ONCE = 8
 _STATES_COMPARED = 64
 # Of the probabilities of the least likely actions.
 _LOW = 0.05
+# What is compared where nobody says: the ways to write a state, and episodes before it.
+_PROMPTS = ("plain", "options", "story")
 
 
 class Likelihood(NamedTuple):
@@ -57,10 +59,12 @@ class Finding(NamedTuple):
       prompt: its name.
       method: where the prior comes from (`PriorSettings.method`).
       normalization: "sum", "token" or "word"; empty where the prior is not scored.
+      temperature: scores were divided by it (`PriorSettings.temperature`).
+      uniform_share: of the uniform prior, which was mixed in for the episodes and for nothing else.
       played: what came of episodes of the prior alone (`Outcome.statistics`); None without an
         environment.
       states: distinct states that the model was asked about for them.
-      entropy: mean over the states compared, in nats.
+      entropy: of the prior, not mixed; mean over the states compared, in nats.
       uniform_entropy: that of the uniform prior.
       least_likely: the smallest probability that any action gets.
       least_likely_low: the 5% quantile, over states, of that of the least likely action.
@@ -73,6 +77,8 @@ class Finding(NamedTuple):
     prompt: str
     method: str
     normalization: str
+    temperature: float
+    uniform_share: float
     played: dict[str, Any] | None
     states: int
     entropy: float
@@ -108,7 +114,7 @@ class Grid(NamedTuple):
     """What is to be compared, and by how much.
 
     Attributes:
-      prompts: names of prompts.
+      prompts: names of prompts; none for the built-in ones, with examples if there are any.
       normalizations: of their scores.
       examples: what prompts with examples show; the environment's own where there are none.
       episodes: of each setting.
@@ -168,6 +174,7 @@ def survey(
         place = _Place(settings, model, scratch / "rows") if plays else None
         if place is not None and not grid.examples:
             grid = grid._replace(examples=place.env.examples())
+        grid = _with_prompts(grid)
         # All that may be wrong is made first: scoring takes long.
         made = [list(_settings_of(prompt, settings, grid, model)) for prompt in grid.prompts]
         model.load()
@@ -282,13 +289,30 @@ def _small(settings: Settings, scratch: pathlib.Path) -> Settings:
     )
 
 
+def _with_prompts(grid: Grid) -> Grid:
+    """The grid with its prompts, those that show examples only where there are some.
+
+    Raises:
+      ValueError: a prompt lacks examples.
+    """
+    if not grid.prompts:
+        return grid._replace(prompts=_PROMPTS + ((prompts.FEW_SHOT,) if grid.examples else ()))
+    for prompt in grid.prompts:
+        if prompts.FEW_SHOT in prompts.words(prompt) and not grid.examples:
+            raise ValueError(
+                f"prompt {prompt!r} shows episodes, and there are none here: name a file of them "
+                "(--examples)"
+            )
+    return grid
+
+
 def _settings_of(
     prompt: str, settings: Settings, grid: Grid, model: priors.CachedModel
 ) -> Iterator[_Setting]:
     """The settings of one prompt.
 
     Raises:
-      FileNotFoundError, ValueError: there is no such prompt, or it lacks examples.
+      FileNotFoundError, ValueError: there is no such prompt.
     """
     examples = grid.examples if prompts.FEW_SHOT in prompts.words(prompt) else ()
 
@@ -337,8 +361,10 @@ def _measure(
     fitting = prompts.fitting(setting.build_prompt, model.fits)
     asked = [fitting(state) for state in compared.states]
     scored = setting.source.score(asked)
-    # As an agent sees it: mixed with the uniform prior, say.
-    agent = build_agent("prior", setting.settings.agent, prior)
+    # As an agent sees it, but not mixed: a share of the uniform prior would hide what the model
+    # rules out, and a temperature is for scores before they are mixed.
+    unmixed = dataclasses.replace(prior, uniform_share=0.0)
+    agent = build_agent("prior", setting.settings.agent, unmixed)
     seen = ActionPrior(jnp.asarray(scored.log_probs), jnp.asarray(scored.features))
     log_probs = np.asarray(agent.policy((), seen).log_probs, np.float64)
     slope = None
@@ -353,6 +379,8 @@ def _measure(
         prompt=prior.prompt,
         method=prior.method,
         normalization=prior.normalization if prior.method == "score" else "",
+        temperature=prior.temperature,
+        uniform_share=prior.uniform_share,
         played=played,
         states=states or 0,
         entropy=float(measures.entropy(log_probs).mean()),

@@ -3,6 +3,7 @@
 import json
 import math
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,12 +11,14 @@ import rich.markup
 import rich.table
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from launch.common.pictures import POSTERIOR, PRIOR
 from launch.surveying.measuring import Finding, Survey
 from launch.surveying.recommending import Recommendation
 from llmprior_jax.files import write_atomically
 from llmprior_jax.training.prior_alone import RETURN, SUCCESS, with_interval
+from llmprior_jax.training.summary import bounds
 
 _RECOMMENDED = "#2e8b57"
 
@@ -37,7 +40,8 @@ def tables(survey: Survey, recommended: Finding | None) -> list[rich.table.Table
 
 def _of_play(survey: Survey) -> rich.table.Table:
     assert survey.uniform is not None
-    table = _table("the prior alone [95% interval]", "success", "return", "episodes", "states")
+    title = f"the prior alone{_mixed(survey)} [95% interval]"
+    table = _table(title, "success", "return", "episodes", "states")
     rows = [("uniform", survey.uniform, "")]
     rows += [(each.name, each.played or {}, f"{each.states:,}") for each in survey.findings]
     for name, played, states in rows:
@@ -48,12 +52,14 @@ def _of_play(survey: Survey) -> rich.table.Table:
 
 def _of_priors(survey: Survey) -> rich.table.Table:
     first = survey.findings[0]
-    title = f"the prior in {first.states_compared:,} states"
-    columns = ["entropy", "least likely", "nats per token longer"]
+    title = (
+        f"the prior{', not mixed,' if _mixed(survey) else ''} in {first.states_compared:,} states"
+    )
+    columns = ["entropy", "least\nlikely", "per\ntoken"]
     uniform = [f"{first.uniform_entropy:.2f}", f"{math.exp(-first.uniform_entropy):.1g}", "0"]
     if first.likelihood is not None:
         title += f", and {first.likelihood.actions:,} demonstrated actions"
-        columns += ["log-likelihood", "at best temperature"]
+        columns += ["log p", "at best\nT"]
         uniform += 2 * [f"{first.likelihood.uniform:.2f}"]
     table = _table(title, *columns, "states/s")
     _add(table, "uniform", *uniform, "")
@@ -61,7 +67,7 @@ def _of_priors(survey: Survey) -> rich.table.Table:
         likelihood, speed = each.likelihood, each.states_per_second
         row = [
             f"{each.entropy:.2f}",
-            f"{each.least_likely_low:.1g} ({each.least_likely:.1g})",
+            f"{each.least_likely_low:.1g}",
             "" if each.length_slope is None else f"{each.length_slope:+.2f}",
         ]
         if likelihood is not None:
@@ -70,14 +76,24 @@ def _of_priors(survey: Survey) -> rich.table.Table:
         _add(table, each.name, *row, "stored" if speed is None else f"{speed:,.1f}")
     table.caption = (
         "entropy: in nats, mean; least likely: the probability of each state's least likely "
-        "action, 5% quantile (minimum); nats per token longer: the slope of log p within a state"
+        "action, 5% quantile; per token: nats for each token that an action is longer by"
     )
+    if first.likelihood is not None:
+        table.caption += (
+            "; log p: mean log-likelihood of what was demonstrated; T: config.prior.temperature"
+        )
     return table
+
+
+def _mixed(survey: Survey) -> str:
+    """What the prior was mixed with when it played, in words; empty if with nothing."""
+    share = survey.findings[0].uniform_share
+    return f", played with {share:g} of the uniform prior" if share and survey.uniform else ""
 
 
 def _table(title: str, *columns: str) -> rich.table.Table:
     table = rich.table.Table(title=rich.markup.escape(title))
-    table.add_column("prompt, normalization")
+    table.add_column("setting", overflow="fold")
     for column in columns:
         table.add_column(column, justify="right")
     return table
@@ -96,14 +112,11 @@ def to_json(survey: Survey, recommendation: Recommendation, about: dict[str, Any
       about: what was asked for.
     """
     findings = [_fields(finding) for finding in survey.findings]
-    finding = recommendation.finding
-    chosen = None if finding is None else findings[survey.findings.index(finding)]
-    named = ("prompt", "method", "normalization")
     content = {
         "about": about,
         "uniform": survey.uniform,
         "findings": findings,
-        "recommended": None if chosen is None else {name: chosen[name] for name in named},
+        "recommended": None if recommendation.finding is None else dict(recommendation.fields),
         "why": recommendation.why,
     }
     return json.dumps(_finite(content), indent=2, allow_nan=False) + "\n"
@@ -122,6 +135,12 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def _drawable(statistic: Mapping[str, Any]) -> tuple[float, float]:
+    """An interval that can be drawn: the mean alone where it has no bounds."""
+    low, high = bounds(statistic)
+    return (low, high) if math.isfinite(high - low) else (statistic["mean"],) * 2
+
+
 def draw(survey: Survey, recommended: Finding | None, title: str, path: pathlib.Path) -> None:
     """Draws a row for each setting and a panel for each measure; the uniform prior is a line."""
     findings = survey.findings
@@ -129,7 +148,7 @@ def draw(survey: Survey, recommended: Finding | None, title: str, path: pathlib.
     panels: list[tuple[str, list[Any], float | None, tuple[float, float] | None]] = []
     for by in (SUCCESS, RETURN):
         if survey.uniform is not None:
-            low, high = survey.uniform[by]["ci95"]
+            low, high = _drawable(survey.uniform[by])
             stated = [(each.played or {})[by] for each in findings]
             label = f"{by.replace('_', ' ')} of the prior alone"
             panels.append((label, stated, survey.uniform[by]["mean"], (low, high)))
@@ -142,7 +161,7 @@ def draw(survey: Survey, recommended: Finding | None, title: str, path: pathlib.
         panels.append(("nats per token longer", slopes, 0.0, None))
     if first.likelihood is not None:
         best = [None if each.likelihood is None else each.likelihood.best for each in findings]
-        label = "log-likelihood shown, best temperature"
+        label = "log p shown, best temperature"
         panels.append((label, best, first.likelihood.uniform, None))
 
     figure = Figure(
@@ -155,7 +174,7 @@ def draw(survey: Survey, recommended: Finding | None, title: str, path: pathlib.
     for axes, (label, values, uniform, interval) in zip(drawn, panels, strict=True):
         for place, value, color in zip(y, values, colors, strict=True):
             if isinstance(value, dict):
-                low, high = value["ci95"]
+                low, high = _drawable(value)
                 axes.plot([low, high], [place, place], color=color, linewidth=2)
                 value = value["mean"]
             if value is not None and math.isfinite(value):
@@ -168,6 +187,10 @@ def draw(survey: Survey, recommended: Finding | None, title: str, path: pathlib.
         axes.grid(axis="x", alpha=0.3)
         if label.startswith("least"):
             axes.set_xscale("log")
+            # Whole decades, a few of them named: other numbers are too long to stand side by side.
+            axes.set_xlim(10 ** math.floor(math.log10(min(least))), 1)
+            axes.xaxis.set_major_locator(LogLocator(numticks=5))
+            axes.xaxis.set_minor_formatter(NullFormatter())
         elif label.startswith("entropy"):
             axes.set_xlim(left=0)
         elif label.startswith("success"):
@@ -184,8 +207,22 @@ def draw(survey: Survey, recommended: Finding | None, title: str, path: pathlib.
 def write(
     survey: Survey, recommendation: Recommendation, about: dict[str, Any], out: pathlib.Path
 ) -> None:
-    """Writes `survey.json` and `survey.png` into a directory."""
+    """Writes `survey.json` and `survey.png` into a directory.
+
+    Args:
+      survey: what was found.
+      recommendation: what follows.
+      about: what was asked for; `prior` and `place` are in the picture, files by their names.
+      out: the directory.
+    """
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / "survey.json", to_json(survey, recommendation, about))
-    title = f"{about['prior']} in {about['place']}"
+    prior, place = (_short(about[name]) for name in ("prior", "place"))
+    title = f"{prior} in {place}{_mixed(survey)}"
     draw(survey, recommendation.finding, title, out / "survey.png")
+
+
+def _short(name: str) -> str:
+    """The name of a file or directory without the way to it; any other name as it is."""
+    path = pathlib.Path(name).expanduser()
+    return path.name if path.exists() or path.suffix == ".gguf" else name

@@ -57,6 +57,8 @@ class Policy(NamedTuple):
       log_probs: f32[A], log pi(a|s), exact also where the agent acts on candidates drawn from the
         prior; `-inf` where no action is.
       q_values: f32[A], its estimate of the return of each action (0 for agents without one).
+      prior: f32[A], log-probabilities of the prior that it acts by, where that is another than the
+        one it is given (`with_prior`); otherwise None.
       trust: f32[], how much the language model's prior counts in this state, 0 to 1: the posterior
         probability that the action comes from it, and not from the uniform prior; None where an
         agent does not weigh the two.
@@ -64,6 +66,7 @@ class Policy(NamedTuple):
 
     log_probs: jax.Array
     q_values: jax.Array
+    prior: jax.Array | None = None
     trust: jax.Array | None = None
 
 
@@ -158,9 +161,14 @@ def with_prior(agent: Agent, transform: Callable[[ActionPrior], ActionPrior]) ->
         prior, next_prior = transform(transitions.prior), transform(transitions.next_prior)
         return update(state, key, transitions._replace(prior=prior, next_prior=next_prior))
 
+    def transformed_policy(state: AgentState, prior: ActionPrior) -> Policy:
+        seen = transform(prior)
+        policy = agent.policy(state, seen)
+        return policy if policy.prior is not None else policy._replace(prior=seen.log_probs)
+
     return Agent(
         init=lambda key, prior: agent.init(key, transform(prior)),
-        policy=lambda state, prior: agent.policy(state, transform(prior)),
+        policy=transformed_policy,
         act=lambda state, key, prior: agent.act(state, key, transform(prior)),
         update=None if update is None else transformed_update,
         explore=explore,

@@ -144,14 +144,13 @@ def q_learner(
     def policy(state: QLearnerState, prior: ActionPrior) -> Policy:
         values = q.apply(state.params, prior.features)
         alpha = temperature.value(state.temperature)
-        log_probs = posterior.posterior_log_probs(
-            trusted_log_probs(state, prior.log_probs), values, alpha
-        )
         if trust is None:
-            return Policy(log_probs, values)
+            return Policy(posterior.posterior_log_probs(prior.log_probs, values, alpha), values)
         members, weights = trusts.members(prior.log_probs), trust.weights(state.trust)
+        trusted = refine.mixed_log_probs(members, weights)
+        log_probs = posterior.posterior_log_probs(trusted, values, alpha)
         theirs = refine.responsibilities(log_probs, members, weights)
-        return Policy(log_probs, values, theirs[trusts.PRIOR])
+        return Policy(log_probs, values, trusted, theirs[trusts.PRIOR])
 
     def candidate_prior(key: jax.Array, log_probs: jax.Array) -> jax.Array:
         """The distribution f32[A] of K candidates drawn from the prior; without K, the prior."""

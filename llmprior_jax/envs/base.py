@@ -99,7 +99,7 @@ class TextEnvironment(environment.Environment[State, Params], Generic[State, Par
         raise NotImplementedError
 
     def examples(self) -> tuple[Example, ...]:
-        """Episodes of other tasks, to show a language model how to act here (host side).
+        """Episodes of other tasks or places, to show a language model how to act (host side).
 
         Returns:
           What the prompt "few_shot" shows where nobody names other examples; none, as here.

@@ -88,7 +88,7 @@ class FrozenLake(frozen_lake.FrozenLake, TextEnvironment):
         )
 
     def examples(self) -> tuple[Example, ...]:
-        """A walk over a lake of three by three that is not slippery."""
+        """A walk over another lake: three by three, not slippery, its goal in another corner."""
         return examples.read("frozen_lake")
 
     def scene(self, state: frozen_lake.EnvState) -> Scene:

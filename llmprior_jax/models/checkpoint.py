@@ -29,6 +29,12 @@ from llmprior_jax.models.config import CheckpointError, Reader
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+# Raised when this package comes to compute other numbers from the same files, in its models or by
+# how texts become tokens and tokens scores (`priors`). All that is kept of what a model said goes
+# by fingerprints, so it is then asked anew, and a run with older numbers is refused. What 2
+# changed: a tied model uses the other head that its file has, and a text that carries its BOS gets
+# no second one.
+_NUMBERS = 2
 _MOST_LISTED = 10
 # Values of one piece: small beside a model, large beside what it costs to begin one.
 _PIECE = 2**18
@@ -173,15 +179,16 @@ def read(checkpoint: Checkpoint, dtype: Any, supported: Mapping[str, Architectur
 def fingerprint(checkpoint: Checkpoint, dtype: Any, more: str = "") -> str:
     """SHA-256 over all that decides a model's numbers, as 64 hexadecimal digits.
 
-    That is the bytes of config, tokenizer and weights, and the dtype they are computed in. The
-    files are streamed, at one to three seconds per gigabyte: no more than reading them takes.
+    That is the bytes of config, tokenizer and weights, the dtype they are computed in, and the
+    version of what computes them here. The files are streamed, at one to three seconds per
+    gigabyte: no more than reading them takes.
 
     Args:
       checkpoint: one that `read` has accepted.
       dtype: of the parameters.
       more: what else the numbers depend on.
     """
-    total = hashlib.sha256((jnp.dtype(dtype).name + more).encode())
+    total = hashlib.sha256(f"numbers {_NUMBERS} {jnp.dtype(dtype).name}{more}".encode())
     for name, path in checkpoint.hashed():
         with open(path, "rb") as file:
             digest = hashlib.file_digest(file, "sha256")

@@ -85,7 +85,8 @@ class LanguageModel:
       params: the model's parameters, a pytree of arrays.
       tokenizer: the checkpoint's own fast tokenizer.
       fingerprint: SHA-256 over the checkpoint's config, tokenizer and weight files (or its GGUF
-        file) and the dtype: two models with the same fingerprint give the same numbers.
+        file), the dtype, and the version of what computes numbers here: two models with the same
+        fingerprint give the same numbers.
       mesh: the devices that the parameters are on, where `partition` put them; None for one device.
       kept: what was computed with these parameters and may be needed again, by name; a copy made by
         `dataclasses.replace` begins without.

@@ -71,7 +71,7 @@ class EngineGames:
 
     def examples(self) -> tuple[Example, ...]:
         """What the prompt "few_shot" shows where nobody names other examples."""
-        return examples.for_engines(self.games)
+        return examples.for_engines((*self.games, *self.unseen))
 
     def reset(self, games: Sequence[str | None], seeds: Sequence[int]) -> HostStep:
         """Starts games, with the seeds of their chance; None leaves an environment as it is."""

@@ -162,13 +162,16 @@ class EnginePlayer:
             policy = self._policy(state, (), table, row)
             yield Decision(
                 text=step.states[index],
-                prior=np.exp(tables.lookup(table, row).log_probs),
+                prior=np.exp(
+                    tables.lookup(table, row).log_probs if policy.prior is None else policy.prior
+                ),
                 q_values=np.asarray(policy.q_values),
                 posterior=np.exp(policy.log_probs),
                 action=int(step.action[seed, 0]),
                 reward=float(step.seen.reward[index]),
                 success=bool(step.seen.won[index]),
                 truncated=bool(step.seen.truncated[index]),
+                trust=None if policy.trust is None else float(policy.trust),
             )
 
     def policies(self, agents: AgentState, seed: int) -> tuple[ActionPrior, Policy]:

@@ -95,7 +95,8 @@ class Decision(NamedTuple):
 
     Attributes:
       text: the state.
-      prior: f32[A], probabilities that the language model gives the actions.
+      prior: f32[A], probabilities of the prior that the agent acts by: the language model's, mixed
+        with the uniform one where it is so; uniform for a baseline.
       q_values: f32[A].
       posterior: f32[A], probabilities that the agent acts by.
       action: what it did.
@@ -103,6 +104,8 @@ class Decision(NamedTuple):
       success: whether this solved the task.
       truncated: whether the time limit ended the episode here.
       scene: what a picture of the state shows, where the environment can be drawn.
+      trust: how much the language model's prior counted here, 0 to 1 (`agents.Policy`), where the
+        agent weighs it.
     """
 
     text: TextState
@@ -114,3 +117,4 @@ class Decision(NamedTuple):
     success: bool
     truncated: bool
     scene: Scene | None = None
+    trust: float | None = None

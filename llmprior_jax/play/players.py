@@ -179,7 +179,9 @@ class JaxPlayer:
             done = bool(terminated | truncated)
             yield Decision(
                 text=text,
-                prior=np.exp(tables.lookup(table, row).log_probs),
+                prior=np.exp(
+                    tables.lookup(table, row).log_probs if policy.prior is None else policy.prior
+                ),
                 q_values=np.asarray(policy.q_values),
                 posterior=np.exp(policy.log_probs),
                 action=int(action),
@@ -187,6 +189,7 @@ class JaxPlayer:
                 success=bool(info["success"]),
                 truncated=bool(truncated),
                 scene=scene,
+                trust=None if policy.trust is None else float(policy.trust),
             )
 
     def policies(self, agents: AgentState, seed: int) -> tuple[ActionPrior, Policy]:

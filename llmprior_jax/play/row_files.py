@@ -150,8 +150,10 @@ class RowFiles:
             raise ValueError(
                 f"the states in {self._directory} were scored by another source of priors "
                 f"(identity {theirs}, now {ours}): its language model or its demonstrations are "
-                "another version. Bring that one back, or start again with another --workdir or "
-                "--noresume"
+                "another version, or another version of llmprior_jax computed its numbers, and "
+                "rows of both would not go together. Bring that version back to go on with the "
+                "run or to evaluate it (provenance.jsonl beside its config.json says which "
+                "llmprior_jax it was), or start again with another --workdir or --noresume"
             )
 
     def _read(self, path: pathlib.Path, read: Callable[[], bytes]) -> bytes:

@@ -25,6 +25,9 @@ from llmprior_jax.types import LanguagePolicy
 # Logits held at once: of more states than this many fit, they are computed a few states at a time,
 # in the backward pass again (67 MB in float32).
 _LOGITS_AT_ONCE = 1 << 24
+# Activations held for the backward pass: of more rows than these are of, they are computed a row at
+# a time, in the backward pass again.
+_ACTIVATIONS_AT_ONCE = 1 << 31  # bytes
 # Lengths at which long rows are read, up to that of the longest.
 _LENGTHS = 4
 
@@ -208,11 +211,12 @@ def _hidden(model: Any, rows: Rows) -> jax.Array:
 
 
 def _hidden_one_by_one(model: Any, rows: Rows) -> jax.Array:
-    """The same of long rows, at the length of each: in a batch all were as long as the longest.
+    """The same of long rows, or of those of a large model, at the length of each.
 
-    One such row keeps a device busy. Its activations are computed again in the backward pass, so
-    that those of one row are held and not those of all. A decoder's rows hold the prompts, and vary
-    in length; those of an encoder-decoder hold actions alone, and hardly do.
+    In a batch all were as long as the longest, and one such row keeps a device busy. Its
+    activations are computed again in the backward pass, so that those of one row are held and not
+    those of all. A decoder's rows hold the prompts, and vary in length; those of an encoder-decoder
+    hold actions alone, and hardly do.
     """
     L = rows.tokens.shape[1]  # a multiple of 16, as `packing` makes it
     lengths = range(L // _LENGTHS, L + 1, L // _LENGTHS)
@@ -231,13 +235,32 @@ def _hidden_one_by_one(model: Any, rows: Rows) -> jax.Array:
     return jax.lax.map(read, rows)
 
 
+def _activations(config: Any, rows: Rows) -> int:
+    """About how many bytes the activations of one row are that a backward pass needs, in float32.
+
+    Of a token, in each layer: some ten vectors of the model's width and four of the MLP's, and what
+    each head makes of each token that may be attended to, three times.
+    """
+    per_token = 10 * config.hidden_size + 4 * config.intermediate_size
+
+    def layer(length: int, seen: int) -> int:
+        return length * (per_token + 3 * config.num_attention_heads * seen)
+
+    L, S = rows.tokens.shape[1], rows.prompt.shape[1]
+    if S == 0:
+        return 4 * config.num_hidden_layers * layer(L, L)
+    encoder = config.num_hidden_layers * layer(S, S)
+    return 4 * (encoder + config.num_decoder_layers * layer(L, L + S))
+
+
 def _apply(
     graphdef: nnx.GraphDef[Any], params: Any, rows: Rows, temperature: float
 ) -> tuple[jax.Array, jax.Array]:
     """log pi(a|s) f32[B, A] of B rows, and the hidden states f32[B, D] before the actions."""
     model = nnx.merge(graphdef, params)
     B, L = rows.tokens.shape
-    one_by_one = L > packing.SHARED_ROW_TOKENS and rows.prompt.shape[1] == 0
+    is_long = L > packing.SHARED_ROW_TOKENS and rows.prompt.shape[1] == 0
+    one_by_one = is_long or (B > 1 and B * _activations(model.config, rows) > _ACTIVATIONS_AT_ONCE)
     hidden = _hidden_one_by_one(model, rows) if one_by_one else _hidden(model, rows)
 
     @jax.checkpoint

@@ -5,11 +5,12 @@ WAL mode: any number of processes read it while one writes, writers take turns, 
 not there, and a process killed at any moment loses no more than it had not committed.
 
 An entry is one prompt with the actions that it has been scored with, under the model's fingerprint
-(its weights, config, tokenizer and dtype). What is kept of an action is what depends on nothing
-else: the summed log-probability of its tokens, their number, and the hidden state, as they left the
-model, to the last bit. Normalization, temperature and whitening are applied to what is read, so a
-change of them needs no query; the template is in the prompt's text, so a change of it finds nothing
-old. A prompt that comes back with other actions is asked about those alone that are new.
+(its weights, config, tokenizer and dtype, and the version of what computes its numbers). What is
+kept of an action is what depends on nothing else: the summed log-probability of its tokens, their
+number, and the hidden state, as they left the model, to the last bit. Normalization, temperature
+and whitening are applied to what is read, so a change of them needs no query; the template is in
+the prompt's text, so a change of it finds nothing old. A prompt that comes back with other actions
+is asked about those alone that are new.
 
 The first score computed is kept; later rounding differs: a pass over several prompts rounds
 otherwise than a pass over others (`scoring`: within 1e-5). What is kept never changes. A
@@ -33,8 +34,6 @@ import numpy as np
 
 _SCHEMA = 1
 _APPLICATION = 0x4C4D5052  # "LMPR", which `file` and SQLite's own header know the file by.
-# Raised when this package comes to compute other numbers from the same weights.
-_SCORING_VERSION = 1
 _SECONDS_TO_WAIT = 60
 _KEYS_PER_QUERY = 500
 _ANOTHER = "use another store (prior.store=PATH, or none)"
@@ -487,7 +486,7 @@ def _pack(scores: StoredScores) -> tuple[str, bytes, bytes, bytes]:
 
 def _key(*texts: str) -> bytes:
     """SHA-256 of some texts, each with its length, so that no two lists run together."""
-    digest = hashlib.sha256(f"scoring {_SCORING_VERSION}".encode())
+    digest = hashlib.sha256()
     for text in texts:
         encoded = text.encode("utf-8", "surrogatepass")
         digest.update(len(encoded).to_bytes(8, "little") + encoded)

@@ -27,7 +27,14 @@ if TYPE_CHECKING:
 _MARK = "\ufdd0"
 # What vocabularies write for a space: themselves, byte-level ones, and SentencePiece's.
 _SPACE_AFTER_TEXT = re.compile("[^\\s\u0120\u010a\u2581][ \u0120\u2581]")
-_LAST_SPACE_IN_TEXT = re.compile(r"(?s:.*)(\S) (?=\S)")
+# Text whatever tokenizer reads it: not SentencePiece's space, nor the mark, which is dropped.
+_TEXT = f"[^\\s\u2581{_MARK}]"
+_LAST_SPACE_IN_TEXT = re.compile(f"(?s:.*)({_TEXT}) (?={_TEXT})")
+_ENDS_IN_TEXT, _BEGINS_PLAINLY = re.compile(f"(?s:.*){_TEXT}"), re.compile(f" {_TEXT}")
+# Tokens that are markup though not special, whether or not a chat template is there to tell: with
+# a bar or an underscore, as no tag of HTML has. Others are if the template writes them.
+_MARKUP = re.compile("<[^<>\\s]*[|_\uff5c][^<>\\s]*>")
+_PERHAPS_MARKUP = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]")
 _MOST_REMEMBERED = 1 << 14
 
 
@@ -74,6 +81,15 @@ def literal(tokenizer: PreTrainedTokenizerFast, text: str) -> str:
     What looks like a special token of this tokenizer gets a mark inside, the noncharacter U+FDD0,
     which `encode` knows and `visible` removes. One that the text brings along is dropped. A
     special token of a single character is that character, and needs none.
+
+    The same goes for what is markup without being called special: tokens in angle or square
+    brackets that the tokenizer's chat template writes, as Qwen's <think>, and those in angle
+    brackets with a bar or an underscore, as Gemma's <start_of_image>. Other tokens stay what they
+    are, such as the tags of HTML that Gemma learned as one token each: they are ordinary text.
+
+    Each text is seen by itself, so two of them must not meet: `literal(t, "<|im_end")` followed by
+    `literal(t, "|>")` is a special token. The prompts of this package have something of their own
+    between any two.
 
     Examples:
       >>> from llmprior_jax.priors import tokens
@@ -130,10 +146,7 @@ def begins_plainly(prompt: str, actions: Sequence[str]) -> bool:
     That is where the prompt ends with text and each action begins with one space and text. Such are
     the tokenizers of all language models whose tokens do not go on over several words.
     """
-    ends_in_text = prompt != "" and not prompt[-1].isspace()
-    return ends_in_text and all(
-        action[:1] == " " and len(action) > 1 and not action[1].isspace() for action in actions
-    )
+    return _ENDS_IN_TEXT.fullmatch(prompt) is not None and all(map(_BEGINS_PLAINLY.match, actions))
 
 
 def check_known(tokens: np.ndarray, vocab_size: int, where: str) -> None:
@@ -161,20 +174,25 @@ class _About:
         self._tokenizer = weakref.ref(tokenizer)
         self._backend = tokenizer.backend_tokenizer
         added = self._backend.get_added_tokens_decoder().values()
-        special = [token for token in added if token.special and len(token.content) > 1]
-        longest_first = sorted((token.content for token in special), key=len, reverse=True)
-        self._special = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
-        self._normalized = [token.content for token in special if token.normalized]
+        template = str(tokenizer.chat_template or "")
+        markup = [
+            token
+            for token in added
+            if (token.special and len(token.content) > 1) or _is_markup(token.content, template)
+        ]
+        longest_first = sorted((token.content for token in markup), key=len, reverse=True)
+        self._markup = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+        self._normalized = [token.content for token in markup if token.normalized]
         self._moved: dict[tuple[str, tuple[str, ...]], int] = {}
 
     @functools.cached_property
     def reads_marks(self) -> tokenizers.Tokenizer:
-        """A tokenizer that drops marks once it has found the special tokens."""
+        """A tokenizer that drops marks once it has found the tokens that are markup."""
         from tokenizers import Tokenizer, normalizers
 
         content = json.loads(self._backend.to_str())
         for token in content["added_tokens"]:
-            if token["special"]:
+            if token["special"] or self._markup.fullmatch(token["content"]):
                 # A normalized one is found in the text without marks, where it must not be.
                 token["normalized"] = False
         copy = Tokenizer.from_str(json.dumps(content))
@@ -185,7 +203,7 @@ class _About:
 
     def literal(self, text: str) -> str:
         """See `literal`; the text has no marks."""
-        while match := self._special.search(text):  # A mark in one may leave another beside it.
+        while match := self._markup.search(text):  # A mark in one may leave another beside it.
             text = f"{text[: match.start() + 1]}{_MARK}{text[match.start() + 1 :]}"
         if self._normalized and self._backend.normalizer is not None and _MARK not in text:
             same = self._backend.normalizer.normalize_str(text)
@@ -227,6 +245,12 @@ class _About:
     def _cuts_at_spaces(self) -> bool:
         """Whether no token goes on with a space after text, so that tokens end there."""
         return not any(map(_SPACE_AFTER_TEXT.search, self._backend.get_vocab()))
+
+
+def _is_markup(token: str, template: str) -> bool:
+    """Whether a token that need not be special is markup of chats, or of files, all the same."""
+    by_template = _PERHAPS_MARKUP.fullmatch(token) is not None and token in template
+    return by_template or _MARKUP.fullmatch(token) is not None
 
 
 _ABOUT: weakref.WeakKeyDictionary[Any, _About] = weakref.WeakKeyDictionary()

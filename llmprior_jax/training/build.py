@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from llmprior_jax import agents, datasets, envs, priors
+from llmprior_jax import agents, datasets, envs, models, priors
 from llmprior_jax.datasets import Dataset
 from llmprior_jax.distributed.mesh import make_mesh, share_environments
 from llmprior_jax.distributed.seeds import over_seeds
@@ -43,6 +43,7 @@ from llmprior_jax.settings import (
     Settings,
 )
 from llmprior_jax.training.build_agent import build_agent, build_policy
+from llmprior_jax.types import TextState
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -111,7 +112,16 @@ def make_builder(
       prior: names the prompt.
       examples: what it shows.
       tokenizer: gives that model's tokenizer when it is first needed.
+
+    Raises:
+      ValueError: see `prompts.make`; or the prompt is to show examples, and there are none.
     """
+    if not examples and prompts.FEW_SHOT in prompts.words(prior.prompt):
+        raise ValueError(
+            f"config.prior.prompt is {prior.prompt!r}, and there are no examples to show: name a "
+            "file of them (config.prior.examples.file) or a run to take them from "
+            "(config.prior.examples.workdir), or use a prompt without few_shot"
+        )
     return prompts.make(prior.prompt, examples, tokenizer, prior.system)
 
 
@@ -168,6 +178,34 @@ def make_priors(
     seen = None if settings.prior.history is None else settings.environment.history
     scored = ScoredStates(env, first, source, fitting, num_features, files, seen)
     return Priors(model, build, scored, examples)
+
+
+def try_prompts(
+    settings: Settings, env: envs.TextEnvironment | EngineGames, env_params: Any, known: Priors
+) -> None:
+    """Builds the prompts of one state, to see whether they can be.
+
+    Tokenizers are read, and no weights.
+
+    Raises:
+      ValueError, TypeError: see `prompts.make`; and whatever a builder of one's own raises.
+    """
+    state = _a_state(env, env_params)
+    known.build_prompt(state)
+    model = settings.policy.model
+    if model != known.model.name and any(map(agents.is_policy, settings.agents)):
+        read = functools.cache(lambda: models.load_tokenizer(model))
+        make_builder(settings.prior, known.examples, read)(state)
+
+
+def _a_state(env: envs.TextEnvironment | EngineGames, env_params: Any) -> TextState:
+    """A state that an episode may begin in."""
+    if isinstance(env, EngineGames):
+        others = [None] * (env.bridge.num_environments - 1)
+        env.reset([env.games[0], *others], [0] * env.bridge.num_environments)
+        return env.states[0]
+    observation, _ = env.reset(jax.random.key(0), env_params)
+    return env.text_state(np.asarray(observation))
 
 
 def make_source(

@@ -1,5 +1,6 @@
 """Builds agents from settings."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -22,6 +23,17 @@ def make_agent(name: str, config: Config) -> agents.Agent:
     settings = to_settings(config)
     online = settings.offline.dataset is None
     return build_agent(name, settings.agent, settings.prior, online)
+
+
+def seen_by(name: str, prior: PriorSettings) -> PriorSettings:
+    """How an agent sees the prior.
+
+    One whose policy is a language model begins as its model is, whatever is done to the prior for
+    agents that learn Q.
+    """
+    if agents.is_policy(name):
+        return dataclasses.replace(prior, uniform_share=0.0, reversed=False)
+    return prior
 
 
 def build_agent(

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias, TypeVar
 from ml_collections import ConfigDict, config_dict
 
 from llmprior_jax.files import write_atomically
-from llmprior_jax.settings import Settings
+from llmprior_jax.settings import PriorSettings, Settings
 
 CONFIG_FILE = "config.json"
 # Parts whose fields stand at the top of a configuration: `config.env`, `config.num_seeds`.
@@ -215,7 +215,7 @@ def claim_workdir(workdir: pathlib.Path, config: Config) -> None:
 def read_config(workdir: pathlib.Path) -> Config:
     """The configuration that a work directory was made by.
 
-    What the directory does not say, being older than a field, is the field's default.
+    What the directory does not say, being older than a field, is the default of `settings`.
 
     Examples:
       >>> training.read_config(pathlib.Path("runs/lake")).env
@@ -240,12 +240,31 @@ def parse_config(content: bytes, path: pathlib.Path) -> Config:
     """
     try:
         said = ConfigDict(json.loads(content))
+        # Not of `default_config`, which leaves to the model what a run without the field had fixed.
+        began = ConfigDict(_fields(Settings()))
         # Made anew, because JSON has lists for tuples, and a `ConfigDict` keeps the types it has.
-        config = ConfigDict(json.loads(default_config().to_json()))
+        config = ConfigDict(json.loads(began.to_json()))
         config.update(said)
         return config
     except ValueError as error:
         raise ValueError(f"{path} is damaged: {error}; use another --workdir") from error
+
+
+def asked(prior: PriorSettings) -> str:
+    """How a language model is asked, for people: "few_shot, by token, 0.2 uniform"."""
+    how = {
+        "score": f"by {prior.normalization}",
+        "propose": f"{prior.propose.k} answers",
+        "imitate": "demonstrations counted",
+    }
+    parts = [prior.prompt, how.get(prior.method, prior.method)]
+    if prior.temperature != 1 and prior.method not in ("propose", "imitate"):
+        parts.append(f"temperature {prior.temperature:g}")
+    if prior.reversed:
+        parts.append("reversed")
+    if prior.uniform_share:
+        parts.append(f"{prior.uniform_share:g} uniform")
+    return ", ".join(parts)
 
 
 def step_unit(config: Config) -> str:

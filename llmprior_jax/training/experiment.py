@@ -34,6 +34,7 @@ from llmprior_jax.training.checkpoints import Checkpoints
 from llmprior_jax.training.config import (
     CONFIG_FILE,
     Config,
+    asked,
     check_workdir,
     claim_workdir,
     parse_config,
@@ -116,6 +117,7 @@ def run(
     if resume:
         in_first(lambda: check_workdir(workdir, config))
     if not resume or not priors.scored.has_rows:
+        build.try_prompts(settings, env, env_params, priors)
         priors.model.load()
 
     def claim() -> None:
@@ -127,13 +129,15 @@ def run(
         provenance.record(workdir)
 
     in_first(claim)
+    if is_first():
+        tqdm.tqdm.write(f"prior: {settings.prior.model}, asked: {asked(settings.prior)}")
     try:
-        with explain_out_of_memory(settings, workdir):
-            is_looked_at = False
-            for name in settings.agents:
+        is_looked_at = False
+        for name in settings.agents:
+            with explain_out_of_memory(name, settings, workdir):
                 trained = build.make_run(name, settings, env, env_params, priors, dataset)
                 if agents.sees_prior(name) and trained.num_steps and not is_looked_at:
-                    _look(settings, env, env_params, priors, workdir)
+                    _look(name, settings, env, env_params, priors, workdir)
                     is_looked_at = True
                 _train(name, trained, priors.model, settings, workdir / name, should_stop)
     finally:
@@ -260,22 +264,36 @@ def make_examples(
 
 
 @contextlib.contextmanager
-def explain_out_of_memory(settings: Settings, workdir: object) -> Generator[None]:
-    """Turns the runtime's report of a full device into advice."""
+def explain_out_of_memory(name: str, settings: Settings, workdir: object) -> Generator[None]:
+    """Turns the runtime's report of a full device into advice, while an agent is trained."""
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         reason = str(error).split("\n")[0]
-        run, loop = settings.run, settings.loop
+        run, loop, policy = settings.run, settings.loop, settings.policy
+        if agents.is_policy(name):
+            sizes = (
+                f"minibatches of {policy.minibatch_states} states (config.policy.minibatch_states) "
+                f"from rollouts of {policy.num_envs} environments (config.policy.num_envs) and "
+                f"{policy.rollout_steps} steps (config.policy.rollout_steps), in each of "
+                f"{run.num_seeds} seeds (config.num_seeds)"
+            )
+            lower = "Lower one of them"
+            if policy.lora_rank is None:
+                lower += ", or learn less of the model (config.policy.lora_rank=8),"
+        else:
+            sizes = (
+                f"{run.num_seeds} seeds (config.num_seeds) of {loop.num_envs} environments "
+                f"(config.loop.num_envs), batches of {loop.batch_size} (config.loop.batch_size) "
+                f"and evaluations of {run.eval_episodes} episodes (config.eval_episodes)"
+            )
+            lower = "Lower one of them"
         raise OutOfMemoryError(
-            f"a device ran out of memory ({reason}) with {run.num_seeds} seeds (config.num_seeds) "
-            f"of {loop.num_envs} environments (config.loop.num_envs), batches of {loop.batch_size} "
-            f"(config.loop.batch_size) and evaluations of {run.eval_episodes} episodes "
-            "(config.eval_episodes). Lower one of them in another --workdir, or spread the run "
-            "over more devices (--mesh=data:4,model:2); the same command goes on from the last "
-            f"checkpoint in {workdir}"
+            f"{name} ran out of a device's memory ({reason}) with {sizes}. {lower} in another "
+            "--workdir, or spread the run over more devices (--mesh=data:4,model:2); the same "
+            f"command goes on from the last checkpoint in {workdir}"
         ) from error
 
 
@@ -326,11 +344,21 @@ def _clear(workdir: pathlib.Path) -> None:
 
 
 def _look(
-    settings: Settings, env: Any, env_params: Any, priors: "Priors", workdir: pathlib.Path
+    name: str,
+    settings: Settings,
+    env: Any,
+    env_params: Any,
+    priors: "Priors",
+    workdir: pathlib.Path,
 ) -> None:
-    """Warns if the prior alone is worse than a uniform policy; has them play if none did before."""
-    from llmprior_jax.training import prior_alone
+    """Warns if the prior alone is worse than a uniform policy; has them play if none did before.
 
+    The prior is what the agent `name` starts from.
+    """
+    from llmprior_jax.training import prior_alone
+    from llmprior_jax.training.build_agent import seen_by
+
+    settings = dataclasses.replace(settings, prior=seen_by(name, settings.prior))
     path = workdir / _PRIOR_ALONE
     kept = from_first(lambda: path.read_bytes() if path.exists() else b"")
     if kept:
@@ -339,7 +367,7 @@ def _look(
         found = prior_alone.look(settings, env, env_params, priors, workdir / _PRIOR_TABLE)
         in_first(lambda: write_atomically(path, json.dumps(found, indent=2) + "\n"))
     if is_first():
-        prior_alone.warn(found, settings)
+        prior_alone.warn(found, settings, name)
 
 
 def _conclude(config: Config, workdir: pathlib.Path) -> str:

@@ -8,6 +8,7 @@ compares prompts and normalizations in the same way.
 
 import dataclasses
 import pathlib
+import shlex
 import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ import numpy as np
 import scipy.stats
 from absl import logging
 
+from llmprior_jax import agents
 from llmprior_jax.distributed.seeds import fold_in
 from llmprior_jax.envs import TextEnvironment
 from llmprior_jax.learning import Run
@@ -23,11 +25,13 @@ from llmprior_jax.play.engine_games import EngineGames
 from llmprior_jax.play.row_files import RowFiles
 from llmprior_jax.play.scored_states import ScoredStates
 from llmprior_jax.priors import PriorBatch, Prompt
-from llmprior_jax.settings import GamesSettings, OfflineSettings, Settings
-from llmprior_jax.training import build
+from llmprior_jax.settings import GamesSettings, OfflineSettings, PriorSettings, Settings
+from llmprior_jax.training import build, config
+from llmprior_jax.training.config import asked
+from llmprior_jax.training.summary import bounds
 from llmprior_jax.types import TextState
 
-PRIOR, UNIFORM, WORSE_BY = "prior alone", "uniform", "worse_by"
+PRIOR, UNIFORM, WORSE_BY, ASKED = "prior alone", "uniform", "worse_by", "asked"
 SUCCESS, RETURN = "success_rate", "return"
 
 _CONFIDENCE = 0.95
@@ -35,6 +39,14 @@ _CONFIDENCE = 0.95
 _STREAM = 2**31 - 1
 # Episodes at least: those in environments whose states are all scored cost next to nothing.
 _EPISODES, _LAZY_EPISODES = 256, 64
+# What a warning advises: so much of the uniform prior that a wrong one does little harm, ...
+_ENOUGH_UNIFORM = 0.9
+# ... the bodies of prompts that any model can be asked, and, where fields must be set, a
+# configuration that differs from the default one in its agents alone, of which a survey has none.
+_BODIES = ("plain", "options", "story")
+_PLAIN_CONFIG = "quickstart"
+# Beginnings of the names of fields that say what is played, and by which prior.
+_OF_SETTING = ("env", "games.", "history", "engine.", "freeform.", "prior.")
 # States that the language model is asked about, after which no more episodes are begun.
 _LAZY_STATES = 256
 
@@ -53,14 +65,18 @@ class Outcome(NamedTuple):
     def statistics(self) -> dict[str, Any]:
         """As JSON has them: `success_rate` and `return`, each `mean` and `ci95`, and `episodes`.
 
-        The interval of success is Wilson's, that of the return Student's.
+        The interval of success is Wilson's, that of the return Student's, which of a single episode
+        has no bounds, two None (`summary.bounds`).
         """
         count = len(self.success)
         successes = int(self.success.sum())
         wilson = scipy.stats.binomtest(successes, count).proportion_ci(_CONFIDENCE, "wilson")
         return {
             SUCCESS: {"mean": successes / count, "ci95": [float(wilson.low), float(wilson.high)]},
-            RETURN: {"mean": float(self.returns.mean()), "ci95": list(mean_interval(self.returns))},
+            RETURN: {
+                "mean": float(self.returns.mean()),
+                "ci95": [None, None] if count < 2 else list(mean_interval(self.returns)),
+            },
             "episodes": count,
         }
 
@@ -117,10 +133,10 @@ def _interval_of_return(
     statistics: Mapping[str, Any], other: Mapping[str, Any]
 ) -> tuple[float, float]:
     """Where all returns are equal, they do not show their spread: the other policy's stands in."""
-    low, high = statistics[RETURN]["ci95"]
+    low, high = bounds(statistics[RETURN])
     if low < high:
         return low, high
-    other_low, other_high = other[RETURN]["ci95"]
+    other_low, other_high = bounds(other[RETURN])
     half = (other_high - other_low) / 2 * (other["episodes"] / statistics["episodes"]) ** 0.5
     return low - half, high + half
 
@@ -231,8 +247,8 @@ def look(
       directory: holds the rows of the table.
 
     Returns:
-      What `Outcome.statistics` gives of "prior alone" and "uniform", and under "worse_by" the
-      measure by which the prior is worse, None if it is not.
+      What `Outcome.statistics` gives of "prior alone" and "uniform"; under "worse_by" the measure
+      by which the prior is worse, None if it is not; and under "asked" how the model was asked.
     """
     table = known.scored.table
     first = np.asarray(table.observations)[: int(table.size)]
@@ -256,18 +272,24 @@ def look(
         # No model is asked about its states, except where their actions are proposed.
         proposes = settings.environment.freeform.k is not None
         uniform = play(run, blind, num_episodes, most_states if proposes else None)
-    return compared(prior, uniform)
+    return {**compared(prior, uniform), ASKED: asked(settings.prior)}
 
 
 def compared(prior: Outcome, uniform: Outcome) -> dict[str, Any]:
-    """What came of both, as `look` gives it."""
+    """What came of both, as `look` gives it, but for how the model was asked."""
     statistics = {PRIOR: prior.statistics(), UNIFORM: uniform.statistics()}
     sign, by = verdict(statistics[PRIOR], statistics[UNIFORM])
     return {**statistics, WORSE_BY: by if sign < 0 else None}
 
 
-def warn(found: Mapping[str, Any], settings: Settings) -> None:
-    """Says so if the prior alone is worse than a uniform policy, and what to do about it."""
+def warn(found: Mapping[str, Any], settings: Settings, name: str) -> None:
+    """Says so if the prior alone is worse than a uniform policy, and what to do about it.
+
+    Args:
+      found: what `look` gave.
+      settings: of the run.
+      name: the agent that starts from the prior.
+    """
     by = found[WORSE_BY]
     if by is None:
         return
@@ -275,29 +297,74 @@ def warn(found: Mapping[str, Any], settings: Settings) -> None:
     logging.warning(
         "the prior alone is worse than a uniform policy: %s %s against %s, in %d and %d episodes. "
         "It leads agents astray. Look for a better prompt or normalization with\n"
-        "  python -m launch.survey %s\n"
-        "or try --config.prior.normalization=token, or limit the prior with "
-        "--config.prior.uniform_share=0.9",
+        "  %s%s",
         by.replace("_", " "),
         prior,
         uniform,
         found[PRIOR]["episodes"],
         found[UNIFORM]["episodes"],
-        _survey_flags(settings),
+        _survey(settings),
+        "".join(f"\nor {advice}" for advice in _advice(settings.prior, name)),
     )
 
 
 def with_interval(statistic: Mapping[str, Any]) -> str:
     """A mean and its interval, for people."""
-    low, high = statistic["ci95"]
+    low, high = bounds(statistic)
     return f"{statistic['mean']:.2f} [{low:.2f}, {high:.2f}]"
 
 
-def _survey_flags(settings: Settings) -> str:
-    environment = settings.environment
-    flags = [f"--prior={settings.prior.model}", f"--env={environment.env}"]
+def _advice(prior: PriorSettings, name: str) -> list[str]:
+    """What may help without a look, but for what is done already."""
+    advice: list[str] = []
+    if prior.method == "score" and prior.normalization != "token":
+        advice.append("try --config.prior.normalization=token")
+    # A policy begins as its model is, and nothing is mixed in.
+    if not agents.is_policy(name) and prior.uniform_share < _ENOUGH_UNIFORM:
+        advice.append(f"limit the prior with --config.prior.uniform_share={_ENOUGH_UNIFORM}")
+    return advice
+
+
+def _survey(settings: Settings) -> str:
+    """The command that compares prompts and normalizations in a run's very setting."""
+    prior, environment = settings.prior, settings.environment
+    flags = {"prior": prior.model, "env": environment.env}
     if environment.games.train:
-        flags.append(f"--games={','.join(environment.games.train)}")
+        flags["games"] = ",".join(environment.games.train)
     if environment.history:
-        flags.append(f"--history={environment.history}")
-    return " ".join(flags)
+        flags["history"] = str(environment.history)
+    if prior.examples.file is not None:
+        flags["examples"] = prior.examples.file
+    flags["prompts"] = ",".join(dict.fromkeys((prior.prompt, *_BODIES)))
+    fields = _fields_beside(settings)
+    if fields:
+        flags |= {"config": _PLAIN_CONFIG} | fields
+    words = (f"--{flag}={value}" for flag, value in flags.items())
+    return shlex.join(["python", "-m", "launch.survey", *words])
+
+
+def _fields_beside(settings: Settings) -> dict[str, str]:
+    """The fields of a setting that are not as in any run, and that no flag of a survey's own has.
+
+    Those of one's own sources are not among them: no command line has them.
+    """
+    own = ("env", "games.train", "history", "prior.model", "prior.prompt", "prior.normalization")
+    # A survey takes the defaults that suit the model, as a run does.
+    usual = config.default_config()
+    usual.prior.model, usual.prior.prompt = settings.prior.model, settings.prior.prompt
+    default, ours = config.flat(config.to_settings(usual)), config.flat(settings)
+    return {
+        f"config.{name}": _on_command_line(value)
+        for name, value in ours.items()
+        if name.startswith(_OF_SETTING)
+        and name not in own
+        and not name.startswith(("prior.extra.", "prior.examples."))
+        and value != default[name]
+    }
+
+
+def _on_command_line(value: Any) -> str:
+    """A field's value as `--config.FIELD` reads it: a list is a tuple there, and None is empty."""
+    if isinstance(value, list):
+        return repr(tuple(value))
+    return "" if value is None else str(value)

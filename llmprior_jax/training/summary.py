@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 _CONFIDENCE = 0.95
 _RESAMPLES = 2_000
 SOLVED = 0.9
-_UNSEEN = "unseen_success_rate"
+_UNSEEN, _TRUST = "unseen_success_rate", "trust"
 # Under this a summary has what came before training (`prior_alone.look`); no agent is named so.
 BEFORE_TRAINING = "before_training"
 
@@ -62,6 +62,7 @@ def summarize(records: Sequence[Mapping[str, Any]], unit: str) -> dict[str, Any]
     Returns:
       `success_rate` and `return` (of the last evaluation), and `unseen_success_rate` where unseen
       games were played: `iqm`, `ci95` and `per_seed`;
+      `trust`, the weight of the prior at the end, where it was learned: `mean` and `per_seed`;
       `steps_to_90`: `median`, `quartiles` and `per_seed`, each None where not reached, and
       `reached`, the share of seeds that got there; `steps`, those taken, and `unit`.
     """
@@ -72,11 +73,16 @@ def summarize(records: Sequence[Mapping[str, Any]], unit: str) -> dict[str, Any]
     # The higher of two neighbors: where half of the seeds never get there, the median is never.
     quartiles = np.quantile(steps, [0.25, 0.5, 0.75], method="higher")
     last = evaluations[-1]
+    trust = {}
+    if _TRUST in last:
+        per_seed = np.array(last[_TRUST], float)
+        trust = {_TRUST: {"mean": float(per_seed.mean()), "per_seed": per_seed.tolist()}}
     unseen = {_UNSEEN: _over_seeds(np.array(last[_UNSEEN], float))} if _UNSEEN in last else {}
     return {
         "success_rate": _over_seeds(success[-1]),
         **unseen,
         "return": _over_seeds(returns[-1]),
+        **trust,
         "steps_to_90": {
             "median": _finite(quartiles[1]),
             "quartiles": [_finite(quartiles[0]), _finite(quartiles[2])],
@@ -86,6 +92,12 @@ def summarize(records: Sequence[Mapping[str, Any]], unit: str) -> dict[str, Any]
         "steps": last["step"],
         "unit": unit,
     }
+
+
+def bounds(statistic: Mapping[str, Any]) -> tuple[float, float]:
+    """The interval of a statistic, infinite where `ci95` has no number: JSON knows no infinity."""
+    low, high = statistic["ci95"]
+    return -np.inf if low is None else low, np.inf if high is None else high
 
 
 def table(summary: Mapping[str, Mapping[str, Any]], num_seeds: int | None) -> rich.table.Table:
@@ -202,6 +214,6 @@ def _count(value: float | None) -> str:
 
 
 def _with_interval(statistic: Mapping[str, Any], form: str) -> str:
-    low, high = statistic["ci95"]
+    low, high = bounds(statistic)
     middle = statistic["iqm"] if "iqm" in statistic else statistic["mean"]
     return f"{form.format(middle)} \\[{form.format(low)}, {form.format(high)}]"

@@ -1,5 +1,7 @@
 """Validates settings before anything is loaded or written."""
 
+from collections.abc import Sequence
+
 import jax
 
 from llmprior_jax import agents, datasets, models
@@ -103,6 +105,13 @@ def _check_prior(prior: PriorSettings) -> None:
 def _check_prompt(prior: PriorSettings) -> None:
     words, shown = prompts.words(prior.prompt), prior.examples
     shows = prompts.FEW_SHOT in words
+    for field, named in (("file", shown.file), ("workdir", shown.workdir)):
+        if named is not None and not shows:
+            raise ValueError(
+                f"config.prior.examples.{field} is {named!r}, and config.prior.prompt is "
+                f"{prior.prompt!r}, which shows no examples: put few_shot into the prompt, such as "
+                f"--config.prior.prompt={_with_examples(words)}, or name none"
+            )
     if shows and shown.file is not None and shown.workdir is not None:
         raise ValueError(
             f"config.prior.prompt is {prior.prompt!r}, which shows successful episodes; name a run "
@@ -119,6 +128,11 @@ def _check_prompt(prior: PriorSettings) -> None:
             f"config.prior.prompt is {prior.prompt!r}, which samples a thought before the action; "
             "set config.prior.method to 'propose'"
         )
+
+
+def _with_examples(words: Sequence[str]) -> str:
+    """The name of a prompt that shows examples, of the words of one that does not."""
+    return "+".join((words[0], prompts.FEW_SHOT, *words[1:]))
 
 
 def _check_environment(settings: Settings) -> None:

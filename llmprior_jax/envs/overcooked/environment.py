@@ -318,9 +318,8 @@ class Overcooked(TextEnvironment[EnvState, EnvParams]):
         )
 
     def examples(self) -> tuple[Example, ...]:
-        """An episode in which another dish is served."""
-        task = text.task(self.recipe.ingredients)
-        return tuple(shown for shown in examples.read("overcooked") if shown.task != task)[:1]
+        """An episode in which another salad is served, of more ingredients or of fewer."""
+        return examples.for_kitchen(len(self.recipe.ingredients))
 
     def scene(self, state: EnvState) -> Scene:
         """The whole kitchen, the cook, and every thing where it is."""

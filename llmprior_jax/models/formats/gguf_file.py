@@ -68,7 +68,7 @@ _SCALARS = {
     12: "d",
 }
 _STRING, _ARRAY = 8, 9
-_PART = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
+_PART = re.compile(r"-(\d{5})-of-(\d{5})(\.gguf)$", re.IGNORECASE)
 
 
 class GGUFFile(NamedTuple):
@@ -139,6 +139,11 @@ def read(path: Path) -> GGUFFile:
         raise CheckpointError(str(path), [f"it cannot be read: {error}"]) from error
 
 
+def is_named_so(path: Path) -> bool:
+    """Whether a file's name says that it is a GGUF file."""
+    return path.suffix.lower() == ENDING
+
+
 def part(path: Path) -> tuple[int, int] | None:
     """Which part of how many a file's name says that it is, from 1 on; None if it is whole."""
     found = _PART.search(path.name)
@@ -156,15 +161,14 @@ def parts(path: Path) -> list[Path]:
             str(path), [f"its name says that it is part {numbers[0]} of {count}; rename it"]
         )
     names = (
-        _PART.sub(f"-{number:05}-of-{count:05}{ENDING}", path.name)
-        for number in range(1, count + 1)
+        _PART.sub(rf"-{number:05}-of-{count:05}\3", path.name) for number in range(1, count + 1)
     )
     return [path.with_name(name) for name in names]
 
 
 def all_parts(pattern: str) -> str:
     """The pattern that all parts of the file of that name have."""
-    return _PART.sub(rf"-?????-of-\2{ENDING}", pattern)
+    return _PART.sub(r"-?????-of-\2\3", pattern)
 
 
 def directory_part(directory: Path) -> Path | None:
@@ -176,7 +180,7 @@ def directory_part(directory: Path) -> Path | None:
     Raises:
       CheckpointError: there are several.
     """
-    files = sorted(path for path in directory.iterdir() if path.suffix == ENDING)
+    files = sorted(path for path in directory.iterdir() if is_named_so(path))
     models: dict[str, Path] = {}
     for path in files:
         models.setdefault(all_parts(path.name), path)
@@ -297,38 +301,38 @@ class _Header:
     ) -> dict[str, GGUFTensor]:
         import gguf
 
-        problems: list[str] = []
         tensors: dict[str, GGUFTensor] = {}
         beginning = -(-self.at // alignment) * alignment
+        twice: list[str] = []
         unknown: list[str] = []
+        uneven: list[str] = []
+        beyond: list[str] = []
         for name, shape, kind, offset in listing:
             if name in tensors:
-                problems.append(f"tensor {name!r} is there twice")
+                twice.append(name[:80])
             if kind not in QUANTIZATIONS:
                 unknown.append(f"{name[:80]} is {_quantization(kind)}")
                 continue
             dtype = QUANTIZATIONS[kind]
             block, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[dtype]]
             if shape[-1] % block:
-                problems.append(
-                    f"tensor {name[:80]!r} has rows of {shape[-1]:,} values, no multiple of the "
-                    f"{block} that {dtype} takes together"
-                )
+                uneven.append(f"{name[:80]} has {shape[-1]:,}, and {dtype} takes {block} together")
                 continue
             row_bytes = shape[-1] // block * size
             start = beginning + offset
             end = start + math.prod(shape[:-1]) * row_bytes
             if end > len(self.data):
-                problems.append(
-                    f"tensor {name[:80]!r} ends at byte {end:,}, but the file has "
-                    f"{len(self.data):,}; it is damaged or cut short"
-                )
+                beyond.append(name[:80])
             tensors[name] = GGUFTensor(self.path, name, shape, dtype, start, row_bytes)
-        if unknown:
-            problems.append(
-                f"{len(unknown)} tensors are of a quantization that is not supported: "
-                f"{listed(unknown)}; supported are {', '.join(QUANTIZATIONS.values())}"
-            )
+        known = f"; supported are {', '.join(QUANTIZATIONS.values())}"
+        cut = "; it is damaged or cut short"
+        wrong = [
+            (twice, "are there twice", ""),
+            (unknown, "are of a quantization that is not supported", known),
+            (uneven, "have rows that do not divide into what is stored as one", ""),
+            (beyond, f"end beyond the file's {len(self.data):,} bytes", cut),
+        ]
+        problems = [f"{len(of)} tensors {are}: {listed(of)}{end}" for of, are, end in wrong if of]
         if problems:
             raise CheckpointError(str(self.path), problems)
         return tensors

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from llmprior_jax.models.checkpoint import Checkpoint, Tensor, listed
 from llmprior_jax.models.config import CheckpointError
+from llmprior_jax.models.formats.gguf_file import is_named_so
 
 # Importing transformers takes seconds, and it imports torch where torch is installed. Only who
 # loads a tokenizer pays for that.
@@ -56,7 +57,7 @@ class HFDirectory(Checkpoint):
         problem = f"there is neither {WEIGHTS} nor {INDEX}"
         if next(self.path.glob("*.bin"), None):
             problem += "; *.bin files are pickles, which can run code and are never read"
-        if found := next(self.path.glob("*.gguf"), None):
+        if found := next(filter(is_named_so, sorted(self.path.iterdir())), None):
             problem += f"; a GGUF file is read when it is named itself: {found}"
         problems.append(problem)
         return {}
@@ -103,12 +104,16 @@ def shard_names(index: Mapping[str, Any], problems: list[str]) -> list[str]:
         problems.append(f"{INDEX} has no table weight_map")
         return []
     shards: list[str] = []
+    others: list[str] = []
     for shard in sorted({str(shard) for shard in shard_of.values()}):
         # A bare name, so that an index cannot point out of its directory.
-        if Path(shard).name != shard or not shard.endswith(".safetensors"):
-            problems.append(f"{INDEX} names {shard!r}, which is no safetensors file beside it")
-        else:
-            shards.append(shard)
+        is_beside = Path(shard).name == shard and shard.endswith(".safetensors")
+        (shards if is_beside else others).append(shard)
+    if others:
+        problems.append(
+            f"{INDEX} names {len(others)} files that are no safetensors files beside it: "
+            f"{listed([repr(other) for other in others])}"
+        )
     return shards
 
 
@@ -132,15 +137,18 @@ def _read_shard_headers(directory: Path, problems: list[str]) -> dict[str, Tenso
     if index is None:
         return {}
     tensors: dict[str, Tensor] = {}
-    for shard in shard_names(index, problems):
-        if not (directory / shard).is_file():
-            problems.append(f"{INDEX} names {shard}, which is missing")
+    shards = shard_names(index, problems)
+    absent = [shard for shard in shards if not (directory / shard).is_file()]
+    if absent:
+        problems.append(f"{len(absent)} files that {INDEX} names are missing: {listed(absent)}")
+    for shard in shards:
+        if shard in absent:
             continue
         header = _read_header(directory / shard, problems)
         shard_of = index["weight_map"]
-        absent = [name for name in shard_of if shard_of[name] == shard and name not in header]
-        if header and absent:
-            problems.append(f"{shard} lacks tensors that {INDEX} expects: {listed(absent)}")
+        lacking = [name for name in shard_of if shard_of[name] == shard and name not in header]
+        if header and lacking:
+            problems.append(f"{shard} lacks tensors that {INDEX} expects: {listed(lacking)}")
         tensors |= header
     return tensors
 

@@ -11,13 +11,15 @@ from llmprior_jax.models.checkpoint import Checkpoint
 from llmprior_jax.models.config import CheckpointError
 from llmprior_jax.models.formats import hf_directory
 from llmprior_jax.models.formats.gguf_checkpoint import GGUFCheckpoint
-from llmprior_jax.models.formats.gguf_file import ENDING, all_parts, directory_part
+from llmprior_jax.models.formats.gguf_file import all_parts, directory_part, is_named_so
 from llmprior_jax.models.formats.hf_directory import HFDirectory
 
 _EMBEDDED = {"tiny": Path(__file__).parent.parent / "tiny"}
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 # A GGUF file of a repository on the hub: owner/name/file.gguf, with folders between if need be.
-_HUB_FILE = re.compile(r"([A-Za-z0-9][\w.-]*/[\w.-]+)/((?:[\w-][\w. +-]*/)*[\w-][\w. +-]*\.gguf)")
+_HUB_FILE = re.compile(
+    r"([A-Za-z0-9][\w.-]*/[\w.-]+)/((?:[\w-][\w. +-]*/)*[\w-][\w. +-]*(?i:\.gguf))"
+)
 
 
 def find(path_or_hub_id: str | Path, files: Sequence[str], weights: bool = True) -> Path:
@@ -38,7 +40,7 @@ def find(path_or_hub_id: str | Path, files: Sequence[str], weights: bool = True)
             return path
         return directory_part(path) or path
     if path.is_file():
-        if path.suffix == ENDING:
+        if is_named_so(path):
             return path
         raise CheckpointError(
             name, ["it is a file that is no GGUF; give the directory of a checkpoint"]
@@ -47,7 +49,7 @@ def find(path_or_hub_id: str | Path, files: Sequence[str], weights: bool = True)
         hub_id, file = on_hub.groups()
         # A split file is wanted with all of its parts.
         return _download(hub_id, [all_parts(glob.escape(file))]) / file
-    if path.suffix == ENDING:
+    if is_named_so(path):
         raise CheckpointError(
             name,
             ["there is no such file; one on the Hugging Face hub is called owner/name/file.gguf"],

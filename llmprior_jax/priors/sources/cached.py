@@ -127,12 +127,13 @@ class CachedModel:
         """The language model's tokenizer, read when it is first needed, without the weights."""
         if "language_model" in self.__dict__:
             return self.language_model.tokenizer
-        return models.load_tokenizer(self.name)
+        return self._loaded(self.name, lambda: models.load_tokenizer(self.name))
 
     @functools.cached_property
     def text_encoder(self) -> models.TextEncoder | None:
         """What makes features of texts, loaded when it is first needed; None if the model does."""
-        return None if self._features == HIDDEN else models.load_encoder(self._features)
+        name = self._features
+        return None if name == HIDDEN else self._loaded(name, lambda: models.load_encoder(name))
 
     @property
     def identity(self) -> str:
@@ -145,7 +146,9 @@ class CachedModel:
         """What identifies the model's numbers; the model is not loaded for it."""
         if "language_model" in self.__dict__:
             return self.language_model.fingerprint
-        return models.fingerprint(self.name, quantize=self._quantize)
+        return self._loaded(
+            self.name, lambda: models.fingerprint(self.name, quantize=self._quantize)
+        )
 
     def load_again(self, name: str, dtype: Any) -> models.LanguageModel:
         """A language model on one device, as `llmprior_jax.models.load` gives it.
@@ -162,8 +165,9 @@ class CachedModel:
                 return lm
         return self._loaded(name, lambda: models.load(name, dtype))
 
-    def _loaded(self, name: str, load: Callable[[], models.LanguageModel]) -> models.LanguageModel:
-        loaded: list[models.LanguageModel] = []
+    def _loaded(self, name: str, load: Callable[[], _Result]) -> _Result:
+        """What is read of a model's files, or of the hub, which may take minutes."""
+        loaded: list[_Result] = []
         try:
             self._stoppable(lambda: [load()], loaded.append)
         except stopping.StoppedError as error:
@@ -224,33 +228,37 @@ class CachedModel:
         answers: dict[str, StoredScores] = {}
         asked: dict[_List, _List] = {}
         texts = list(wanted)
-        before = self.queries
-        with _bar(len(texts), "prior") as bar:
-            for start in range(0, len(texts), self._prompts_per_batch):
-                batch = texts[start : start + self._prompts_per_batch]
-                lists = [(text, actions) for text in batch for actions in wanted[text]]
-                try:
-                    asked |= self._answer(lists, answers, bar)
-                except stopping.StoppedError as error:
-                    self._unfinished |= answers
-                    asked |= dict(zip(lists, self._aligned(lists), strict=True))
-                    done = _num_answered(prompts, asked, answers)
-                    raise InterruptedScoringError(
-                        f"stopped after scoring {done:,} of {len(prompts):,} states; the same "
-                        "command goes on from there",
-                        done,
-                    ) from error
-                bar.update(start + len(batch) - bar.n)
-        found = self.queries.saved - before.saved
-        if self._store is not None and not self._store.read_only:
-            self._keep(lambda store: store.count(*self._name, found, len(texts) - found), 0)
+        before, not_found = self.queries, 0
+        try:
+            with _bar(len(texts), "prior") as bar:
+                for start in range(0, len(texts), self._prompts_per_batch):
+                    began = time.perf_counter()
+                    batch = texts[start : start + self._prompts_per_batch]
+                    lists = [(text, actions) for text in batch for actions in wanted[text]]
+                    as_asked, missing = self._find(lists, answers)
+                    asked |= as_asked
+                    not_found += len(missing)
+                    if missing:
+                        self._ask(missing, answers, bar, began)
+                    bar.update(start + len(batch) - bar.n)
+        except stopping.StoppedError as error:
+            self._unfinished |= answers
+            answered = [_is_answered(prompt, asked, answers) for prompt in prompts]
+            made = self.queries.made - before.made
+            lost = self.queries.not_kept - before.not_kept if self._store is not None else made
+            raise InterruptedScoringError(
+                f"stopped after scoring {sum(answered):,} of {len(prompts):,} states: "
+                f"{made:,} queries made, {made - lost:,} of them kept in the store; the same "
+                "command goes on from there",
+                done=[*answered, False].index(False),
+            ) from error
+        finally:
+            self._count(self.queries.saved - before.saved, not_found)
         scores = _in_order([asked[prompt.text, prompt.actions] for prompt in prompts], answers)
-        if self.text_encoder is None:
+        encoder = self.text_encoder
+        if encoder is None:
             return scores
-        actions = [prompt.actions for prompt in prompts]
-        texts = [prompt.text for prompt in prompts]
-        features = np.asarray(encode_actions(self.text_encoder, texts, actions))
-        return scores._replace(features=features)
+        return scores._replace(features=self._encode(encoder, prompts))
 
     def propose(
         self, prompts: Sequence[Prompt], seed: int, k: int, sampling: Sampling
@@ -295,41 +303,32 @@ class CachedModel:
     def _name(self) -> tuple[str, str]:
         return self.fingerprint, self.name
 
-    def _answer(
-        self, lists: Sequence[_List], answers: dict[str, StoredScores], bar: Any
-    ) -> dict[_List, _List]:
-        """Answers one batch of queries, from the store as far as it goes.
+    def _find(
+        self, lists: Sequence[_List], answers: dict[str, StoredScores]
+    ) -> tuple[dict[_List, _List], dict[str, tuple[str, ...]]]:
+        """Answers one batch of queries as far as the store goes.
 
         Args:
           lists: what is asked, each once.
           answers: gets the answers by prompt.
-          bar: gets ahead with what the model does.
 
         Returns:
-          What was asked instead of each list (`_aligned`).
+          What is asked instead of each list (`_align`), and the actions by prompt that the model
+          is to be asked about.
         """
-        start = time.perf_counter()
         asked = [each if begins_plainly(*each) else self._align(*each) for each in lists]
         wanted = _by_prompt(asked)
         missing = self._look_up(wanted, answers)
         if missing:
             # The model is needed, so its tokenizer can be asked about all.
-            aligned = self._aligned(lists)
+            aligned = [self._align(*each) for each in lists]
             if aligned != asked:
                 asked, wanted = aligned, _by_prompt(aligned)
                 missing = self._look_up(wanted, answers)
-        before = self.queries
-        if missing:
-            self._ask(missing, answers, bar)
-        made, _, not_kept, seconds = self.queries
-        if missing:
-            seconds = before.seconds + time.perf_counter() - start
-        saved = before.saved + len(wanted) - len(missing)
-        self.queries = Queries(made, saved, not_kept, seconds)
-        return dict(zip(lists, asked, strict=True))
-
-    def _aligned(self, lists: Sequence[_List]) -> list[_List]:
-        return [self._align(*each) for each in lists]
+        # What a call that was stopped left here was made by this object, and is counted so.
+        saved = wanted.keys() - missing.keys() - self._unfinished.keys()
+        self.queries = self.queries._replace(saved=self.queries.saved + len(saved))
+        return dict(zip(lists, asked, strict=True)), missing
 
     def _align(self, text: str, actions: tuple[str, ...]) -> _List:
         return (text, actions) if self._reads_apart else align(self.tokenizer, text, actions)
@@ -339,7 +338,7 @@ class CachedModel:
         """Whether the model is an encoder-decoder; it is not loaded for it."""
         if "language_model" in self.__dict__:
             return isinstance(self.language_model.config, models.EncoderDecoderConfig)
-        return language_model.reads_apart(self.name)
+        return self._loaded(self.name, lambda: language_model.reads_apart(self.name))
 
     def _look_up(
         self, wanted: Mapping[str, tuple[str, ...]], answers: dict[str, StoredScores]
@@ -361,9 +360,20 @@ class CachedModel:
         return missing
 
     def _ask(
-        self, missing: Mapping[str, tuple[str, ...]], answers: dict[str, StoredScores], bar: Any
+        self,
+        missing: Mapping[str, tuple[str, ...]],
+        answers: dict[str, StoredScores],
+        bar: Any,
+        began: float,
     ) -> None:
-        """Asks the model; what it answers before it is stopped, or fails, is kept."""
+        """Asks the model; what it answers before it is stopped, or fails, is kept and counted.
+
+        Args:
+          missing: what is asked.
+          answers: gets the answers by prompt.
+          bar: gets ahead with what the model does.
+          began: when work on the batch began.
+        """
         texts, lists = list(missing), list(missing.values())
         lm = self.language_model
         new: dict[str, StoredScores] = {}
@@ -381,9 +391,34 @@ class CachedModel:
             if new:
                 in_order = {text: new[text] for text in texts if text in new}
                 self._keep(lambda store: store.put_scores(*self._name, in_order), len(in_order))
-                self.queries = self.queries._replace(made=self.queries.made + len(in_order))
+            self._count_made(len(new), began)
             for text, answer in new.items():
                 _add(answers, text, answer)
+
+    def _encode(self, encoder: models.TextEncoder, prompts: Sequence[Prompt]) -> np.ndarray:
+        """The text encoder's features of prompts."""
+        texts = [prompt.text for prompt in prompts]
+        actions = [prompt.actions for prompt in prompts]
+        features: list[np.ndarray] = []
+        try:
+            self._stoppable(
+                lambda: [np.asarray(encode_actions(encoder, texts, actions))], features.append
+            )
+        except stopping.StoppedError as error:
+            raise InterruptedScoringError(
+                f"stopped while features of {len(prompts):,} states were made; the same command "
+                "goes on, with what was scored until now"
+            ) from error
+        return features[0]
+
+    def _count_made(self, made: int, began: float) -> None:
+        seconds = self.queries.seconds + time.perf_counter() - began
+        self.queries = self.queries._replace(made=self.queries.made + made, seconds=seconds)
+
+    def _count(self, found: int, not_found: int) -> None:
+        """Counts in the store what was asked of it, if anything was."""
+        if found + not_found and self._store is not None and not self._store.read_only:
+            self._keep(lambda store: store.count(*self._name, found, not_found), 0)
 
     def _stoppable(
         self, work: Callable[[], Iterable[_Result]], take: Callable[[_Result], None]
@@ -404,7 +439,7 @@ class CachedModel:
         sampling: Sampling,
     ) -> dict[str, Proposals]:
         """Samples for one batch of texts, from the store as far as it goes."""
-        start = time.perf_counter()
+        began = time.perf_counter()
         settings = sampling._asdict() | {"seed": seed, "k": k, "after_thought": after_thought}
         known: dict[str, Proposals] = {}
         if self._store is not None:
@@ -414,24 +449,24 @@ class CachedModel:
                 for text, answer in zip(texts, held, strict=True)
                 if answer is not None
             }
+        self.queries = self.queries._replace(saved=self.queries.saved + len(known))
         missing = [text for text in texts if text not in known]
-        seconds = 0.0
         if missing:
             asked = [Prompt(text, (), after_thought) for text in missing]
             lm, key = self.language_model, jax.random.key(seed)
             new: dict[str, Proposals] = {}
-            self._stoppable(
-                lambda: [propose(lm, asked, key, k, sampling)],
-                lambda said: new.update(zip(missing, said, strict=True)),
-            )
-            self._keep(lambda store: store.put_proposals(*self._name, settings, new), len(new))
+            try:
+                self._stoppable(
+                    lambda: [propose(lm, asked, key, k, sampling)],
+                    lambda said: new.update(zip(missing, said, strict=True)),
+                )
+            finally:
+                if new:
+                    self._keep(
+                        lambda store: store.put_proposals(*self._name, settings, new), len(new)
+                    )
+                self._count_made(len(new), began)
             known |= new
-            seconds = time.perf_counter() - start
-        self.queries = self.queries._replace(
-            made=self.queries.made + len(missing),
-            saved=self.queries.saved + len(texts) - len(missing),
-            seconds=self.queries.seconds + seconds,
-        )
         return known
 
     def _keep(self, write: Callable[[PriorStore], None], answers: int) -> None:
@@ -461,15 +496,11 @@ def _add(answers: dict[str, StoredScores], text: str, answer: StoredScores | Non
         answers[text] = answers[text].merge(answer) if text in answers else answer
 
 
-def _num_answered(
-    prompts: Sequence[Prompt], asked: Mapping[_List, _List], answers: Mapping[str, StoredScores]
-) -> int:
-    """How many prompts, from the first one on, are answered."""
-    for number, prompt in enumerate(prompts):
-        text, actions = asked.get((prompt.text, prompt.actions), ("", ()))
-        if text not in answers or not set(answers[text].actions).issuperset(actions):
-            return number
-    return len(prompts)
+def _is_answered(
+    prompt: Prompt, asked: Mapping[_List, _List], answers: Mapping[str, StoredScores]
+) -> bool:
+    text, actions = asked.get((prompt.text, prompt.actions), ("", ()))
+    return text in answers and set(answers[text].actions).issuperset(actions)
 
 
 def _in_order(lists: Sequence[_List], answers: Mapping[str, StoredScores]) -> TextScores:
