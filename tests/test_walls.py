@@ -12,7 +12,7 @@ from llmprior_jax import training
 
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = "llmprior_jax"
-EQUATIONS = {"posterior", "bellman", "elbo"}
+EQUATIONS = {"posterior", "bellman", "elbo", "refine"}
 # What everybody may import.
 LEAVES = EQUATIONS | {
     *("errors", "examples", "files", "progress", "registry", "settings", "stopping", "types"),

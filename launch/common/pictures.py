@@ -242,7 +242,8 @@ def _step(number: int, decision: Decision, drawn: Sequence[str]) -> str:
     return (
         f'<section id="step{number}"><h2>{number}. {badge}</h2>{picture}<div class=right>{history}'
         f"<p>{html.escape(decision.text.observation)}</p>{table(''.join(rows[:_MOST_BARS]))}{more}"
-        f"<p>did: <b>{html.escape(actions[decision.action])}</b>, reward {decision.reward:.3f}{counted}</p>"
+        f"<p>did: <b>{html.escape(actions[decision.action])}</b>, reward {decision.reward:.3f}"
+        f"{counted}</p>"
         "</div></section>"
     )
 
