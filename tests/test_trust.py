@@ -1,0 +1,143 @@
+"""Trust within agents: what it does to a prior, and what agents learn under good and bad ones."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from lock_env import LENGTH, RIGHT, Lock, LockState, lock_table
+
+from llmprior_jax import agents
+from llmprior_jax.agents import trust
+from llmprior_jax.learning import make_loop
+from llmprior_jax.priors import table as tables
+from llmprior_jax.settings import LoopSettings
+from llmprior_jax.types import ActionPrior
+
+ITERATIONS = 100
+CONFIG = LoopSettings(num_envs=8, replay_capacity=4_000, warmup_steps=4, batch_size=32)
+PRIOR = ActionPrior(jnp.log(jnp.array([0.7, 0.2, 0.1, 0.0])), jnp.ones((4, 3)))
+
+
+class ShortLock(Lock):
+    """Two wheels are left: blind search opens it once in 36 episodes."""
+
+    def reset_env(self, key, params):
+        return jnp.int32(LENGTH - 2), LockState(time=jnp.int32(0), wheel=jnp.int32(LENGTH - 2))
+
+
+@functools.cache
+def trained(confidence: float, kind: str, lock=ShortLock, segments: int = 8):
+    """Two seeds of DQN-Prior after 800 iterations, and the metrics of the last hundred."""
+    env = lock()
+    of_kind = {"fixed": None, "learned": trust.by_episodes()}[kind]
+    agent = agents.dqn_prior(alpha=0.02, learning_rate=3e-3, trust=of_kind)
+    loop = make_loop(env, env.default_params, agent, CONFIG, ITERATIONS)
+    table = lock_table(confidence)
+    state = jax.vmap(loop.init, in_axes=(0, None))(jax.vmap(jax.random.key)(jnp.arange(2)), table)
+    segment = jax.jit(jax.vmap(loop.segment, in_axes=(0, None, None)))
+    for number in range(segments):
+        state, metrics, _ = segment(state, table, jnp.int32(number * ITERATIONS))
+    return agent, state, metrics, table
+
+
+def chance_of_opening(confidence: float, kind: str, lock=ShortLock, first: int = LENGTH - 2):
+    """The probability [S] that each seed's policy turns all wheels rightly, from `first`."""
+    agent, state, _, table = trained(confidence, kind, lock)
+    prior = jax.vmap(lambda row: tables.lookup(table, row))(jnp.arange(first, LENGTH))
+    policies = jax.vmap(jax.vmap(agent.policy, in_axes=(None, 0)), in_axes=(0, None))
+    log_probs = policies(state.agent, prior).log_probs
+    right = jnp.asarray(RIGHT[first:])[None, :, None]
+    return np.exp(np.sum(np.take_along_axis(np.asarray(log_probs), right, axis=2), axis=(1, 2)))
+
+
+def test_a_prior_that_rules_out_what_is_right_is_overcome():
+    assert (chance_of_opening(1e-6, "learned") > 0.8).all()
+
+
+def test_taken_as_it_is_such_a_prior_is_never_overcome():
+    assert (chance_of_opening(1e-6, "fixed") < 0.01).all()
+
+
+def test_a_good_prior_opens_a_lock_that_blind_search_does_not():
+    assert (chance_of_opening(0.67, "learned", Lock, 0) > 0.8).all()
+
+
+def test_the_prior_of_the_policy_is_the_mixture():
+    agent = agents.dqn_prior(trust=trust.by_episodes(initial=0.25))
+    policy = agent.policy(agent.init(jax.random.key(0), PRIOR), PRIOR)
+    expected = 0.25 * np.array([0.7, 0.2, 0.1, 0.0]) + 0.75 * np.array([1, 1, 1, 0]) / 3
+    np.testing.assert_allclose(np.exp(policy.prior), expected, rtol=1e-5)
+    # Q is 0 at first.
+    np.testing.assert_allclose(np.exp(policy.log_probs), expected, rtol=1e-5)
+    assert policy.trust == pytest.approx(0.25, rel=1e-5)
+
+
+def test_each_way_of_exploring_acts_by_its_own_prior():
+    agent = agents.dqn_prior(trust=trust.by_episodes())
+    state = agent.init(jax.random.key(0), PRIOR)
+    keys = jax.random.split(jax.random.key(1), 4_000)
+    for way, expected in ((trust.PRIOR, [0.7, 0.2, 0.1, 0]), (trust.UNIFORM, [1 / 3] * 3 + [0])):
+        act = jax.vmap(agent.explore.act, in_axes=(None, 0, None, None))
+        counts = np.bincount(act(state, keys, PRIOR, jnp.int32(way)), minlength=4)
+        # Five standard errors of a share of 4,000 are 0.04.
+        np.testing.assert_allclose(counts / len(keys), expected, atol=0.04)
+
+
+def test_ways_are_drawn_by_their_weights():
+    agent = agents.dqn_prior(trust=trust.by_episodes(initial=0.3))
+    state = agent.init(jax.random.key(0), PRIOR)
+    draws = jax.vmap(agent.explore.begin, in_axes=(None, 0))(
+        state, jax.random.split(jax.random.key(1), 4_000)
+    )
+    assert np.mean(draws == trust.PRIOR) == pytest.approx(0.3, abs=0.04)
+
+
+def test_another_prior_reaches_exploration_too():
+    agent = agents.with_prior(
+        agents.dqn_prior(trust=trust.by_episodes()), agents.prior_transforms.reversed_order
+    )
+    state = agent.init(jax.random.key(0), PRIOR)
+    keys = jax.random.split(jax.random.key(1), 1_000)
+    act = jax.vmap(agent.explore.act, in_axes=(None, 0, None, None))
+    counts = np.bincount(act(state, keys, PRIOR, jnp.int32(trust.PRIOR)), minlength=4)
+    assert counts.argmax() == 2
+
+
+def test_by_states_the_weight_follows_what_the_posterior_takes_from_the_prior():
+    by_states = trust.by_states(initial=0.5, rate=0.5)
+    members = trust.members(jnp.log(jnp.array([[0.9, 0.1]])))
+    policy = jnp.log(jnp.array([[1.0, 0.0]]))
+    weights = by_states.see_states(by_states.init(), members, policy, jnp.ones(1))
+    # Of what is done for certain, 0.9 : 0.5 is the prior's.
+    theirs = 0.9 / 1.4
+    np.testing.assert_allclose(weights, [0.25 + theirs / 2, 0.75 - theirs / 2], rtol=1e-5)
+
+
+def test_of_a_batch_without_states_nothing_is_learned():
+    by_states = trust.by_states(initial=0.5)
+    members = trust.members(jnp.full((1, 2), -jnp.inf))
+    weights = by_states.see_states(
+        by_states.init(), members, jnp.full((1, 2), -jnp.inf), jnp.zeros(1)
+    )
+    np.testing.assert_array_equal(weights, [0.5, 0.5])
+
+
+def test_a_baseline_weighs_nothing():
+    agent = agents.make("dqn", trust=trust.by_episodes())
+    assert agent.explore is None
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: trust.by_episodes(initial=1.0), "between 0 and 1"),
+        (lambda: trust.by_episodes(window=0), "at least 1"),
+        (lambda: trust.by_states(rate=0.0), "over 0"),
+        (lambda: trust.choose("always", online=True), "learned"),
+    ],
+)
+def test_what_cannot_be_is_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
