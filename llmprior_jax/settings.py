@@ -244,6 +244,7 @@ class PolicySettings:
       lora_rank: rank of the low-rank adaptation that is learned; None is full fine-tuning.
       alpha: price of departing from the prior, reward per nat.
       kl_in: where it is charged, "reward" or "loss".
+      trust: in the prior, "learned" or "fixed", see `AgentSettings`.
       clip_epsilon: of PPO's probability ratio.
       discount: per decision.
       gae_lambda: of the generalized advantages.
@@ -263,6 +264,7 @@ class PolicySettings:
     lora_rank: int | None = None
     alpha: float = 0.01
     kl_in: str = "reward"
+    trust: str = "learned"
     clip_epsilon: float = 0.2
     discount: float = 0.95
     gae_lambda: float = 0.95

@@ -105,23 +105,25 @@ def test_another_prior_reaches_exploration_too():
     assert counts.argmax() == 2
 
 
-def test_by_states_the_weight_follows_what_the_posterior_takes_from_the_prior():
+def test_responsibilities_are_averaged_over_states():
+    log_probs = jnp.log(jnp.array([[0.9, 0.1], [0.2, 0.8]]))
+    policy = jnp.log(jnp.array([[1.0, 0.0], [1.0, 0.0]]))
+    weights, share = jnp.array([0.5, 0.5]), jnp.array([0.25, 0.75])
+    found = trust.mean_responsibilities(log_probs, policy, weights, share)
+    expected = 0.25 * 0.9 / 1.4 + 0.75 * 0.2 / 0.7
+    np.testing.assert_allclose(found, [expected, 1 - expected], rtol=1e-5)
+
+
+def test_without_states_responsibilities_are_the_weights():
+    nothing, weights = jnp.full((1, 2), -jnp.inf), jnp.array([0.3, 0.7])
+    found = trust.mean_responsibilities(nothing, nothing, weights, jnp.zeros(1))
+    np.testing.assert_allclose(found, weights)
+
+
+def test_by_states_the_weights_follow_the_responsibilities():
     by_states = trust.by_states(initial=0.5, rate=0.5)
-    members = trust.members(jnp.log(jnp.array([[0.9, 0.1]])))
-    policy = jnp.log(jnp.array([[1.0, 0.0]]))
-    weights = by_states.see_states(by_states.init(), members, policy, jnp.ones(1))
-    # Of what is done for certain, 0.9 : 0.5 is the prior's.
-    theirs = 0.9 / 1.4
-    np.testing.assert_allclose(weights, [0.25 + theirs / 2, 0.75 - theirs / 2], rtol=1e-5)
-
-
-def test_of_a_batch_without_states_nothing_is_learned():
-    by_states = trust.by_states(initial=0.5)
-    members = trust.members(jnp.full((1, 2), -jnp.inf))
-    weights = by_states.see_states(
-        by_states.init(), members, jnp.full((1, 2), -jnp.inf), jnp.zeros(1)
-    )
-    np.testing.assert_array_equal(weights, [0.5, 0.5])
+    weights = by_states.weights(by_states.see_states(by_states.init(), jnp.array([0.9, 0.1])))
+    np.testing.assert_allclose(weights, [0.7, 0.3], rtol=1e-6)
 
 
 def test_a_baseline_weighs_nothing():

@@ -29,6 +29,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from llmprior_jax import refine
+from llmprior_jax.agents import trust as trusts
 from llmprior_jax.agents.agent import Metrics
 from llmprior_jax.agents.policy_agent import PolicyAgent, Rollout, States, advantage_estimates
 from llmprior_jax.agents.q_network import q_function
@@ -47,16 +49,17 @@ class GFlanParams(NamedTuple):
 
 
 class GFlanState(NamedTuple):
-    """Parameters and the optimizer's state.
+    """Parameters, the optimizer's state, and that of trust in the prior, () without it.
 
     Examples:
       >>> state = agents.GFlanState(params=(), optimizer=())
       >>> state._fields
-      ('params', 'optimizer')
+      ('params', 'optimizer', 'trust')
     """
 
     params: GFlanParams
     optimizer: optax.OptState
+    trust: Any = ()
 
 
 def gflan_prior(
@@ -74,6 +77,7 @@ def gflan_prior(
     epochs: int = 4,
     minibatch_states: int = 32,
     hidden_sizes: Sequence[int] = (64,),
+    trust: trusts.Trust | None = None,
 ) -> PolicyAgent:
     """GFlan-Prior as pure functions.
 
@@ -102,11 +106,14 @@ def gflan_prior(
       epochs: passes over a rollout.
       minibatch_states: K, states per minibatch, at most.
       hidden_sizes: of the value head.
+      trust: how far the prior is trusted (`agents.trust.by_states`): the policy is drawn to the
+        mixture of it and the uniform prior; None takes it as it is, as the paper does.
 
     Returns:
       A `PolicyAgent`. Its metrics are means over the steps of the rollout and the epochs:
       `policy_loss`, `value_loss`, `kl` to the prior, `entropy`, `clip_fraction`; and
-      `explained_variance` of the returns by the values before the update, and `distinct_states`.
+      `explained_variance` of the returns by the values before the update, `distinct_states`, and
+      with it `trust`.
 
     Raises:
       ValueError: a parameter is out of its range.
@@ -144,7 +151,13 @@ def gflan_prior(
     def init(key: jax.Array) -> GFlanState:
         policy_key, value_key = jax.random.split(key)
         params = GFlanParams(model.init(policy_key), value_head.init(value_key, model.num_features))
-        return GFlanState(params, optimizer.init(params))
+        return GFlanState(params, optimizer.init(params), () if trust is None else trust.init())
+
+    def trusted(state: GFlanState, log_probs: jax.Array) -> jax.Array:
+        """The prior f32[A] as far as it is trusted."""
+        if trust is None:
+            return log_probs
+        return refine.mixed_log_probs(trusts.members(log_probs), trust.weights(state.trust))
 
     def evaluate(params: GFlanParams, frozen: Any, rows: Any) -> tuple[jax.Array, jax.Array]:
         log_probs, hidden = model.apply(params.policy, frozen, rows)
@@ -178,6 +191,8 @@ def gflan_prior(
     def update(
         state: GFlanState, frozen: Any, key: jax.Array, states: States, rollout: Rollout
     ) -> tuple[GFlanState, Metrics]:
+        weights = None if trust is None else trust.weights(state.trust)
+        prior_log_probs = jax.vmap(trusted, in_axes=(None, 0))(state, states.prior_log_probs)
         advantages = advantage_estimates(
             rollout, alpha if kl_in == "reward" else 0.0, discount, gae_lambda
         )
@@ -202,11 +217,19 @@ def gflan_prior(
             losses, metrics = jax.vmap(step_losses)(
                 log_probs[place],
                 values[place],
-                states.prior_log_probs[steps.row],
+                prior_log_probs[steps.row],
                 steps,
                 advantage,
                 target,
             )
+            if weights is not None:
+                of_steps = jax.vmap(refine.responsibilities, in_axes=(0, 0, None))
+                theirs = of_steps(
+                    jax.lax.stop_gradient(log_probs[place]),
+                    trusts.members(states.prior_log_probs[steps.row]),
+                    weights,
+                )
+                metrics["responsibility"] = theirs[:, trusts.PRIOR]
             # A step elsewhere has nothing to do with the states that are read here.
             losses = jnp.where(weight > 0, losses, 0.0)
             metrics = jax.tree.map(
@@ -232,14 +255,21 @@ def gflan_prior(
                     gradients, state.optimizer, state.params
                 )
                 params: Any = optax.apply_updates(state.params, updates)
-                return GFlanState(params, optimizer_state), jax.tree.map(jnp.add, metrics, new)
+                state = state._replace(params=params, optimizer=optimizer_state)
+                return state, jax.tree.map(jnp.add, metrics, new)
 
             return jax.lax.fori_loop(0, num_minibatches, learn, carry), None
 
-        names = ("policy_loss", "value_loss", "kl", "entropy", "clip_fraction")
+        names = ["policy_loss", "value_loss", "kl", "entropy", "clip_fraction"]
+        names += [] if trust is None else ["responsibility"]
         zeros: Metrics = {name: jnp.zeros(()) for name in names}
         (state, metrics), _ = jax.lax.scan(epoch, (state, zeros), jax.random.split(key, epochs))
         metrics = {name: total / epochs for name, total in metrics.items()}
+        if trust is not None and weights is not None:
+            share = metrics.pop("responsibility")
+            learned = trust.see_states(state.trust, jnp.stack([share, 1 - share]))
+            state = state._replace(trust=learned)
+            metrics |= trusts.metrics(weights)
         residual = jnp.var(target - steps.value) / jnp.maximum(jnp.var(target), 1e-8)
         return state, metrics | {"explained_variance": 1 - residual, "distinct_states": count}
 
@@ -247,4 +277,5 @@ def gflan_prior(
         init=init,
         policy=lambda state, frozen, rows: evaluate(state.params, frozen, rows),
         update=update,
+        prior=trusted,
     )

@@ -70,7 +70,7 @@ class PolicyAgent(NamedTuple):
 
     Examples:
       >>> agents.PolicyAgent._fields
-      ('init', 'policy', 'update')
+      ('init', 'policy', 'update', 'prior')
 
     Attributes:
       init: `key -> state`.
@@ -78,11 +78,14 @@ class PolicyAgent(NamedTuple):
         is that of the `LanguagePolicy`.
       update: `(state, frozen, key, States, Rollout) -> (state, metrics)`, all epochs of learning
         from a rollout.
+      prior: `(state, log_probs f32[A]) -> f32[A]`, the prior that it is drawn to, as far as it
+        trusts the one that it is given.
     """
 
     init: Callable[[jax.Array], AgentState]
     policy: Callable[[AgentState, Any, Any], tuple[jax.Array, jax.Array]]
     update: Callable[[AgentState, Any, jax.Array, States, Rollout], tuple[AgentState, Metrics]]
+    prior: Callable[[AgentState, jax.Array], jax.Array] = lambda state, log_probs: log_probs
 
 
 def advantage_estimates(

@@ -209,18 +209,20 @@ def q_learner(
         metrics |= temperature_metrics
         trust_state = state.trust
         if trust is not None:
-            metrics |= trusts.metrics(trust.weights(trust_state))
+            weights = trust.weights(trust_state)
+            metrics |= trusts.metrics(weights)
             policies = jax.vmap(posterior.posterior_log_probs, in_axes=(0, 0, None))(
                 next_trusted, next_q, alpha
             )
             # Where an episode has ended nothing is done any more.
-            going_on = weight * (1 - batch.terminated)
-            trust_state = trust.see_states(
-                trust_state,
-                trusts.members(batch.next_prior.log_probs),
+            going_on = batch.weight * (1 - batch.terminated)
+            theirs = trusts.mean_responsibilities(
+                batch.next_prior.log_probs,
                 policies,
-                going_on / jnp.maximum(jnp.sum(going_on), jnp.finfo(jnp.float32).tiny),
+                weights,
+                going_on / jnp.maximum(jnp.sum(going_on), 1.0),
             )
+            trust_state = trust.see_states(trust_state, theirs)
         state = QLearnerState(
             params, target_params, optimizer_state, temperature_state, trust_state
         )

@@ -16,6 +16,7 @@ from llmprior_jax.agents.cql_prior import cql_prior
 from llmprior_jax.agents.dqn_prior import dqn_prior
 from llmprior_jax.agents.gflan_prior import gflan_prior
 from llmprior_jax.agents.policy_agent import PolicyAgent
+from llmprior_jax.agents.trust import Trust
 from llmprior_jax.registry import Registry, nearest
 from llmprior_jax.types import LanguagePolicy
 
@@ -41,9 +42,11 @@ def _baseline(factory: Factory) -> Factory:
 
 
 @functools.wraps(gflan_prior)
-def _gflan(model: LanguagePolicy, alpha: float = 0.0, **kwargs: Any) -> PolicyAgent:
-    """GFlan-Prior without a price for departing from the prior, whatever alpha is."""
-    del alpha
+def _gflan(
+    model: LanguagePolicy, alpha: float = 0.0, trust: Trust | None = None, **kwargs: Any
+) -> PolicyAgent:
+    """GFlan-Prior without a price for departing from the prior, whatever alpha and trust are."""
+    del alpha, trust
     return gflan_prior(model, alpha=0.0, **kwargs)
 
 

@@ -32,16 +32,15 @@ class Trust(NamedTuple):
     Attributes:
       init: `() -> state`.
       weights: `(state) -> f32[2]`, of the language model's prior and of the uniform one.
-      see_states: `(state, members f32[B, 2, A], policy f32[B, A], weight f32[B]) -> state`, after
-        each update of Q, with the log-probs of members and posterior in the states reached; the
-        weights sum to 1, or are all 0.
+      see_states: `(state, responsibilities f32[2]) -> state`, after each update, with the members'
+        mean responsibilities for what the policy does in the states of a batch.
       see_episodes: `(state, value f32[N], member i32[N], ended bool[N]) -> state`, the returns of
         the episodes that have ended, each played with one member; None if steps are mixed instead.
     """
 
     init: Callable[[], Any]
     weights: Callable[[Any], jax.Array]
-    see_states: Callable[[Any, jax.Array, jax.Array, jax.Array], Any]
+    see_states: Callable[[Any, jax.Array], Any]
     see_episodes: Callable[[Any, jax.Array, jax.Array, jax.Array], Any] | None
 
 
@@ -81,7 +80,7 @@ def by_episodes(initial: float = 0.5, window: int = 128) -> Trust:
     return Trust(
         init=lambda: refine.no_returns(window),
         weights=lambda returns: refine.trust(returns, jnp.asarray(begin)),
-        see_states=lambda returns, members, policy, weight: returns,
+        see_states=lambda returns, responsibilities: returns,
         see_episodes=refine.add_returns,
     )
 
@@ -100,17 +99,10 @@ def by_states(initial: float = 0.5, rate: float = 0.02) -> Trust:
     if not 0 < rate <= 1:
         raise ValueError(f"rate is {rate}; use a number over 0 and up to 1")
 
-    def see_states(
-        weights: jax.Array, members: jax.Array, policy: jax.Array, weight: jax.Array
-    ) -> jax.Array:
-        theirs = jax.vmap(refine.responsibilities, in_axes=(0, 0, None))(policy, members, weights)
-        # Of a batch without states nothing is learned.
-        return weights + rate * jnp.sum(weight[:, None] * (theirs - weights), axis=0)
-
     return Trust(
         init=lambda: jnp.asarray(begin, jnp.float32),
         weights=lambda weights: weights,
-        see_states=see_states,
+        see_states=lambda weights, theirs: weights + rate * (theirs - weights),
         see_episodes=None,
     )
 
@@ -118,6 +110,22 @@ def by_states(initial: float = 0.5, rate: float = 0.02) -> Trust:
 def members(log_probs: jax.Array) -> jax.Array:
     """The language model's prior f32[..., A] and the uniform one, f32[..., 2, A]."""
     return jnp.stack([log_probs, uniform_log_probs(log_probs)], axis=-2)
+
+
+def mean_responsibilities(
+    log_probs: jax.Array, policy_log_probs: jax.Array, weights: jax.Array, share: jax.Array
+) -> jax.Array:
+    """The members' mean responsibilities f32[2] for a policy; without states, their weights.
+
+    Args:
+      log_probs: f32[B, A], the language model's prior of B states.
+      policy_log_probs: f32[B, A], what is done there.
+      weights: f32[2], of the members.
+      share: f32[B], of each state in the mean; they sum to 1, or are all 0.
+    """
+    of_states = jax.vmap(refine.responsibilities, in_axes=(0, 0, None))
+    theirs = of_states(policy_log_probs, members(log_probs), weights)
+    return weights + jnp.sum(share[:, None] * (theirs - weights), axis=0)
 
 
 def metrics(weights: jax.Array) -> Metrics:

@@ -153,7 +153,7 @@ class Considered(NamedTuple):
 
     Attributes:
       log_prob: f32, log-probability of the action.
-      kl: f32, divergence of the policy from the prior, in nats.
+      kl: f32, divergence of the policy from the prior that it trusts, in nats.
       value: f32, the estimated value of the state.
     """
 
@@ -246,9 +246,10 @@ class PolicyActor:
         keys = jax.vmap(jax.random.split)(standing.envs.key)
         log_probs = view.log_probs[row]
         action = jax.vmap(jax.random.categorical)(keys[:, 0], log_probs)
+        trusted = jax.vmap(self._agent.prior, in_axes=(None, 0))
         considered = Considered(
             log_prob=jnp.take_along_axis(log_probs, action[:, None], axis=1)[:, 0],
-            kl=jax.vmap(kl_to_prior)(log_probs, table.prior.log_probs[row]),
+            kl=jax.vmap(kl_to_prior)(log_probs, trusted(state, table.prior.log_probs[row])),
             value=view.values[row],
         )
         choice = own_keys(standing.envs._replace(key=keys[:, 1]), action)

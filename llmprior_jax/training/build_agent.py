@@ -80,8 +80,10 @@ def build_policy(
     model = language_policy(
         lm, num_actions, prior.normalization, prior.temperature, policy.lora_rank or 0
     )
-    parameters = _parameters(policy, "model", "lora_rank", "num_envs", "rollout_steps")
-    return agents.make_policy(name, model, **parameters), model
+    parameters = _parameters(policy, "model", "lora_rank", "num_envs", "rollout_steps", "trust")
+    # Its policy is not the posterior, and no member of a mixture can be played alone.
+    trust = agents.trust.choose(policy.trust, online=False)
+    return agents.make_policy(name, model, trust=trust, **parameters), model
 
 
 def _parameters(part: AgentSettings | PolicySettings, *others: str) -> dict[str, Any]:
