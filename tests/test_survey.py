@@ -338,7 +338,7 @@ def test_the_ticks_of_a_picture_do_not_collide(tmp_path, monkeypatch):
     assert all(one.x1 < other.x0 for one, other in itertools.pairwise(boxes))
 
 
-class Measured(Exception):  # noqa: N818
+class MeasuredError(Exception):
     """Stands for a measurement; has what was to be measured."""
 
 
@@ -354,12 +354,12 @@ def measured(monkeypatch):
     """Runs the command up to its measurement; returns what is to be measured."""
 
     def measure(settings, grid, dataset, *_):
-        raise Measured(settings, grid, dataset)
+        raise MeasuredError(settings, grid, dataset)
 
     monkeypatch.setattr(measuring, "survey", measure)
 
     def run(*flags):
-        with pytest.raises(Measured) as found:
+        with pytest.raises(MeasuredError) as found:
             run_command(*flags)
         return found.value.args
 

@@ -71,6 +71,15 @@ def places(workdir: pathlib.Path) -> list[Place]:
             episodes=16,
             states=100,
         ),
+        # As models are asked by default, in enough episodes to tell a rare success from none.
+        Place(
+            "ALFWorld Pick, more episodes",
+            pick,
+            prompts=("plain+few_shot",),
+            normalizations=("token",),
+            episodes=256,
+            states=1_200,
+        ),
     ]
 
 

@@ -19,10 +19,9 @@ from llmprior_jax.play.actors import ValueActor
 from llmprior_jax.play.candidates import Candidates
 from llmprior_jax.play.engine_games import EngineGames
 from llmprior_jax.play.evaluation import Decision, Episodes
-from llmprior_jax.play.players import OverSeeds, of_seed, policies
+from llmprior_jax.play.players import OverSeeds, of_seed, policies, prior_acted_by
 from llmprior_jax.play.scored_states import ScoredStates
 from llmprior_jax.play.stepping import lookup_rows
-from llmprior_jax.priors import table as tables
 from llmprior_jax.priors.table import PriorTable
 from llmprior_jax.types import ActionPrior, TextState
 
@@ -162,9 +161,7 @@ class EnginePlayer:
             policy = self._policy(state, (), table, row)
             yield Decision(
                 text=step.states[index],
-                prior=np.exp(
-                    tables.lookup(table, row).log_probs if policy.prior is None else policy.prior
-                ),
+                prior=np.exp(prior_acted_by(policy, table, row)),
                 q_values=np.asarray(policy.q_values),
                 posterior=np.exp(policy.log_probs),
                 action=int(step.action[seed, 0]),

@@ -179,9 +179,7 @@ class JaxPlayer:
             done = bool(terminated | truncated)
             yield Decision(
                 text=text,
-                prior=np.exp(
-                    tables.lookup(table, row).log_probs if policy.prior is None else policy.prior
-                ),
+                prior=np.exp(prior_acted_by(policy, table, row)),
                 q_values=np.asarray(policy.q_values),
                 posterior=np.exp(policy.log_probs),
                 action=int(action),
@@ -206,6 +204,11 @@ class JaxPlayer:
 def of_seed(agents: AgentState, seed: int) -> AgentState:
     """The agent of one seed, on the host."""
     return jax.tree.map(lambda leaf: leaf[seed], fetch(agents))
+
+
+def prior_acted_by(policy: Policy, table: tables.PriorTable, row: jax.Array) -> jax.Array:
+    """The log-probs f32[A] of the prior that an agent acts by in the state of row i32[]."""
+    return tables.lookup(table, row).log_probs if policy.prior is None else policy.prior
 
 
 def policies(
