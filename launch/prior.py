@@ -54,12 +54,14 @@ def fill() -> None:
         folder = pathlib.Path(directory)
         known = build.make_priors(settings, env, env_params, folder, True, examples, app.never)
         table = known.scored.load()
-        queries = known.model.queries
-        known.model.close()
-    print(
-        f"{int(table.size):,} states of {config.env}: {queries.made:,} queries made "
-        f"({queries.per_second:,.0f}/s), {queries.saved:,} in the store already"
-    )
+        queries = {model.name: model.queries for model in known.models}
+        for model in known.models:
+            model.close()
+    for name, made in queries.items():
+        print(
+            f"{int(table.size):,} states of {config.env} by {name}: {made.made:,} queries made "
+            f"({made.per_second:,.0f}/s), {made.saved:,} in the store already"
+        )
 
 
 def show() -> None:

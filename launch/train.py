@@ -31,7 +31,8 @@ _PRIOR = FLAGS.string(
     "prior",
     None,
     "Language model: tiny, a directory, a GGUF file, or a hub id such as Qwen/Qwen2.5-0.5B; also "
-    "what GFlan's policy begins as, unless config.policy.model names another.",
+    "what GFlan's policy begins as, unless config.policy.model names another. Several with commas "
+    "between them are weighed by what they lead to; MODEL@PROMPT says what one is asked.",
 )
 _MESH = FLAGS.string("mesh", None, "Devices, such as data:4,model:2 (config.mesh).")
 _RESUME = FLAGS.boolean(
@@ -48,7 +49,7 @@ def main(argv: Sequence[str]) -> None:
     cluster.join(FLAGS)
     config = _CONFIG.value
     if _PRIOR.value is not None:
-        config.prior.model = _PRIOR.value
+        training.name_priors(config, _PRIOR.value)
     if _MESH.value is not None:
         config.mesh = _MESH.value
     if _WANDB.value is not None:

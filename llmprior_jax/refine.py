@@ -162,6 +162,7 @@ def mixed_log_probs(log_probs: jax.Array, weights: jax.Array) -> jax.Array:
     """
     chex.assert_rank([log_probs, weights], [2, 1])
     chex.assert_type([log_probs, weights], float)
+    chex.assert_equal_shape_prefix([log_probs, weights], 1)
 
     joint = jax.vmap(normalize)(log_probs) + jnp.log(weights)[:, None]
     # The derivative of a sum of nothing would be NaN.

@@ -131,6 +131,25 @@ class ProposalSettings:
     pseudo_count: float = 0.1
 
 
+@dataclass(frozen=True)
+class OtherPriorSettings:
+    """A further language model that is asked for a prior, or the same one asked in another way.
+
+    It is scored (the method "score"); what is not named here is as in `PriorSettings`.
+
+    Attributes:
+      model: the language model.
+      normalization: of its scores.
+      uniform_share: of the uniform prior that is mixed in.
+      prompt: what it is asked.
+    """
+
+    model: str
+    normalization: str = "sum"
+    uniform_share: float = 0.0
+    prompt: str = "plain"
+
+
 def _default_store() -> str:
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return f"{cache}/llmprior_jax/priors.sqlite"
@@ -160,6 +179,8 @@ class PriorSettings:
       store: file of what language models said, shared by all runs; None keeps nothing.
       prompt: what the model is asked (`priors.prompts.make`): a body and what is put around it,
         such as "options+few_shot+chat"; a body may be an import path `my_module:builder`.
+      others: further priors of the same actions, each of which agents learn how far to trust
+        (`agents.trust`). In a configuration, each is a model or `MODEL@PROMPT`, asked as suits it.
       examples: what the prompt "few_shot" shows.
       system: what the prompt "chat" tells the model before all; empty for nothing.
       history: earlier (observation, action) pairs that the language model alone is told, as in the
@@ -180,6 +201,7 @@ class PriorSettings:
     num_features: int = 64
     store: str | None = field(default_factory=_default_store)
     prompt: str = "plain"
+    others: tuple[OtherPriorSettings, ...] = ()
     examples: ExamplesSettings = ExamplesSettings()
     system: str = (
         "You act in a world that is described to you in words. Answer with what you do next, in "

@@ -45,10 +45,13 @@ class ActionPrior(NamedTuple):
       log_probs: f32[..., A], `log p(a|s)`, normalized over the actions; `-inf` where no action is.
       features: f32[..., A, D], a representation of (state, action) by a language model, from which
         Q is learned; zero where no action is.
+      others: f32[..., J, A], log-probabilities of J further priors of the same actions, such as
+        those of other models, for agents that weigh several (`agents.trust`); None is none.
     """
 
     log_probs: jax.Array
     features: jax.Array
+    others: jax.Array | None = None
 
 
 class LanguagePolicy(NamedTuple):

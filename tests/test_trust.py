@@ -17,6 +17,7 @@ from llmprior_jax.types import ActionPrior
 
 ITERATIONS = 100
 CONFIG = LoopSettings(num_envs=8, replay_capacity=4_000, warmup_steps=4, batch_size=32)
+FIRST = 0  # The language model's prior among the members.
 PRIOR = ActionPrior(jnp.log(jnp.array([0.7, 0.2, 0.1, 0.0])), jnp.ones((4, 3)))
 
 
@@ -78,7 +79,7 @@ def test_each_way_of_exploring_acts_by_its_own_prior():
     agent = agents.dqn_prior(trust=trust.by_episodes())
     state = agent.init(jax.random.key(0), PRIOR)
     keys = jax.random.split(jax.random.key(1), 4_000)
-    for way, expected in ((trust.PRIOR, [0.7, 0.2, 0.1, 0]), (trust.UNIFORM, [1 / 3] * 3 + [0])):
+    for way, expected in ((FIRST, [0.7, 0.2, 0.1, 0]), (FIRST + 1, [1 / 3] * 3 + [0])):
         act = jax.vmap(agent.explore.act, in_axes=(None, 0, None, None))
         counts = np.bincount(act(state, keys, PRIOR, jnp.int32(way)), minlength=4)
         # Five standard errors of a share of 4,000 are 0.04.
@@ -91,7 +92,7 @@ def test_ways_are_drawn_by_their_weights():
     draws = jax.vmap(agent.explore.begin, in_axes=(None, 0))(
         state, jax.random.split(jax.random.key(1), 4_000)
     )
-    assert np.mean(draws == trust.PRIOR) == pytest.approx(0.3, abs=0.04)
+    assert np.mean(draws == FIRST) == pytest.approx(0.3, abs=0.04)
 
 
 def test_another_prior_reaches_exploration_too():
@@ -101,22 +102,23 @@ def test_another_prior_reaches_exploration_too():
     state = agent.init(jax.random.key(0), PRIOR)
     keys = jax.random.split(jax.random.key(1), 1_000)
     act = jax.vmap(agent.explore.act, in_axes=(None, 0, None, None))
-    counts = np.bincount(act(state, keys, PRIOR, jnp.int32(trust.PRIOR)), minlength=4)
+    counts = np.bincount(act(state, keys, PRIOR, jnp.int32(FIRST)), minlength=4)
     assert counts.argmax() == 2
 
 
 def test_responsibilities_are_averaged_over_states():
-    log_probs = jnp.log(jnp.array([[0.9, 0.1], [0.2, 0.8]]))
+    prior = ActionPrior(jnp.log(jnp.array([[0.9, 0.1], [0.2, 0.8]])), jnp.zeros((2, 2, 1)))
     policy = jnp.log(jnp.array([[1.0, 0.0], [1.0, 0.0]]))
     weights, share = jnp.array([0.5, 0.5]), jnp.array([0.25, 0.75])
-    found = trust.mean_responsibilities(log_probs, policy, weights, share)
+    found = trust.mean_responsibilities(prior, policy, weights, share)
     expected = 0.25 * 0.9 / 1.4 + 0.75 * 0.2 / 0.7
     np.testing.assert_allclose(found, [expected, 1 - expected], rtol=1e-5)
 
 
 def test_without_states_responsibilities_are_the_weights():
     nothing, weights = jnp.full((1, 2), -jnp.inf), jnp.array([0.3, 0.7])
-    found = trust.mean_responsibilities(nothing, nothing, weights, jnp.zeros(1))
+    prior = ActionPrior(nothing, jnp.zeros((1, 2, 1)))
+    found = trust.mean_responsibilities(prior, nothing, weights, jnp.zeros(1))
     np.testing.assert_allclose(found, weights)
 
 
@@ -124,6 +126,42 @@ def test_by_states_the_weights_follow_the_responsibilities():
     by_states = trust.by_states(initial=0.5, rate=0.5)
     weights = by_states.weights(by_states.see_states(by_states.init(), jnp.array([0.9, 0.1])))
     np.testing.assert_allclose(weights, [0.7, 0.3], rtol=1e-6)
+
+
+SEVERAL = PRIOR._replace(others=jnp.log(jnp.array([[0.1, 0.1, 0.8, 0.0]])))
+
+
+def test_several_priors_share_the_weight_at_first():
+    agent = agents.dqn_prior(trust=trust.by_episodes(initial=0.6, num_priors=2))
+    policy = agent.policy(agent.init(jax.random.key(0), SEVERAL), SEVERAL)
+    expected = np.array([0.3 * 0.8 + 0.4 / 3, 0.3 * 0.3 + 0.4 / 3, 0.3 * 0.9 + 0.4 / 3, 0])
+    np.testing.assert_allclose(np.exp(policy.prior), expected, rtol=1e-5)
+    assert policy.trust == pytest.approx(0.6, rel=1e-5)
+
+
+def test_each_of_several_priors_can_play_whole_episodes():
+    agent = agents.dqn_prior(trust=trust.by_episodes(num_priors=2))
+    state = agent.init(jax.random.key(0), SEVERAL)
+    keys = jax.random.split(jax.random.key(1), 4_000)
+    act = jax.vmap(agent.explore.act, in_axes=(None, 0, None, None))
+    for way, expected in enumerate([[0.7, 0.2, 0.1, 0], [0.1, 0.1, 0.8, 0], [1 / 3] * 3 + [0]]):
+        counts = np.bincount(act(state, keys, SEVERAL, jnp.int32(way)), minlength=4)
+        np.testing.assert_allclose(counts / len(keys), expected, atol=0.04)
+
+
+def test_the_metrics_have_the_weight_of_each_of_several():
+    found = trust.metrics(jnp.array([0.2, 0.5, 0.3]))
+    assert {name: round(float(value), 5) for name, value in found.items()} == {
+        "trust": 0.7,
+        "trust_1": 0.2,
+        "trust_2": 0.5,
+    }
+
+
+def test_other_priors_that_nothing_weighs_are_an_error():
+    agent = agents.dqn_prior(trust=trust.by_episodes(num_priors=1))
+    with pytest.raises(AssertionError):
+        agent.policy(agent.init(jax.random.key(0), SEVERAL), SEVERAL)
 
 
 def test_a_baseline_weighs_nothing():
@@ -137,7 +175,9 @@ def test_a_baseline_weighs_nothing():
         (lambda: trust.by_episodes(initial=1.0), "between 0 and 1"),
         (lambda: trust.by_episodes(window=0), "at least 1"),
         (lambda: trust.by_states(rate=0.0), "over 0"),
+        (lambda: trust.by_states(num_priors=0), "num_priors"),
         (lambda: trust.choose("always", online=True), "learned"),
+        (lambda: trust.choose("fixed", online=True, num_priors=2), "a single prior"),
     ],
 )
 def test_what_cannot_be_is_refused(make, message):

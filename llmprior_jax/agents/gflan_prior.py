@@ -36,9 +36,11 @@ from llmprior_jax.agents.policy_agent import PolicyAgent, Rollout, States, advan
 from llmprior_jax.agents.q_network import q_function
 from llmprior_jax.elbo import clipped_surrogate_loss, elbo_policy_loss
 from llmprior_jax.posterior import kl_to_prior
-from llmprior_jax.types import LanguagePolicy
+from llmprior_jax.types import ActionPrior, LanguagePolicy
 
 KLIn = Literal["reward", "loss"]
+# Of the members whose mixture is the prior, for what the policy does.
+_RESPONSIBILITIES = "responsibilities"
 
 
 class GFlanParams(NamedTuple):
@@ -153,11 +155,11 @@ def gflan_prior(
         params = GFlanParams(model.init(policy_key), value_head.init(value_key, model.num_features))
         return GFlanState(params, optimizer.init(params), () if trust is None else trust.init())
 
-    def trusted(state: GFlanState, log_probs: jax.Array) -> jax.Array:
+    def trusted(state: GFlanState, prior: ActionPrior) -> jax.Array:
         """The prior f32[A] as far as it is trusted."""
         if trust is None:
-            return log_probs
-        return refine.mixed_log_probs(trusts.members(log_probs), trust.weights(state.trust))
+            return prior.log_probs
+        return refine.mixed_log_probs(trusts.members(prior), trust.weights(state.trust))
 
     def evaluate(params: GFlanParams, frozen: Any, rows: Any) -> tuple[jax.Array, jax.Array]:
         log_probs, hidden = model.apply(params.policy, frozen, rows)
@@ -192,7 +194,14 @@ def gflan_prior(
         state: GFlanState, frozen: Any, key: jax.Array, states: States, rollout: Rollout
     ) -> tuple[GFlanState, Metrics]:
         weights = None if trust is None else trust.weights(state.trust)
-        prior_log_probs = jax.vmap(trusted, in_axes=(None, 0))(state, states.prior_log_probs)
+        # No features: a policy reads the states themselves.
+        prior = ActionPrior(
+            states.prior_log_probs,
+            jnp.zeros((*states.prior_log_probs.shape, 0)),
+            states.other_log_probs,
+        )
+        prior_log_probs = jax.vmap(trusted, in_axes=(None, 0))(state, prior)
+        members = trusts.members(prior)
         advantages = advantage_estimates(
             rollout, alpha if kl_in == "reward" else 0.0, discount, gae_lambda
         )
@@ -224,16 +233,16 @@ def gflan_prior(
             )
             if weights is not None:
                 of_steps = jax.vmap(refine.responsibilities, in_axes=(0, 0, None))
-                theirs = of_steps(
-                    jax.lax.stop_gradient(log_probs[place]),
-                    trusts.members(states.prior_log_probs[steps.row]),
-                    weights,
+                metrics[_RESPONSIBILITIES] = of_steps(
+                    jax.lax.stop_gradient(log_probs[place]), members[steps.row], weights
                 )
-                metrics["responsibility"] = theirs[:, trusts.PRIOR]
             # A step elsewhere has nothing to do with the states that are read here.
             losses = jnp.where(weight > 0, losses, 0.0)
             metrics = jax.tree.map(
-                lambda leaf: jnp.sum(weight * jnp.where(weight > 0, leaf, 0.0)), metrics
+                lambda leaf: jnp.tensordot(
+                    weight, jnp.where(weight.reshape(-1, *[1] * (leaf.ndim - 1)) > 0, leaf, 0.0), 1
+                ),
+                metrics,
             )
             return num_minibatches * jnp.sum(weight * losses), metrics
 
@@ -260,14 +269,14 @@ def gflan_prior(
 
             return jax.lax.fori_loop(0, num_minibatches, learn, carry), None
 
-        names = ["policy_loss", "value_loss", "kl", "entropy", "clip_fraction"]
-        names += [] if trust is None else ["responsibility"]
+        names = ("policy_loss", "value_loss", "kl", "entropy", "clip_fraction")
         zeros: Metrics = {name: jnp.zeros(()) for name in names}
+        if weights is not None:
+            zeros[_RESPONSIBILITIES] = jnp.zeros_like(weights)
         (state, metrics), _ = jax.lax.scan(epoch, (state, zeros), jax.random.split(key, epochs))
         metrics = {name: total / epochs for name, total in metrics.items()}
         if trust is not None and weights is not None:
-            share = metrics.pop("responsibility")
-            learned = trust.see_states(state.trust, jnp.stack([share, 1 - share]))
+            learned = trust.see_states(state.trust, metrics.pop(_RESPONSIBILITIES))
             state = state._replace(trust=learned)
             metrics |= trusts.metrics(weights)
         residual = jnp.var(target - steps.value) / jnp.maximum(jnp.var(target), 1e-8)

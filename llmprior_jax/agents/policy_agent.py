@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import rlax
 
 from llmprior_jax.agents.agent import AgentState, Metrics
+from llmprior_jax.types import ActionPrior
 
 
 class States(NamedTuple):
@@ -25,10 +26,12 @@ class States(NamedTuple):
     Attributes:
       rows: [R, ...], what the policy reads of them, as `LanguagePolicy.read` gives it.
       prior_log_probs: f32[R, A], log p(a|s), `-inf` where no action is.
+      other_log_probs: f32[R, J, A], of J further priors (`ActionPrior.others`); None is none.
     """
 
     rows: Any
     prior_log_probs: jax.Array
+    other_log_probs: jax.Array | None = None
 
 
 class Rollout(NamedTuple):
@@ -78,14 +81,14 @@ class PolicyAgent(NamedTuple):
         is that of the `LanguagePolicy`.
       update: `(state, frozen, key, States, Rollout) -> (state, metrics)`, all epochs of learning
         from a rollout.
-      prior: `(state, log_probs f32[A]) -> f32[A]`, the prior that it is drawn to, as far as it
-        trusts the one that it is given.
+      prior: `(state, ActionPrior of one state) -> f32[A]`, the prior that it is drawn to, as far as
+        it trusts those that it is given.
     """
 
     init: Callable[[jax.Array], AgentState]
     policy: Callable[[AgentState, Any, Any], tuple[jax.Array, jax.Array]]
     update: Callable[[AgentState, Any, jax.Array, States, Rollout], tuple[AgentState, Metrics]]
-    prior: Callable[[AgentState, jax.Array], jax.Array] = lambda state, log_probs: log_probs
+    prior: Callable[[AgentState, ActionPrior], jax.Array] = lambda state, prior: prior.log_probs
 
 
 def advantage_estimates(

@@ -13,6 +13,8 @@ Example:
   [0.75 0.25]
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 
@@ -32,13 +34,23 @@ def mixed_with_uniform(prior: ActionPrior, share: float) -> ActionPrior:
     Raises:
       ValueError: the share is not from 0 to 1.
     """
-    if not 0 <= share <= 1:
-        raise ValueError(
-            f"the share of the uniform distribution is {share}; use a number from 0 to 1"
-        )
-    admissible, count = _admissible(prior)
-    mixed = (1 - share) * jnp.exp(prior.log_probs) + share * admissible / count
-    return prior._replace(log_probs=jnp.where(admissible, jnp.log(mixed), -jnp.inf))
+    return prior._replace(log_probs=_mixed(prior.log_probs, share))
+
+
+def others_mixed_with_uniform(prior: ActionPrior, shares: Sequence[float]) -> ActionPrior:
+    """`mixed_with_uniform` for a state's other priors, each with a share of its own.
+
+    Args:
+      prior: `others` f32[..., J, A].
+      shares: J, of the uniform distribution, 0 to 1.
+
+    Raises:
+      ValueError: a share is not from 0 to 1.
+    """
+    if prior.others is None:
+        return prior
+    mixed = [_mixed(prior.others[..., j, :], share) for j, share in enumerate(shares)]
+    return prior._replace(others=jnp.stack(mixed, axis=-2))
 
 
 def reversed_order(prior: ActionPrior) -> ActionPrior:
@@ -47,7 +59,7 @@ def reversed_order(prior: ActionPrior) -> ActionPrior:
     Args:
       prior: `log_probs` f32[..., A].
     """
-    admissible, count = _admissible(prior)
+    admissible, count = _admissible(prior.log_probs)
     # Actions that do not exist sort first, so the k-th of n admissible ones is at A - n + k.
     order = jnp.argsort(prior.log_probs, axis=-1)
     rank = jnp.argsort(order, axis=-1)
@@ -58,7 +70,18 @@ def reversed_order(prior: ActionPrior) -> ActionPrior:
     return prior._replace(log_probs=jnp.where(admissible, swapped, -jnp.inf))
 
 
-def _admissible(prior: ActionPrior) -> tuple[jax.Array, jax.Array]:
+def _mixed(log_probs: jax.Array, share: float) -> jax.Array:
+    """One prior f32[..., A] with a share of the uniform distribution."""
+    if not 0 <= share <= 1:
+        raise ValueError(
+            f"the share of the uniform distribution is {share}; use a number from 0 to 1"
+        )
+    admissible, count = _admissible(log_probs)
+    mixed = (1 - share) * jnp.exp(log_probs) + share * admissible / count
+    return jnp.where(admissible, jnp.log(mixed), -jnp.inf)
+
+
+def _admissible(log_probs: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Which actions there are, bool[..., A], and how many (at least 1), i32[..., 1]."""
-    admissible = jnp.isfinite(prior.log_probs)
+    admissible = jnp.isfinite(log_probs)
     return admissible, jnp.maximum(jnp.sum(admissible, axis=-1, keepdims=True), 1)

@@ -135,22 +135,22 @@ def q_learner(
         trusted = () if trust is None else trust.init()
         return QLearnerState(params, params, optimizer.init(params), temperature.init(), trusted)
 
-    def trusted_log_probs(state: QLearnerState, log_probs: jax.Array) -> jax.Array:
+    def trusted_log_probs(state: QLearnerState, prior: ActionPrior) -> jax.Array:
         """The prior f32[A] as far as it is trusted."""
         if trust is None:
-            return log_probs
-        return refine.mixed_log_probs(trusts.members(log_probs), trust.weights(state.trust))
+            return prior.log_probs
+        return refine.mixed_log_probs(trusts.members(prior), trust.weights(state.trust))
 
     def policy(state: QLearnerState, prior: ActionPrior) -> Policy:
         values = q.apply(state.params, prior.features)
         alpha = temperature.value(state.temperature)
         if trust is None:
             return Policy(posterior.posterior_log_probs(prior.log_probs, values, alpha), values)
-        members, weights = trusts.members(prior.log_probs), trust.weights(state.trust)
+        members, weights = trusts.members(prior), trust.weights(state.trust)
         trusted = refine.mixed_log_probs(members, weights)
         log_probs = posterior.posterior_log_probs(trusted, values, alpha)
         theirs = refine.responsibilities(log_probs, members, weights)
-        return Policy(log_probs, values, trusted, theirs[trusts.PRIOR])
+        return Policy(log_probs, values, trusted, trusts.in_priors(theirs))
 
     def candidate_prior(key: jax.Array, log_probs: jax.Array) -> jax.Array:
         """The distribution f32[A] of K candidates drawn from the prior; without K, the prior."""
@@ -169,13 +169,13 @@ def q_learner(
         return posterior.sample_posterior(sample_key, log_probs, values, alpha)
 
     def act(state: QLearnerState, key: jax.Array, prior: ActionPrior) -> jax.Array:
-        return act_by(state, key, trusted_log_probs(state, prior.log_probs), prior.features)
+        return act_by(state, key, trusted_log_probs(state, prior), prior.features)
 
     def update(
         state: QLearnerState, key: jax.Array, batch: Transitions
     ) -> tuple[QLearnerState, Metrics]:
         trusted = jax.vmap(trusted_log_probs, in_axes=(None, 0))
-        next_trusted = trusted(state, batch.next_prior.log_probs)
+        next_trusted = trusted(state, batch.next_prior)
         next_log_probs = jax.vmap(candidate_prior)(
             jax.random.split(key, batch.action.shape[0]), next_trusted
         )
@@ -188,7 +188,7 @@ def q_learner(
                 Values(
                     params,
                     state.target_params,
-                    trusted(state, batch.prior.log_probs),
+                    trusted(state, batch.prior),
                     next_log_probs,
                     next_q,
                     alpha,
@@ -217,7 +217,7 @@ def q_learner(
             # Where an episode has ended nothing is done any more.
             going_on = batch.weight * (1 - batch.terminated)
             theirs = trusts.mean_responsibilities(
-                batch.next_prior.log_probs,
+                batch.next_prior,
                 policies,
                 weights,
                 going_on / jnp.maximum(jnp.sum(going_on), 1.0),
@@ -243,7 +243,7 @@ def _exploration(
         return jax.random.categorical(key, jnp.log(weights(state.trust))).astype(jnp.int32)
 
     def act(state: QLearnerState, key: jax.Array, prior: ActionPrior, way: jax.Array) -> jax.Array:
-        return act_by(state, key, trusts.members(prior.log_probs)[way], prior.features)
+        return act_by(state, key, trusts.members(prior)[way], prior.features)
 
     def end(
         state: QLearnerState, value: jax.Array, way: jax.Array, ended: jax.Array

@@ -1,8 +1,9 @@
 """How far an agent trusts its prior: as far as what the prior leads to bears it out.
 
-The prior that an agent acts by and backs up over is a mixture of the language model's and of the
-uniform one, and the weight of the language model's is the agent's trust. What is learned is in
-`llmprior_jax.refine`; here it is made a part of agents, as `temperature` is.
+The prior that an agent acts by and backs up over is a mixture of the language model's, or of those
+of several models, and of the uniform one. What a language model's weighs in it is the agent's trust
+in it. What is learned is in `llmprior_jax.refine`; here it is made a part of agents, as
+`temperature` is.
 
 Example:
   >>> agent = agents.dqn_prior(trust=agents.trust.by_episodes())
@@ -20,9 +21,8 @@ import jax.numpy as jnp
 
 from llmprior_jax import refine
 from llmprior_jax.agents.agent import Metrics, uniform_log_probs
+from llmprior_jax.types import ActionPrior
 
-# The members of the mixture, in this order.
-PRIOR, UNIFORM = 0, 1
 LEARNED, FIXED = "learned", "fixed"
 
 
@@ -31,8 +31,8 @@ class Trust(NamedTuple):
 
     Attributes:
       init: `() -> state`.
-      weights: `(state) -> f32[2]`, of the language model's prior and of the uniform one.
-      see_states: `(state, responsibilities f32[2]) -> state`, after each update, with the members'
+      weights: `(state) -> f32[M]`, of the members (`members`).
+      see_states: `(state, responsibilities f32[M]) -> state`, after each update, with the members'
         mean responsibilities for what the policy does in the states of a batch.
       see_episodes: `(state, value f32[N], member i32[N], ended bool[N]) -> state`, the returns of
         the episodes that have ended, each played with one member; None if steps are mixed instead.
@@ -44,38 +44,46 @@ class Trust(NamedTuple):
     see_episodes: Callable[[Any, jax.Array, jax.Array, jax.Array], Any] | None
 
 
-def choose(name: str, online: bool) -> Trust | None:
+def choose(name: str, online: bool, num_priors: int = 1) -> Trust | None:
     """Trust as settings have it.
 
     Args:
       name: "learned" or "fixed".
       online: whether the agent plays while it learns. What it learns from a dataset shows in single
         states only.
+      num_priors: how many are weighed.
 
     Raises:
-      ValueError: the name is another.
+      ValueError: the name is another, or there are several priors and nothing to weigh them.
     """
     if name not in (LEARNED, FIXED):
         raise ValueError(f"trust is {name!r}; use {LEARNED!r} or {FIXED!r}")
-    if name == FIXED:
-        return None
-    return by_episodes() if online else by_states()
+    if name == LEARNED:
+        return by_episodes(num_priors=num_priors) if online else by_states(num_priors=num_priors)
+    if num_priors > 1:
+        raise ValueError(
+            f"trust is {FIXED!r}, and there are {num_priors} priors, which are weighed by what "
+            f"they lead to; use {LEARNED!r}, or a single prior"
+        )
+    return None
 
 
-def by_episodes(initial: float = 0.5, window: int = 128) -> Trust:
+def by_episodes(initial: float = 0.5, window: int = 128, num_priors: int = 1) -> Trust:
     """Whole episodes are played with the prior or without it, as each proves itself.
 
     See `refine.trust`.
 
     Args:
-      initial: weight of the prior at first. One that is bad costs an agent this share of its
-        episodes until that is known.
+      initial: weight of the priors at first, which several share equally. Bad ones cost an agent
+        this share of its episodes until that is known.
       window: episodes that are judged by, the latest.
+      num_priors: how many language models' priors are weighed beside the uniform one: the first
+        of an `ActionPrior`, and its `others`.
 
     Raises:
       ValueError: an argument is out of its range.
     """
-    begin = _initial(initial)
+    begin = _begin(initial, num_priors)
     refine.no_returns(window)
     return Trust(
         init=lambda: refine.no_returns(window),
@@ -85,17 +93,18 @@ def by_episodes(initial: float = 0.5, window: int = 128) -> Trust:
     )
 
 
-def by_states(initial: float = 0.5, rate: float = 0.02) -> Trust:
+def by_states(initial: float = 0.5, rate: float = 0.02, num_priors: int = 1) -> Trust:
     """The weights follow the members' responsibilities for the posterior (`refine`).
 
     Args:
-      initial: weight of the prior at first.
+      initial: weight of the priors at first, which several share equally.
       rate: share of the new weights mixed into the old ones per update.
+      num_priors: see `by_episodes`.
 
     Raises:
       ValueError: an argument is out of its range.
     """
-    begin = _initial(initial)
+    begin = _begin(initial, num_priors)
     if not 0 < rate <= 1:
         raise ValueError(f"rate is {rate}; use a number over 0 and up to 1")
 
@@ -107,33 +116,45 @@ def by_states(initial: float = 0.5, rate: float = 0.02) -> Trust:
     )
 
 
-def members(log_probs: jax.Array) -> jax.Array:
-    """The language model's prior f32[..., A] and the uniform one, f32[..., 2, A]."""
-    return jnp.stack([log_probs, uniform_log_probs(log_probs)], axis=-2)
+def members(prior: ActionPrior) -> jax.Array:
+    """The priors that are weighed, f32[..., M, A]: the first, the others, and the uniform one."""
+    own = prior.log_probs[..., None, :]
+    others = () if prior.others is None else (prior.others,)
+    return jnp.concatenate([own, *others, uniform_log_probs(own)], axis=-2)
 
 
 def mean_responsibilities(
-    log_probs: jax.Array, policy_log_probs: jax.Array, weights: jax.Array, share: jax.Array
+    prior: ActionPrior, policy_log_probs: jax.Array, weights: jax.Array, share: jax.Array
 ) -> jax.Array:
-    """The members' mean responsibilities f32[2] for a policy; without states, their weights.
+    """The members' mean responsibilities f32[M] for a policy; without states, their weights.
 
     Args:
-      log_probs: f32[B, A], the language model's prior of B states.
+      prior: of B states.
       policy_log_probs: f32[B, A], what is done there.
-      weights: f32[2], of the members.
+      weights: f32[M], of the members.
       share: f32[B], of each state in the mean; they sum to 1, or are all 0.
     """
     of_states = jax.vmap(refine.responsibilities, in_axes=(0, 0, None))
-    theirs = of_states(policy_log_probs, members(log_probs), weights)
+    theirs = of_states(policy_log_probs, members(prior), weights)
     return weights + jnp.sum(share[:, None] * (theirs - weights), axis=0)
 
 
+def in_priors(weights: jax.Array) -> jax.Array:
+    """What is not the uniform prior's of the members' weights f32[M]: f32[]."""
+    return 1 - weights[-1]
+
+
 def metrics(weights: jax.Array) -> Metrics:
-    """The weight of the language model's prior, for people."""
-    return {"trust": weights[PRIOR]}
+    """`trust`, the weight of the priors; of several, the weight of each, from `trust_1` on."""
+    of_priors = weights[:-1]
+    each = {f"trust_{number}": weight for number, weight in enumerate(of_priors, 1)}
+    return {"trust": in_priors(weights), **(each if len(of_priors) > 1 else {})}
 
 
-def _initial(share: float) -> tuple[float, float]:
-    if not 0 < share < 1:
-        raise ValueError(f"initial is {share}; use a number between 0 and 1")
-    return share, 1 - share
+def _begin(initial: float, num_priors: int) -> tuple[float, ...]:
+    """The members' weights to begin with: the priors share `initial` equally."""
+    if not 0 < initial < 1:
+        raise ValueError(f"initial is {initial}; use a number between 0 and 1")
+    if num_priors < 1:
+        raise ValueError(f"num_priors is {num_priors}; use a number >= 1")
+    return (*[initial / num_priors] * num_priors, 1 - initial)

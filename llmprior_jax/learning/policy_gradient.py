@@ -135,7 +135,7 @@ def _learn(
         state.agent,
         frozen,
         update_key,
-        States(rows, table.prior.log_probs),
+        States(rows, table.prior.log_probs, table.prior.others),
         _rollout(progress, table),
     )
     return PolicyState(key, agent_state, progress.envs), metrics

@@ -249,7 +249,7 @@ class PolicyActor:
         trusted = jax.vmap(self._agent.prior, in_axes=(None, 0))
         considered = Considered(
             log_prob=jnp.take_along_axis(log_probs, action[:, None], axis=1)[:, 0],
-            kl=jax.vmap(kl_to_prior)(log_probs, trusted(state, table.prior.log_probs[row])),
+            kl=jax.vmap(kl_to_prior)(log_probs, trusted(state, lookup_rows(table, row))),
             value=view.values[row],
         )
         choice = own_keys(standing.envs._replace(key=keys[:, 1]), action)

@@ -7,7 +7,7 @@ the first alone reads and writes, and tells the others.
 """
 
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
 
 import jax
@@ -32,11 +32,19 @@ class Rows(NamedTuple):
       observations: [M, *O].
       log_probs: f32[M, A].
       features: f32[M, A, K], whitened.
+      others: f32[M, J, A], log-probabilities of further priors; None is none.
     """
 
     observations: np.ndarray
     log_probs: np.ndarray
     features: np.ndarray
+    others: np.ndarray | None = None
+
+    @classmethod
+    def joined(cls, parts: "Sequence[Rows]") -> "Rows":
+        """One after another, of one or more."""
+        whole: Rows = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+        return whole
 
 
 _Arrays = TypeVar("_Arrays", Rows, Whitening)
@@ -135,8 +143,7 @@ class RowFiles:
                 f"{self._directory} has {total} rows where {size} are needed; "
                 "they are not those of this run. Start again with another --workdir"
             )
-        whole = Rows(*map(np.concatenate, zip(*chunks, strict=True)))
-        return Rows(*(leaf[:size] for leaf in whole))
+        return jax.tree.map(lambda leaf: leaf[:size], Rows.joined(chunks))
 
     def _path(self, first: int) -> pathlib.Path:
         return self._directory / f"rows-{first:09d}.safetensors"
@@ -178,19 +185,23 @@ def of_first(rows: Rows) -> Rows:
     if jax.process_count() == 1:
         return rows
     parts = [
-        Rows(*(leaf[at : at + _ROWS_AT_ONCE] for leaf in rows))
+        jax.tree.map(lambda leaf, at=at: leaf[at : at + _ROWS_AT_ONCE], rows)
         for at in range(0, max(len(rows.log_probs), 1), _ROWS_AT_ONCE)
     ]
     sent = [_from_bytes(Rows, from_first(lambda part=part: _to_bytes(part))) for part in parts]
-    return Rows(*map(np.concatenate, zip(*sent, strict=True)))
+    return Rows.joined(sent)
 
 
 def _to_bytes(arrays: Rows | Whitening, about: dict[str, str] | None = None) -> bytes:
     """Arrays as the content of a safetensors file."""
-    whole = {name: np.ascontiguousarray(array) for name, array in arrays._asdict().items()}
+    whole = {
+        name: np.ascontiguousarray(array)
+        for name, array in arrays._asdict().items()
+        if array is not None
+    }
     return safetensors.numpy.save(whole, metadata=about)
 
 
 def _from_bytes(kind: type[_Arrays], content: bytes) -> _Arrays:
     arrays = safetensors.numpy.load(content)
-    return kind(**{name: arrays[name] for name in kind._fields})
+    return kind(**{name: arrays[name] for name in kind._fields if name in arrays})

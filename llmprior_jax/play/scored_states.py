@@ -6,7 +6,7 @@ files for who goes on later (`row_files`).
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -43,6 +43,21 @@ class States(Protocol):
         ...
 
 
+class _Raw(NamedTuple):
+    """What sources say of M states: `features` f32[M, A, D] are not whitened yet."""
+
+    log_probs: np.ndarray
+    features: np.ndarray
+    others: np.ndarray | None
+
+
+class Asked(NamedTuple):
+    """A source of priors, and what it is asked about a state."""
+
+    source: PriorSource
+    build_prompt: Builder
+
+
 class ScoredStates:
     """The table of an environment's states, and the source that scores those it lacks.
 
@@ -62,6 +77,7 @@ class ScoredStates:
         num_features: int,
         files: RowFiles,
         history_seen: int | None = None,
+        others: Sequence[Asked] = (),
     ):
         """Nothing is loaded or scored yet.
 
@@ -76,6 +92,7 @@ class ScoredStates:
           files: keep the rows.
           history_seen: pairs of a state's history that its features know of, the last ones, where
             they are to know of fewer than its log-probs; the source is then asked twice. None: all.
+          others: where further priors of each state come from (`ActionPrior.others`).
         """
         self.source = source
         self.build_prompt = build_prompt
@@ -85,6 +102,7 @@ class ScoredStates:
         self._num_features = num_features
         self._files = files
         self._history_seen = history_seen
+        self._others = tuple(others)
         self._whiten: whitening.Whitening | None = None
         self._table: PriorTable | None = None
 
@@ -115,6 +133,7 @@ class ScoredStates:
             self._num_features,
             files,
             self._history_seen,
+            self._others,
         )
 
     def metrics(self) -> dict[str, float]:
@@ -137,7 +156,7 @@ class ScoredStates:
         """
         if not self.has_rows:
             return self._begin()
-        self._whiten = self._files.read_whitening(lambda: self.source.identity)
+        self._whiten = self._files.read_whitening(self._identity)
         return self._start_with(self._files.read(size))
 
     def extend(self, observations: np.ndarray) -> None:
@@ -159,13 +178,11 @@ class ScoredStates:
     def _append(self, size: int, observations: np.ndarray) -> Rows:
         """Scores states and keeps them as rows; of those it is stopped in, the first ones."""
         try:
-            return self._files.append(
-                size, self._whitened(observations, *self._score(observations))
-            )
+            return self._files.append(size, self._score(observations))
         except InterruptedScoringError as stopped:
             some = observations[: stopped.done]
             if len(some):
-                self._files.append(size, self._whitened(some, *self._score(some)))
+                self._files.append(size, self._score(some))
             raise
 
     def fill(self, missing: Missing) -> bool:
@@ -192,34 +209,45 @@ class ScoredStates:
         acting = [row for row, state in enumerate(states) if state.actions]
         observations = np.array(acting)  # They only number the states here.
         known = of_first(
-            self._whitened(observations, *self._score_states([states[row] for row in acting]))
+            self._whitened(observations, self._score_states([states[row] for row in acting]))
         )
         log_probs = np.full((len(states), slots), -np.inf, np.float32)
         features = np.zeros((*log_probs.shape, known.features.shape[-1]), np.float32)
         log_probs[acting], features[acting] = known.log_probs, known.features
-        return ActionPrior(jnp.asarray(log_probs), jnp.asarray(features))
+        others = None
+        if known.others is not None:
+            others = np.full((len(states), *known.others.shape[1:]), -np.inf, np.float32)
+            others[acting] = known.others
+        return _on_device(log_probs, features, others)
 
     def _begin(self) -> PriorTable:
         """Scores the first states, and decides by them how features are whitened."""
         observations = self._first_observations()
-        log_probs, features = self._score(observations)
-        fitted = whitening.fit(features[np.isfinite(log_probs)], self._num_features)
-        self._whiten = self._files.write_whitening(fitted, self.source.identity)
-        return self._start_with(
-            self._files.append(0, self._whitened(observations, log_probs, features))
-        )
+        raw = self._score_states([self._states.text_state(key) for key in observations])
+        features = raw.features[np.isfinite(raw.log_probs)]
+        fitted = whitening.fit(features, self._num_features)
+        self._whiten = self._files.write_whitening(fitted, self._identity())
+        return self._start_with(self._files.append(0, self._whitened(observations, raw)))
 
     def _start_with(self, rows: Rows) -> PriorTable:
-        empty = tables.empty(rows.observations[0], *rows.features.shape[1:])
+        _, num_actions, num_features = rows.features.shape
+        empty = tables.empty(
+            rows.observations[0], num_actions, num_features, num_others=len(self._others)
+        )
         self._table = _insert(empty, rows)
         return self._table
 
-    def _score(self, observations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """`log_probs` f32[M, A] and raw features f32[M, A, D] of M observations."""
-        return self._score_states([self._states.text_state(key) for key in observations])
+    def _identity(self) -> str:
+        """Of all sources."""
+        return "+".join([self.source.identity, *(asked.source.identity for asked in self._others)])
 
-    def _score_states(self, states: Sequence[TextState]) -> tuple[np.ndarray, np.ndarray]:
-        """`log_probs` f32[M, A] and raw features f32[M, A, D] of M states."""
+    def _score(self, observations: np.ndarray) -> Rows:
+        """The rows of M observations."""
+        states = [self._states.text_state(key) for key in observations]
+        return self._whitened(observations, self._score_states(states))
+
+    def _score_states(self, states: Sequence[TextState]) -> _Raw:
+        """The priors of M states."""
         prompts = [self.build_prompt(state) for state in states]
         if any(state.history for state in states):
             self.counts[_PROMPTS_CUT] += sum(prompt.uncut is not None for prompt in prompts)
@@ -232,11 +260,24 @@ class ScoredStates:
             place = {state: row for row, state in enumerate(dict.fromkeys(seen))}
             of_seen = self.source.score([self.build_prompt(state) for state in place]).features
             features = of_seen[[place[state] for state in seen]]
-        missing = self._states.num_actions - scored.log_probs.shape[1]
-        return (
-            np.pad(scored.log_probs, [(0, 0), (0, missing)], constant_values=-np.inf),
+        others = [self._in_slots(self._ask(asked, states)) for asked in self._others]
+        missing = self._states.num_actions - features.shape[1]
+        return _Raw(
+            self._in_slots(scored.log_probs),
             np.pad(features, [(0, 0), (0, missing), (0, 0)]),
+            np.stack(others, axis=1) if others else None,
         )
+
+    def _ask(self, asked: Asked, states: Sequence[TextState]) -> np.ndarray:
+        """What a further source says of M states, f32[M, slots]."""
+        scored = asked.source.score([asked.build_prompt(state) for state in states])
+        self.counts.update(scored.outcomes)
+        return scored.log_probs
+
+    def _in_slots(self, log_probs: np.ndarray) -> np.ndarray:
+        """Log-probabilities f32[M, slots] with a slot for each of the environment's actions."""
+        missing = self._states.num_actions - log_probs.shape[1]
+        return np.pad(log_probs, [(0, 0), (0, missing)], constant_values=-np.inf)
 
     def _without_past(self, state: TextState) -> TextState:
         """A state with the part of its history that features know of."""
@@ -244,14 +285,13 @@ class ScoredStates:
         longer = max(len(state.history) - self._history_seen, 0)
         return state._replace(history=state.history[longer:])
 
-    def _whitened(
-        self, observations: np.ndarray, log_probs: np.ndarray, features: np.ndarray
-    ) -> Rows:
+    def _whitened(self, observations: np.ndarray, raw: _Raw) -> Rows:
         """Rows with whitened features, still zero where no action is."""
         if self._whiten is None:
-            self._whiten = self._files.read_whitening(lambda: self.source.identity)
-        is_action = np.isfinite(log_probs)[..., None]
-        return Rows(observations, log_probs, np.where(is_action, self._whiten(features), 0.0))
+            self._whiten = self._files.read_whitening(self._identity)
+        is_action = np.isfinite(raw.log_probs)[..., None]
+        features = np.where(is_action, self._whiten(raw.features), 0.0)
+        return Rows(observations, raw.log_probs, features, raw.others)
 
 
 def _begins_with(observations: np.ndarray, first: np.ndarray) -> bool:
@@ -259,8 +299,15 @@ def _begins_with(observations: np.ndarray, first: np.ndarray) -> bool:
 
 
 def _insert(table: PriorTable, rows: Rows) -> PriorTable:
-    prior = ActionPrior(jnp.asarray(rows.log_probs), jnp.asarray(rows.features))
+    prior = _on_device(rows.log_probs, rows.features, rows.others)
     return tables.insert(table, rows.observations, prior)
+
+
+def _on_device(
+    log_probs: np.ndarray, features: np.ndarray, others: np.ndarray | None
+) -> ActionPrior:
+    more = None if others is None else jnp.asarray(others)
+    return ActionPrior(jnp.asarray(log_probs), jnp.asarray(features), more)
 
 
 def first_observations(env: TextEnvironment, env_params: Any) -> np.ndarray:

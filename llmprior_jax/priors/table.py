@@ -36,7 +36,8 @@ class PriorTable(NamedTuple):
       slots: i32[S], the row that each hash slot points to, or -1; S is a power of two.
       observations: [N, *O], the observation of each row (N is the capacity, a power of two).
         Floats are compared as numbers are: -0.0 is 0.0, and NaN is refused.
-      prior: the prior of each row: `log_probs` f32[N, A], `features` f32[N, A, D].
+      prior: the prior of each row: `log_probs` f32[N, A], `features` f32[N, A, D], and `others`
+        f32[N, J, A] where there are any.
       size: i32[], the number of rows in use.
     """
 
@@ -46,21 +47,26 @@ class PriorTable(NamedTuple):
     size: jax.Array
 
 
-def empty(observation: np.ndarray, num_actions: int, num_features: int) -> PriorTable:
+def empty(
+    observation: np.ndarray, num_actions: int, num_features: int, num_others: int = 0
+) -> PriorTable:
     """A table without rows.
 
     Args:
       observation: [*O], any observation; its shape and dtype are those of the keys.
       num_actions: A, action slots per state.
       num_features: D, features per (state, action).
+      num_others: J, further priors of each state.
     """
     observation = np.asarray(observation)
+    others = jnp.full((_MIN_ROWS, num_others, num_actions), -jnp.inf, jnp.float32)
     return PriorTable(
         slots=jnp.full(4 * _MIN_ROWS, _EMPTY, jnp.int32),
         observations=jnp.zeros((_MIN_ROWS, *observation.shape), observation.dtype),
         prior=ActionPrior(
             log_probs=jnp.full((_MIN_ROWS, num_actions), -jnp.inf, jnp.float32),
             features=jnp.zeros((_MIN_ROWS, num_actions, num_features), jnp.float32),
+            others=others if num_others else None,
         ),
         size=jnp.zeros((), jnp.int32),
     )
@@ -72,7 +78,8 @@ def insert(table: PriorTable, observations: np.ndarray, prior: ActionPrior) -> P
     Args:
       table: the table to extend. It is used up: its arrays are donated to the one returned.
       observations: [M, *O], states that the table does not hold yet, each once.
-      prior: their priors: `log_probs` f32[M, A], `features` f32[M, A, D].
+      prior: their priors: `log_probs` f32[M, A], `features` f32[M, A, D], and `others` f32[M, J, A]
+        where the table has them.
 
     Returns:
       A table with the same rows first, then the new ones in the order given. Capacities double as
@@ -99,16 +106,14 @@ def insert(table: PriorTable, observations: np.ndarray, prior: ActionPrior) -> P
     slots = _assign_slots(
         np.asarray(table.slots), table.observations, size, observations, 4 * new_capacity
     )
-    old = (table.observations, table.prior.log_probs, table.prior.features)
+    old = (table.observations, table.prior)
     if new_capacity > capacity:
-        old = [
-            _grow(leaf, new_capacity, filler) for leaf, filler in zip(old, _FILLERS, strict=True)
-        ]
-    kept, log_probs, features = write_rows(tuple(old), size, (observations, *prior))
+        old = _grow(table, new_capacity)
+    kept, priors = write_rows(old, size, (observations, prior))
     return PriorTable(
         slots=jnp.asarray(slots),
         observations=kept,
-        prior=ActionPrior(log_probs, features),
+        prior=priors,
         size=jnp.asarray(new_size, jnp.int32),
     )
 
@@ -181,13 +186,19 @@ def _check_comparable(observations: np.ndarray) -> None:
         )
 
 
-# Of observations, log-probabilities and features in rows that are not in use.
-_FILLERS = (0, -np.inf, 0)
+def _grow(table: PriorTable, capacity: int) -> tuple[jax.Array, ActionPrior]:
+    """Observations and priors with room for more rows."""
 
+    def grow(leaf: jax.Array, filler: float) -> jax.Array:
+        more = jnp.full((capacity - leaf.shape[0], *leaf.shape[1:]), filler, leaf.dtype)
+        return jnp.concatenate([leaf, more])
 
-def _grow(leaf: jax.Array, capacity: int, filler: float) -> jax.Array:
-    more = jnp.full((capacity - leaf.shape[0], *leaf.shape[1:]), filler, leaf.dtype)
-    return jnp.concatenate([leaf, more])
+    log_probs, features, others = table.prior
+    return grow(table.observations, 0), ActionPrior(
+        grow(log_probs, -np.inf),
+        grow(features, 0),
+        None if others is None else grow(others, -np.inf),
+    )
 
 
 @functools.partial(jax.jit, donate_argnums=0)

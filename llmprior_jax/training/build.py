@@ -1,5 +1,6 @@
 """Builds environment, priors, agents and runs from settings."""
 
+import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable, Sequence
@@ -31,7 +32,7 @@ from llmprior_jax.play.engine_games import EngineGames
 from llmprior_jax.play.engine_player import EnginePlayer
 from llmprior_jax.play.players import JaxPlayer
 from llmprior_jax.play.row_files import RowFiles
-from llmprior_jax.play.scored_states import ScoredStates, first_observations
+from llmprior_jax.play.scored_states import Asked, ScoredStates, first_observations
 from llmprior_jax.priors import CachedModel, PriorSource, Sampling, SourceContext, prompts
 from llmprior_jax.priors.prompts import Example
 from llmprior_jax.priors.shared_store import SharedStore
@@ -43,7 +44,8 @@ from llmprior_jax.settings import (
     Settings,
 )
 from llmprior_jax.training.build_agent import build_agent, build_policy
-from llmprior_jax.types import TextState
+from llmprior_jax.training.config import priors_of
+from llmprior_jax.types import ActionPrior, TextState
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -55,16 +57,25 @@ class Priors(NamedTuple):
     """The priors of an experiment's states, which all of its runs share.
 
     Attributes:
-      model: the language model.
+      model: the language model, the first where there are several.
       build_prompt: what the model is asked about a state, at any length; who reads it fits it.
-      scored: the states, and the source that scores them.
+      scored: the states, and the sources that score them.
       examples: what the prompts show.
+      others: the language models of further priors, without that of the first, each once.
+      builders: what they are asked, each prior's.
     """
 
     model: CachedModel
     build_prompt: prompts.Builder
     scored: ScoredStates
     examples: Sequence[Example] = ()
+    others: Sequence[CachedModel] = ()
+    builders: Sequence[prompts.Builder] = ()
+
+    @property
+    def models(self) -> tuple[CachedModel, ...]:
+        """All language models."""
+        return (self.model, *self.others)
 
 
 def make_environment(settings: Settings) -> tuple[envs.TextEnvironment | EngineGames, Any]:
@@ -110,19 +121,21 @@ def make_builder(
 
     Args:
       prior: names the prompt.
-      examples: what it shows.
+      examples: what it shows, if it shows any.
       tokenizer: gives that model's tokenizer when it is first needed.
 
     Raises:
       ValueError: see `prompts.make`; or the prompt is to show examples, and there are none.
     """
-    if not examples and prompts.FEW_SHOT in prompts.words(prior.prompt):
+    shows = prompts.FEW_SHOT in prompts.words(prior.prompt)
+    if shows and not examples:
         raise ValueError(
             f"config.prior.prompt is {prior.prompt!r}, and there are no examples to show: name a "
             "file of them (config.prior.examples.file) or a run to take them from "
             "(config.prior.examples.workdir), or use a prompt without few_shot"
         )
-    return prompts.make(prior.prompt, examples, tokenizer, prior.system)
+    # There may be examples that another prior's prompt shows.
+    return prompts.make(prior.prompt, examples if shows else (), tokenizer, prior.system)
 
 
 def read_dataset(settings: Settings) -> Dataset | None:
@@ -167,6 +180,18 @@ def make_priors(
     model = make_model(settings, should_stop)
     build, source = make_source(settings, model, examples)
     fitting = prompts.fitting(build, model.fits)
+    models_by_name, others, builders = {model.name: model}, list[Asked](), list[prompts.Builder]()
+    for prior in priors_of(settings.prior)[1:]:
+        of_other = dataclasses.replace(settings, prior=prior)
+        if prior.model not in models_by_name:
+            # Q sees what the first model makes of a state.
+            plain = dataclasses.replace(prior, features="hidden")
+            of_model = dataclasses.replace(settings, prior=plain)
+            models_by_name[prior.model] = make_model(of_model, should_stop)
+        other = models_by_name[prior.model]
+        build_other, source_of_other = make_source(of_other, other, examples)
+        builders.append(build_other)
+        others.append(Asked(source_of_other, prompts.fitting(build_other, other.fits)))
 
     def first() -> np.ndarray:
         if isinstance(env, EngineGames):
@@ -176,8 +201,9 @@ def make_priors(
     files = RowFiles(directory, read_only)
     num_features = settings.prior.num_features
     seen = None if settings.prior.history is None else settings.environment.history
-    scored = ScoredStates(env, first, source, fitting, num_features, files, seen)
-    return Priors(model, build, scored, examples)
+    scored = ScoredStates(env, first, source, fitting, num_features, files, seen, others)
+    further = [each for each in models_by_name.values() if each is not model]
+    return Priors(model, build, scored, examples, further, builders)
 
 
 def try_prompts(
@@ -191,7 +217,8 @@ def try_prompts(
       ValueError, TypeError: see `prompts.make`; and whatever a builder of one's own raises.
     """
     state = _a_state(env, env_params)
-    known.build_prompt(state)
+    for build in (known.build_prompt, *known.builders):
+        build(state)
     model = settings.policy.model
     if model != known.model.name and any(map(agents.is_policy, settings.agents)):
         read = functools.cache(lambda: models.load_tokenizer(model))
@@ -252,15 +279,30 @@ def make_run(
     env_params: Any,
     known: Priors,
     dataset: Dataset | None = None,
+    see: Callable[[ActionPrior], ActionPrior] | None = None,
 ) -> Run:
-    """What trains the agent `name`: from a dataset, on engines, by policy gradient, or online."""
+    """What trains the agent `name`: from a dataset, on engines, by policy gradient, or online.
+
+    Args:
+      name: of the agent.
+      settings: all of them.
+      env: the environment.
+      env_params: its parameters.
+      known: the priors of its states.
+      dataset: what is learned from, offline.
+      see: what an agent that sees priors is to see in place of those that are known.
+    """
     num_seeds, num_envs = settings.run.num_seeds, shared_environments(settings)
     mapped = functools.partial(
         over_seeds, num_seeds=num_seeds, mesh=settings.run.mesh, num_envs=num_envs
     )
+
+    def with_prior(agent: agents.Agent) -> agents.Agent:
+        return agent if see is None else agents.with_prior(agent, see)
+
     # All that may be wrong is made first: scoring the first states takes long.
     if isinstance(env, EngineGames):
-        agent = build_agent(name, settings.agent, settings.prior)
+        agent = with_prior(build_agent(name, settings.agent, settings.prior))
         known.scored.load()
         player = EnginePlayer(
             agent,
@@ -290,7 +332,7 @@ def make_run(
         run = _make_policy_run(name, settings, env, known, play_with, mapped)
         known.scored.load()
         return run
-    agent = build_agent(name, settings.agent, settings.prior, online=dataset is None)
+    agent = with_prior(build_agent(name, settings.agent, settings.prior, online=dataset is None))
     known.scored.load()
     player = play_with(ValueActor(agent))
     if dataset is not None and agent.update is not None:

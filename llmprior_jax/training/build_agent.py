@@ -48,15 +48,19 @@ def build_agent(
     alpha = agents.temperature.choose(
         agent.alpha, agent.alpha_from, agent.alpha_updates, agent.target_kl
     )
-    trust = agents.trust.choose(agent.trust, online)
+    trust = agents.trust.choose(agent.trust, online, 1 + len(prior.others))
     made = agents.make(name, alpha=alpha, trust=trust, **parameters)
-    share = prior.uniform_share
-    if not 0 <= share <= 1:
-        raise ValueError(f"prior.uniform_share is {share}; use a number from 0 to 1")
+    shares = (prior.uniform_share, *(other.uniform_share for other in prior.others))
+    for share in shares:
+        if not 0 <= share <= 1:
+            raise ValueError(f"prior.uniform_share is {share}; use a number from 0 to 1")
     # What is put around an agent last is done to the prior first: reversed, then mixed.
-    if share:
-        mix = functools.partial(prior_transforms.mixed_with_uniform, share=share)
+    if any(shares):
+        mix = functools.partial(prior_transforms.mixed_with_uniform, share=shares[0])
         made = agents.with_prior(made, mix)
+        made = agents.with_prior(
+            made, functools.partial(prior_transforms.others_mixed_with_uniform, shares=shares[1:])
+        )
     if prior.reversed:
         made = agents.with_prior(made, prior_transforms.reversed_order)
     return made
@@ -82,7 +86,7 @@ def build_policy(
     )
     parameters = _parameters(policy, "model", "lora_rank", "num_envs", "rollout_steps", "trust")
     # Its policy is not the posterior, and no member of a mixture can be played alone.
-    trust = agents.trust.choose(policy.trust, online=False)
+    trust = agents.trust.choose(policy.trust, online=False, num_priors=1 + len(prior.others))
     return agents.make_policy(name, model, trust=trust, **parameters), model
 
 

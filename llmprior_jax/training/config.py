@@ -16,7 +16,7 @@ from typing import Any, TypeAlias, TypeVar
 from ml_collections import ConfigDict, config_dict
 
 from llmprior_jax.files import write_atomically
-from llmprior_jax.settings import PriorSettings, Settings
+from llmprior_jax.settings import OtherPriorSettings, PriorSettings, Settings
 
 CONFIG_FILE = "config.json"
 # Parts whose fields stand at the top of a configuration: `config.env`, `config.num_seeds`.
@@ -29,8 +29,10 @@ _EXTRA = "extra"
 # kitchens with other recipes than those that are measured.
 _EMBEDDED_MODEL = "tiny"
 _EMBEDDED = {"normalization": "sum", "uniform_share": 0.0, "prompt": "plain"}
-_OTHERS = {"normalization": "token", "uniform_share": 0.2, "prompt": "few_shot"}
-_WITHOUT_EXAMPLES = {**_OTHERS, "prompt": "story"}
+_ANY_OTHER = {"normalization": "token", "uniform_share": 0.2, "prompt": "few_shot"}
+_WITHOUT_EXAMPLES = {**_ANY_OTHER, "prompt": "story"}
+# The field of further priors, which are settings of their own.
+_OTHERS = "others"
 # Fields that change where and how a run computes, and not what.
 _SAME_RESULTS = ("mesh", "prior.store", "wandb_project")
 
@@ -94,7 +96,7 @@ def settled(config: Config, recorded: Config | None = None, has_examples: bool =
     fields = config.to_dict()
     _settle(fields, None if recorded is None else recorded.to_dict(), has_examples)
     copy: Config = config.copy_and_resolve_references()
-    for part, names in (("prior", tuple(_EMBEDDED)), ("policy", ("model",))):
+    for part, names in (("prior", (*_EMBEDDED, _OTHERS)), ("policy", ("model",))):
         for name in names:
             copy[part][name] = fields[part][name]
     return copy
@@ -105,17 +107,90 @@ def _settle(
 ) -> None:
     """Fills in what depends on the language model (in place)."""
     prior, policy = fields["prior"], fields["policy"]
+    prior[_OTHERS] = tuple(map(_parse_other, prior[_OTHERS]))
     if recorded is not None:
         for part, names in ((prior, tuple(_EMBEDDED)), (policy, ("model",))):
             theirs = recorded["prior" if part is prior else "policy"]
             for name in names:
                 part[name] = theirs[name] if part[name] in (None, "") else part[name]
+        for other, known in zip(prior[_OTHERS], recorded["prior"][_OTHERS], strict=False):
+            if other["model"] == known["model"]:
+                other |= {**known, **{name: value for name, value in other.items() if value}}
     # Demonstrations are counted, whatever the model.
-    own = prior["model"] == _EMBEDDED_MODEL or prior["method"] == "imitate"
-    others = _OTHERS if has_examples else _WITHOUT_EXAMPLES
-    for name, value in (_EMBEDDED if own else others).items():
-        prior[name] = value if prior[name] in (None, "") else prior[name]
+    _suit(prior, has_examples, counted=prior["method"] == "imitate")
+    for other in prior[_OTHERS]:
+        _suit(other, has_examples)
     policy["model"] = policy["model"] or prior["model"]
+
+
+def _suit(prior: dict[str, Any], has_examples: bool, counted: bool = False) -> None:
+    """Fills in how a language model is asked, as suits it (in place)."""
+    own = counted or prior["model"] == _EMBEDDED_MODEL
+    any_other = _ANY_OTHER if has_examples else _WITHOUT_EXAMPLES
+    for name, value in (_EMBEDDED if own else any_other).items():
+        prior[name] = value if prior.get(name) in (None, "") else prior[name]
+
+
+def _parse_other(other: Any) -> dict[str, Any]:
+    """The fields of a further prior: as they are, or of a model, or of `MODEL@PROMPT`.
+
+    Raises:
+      ValueError: it is none of these.
+    """
+    if not isinstance(other, str | Mapping):
+        raise ValueError(f"config.prior.others has {other!r}; use MODEL or MODEL@PROMPT")
+    if not isinstance(other, str):
+        unknown = sorted(
+            set(other) - {field.name for field in dataclasses.fields(OtherPriorSettings)}
+        )
+        if unknown or "model" not in other:
+            what = f"has {', '.join(unknown)}" if unknown else "names no model"
+            raise ValueError(
+                f"config.prior.others has {dict(other)!r}, which {what}; a further prior is "
+                "MODEL, MODEL@PROMPT, or the fields of settings.OtherPriorSettings"
+            )
+        return dict(other)
+    model, prompt = split_prompt(other)
+    return {"model": model, **({"prompt": prompt} if prompt else {})}
+
+
+def name_priors(config: Config, text: str) -> None:
+    """Sets the language models of a configuration from a list, such as `tiny,SmolLM2.gguf`.
+
+    Examples:
+      >>> config = training.default_config()
+      >>> name_priors(config, "tiny,SmolLM2.gguf@options+few_shot")
+      >>> config.prior.model, config.prior.others
+      ('tiny', ('SmolLM2.gguf@options+few_shot',))
+
+    Args:
+      config: the configuration, which is changed.
+      text: models with commas between them, each of which may have a prompt, `MODEL@PROMPT`.
+
+    Raises:
+      ValueError: a name is empty.
+    """
+    names = [text] if pathlib.Path(text).exists() else text.split(",")
+    if not all(names):
+        raise ValueError(f"--prior is {text!r}, in which a name is empty; use MODEL,MODEL,...")
+    config.prior.model, prompt = split_prompt(names[0])
+    if prompt:
+        config.prior.prompt = prompt
+    config.prior.others = tuple(names[1:])
+
+
+def split_prompt(text: str) -> tuple[str, str]:
+    """A language model and its prompt, of `MODEL@PROMPT`; the prompt may be left out, and is ''.
+
+    Examples:
+      >>> split_prompt("SmolLM2.gguf@options+few_shot"), split_prompt("tiny")
+      (('SmolLM2.gguf', 'options+few_shot'), ('tiny', ''))
+    """
+    # A path may have such a sign, too.
+    if pathlib.Path(text).exists():
+        return text, ""
+    model, _, prompt = text.rpartition("@")
+    return (model, prompt) if model else (text, "")
 
 
 def to_settings(config: Config) -> Settings:
@@ -168,7 +243,9 @@ def _value(kind: Any, value: Any) -> Any:
     if type(None) in typing.get_args(kind):
         return None if value is None or value in ("", 0) else value
     if typing.get_origin(kind) is tuple:
-        return tuple(value)
+        of_each = typing.get_args(kind)[0]
+        is_part = dataclasses.is_dataclass(of_each)
+        return tuple(_read(of_each, each) if is_part else each for each in value)
     return float(value) if kind is float else value
 
 
@@ -248,6 +325,22 @@ def parse_config(content: bytes, path: pathlib.Path) -> Config:
         return config
     except ValueError as error:
         raise ValueError(f"{path} is damaged: {error}; use another --workdir") from error
+
+
+def priors_of(prior: PriorSettings) -> tuple[PriorSettings, ...]:
+    """The first prior and the others, each as if it were the only one."""
+    own = ("model", *_EMBEDDED)
+    others = (
+        dataclasses.replace(
+            prior,
+            **{name: getattr(other, name) for name in own},
+            method="score",
+            reversed=False,
+            others=(),
+        )
+        for other in prior.others
+    )
+    return (dataclasses.replace(prior, others=()), *others)
 
 
 def asked(prior: PriorSettings) -> str:

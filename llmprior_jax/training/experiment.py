@@ -13,7 +13,7 @@ import dataclasses
 import json
 import pathlib
 import shutil
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -38,6 +38,7 @@ from llmprior_jax.training.config import (
     check_workdir,
     claim_workdir,
     parse_config,
+    priors_of,
     read_config,
     settled,
     step_unit,
@@ -118,7 +119,8 @@ def run(
         in_first(lambda: check_workdir(workdir, config))
     if not resume or not priors.scored.has_rows:
         build.try_prompts(settings, env, env_params, priors)
-        priors.model.load()
+        for model in priors.models:
+            model.load()
 
     def claim() -> None:
         if not resume:
@@ -130,7 +132,8 @@ def run(
 
     in_first(claim)
     if is_first():
-        tqdm.tqdm.write(f"prior: {settings.prior.model}, asked: {asked(settings.prior)}")
+        for prior in priors_of(settings.prior):
+            tqdm.tqdm.write(f"prior: {prior.model}, asked: {asked(prior)}")
     try:
         is_looked_at = False
         for name in settings.agents:
@@ -139,11 +142,12 @@ def run(
                 if agents.sees_prior(name) and trained.num_steps and not is_looked_at:
                     _look(name, settings, env, env_params, priors, workdir)
                     is_looked_at = True
-                _train(name, trained, priors.model, settings, workdir / name, should_stop)
+                _train(name, trained, priors.models, settings, workdir / name, should_stop)
     finally:
-        if is_first():
-            _report(priors.model, workdir)
-        priors.model.close()
+        for model in priors.models:
+            if is_first():
+                _report(model, workdir)
+            model.close()
     summary = json.loads(from_first(lambda: _conclude(config, workdir).encode()))
     return {name: summary[name] for name in settings.agents}
 
@@ -242,7 +246,9 @@ def make_examples(
       ValueError: the agent does not succeed often enough, or nothing is named and the environment
         has no examples of its own.
     """
-    if prompts.FEW_SHOT not in prompts.words(settings.prior.prompt):
+    asked_so = [prior.prompt for prior in priors_of(settings.prior)]
+    showing = [prompt for prompt in asked_so if prompts.FEW_SHOT in prompts.words(prompt)]
+    if not showing:
         return []
     kept = None if workdir is None else examples.read(workdir)
     if kept is not None:
@@ -254,7 +260,7 @@ def make_examples(
         if own := env.examples():
             return list(own)
         raise ValueError(
-            f"config.prior.prompt is {settings.prior.prompt!r}, which shows successful episodes, "
+            f"config.prior.prompt is {showing[0]!r}, which shows successful episodes, "
             f"and {env.name} has none of its own: name a file of them "
             "(config.prior.examples.file), or a run to take them from "
             "(config.prior.examples.workdir)"
@@ -387,11 +393,11 @@ def _report(model: "CachedModel", workdir: pathlib.Path) -> None:
     """Says how much the language model was asked, and adds it to the run's record."""
     queries = model.queries
     tqdm.tqdm.write(
-        f"prior: {queries.made:,} language-model queries made ({queries.per_second:,.0f}/s), "
-        f"{queries.saved:,} saved by the store"
+        f"prior {model.name}: {queries.made:,} language-model queries made "
+        f"({queries.per_second:,.0f}/s), {queries.saved:,} saved by the store"
         + (f", {queries.not_kept:,} not kept" if queries.not_kept else "")
     )
-    record = queries._asdict() | {"per_second": queries.per_second}
+    record = {"model": model.name} | queries._asdict() | {"per_second": queries.per_second}
     with (workdir / _QUERIES).open("a") as file:
         file.write(json.dumps(record) + "\n")
 
@@ -399,7 +405,7 @@ def _report(model: "CachedModel", workdir: pathlib.Path) -> None:
 def _train(
     name: str,
     run: "Run",
-    model: "CachedModel",
+    models: "Sequence[CachedModel]",
     settings: Settings,
     directory: pathlib.Path,
     should_stop: Callable[[], bool] | None,
@@ -418,7 +424,7 @@ def _train(
                 last = -1 if restored is None else run.segments
                 metrics = opened.enter_context(MetricsWriter(directory, last, run.steps, settings))
                 bar = opened.enter_context(_bar(name, run))
-            asked_before = model.queries.made
+            asked_before = [model.queries.made for model in models]
 
             def record(values: dict[str, Any]) -> None:
                 values |= run.scored.metrics()
@@ -428,8 +434,9 @@ def _train(
                     # A run may overshoot its budget.
                     bar.update(min(run.steps, run.num_steps) - bar.n)
                     shown = {"success": f"{np.mean(values['success_rate']):.2f}"}
-                    if model.queries.made > asked_before:
-                        shown["queries/s"] = f"{model.queries.per_second:,.0f}"
+                    for model, before in zip(models, asked_before, strict=True):
+                        if model.queries.made > before:
+                            shown["queries/s"] = f"{model.queries.per_second:,.0f}"
                     bar.set_postfix(shown)
 
             if restored is None:

@@ -7,6 +7,7 @@ compares prompts and normalizations in the same way.
 """
 
 import dataclasses
+import functools
 import pathlib
 import shlex
 import tempfile
@@ -25,13 +26,14 @@ from llmprior_jax.play.engine_games import EngineGames
 from llmprior_jax.play.row_files import RowFiles
 from llmprior_jax.play.scored_states import ScoredStates
 from llmprior_jax.priors import PriorBatch, Prompt
-from llmprior_jax.settings import GamesSettings, OfflineSettings, PriorSettings, Settings
+from llmprior_jax.settings import GamesSettings, OfflineSettings, Settings
 from llmprior_jax.training import build, config
 from llmprior_jax.training.config import asked
 from llmprior_jax.training.summary import bounds
-from llmprior_jax.types import TextState
+from llmprior_jax.types import ActionPrior, TextState
 
 PRIOR, UNIFORM, WORSE_BY, ASKED = "prior alone", "uniform", "worse_by", "asked"
+MODEL, OTHERS = "model", "others"
 SUCCESS, RETURN = "success_rate", "return"
 
 _CONFIDENCE = 0.95
@@ -248,7 +250,9 @@ def look(
 
     Returns:
       What `Outcome.statistics` gives of "prior alone" and "uniform"; under "worse_by" the measure
-      by which the prior is worse, None if it is not; and under "asked" how the model was asked.
+      by which the prior is worse, None if it is not; under "model" and "asked" which model it is of
+      and how that was asked; and, where there are several priors, under "others" the same of each
+      further one.
     """
     table = known.scored.table
     first = np.asarray(table.observations)[: int(table.size)]
@@ -264,15 +268,33 @@ def look(
         # So few at a time that hardly more states are met than are to be.
         scored, eval_episodes = known.scored.copy(env, RowFiles(directory, read_only=True)), 1
         num_episodes, most_states = _LAZY_EPISODES, _LAZY_STATES
-    alone = without_learning(settings, eval_episodes)
-    run = build.make_run("prior", alone, env, env_params, known._replace(scored=scored))
-    prior = play(run, scored, num_episodes, most_states)
+    runs: list[Run] = []
+    played: list[Outcome] = []
+    every = config.priors_of(settings.prior)
+    for number, prior in enumerate(every):
+        alone = without_learning(dataclasses.replace(settings, prior=prior), eval_episodes)
+        see = functools.partial(_the_only_one, number=number)
+        acting = known._replace(scored=scored)
+        runs.append(build.make_run("prior", alone, env, env_params, acting, see=see))
+        played.append(play(runs[-1], scored, num_episodes, most_states))
     with tempfile.TemporaryDirectory() as scratch:
         blind = uniform_states(env, first, table.prior.features.shape[-1], pathlib.Path(scratch))
         # No model is asked about its states, except where their actions are proposed.
         proposes = settings.environment.freeform.k is not None
-        uniform = play(run, blind, num_episodes, most_states if proposes else None)
-    return {**compared(prior, uniform), ASKED: asked(settings.prior)}
+        uniform = play(runs[0], blind, num_episodes, most_states if proposes else None)
+    found = [
+        {**compared(outcome, uniform), MODEL: prior.model, ASKED: asked(prior)}
+        for prior, outcome in zip(every, played, strict=True)
+    ]
+    return {**found[0], **({OTHERS: found[1:]} if found[1:] else {})}
+
+
+def _the_only_one(prior: ActionPrior, number: int) -> ActionPrior:
+    """Of several priors of a state, the one with this number, without the others."""
+    if number:
+        assert prior.others is not None
+        prior = prior._replace(log_probs=prior.others[..., number - 1, :])
+    return prior._replace(others=None)
 
 
 def compared(prior: Outcome, uniform: Outcome) -> dict[str, Any]:
@@ -283,28 +305,36 @@ def compared(prior: Outcome, uniform: Outcome) -> dict[str, Any]:
 
 
 def warn(found: Mapping[str, Any], settings: Settings, name: str) -> None:
-    """Says so if the prior alone is worse than a uniform policy, and what to do about it.
+    """Says so if a prior alone is worse than a uniform policy, and what to do about it.
 
     Args:
       found: what `look` gave.
       settings: of the run.
       name: the agent that starts from the prior.
     """
+    every = [found, *found.get(OTHERS, ())]
+    for prior, of_prior in zip(config.priors_of(settings.prior), every, strict=True):
+        _warn_of_one(of_prior, dataclasses.replace(settings, prior=prior), name)
+
+
+def _warn_of_one(found: Mapping[str, Any], settings: Settings, name: str) -> None:
+    """`warn` of the settings' only prior."""
     by = found[WORSE_BY]
     if by is None:
         return
     prior, uniform = (with_interval(found[name][by]) for name in (PRIOR, UNIFORM))
     logging.warning(
-        "the prior alone is worse than a uniform policy: %s %s against %s, in %d and %d episodes. "
-        "It leads agents astray. Look for a better prompt or normalization with\n"
-        "  %s%s",
+        "the prior of %s alone is worse than a uniform policy: %s %s against %s, in %d and %d "
+        "episodes. %s. Look for a better prompt or normalization with\n  %s%s",
+        settings.prior.model,
         by.replace("_", " "),
         prior,
         uniform,
         found[PRIOR]["episodes"],
         found[UNIFORM]["episodes"],
+        "Agents learn to do without it" if _weighs(settings, name) else "It leads agents astray",
         _survey(settings),
-        "".join(f"\nor {advice}" for advice in _advice(settings.prior, name)),
+        "".join(f"\nor {advice}" for advice in _advice(settings, name)),
     )
 
 
@@ -314,13 +344,20 @@ def with_interval(statistic: Mapping[str, Any]) -> str:
     return f"{statistic['mean']:.2f} [{low:.2f}, {high:.2f}]"
 
 
-def _advice(prior: PriorSettings, name: str) -> list[str]:
+def _weighs(settings: Settings, name: str) -> bool:
+    """Whether an agent learns how far to trust its prior, and can act without it."""
+    return not agents.is_policy(name) and settings.agent.trust == agents.trust.LEARNED
+
+
+def _advice(settings: Settings, name: str) -> list[str]:
     """What may help without a look, but for what is done already."""
+    prior = settings.prior
     advice: list[str] = []
     if prior.method == "score" and prior.normalization != "token":
         advice.append("try --config.prior.normalization=token")
     # A policy begins as its model is, and nothing is mixed in.
-    if not agents.is_policy(name) and prior.uniform_share < _ENOUGH_UNIFORM:
+    limited = agents.is_policy(name) or prior.uniform_share >= _ENOUGH_UNIFORM
+    if not limited and not _weighs(settings, name):
         advice.append(f"limit the prior with --config.prior.uniform_share={_ENOUGH_UNIFORM}")
     return advice
 

@@ -14,6 +14,7 @@ from llmprior_jax.priors.sources.registry import check_method
 from llmprior_jax.settings import PolicySettings, PriorSettings, Settings
 from llmprior_jax.training.build import ENGINE, freeform_sampling, shared_environments
 from llmprior_jax.training.build_agent import build_agent, build_policy
+from llmprior_jax.training.config import priors_of
 from llmprior_jax.training.metrics import import_wandb
 
 
@@ -89,22 +90,24 @@ def _check_prior(prior: PriorSettings) -> None:
             f"config.prior.quantize is {prior.quantize!r}; use 'int8', or '' for weights as they "
             "are"
         )
-    check_options(prior.normalization, prior.temperature)
     check_method(prior.method)
     if prior.method == "imitate" and (not prior.demonstrations or prior.prompt != "plain"):
         raise ValueError(
             "config.prior.method is 'imitate', which reads what others did in a state: name a "
             "dataset (config.prior.demonstrations), and leave config.prior.prompt 'plain'"
         )
-    _check_prompt(prior)
+    _check_examples(prior)
+    for each in priors_of(prior):
+        check_options(each.normalization, each.temperature)
+        _check_prompt(each)
     propose = prior.propose
     check_sampling(propose.k, Sampling(propose.max_new_tokens, propose.temperature, propose.top_p))
     check_estimate(propose.no_match, propose.pseudo_count)
 
 
-def _check_prompt(prior: PriorSettings) -> None:
+def _check_examples(prior: PriorSettings) -> None:
     words, shown = prompts.words(prior.prompt), prior.examples
-    shows = prompts.FEW_SHOT in words
+    shows = any(prompts.FEW_SHOT in prompts.words(each.prompt) for each in priors_of(prior))
     for field, named in (("file", shown.file), ("workdir", shown.workdir)):
         if named is not None and not shows:
             raise ValueError(
@@ -120,6 +123,11 @@ def _check_prompt(prior: PriorSettings) -> None:
         )
     if shows and shown.workdir is not None and shown.count < 1:
         raise ValueError(f"config.prior.examples.count is {shown.count}; use a number >= 1")
+
+
+def _check_prompt(prior: PriorSettings) -> None:
+    words = prompts.words(prior.prompt)
+    shows = prompts.FEW_SHOT in words
     # Made to see whether it can be; nothing is loaded for that.
     examples = [prompts.Example("", ())] if shows else []
     prompts.make(prior.prompt, examples, lambda: models.load("tiny").tokenizer)
@@ -177,7 +185,8 @@ def _check_agents(settings: Settings) -> None:
         if agents.is_policy(name):
             _check_policy(name, settings)
         else:
-            build_agent(name, settings.agent, settings.prior)
+            online = settings.offline.dataset is None
+            build_agent(name, settings.agent, settings.prior, online)
 
 
 def _check_policy(name: str, settings: Settings) -> None:
