@@ -226,6 +226,8 @@ class _Maker(NamedTuple):
         config = self.default()
         config.agents = (agent,)
         config.prior.store = str(self.inputs.store)
+        # The paper takes its prior as it is; `launch.trust` has the other way beside it.
+        config.agent.trust = config.policy.trust = "fixed"
         values = {name.replace("__", "."): value for name, value in fields.items()}
         config.update_from_flattened_dict(values)
         return Run(label or _NAMES[agent], self._name(config), config, amount)
@@ -241,7 +243,12 @@ class _Maker(NamedTuple):
                     return f"{name}/{pathlib.Path(value).relative_to(path)}"
             return value
 
-        fields = {field: known(value) for field, value in changes(config).items()}
+        # Runs were named before there was another kind of trust.
+        fields = {
+            field: known(value)
+            for field, value in changes(config).items()
+            if field not in ("agent.trust", "policy.trust")
+        }
         digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
         return f"{config.agents[0]}-{digest[:12]}"
 

@@ -159,7 +159,13 @@ def learning(model: str, best: tuple[str, str] | None = None) -> dict[str, train
     def config(**of_prior: Any) -> training.Config:
         made = training.default_config()
         made.update_from_flattened_dict(
-            {"agents": ("prior", "dqn", "dqn_prior"), "num_seeds": 16, "prior.model": model}
+            {
+                "agents": ("prior", "dqn", "dqn_prior"),
+                "num_seeds": 16,
+                "prior.model": model,
+                # The prior as it is; `launch.trust` measures how far it is trusted.
+                "agent.trust": "fixed",
+            }
         )
         made.update_from_flattened_dict({f"prior.{name}": of for name, of in of_prior.items()})
         return made

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from launch.common import steps
 from launch.common.pictures import POSTERIOR, PRIOR
 from launch.real_models.measure import SETTINGS
 from launch.real_models.plan import CHOOSING
@@ -150,56 +151,24 @@ def _of_learning(learning: Mapping[str, Any]) -> str:
         for run, of_run in runs.items():
             dqn = _steps(of_run.get(_DQN))
             for agent, curve in of_run.items():
-                steps = _steps(curve)
+                needed = _steps(curve)
                 final = np.asarray(curve[SUCCESS][-1])
                 low, high = summary.interval(final)
-                ratio = _ratio(steps, dqn) if agent != _DQN and len(curve["steps"]) > 1 else ""
+                median = steps.median(needed).text() if len(needed) else ""
+                compared = len(needed) and len(dqn) and agent != _DQN
+                ratio = steps.ratio(needed, dqn).text("{:.2f}") if compared else ""
                 lines.append(
                     f"| {model} | {run} | {agent} | {summary.interquartile_mean(final):.2f} "
-                    f"[{low:.2f}, {high:.2f}] | {_median(steps)} | {ratio} |"
+                    f"[{low:.2f}, {high:.2f}] | {median} | {ratio} |"
                 )
     return "\n".join([*lines, "", f"![Learning curves]({PICTURE})", ""])
 
 
 def _steps(curve: Mapping[str, Any] | None) -> np.ndarray:
-    """For each seed the steps after which it reached the level; infinite if never."""
+    """For each seed the steps after which it reached the level; nothing for who does not learn."""
     if curve is None or len(curve["steps"]) < 2:
         return np.zeros(0)
-    success = np.asarray(curve[SUCCESS], float)
-    return summary.steps_to(LEVEL, curve["steps"], success)
-
-
-def _median(steps: np.ndarray) -> str:
-    if not len(steps):
-        return ""
-    low, high = np.quantile(_medians(steps), (0.025, 0.975), method="nearest")
-    return f"{_count(float(np.median(steps)))} [{_count(low)}, {_count(high)}]"
-
-
-def _ratio(steps: np.ndarray, others: np.ndarray) -> str:
-    if not len(steps) or not len(others):
-        return ""
-    with np.errstate(invalid="ignore"):
-        ratios = _medians(steps) / _medians(others, seed=1)
-        middle = float(np.median(steps) / np.median(others))
-    low, high = np.quantile(
-        np.nan_to_num(ratios, nan=np.inf, posinf=np.inf), (0.025, 0.975), method="nearest"
-    )
-    return f"{_share(middle)} [{_share(low)}, {_share(high)}]"
-
-
-def _medians(values: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Medians of resampled seeds."""
-    rng = np.random.default_rng(seed)
-    return np.median(rng.choice(values, (2_000, len(values))), axis=1)
-
-
-def _count(value: float) -> str:
-    return f"{value:,.0f}" if np.isfinite(value) else "never"
-
-
-def _share(value: float) -> str:
-    return f"{value:.2f}" if np.isfinite(value) else "never"
+    return steps.steps_to(LEVEL, curve)
 
 
 def _of_the_rest(results: Results) -> str:
@@ -233,8 +202,8 @@ def _of_the_rest(results: Results) -> str:
         lines.append(f"{curve[SETTINGS]['minutes']:g} minutes of training.\n")
         lines += ["| steps | success |", "|---|---|"]
         lines += [
-            f"| {steps:,} | {np.mean(success):.2f} |"
-            for steps, success in zip(curve["steps"], curve[SUCCESS], strict=True)
+            f"| {step:,} | {np.mean(success):.2f} |"
+            for step, success in zip(curve["steps"], curve[SUCCESS], strict=True)
         ]
     return "\n".join(lines) + "\n"
 

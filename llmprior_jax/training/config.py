@@ -33,6 +33,8 @@ _ANY_OTHER = {"normalization": "token", "uniform_share": 0.2, "prompt": "few_sho
 _WITHOUT_EXAMPLES = {**_ANY_OTHER, "prompt": "story"}
 # The field of further priors, which are settings of their own.
 _OTHERS = "others"
+# Parts of agents that learn how far to trust a prior.
+_WITH_TRUST = ("agent", "policy")
 # Fields that change where and how a run computes, and not what.
 _SAME_RESULTS = ("mesh", "prior.store", "wandb_project")
 
@@ -320,7 +322,10 @@ def parse_config(content: bytes, path: pathlib.Path) -> Config:
         # Not of `default_config`, which leaves to the model what a run without the field had fixed.
         began = ConfigDict(_fields(Settings()))
         # Made anew, because JSON has lists for tuples, and a `ConfigDict` keeps the types it has.
-        config = ConfigDict(json.loads(began.to_json()))
+        config: Config = ConfigDict(json.loads(began.to_json()))
+        # Before trust could be learned, every prior was taken as it is.
+        for part in _WITH_TRUST:
+            config[part].trust = "fixed"
         config.update(said)
         return config
     except ValueError as error:

@@ -62,7 +62,8 @@ def summarize(records: Sequence[Mapping[str, Any]], unit: str) -> dict[str, Any]
     Returns:
       `success_rate` and `return` (of the last evaluation), and `unseen_success_rate` where unseen
       games were played: `iqm`, `ci95` and `per_seed`;
-      `trust`, the weight of the prior at the end, where it was learned: `mean` and `per_seed`;
+      `trust`, the weight of the prior at the end, where it was learned, and of several priors the
+        weight of each from `trust_1` on: `mean` and `per_seed`;
       `steps_to_90`: `median`, `quartiles` and `per_seed`, each None where not reached, and
       `reached`, the share of seeds that got there; `steps`, those taken, and `unit`.
     """
@@ -73,10 +74,11 @@ def summarize(records: Sequence[Mapping[str, Any]], unit: str) -> dict[str, Any]
     # The higher of two neighbors: where half of the seeds never get there, the median is never.
     quartiles = np.quantile(steps, [0.25, 0.5, 0.75], method="higher")
     last = evaluations[-1]
-    trust = {}
-    if _TRUST in last:
-        per_seed = np.array(last[_TRUST], float)
-        trust = {_TRUST: {"mean": float(per_seed.mean()), "per_seed": per_seed.tolist()}}
+    trust = {
+        name: {"mean": float(np.mean(values)), "per_seed": list(values)}
+        for name, values in last.items()
+        if name.split("_")[0] == _TRUST
+    }
     unseen = {_UNSEEN: _over_seeds(np.array(last[_UNSEEN], float))} if _UNSEEN in last else {}
     return {
         "success_rate": _over_seeds(success[-1]),
@@ -184,7 +186,11 @@ def plot(
 
 def _policies(before: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """Of what came before training, the statistics of each policy."""
-    return {name: row for name, row in before.items() if isinstance(row, Mapping)}
+    further = {
+        f"prior {number} alone": found["prior alone"]
+        for number, found in enumerate(before.get("others", ()), 2)
+    }
+    return {name: row for name, row in before.items() if isinstance(row, Mapping)} | further
 
 
 def _caption(before: Mapping[str, Any]) -> str:

@@ -1,0 +1,1 @@
+"""What learned trust in a prior is worth: `python -m launch.trust`."""

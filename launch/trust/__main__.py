@@ -1,0 +1,111 @@
+"""Measures what it is worth that agents learn how far to trust a prior, and writes a report.
+
+    python -m launch.trust --workdir=runs/trust --out=report
+
+Good priors and bad ones, of the embedded model and of two real ones, whose weights come as packages
+(`python -m launch.real_models --help` names them; without them the embedded one is left). DQN-Prior
+with learned trust stands beside DQN on the same features, beside the same prior taken as it is, and
+beside the best fixed setting, which is looked for on other seeds; CQL-Prior and GFlan-Prior beside
+theirs. Given again, the command goes on where it stopped. The settings are in
+`launch/trust/plan.py`.
+"""
+
+import pathlib
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from launch.common import app, run_pool, steps
+from launch.real_models.plan import find_model
+from launch.trust import plan
+from llmprior_jax.registry import unknown
+from llmprior_jax.training.metrics import read_metrics
+
+_PARTS = (*(place.name for place in plan.PLACES), "offline", "policies")
+FLAGS = app.Flags()
+_WORKDIR = FLAGS.string("workdir", None, "Directory of the runs.", required=True)
+_OUT = FLAGS.string("out", None, "Directory of the report.", required=True)
+_MODELS = FLAGS.list("models", [plan.SMOLLM2, plan.GEMMA], "Real models; may be empty.")
+_PARTS_WANTED = FLAGS.list("parts", list(_PARTS), "What to measure; the report has what is there.")
+_SEEDS = FLAGS.integer("seeds", 64, "Of each run that learns Q online.", lower_bound=1)
+_OFFLINE_SEEDS = FLAGS.integer("offline_seeds", 16, "Of each run from a dataset.", lower_bound=1)
+_POLICY_SEEDS = FLAGS.integer("policy_seeds", 5, "Of each language model's run.", lower_bound=1)
+
+
+def main(argv: Sequence[str]) -> None:
+    from launch.trust import report
+
+    del argv
+    for part in _PARTS_WANTED.value:
+        if part not in _PARTS:
+            raise ValueError(f"--parts: {unknown('part', part, _PARTS)}")
+    workdir = pathlib.Path(_WORKDIR.value).absolute()
+    models = {name: find_model(name, workdir) for name in _MODELS.value}
+    results: dict[str, Any] = {"online": {}, "offline": {}, "policies": {}}
+    for place in plan.PLACES:
+        if found := _online(place, models, workdir):
+            results["online"][place.name] = found
+    dataset = workdir / plan.DATASET
+    if "offline" in _PARTS_WANTED.value and not dataset.exists():
+        made = [sys.executable, "-m", *plan.COLLECT, f"--out={dataset}"]
+        subprocess.run(made, check=True)
+    from_data = plan.offline(str(dataset), _OFFLINE_SEEDS.value)
+    found = _curves("offline", from_data.values(), workdir)
+    for (size, what), run in from_data.items():
+        if run.name in found:
+            results["offline"].setdefault(str(size), {})[what] = found[run.name]
+    of_policies = plan.policies(_POLICY_SEEDS.value)
+    found = _curves("policies", of_policies.values(), workdir)
+    results["policies"] = {
+        what: found[run.name] for what, run in of_policies.items() if run.name in found
+    }
+    command = shlex.join(["python", "-m", "launch.trust", *sys.argv[1:]])
+    report.write(results, command, pathlib.Path(_OUT.value))
+    print(f"the report is in {pathlib.Path(_OUT.value) / report.FILE}")
+
+
+def _online(place: plan.Place, models: dict[str, str], workdir: pathlib.Path) -> dict[str, Any]:
+    """The curves of a place, with that of the best fixed setting of each prior searched."""
+    runs = plan.online(place, models, _SEEDS.value)
+    found = _curves(place.name, runs.values(), workdir)
+    results: dict[str, Any] = {
+        what: found[run.name] for what, run in runs.items() if run.name in found
+    }
+    for label, tried in plan.search(place, models).items():
+        of_search = _curves(place.name, tried.values(), workdir)
+        if len(of_search) < len(tried):
+            continue
+
+        def cost(setting: tuple[float, float], tried: Any = tried, of: Any = of_search) -> Any:
+            """Fewer steps are better, then more success."""
+            curve = of[tried[setting].name]
+            needed = steps.median(steps.steps_to(place.level, curve)).value
+            return needed, -sum(map(sum, curve["success_rate"]))
+
+        setting = min(tried, key=cost)
+        best = plan.best_fixed(place, label, models, setting, _SEEDS.value)
+        if curve := _curves(place.name, [best], workdir).get(best.name):
+            results[f"best fixed {label}"] = {"setting": setting, **curve}
+    return results
+
+
+def _curves(part: str, runs: Iterable[plan.Run], workdir: pathlib.Path) -> dict[str, Any]:
+    """The learning curves of runs by their names: of all, if they are wanted, or those there."""
+    runs = list(runs)
+    if part in _PARTS_WANTED.value:
+        run_pool.train_here(workdir, {run.name: run.config for run in runs})
+    curves: dict[str, Any] = {}
+    for run in runs:
+        if run_pool.is_finished(workdir, run.name):
+            records = read_metrics(workdir / run.name / run.agent)
+            weight = records[-1].get("trust")
+            curves[run.name] = steps.curve_of(records) | (
+                {} if weight is None else {"trust": weight}
+            )
+    return curves
+
+
+if __name__ == "__main__":
+    app.run(main, FLAGS)
