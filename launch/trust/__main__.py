@@ -3,7 +3,7 @@
     python -m launch.trust --workdir=runs/trust --out=report
 
 Good priors and bad ones, of the embedded model and of two real ones, whose weights come as packages
-(`python -m launch.real_models --help` names them; without them the embedded one is left). DQN-Prior
+(`python -m launch.real_models --help` names them; `--models=` leaves them out). DQN-Prior
 with learned trust stands beside DQN on the same features, beside the same prior taken as it is, and
 beside the best fixed setting, which is looked for on other seeds; CQL-Prior and GFlan-Prior beside
 theirs. Given again, the command goes on where it stopped. The settings are in
@@ -42,6 +42,7 @@ def main(argv: Sequence[str]) -> None:
         if part not in _PARTS:
             raise ValueError(f"--parts: {unknown('part', part, _PARTS)}")
     workdir = pathlib.Path(_WORKDIR.value).absolute()
+    workdir.mkdir(parents=True, exist_ok=True)
     models = {name: find_model(name, workdir) for name in _MODELS.value}
     results: dict[str, Any] = {"online": {}, "offline": {}, "policies": {}}
     for place in plan.PLACES:
