@@ -122,7 +122,7 @@ def test_a_directory_goes_on_by_the_defaults_it_began_with(tmp_path, monkeypatch
     claim_workdir(tmp_path, config)
     began = training.read_config(tmp_path)
     assert (began.prior.normalization, began.policy.model) == ("token", "some/model")
-    monkeypatch.setitem(configs._OTHERS, "normalization", "word")
+    monkeypatch.setitem(configs._ANY_OTHER, "normalization", "word")
     claim_workdir(tmp_path, config)
     assert training.settled(config, began).prior.normalization == "token"
     config.prior.normalization = "word"
