@@ -23,7 +23,7 @@ import rich.table
 from launch.common import app
 from llmprior_jax import training
 from llmprior_jax.training import build_agent, summary
-from llmprior_jax.training.config import asked
+from llmprior_jax.training.config import asked, priors_of
 
 if TYPE_CHECKING:
     from llmprior_jax.learning import Run
@@ -32,6 +32,9 @@ FLAGS = app.Flags()
 _WORKDIR = FLAGS.string("workdir", None, "Directory of the run.", required=True)
 _AGENT = FLAGS.string("agent", "dqn_prior", "Which of the run's agents.")
 _EPISODES = FLAGS.integer("episodes", 256, "Episodes per seed.", lower_bound=1)
+_MODE = FLAGS.string(
+    "mode", None, "How the agent acts, sample or greedy; by default as in the run's evaluations."
+)
 _SHOW = FLAGS.boolean("show_episode", False, "Also print one episode as text.")
 _REPLAY = FLAGS.boolean(
     "replay_on_engine", False, "Also play the episodes again on ALFWorld's own engine."
@@ -49,18 +52,22 @@ _UNLIKELY = 0.01
 def main(argv: Sequence[str]) -> None:
     del argv
     console = rich.console.Console()
-    run = training.restore(_WORKDIR.value, _AGENT.value, _EPISODES.value, _MESH.value, app.never)
+    run = training.restore(
+        _WORKDIR.value, _AGENT.value, _EPISODES.value, _MESH.value, app.never, _MODE.value
+    )
     results = run.evaluate(fresh=True)
     num_seeds = len(results["success_rate"])
     if _SEED.value >= num_seeds:
         raise ValueError(f"--seed is {_SEED.value}; the run has seeds 0 to {num_seeds - 1}")
+    of_run = training.to_settings(training.read_config(pathlib.Path(_WORKDIR.value)))
+    mode = _MODE.value or of_run.run.eval_mode
     console.print(
         f"{_AGENT.value} after {run.steps:,} {run.unit}, {_EPISODES.value} episodes of each "
-        f"of {num_seeds} seeds, interquartile means \\[95% interval]"
+        f"of {num_seeds} seeds ({mode}), interquartile means \\[95% interval]"
     )
-    of_run = training.to_settings(training.read_config(pathlib.Path(_WORKDIR.value)))
-    seen = build_agent.seen_by(_AGENT.value, of_run.prior)
-    console.print(f"  prior: {seen.model}, asked: {asked(seen)}", highlight=False, markup=False)
+    for prior in priors_of(build_agent.seen_by(_AGENT.value, of_run.prior)):
+        told = f"  prior: {prior.model}, asked: {asked(prior)}"
+        console.print(told, highlight=False, markup=False)
     for name, values in results.items():
         low, high = summary.interval(values)
         mean = summary.interquartile_mean(values)

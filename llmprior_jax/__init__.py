@@ -6,6 +6,7 @@ and chex. The rooms are imported when first used (`llmprior_jax.envs.make(...)`)
 - `models`: language models and text encoders;
 - `priors`: what a language model says of the actions in a state;
 - `envs`: text environments;
+- `refine`: how far a prior is to be trusted, pure functions as well;
 - `agents`: learners as pure functions over arrays;
 - `play`, `learning`, `training`, `distributed`: episodes, ways to learn, runs, many devices;
 - `datasets`, `settings`: transitions as text, and what the parts of a run take.
@@ -16,7 +17,7 @@ The examples in the docstrings are run. Those of the rooms take for granted
 
     import jax, jax.numpy as jnp, numpy as np
     from llmprior_jax import ActionPrior, TextState, agents, datasets, distributed, envs
-    from llmprior_jax import learning, models, play, priors, settings, training
+    from llmprior_jax import learning, models, play, priors, refine, settings, training
 """
 
 from typing import TYPE_CHECKING
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from llmprior_jax import models as models
     from llmprior_jax import play as play
     from llmprior_jax import priors as priors
+    from llmprior_jax import refine as refine
     from llmprior_jax import settings as settings
     from llmprior_jax import training as training
 

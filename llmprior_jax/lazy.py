@@ -18,6 +18,7 @@ ROOMS = (
     "models",
     "play",
     "priors",
+    "refine",
     "settings",
     "training",
 )

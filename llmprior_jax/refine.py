@@ -30,6 +30,15 @@ import jax.numpy as jnp
 
 from llmprior_jax.posterior import normalize
 
+__all__ = [
+    "Returns",
+    "add_returns",
+    "mixed_log_probs",
+    "no_returns",
+    "responsibilities",
+    "trust",
+]
+
 # What a member is thought to do before it has played: so many episodes as all members play them.
 _PRIOR_EPISODES = 1.0
 # The share of its initial weight that a member never loses: what is best may change with learning.
@@ -42,6 +51,10 @@ _SMALLEST_DEVIATION = 1e-4
 
 class Returns(NamedTuple):
     """The returns of the latest W episodes, and who played them.
+
+    Examples:
+      >>> refine.no_returns(window=4).member
+      Array([-1, -1, -1, -1], dtype=int32)
 
     Attributes:
       value: f32[W].
@@ -57,6 +70,10 @@ class Returns(NamedTuple):
 def no_returns(window: int) -> Returns:
     """Room for the returns of `window` episodes.
 
+    Examples:
+      >>> int(refine.no_returns(window=4).number)
+      0
+
     Raises:
       ValueError: the window is not >= 1.
     """
@@ -69,10 +86,10 @@ def add_returns(returns: Returns, value: jax.Array, member: jax.Array, ended: ja
     """Remembers the episodes that have ended, in the place of the oldest.
 
     Examples:
-      >>> returns = no_returns(window=2)
+      >>> value, member = jnp.array([0.5, 9.0, 1.0]), jnp.array([0, 0, 1])
       >>> ended = jnp.array([True, False, True])
-      >>> add_returns(returns, jnp.array([0.5, 9.0, 1.0]), jnp.array([0, 0, 1]), ended).value
-      Array([0.5, 1. ], dtype=float32)
+      >>> refine.add_returns(refine.no_returns(window=3), value, member, ended).value
+      Array([0.5, 1. , 0. ], dtype=float32)
 
     Args:
       returns: those so far, of W episodes.
@@ -110,11 +127,11 @@ def trust(returns: Returns, initial: jax.Array) -> jax.Array:
 
     Examples:
       >>> initial = jnp.array([0.5, 0.5])
-      >>> print(trust(no_returns(4), initial))
+      >>> print(refine.trust(refine.no_returns(4), initial))
       [0.5 0.5]
       >>> value, member = jnp.array([1.0, 0.9, 0.1, 0.0]), jnp.array([1, 1, 0, 0])
-      >>> returns = add_returns(no_returns(4), value, member, jnp.ones(4, bool))
-      >>> bool(trust(returns, initial)[1] > 0.8)
+      >>> returns = refine.add_returns(refine.no_returns(4), value, member, jnp.ones(4, bool))
+      >>> bool(refine.trust(returns, initial)[1] > 0.8)
       True
 
     Args:
@@ -150,7 +167,8 @@ def mixed_log_probs(log_probs: jax.Array, weights: jax.Array) -> jax.Array:
 
     Examples:
       >>> members = jnp.log(jnp.array([[0.9, 0.1, 0.0], [0.5, 0.5, 0.0]]))
-      >>> print(jnp.exp(mixed_log_probs(members, jnp.array([0.5, 0.5]))).round(2))
+      >>> mixed = refine.mixed_log_probs(members, jnp.array([0.5, 0.5]))
+      >>> print(np.round(np.exp(mixed), 2))
       [0.7 0.3 0. ]
 
     Args:
@@ -185,7 +203,8 @@ def responsibilities(
     Examples:
       >>> members = jnp.log(jnp.array([[0.9, 0.1], [0.5, 0.5]]))
       >>> policy = jnp.log(jnp.array([1.0, 0.0]))
-      >>> print(responsibilities(policy, members, jnp.array([0.5, 0.5])).round(2))  # 0.9 : 0.5
+      >>> theirs = refine.responsibilities(policy, members, jnp.array([0.5, 0.5]))
+      >>> print(np.round(np.asarray(theirs), 2))  # 0.9 : 0.5
       [0.64 0.36]
 
     Args:

@@ -349,6 +349,8 @@ class RunSettings:
         that were missing; None is all until the next evaluation. Where almost every step leads to a
         new state, as with a history, a short segment wastes less on waiting.
       eval_episodes: episodes of an evaluation, per seed.
+      eval_mode: how agents act in evaluations: "sample" draws from their policy, as they do when
+        they learn, "greedy" takes its likeliest action.
       mesh: devices, such as "data:4,model:2" (`distributed.make_mesh`): seeds are shared out over
         `data`, the language model's weights over `model`. None is as many as divide the seeds.
     """
@@ -359,6 +361,7 @@ class RunSettings:
     eval_every: int = 1_000
     segment_steps: int | None = None
     eval_episodes: int = 64
+    eval_mode: str = "sample"
     mesh: str | None = None
 
 

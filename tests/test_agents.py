@@ -314,3 +314,10 @@ def test_a_policy_has_the_prior_that_the_agent_acts_by():
     reversed_first = agents.with_prior(mixed, agents.prior_transforms.reversed_order)
     for agent, expected in ((mixed, [0.65, 0.35]), (reversed_first, [0.35, 0.65])):
         np.testing.assert_allclose(np.exp(agent.policy((), prior).prior), expected, rtol=1e-5)
+
+
+def test_a_greedy_agent_takes_the_likeliest_action_whatever_the_key():
+    agent = agents.greedy(agents.prior_alone())
+    prior = of_probabilities(0.3, 0.4, 0.3)
+    keys = jax.random.split(jax.random.key(0), 64)
+    assert (jax.vmap(agent.act, in_axes=(None, 0, None))((), keys, prior) == 1).all()

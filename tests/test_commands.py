@@ -235,6 +235,7 @@ ELSEWHERE = {
     "launch.sweep": "test_sweep",
     "launch.report": "test_report",
     "launch.real_models": "test_real_models",
+    "launch.trust": "test_trust_report",
     "launch.prior fill": "test_store",
     "launch.prior export": "test_store",
     "launch.prior import": "test_store",

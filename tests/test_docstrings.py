@@ -26,6 +26,7 @@ from llmprior_jax import (
     models,
     play,
     priors,
+    refine,
     settings,
     training,
 )
@@ -41,6 +42,7 @@ PACKAGES = [
     ".play",
     ".priors",
     ".priors.prompts",
+    ".refine",
     ".training",
 ]
 # What the examples of the packages may use without saying where it is from.
@@ -49,7 +51,7 @@ GIVEN = {
     **{"ActionPrior": ActionPrior, "TextState": TextState},
     **{"agents": agents, "datasets": datasets, "distributed": distributed, "envs": envs},
     **{"learning": learning, "models": models, "play": play, "priors": priors},
-    **{"settings": settings, "training": training},
+    **{"refine": refine, "settings": settings, "training": training},
 }
 OPTIONS = doctest.ELLIPSIS | doctest.IGNORE_EXCEPTION_DETAIL | doctest.NORMALIZE_WHITESPACE
 
@@ -140,7 +142,7 @@ def test_an_example_runs(name, folder, load_once, monkeypatch):
     _run_example(name, given)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/extend.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/extend.md", "docs/trust.md"])
 def test_the_python_of_a_page_runs(page, folder, load_once, monkeypatch):
     monkeypatch.chdir(folder)
     text = (pathlib.Path(__file__).parent.parent / page).read_text()

@@ -74,7 +74,7 @@ def start(command: list[str], **environment: str) -> subprocess.Popen:
 def test_a_run_leaves_its_results(finished):
     summary = json.loads((finished / "summary.json").read_text())
     before = summary.pop("before_training")
-    assert set(before) == {"prior alone", "uniform", "worse_by", "asked"}
+    assert set(before) == {"prior alone", "uniform", "worse_by", "model", "asked"}
     assert set(summary) == {"prior", "dqn_prior"}
     for row in summary.values():
         assert {"iqm", "ci95", "per_seed"} <= row["success_rate"].keys()
@@ -284,3 +284,14 @@ def test_evaluate_prints_intervals_and_an_episode(finished):
     assert "posterior" in result.stdout
     assert "go left" in result.stdout
     assert "return" in result.stdout.splitlines()[-1]
+
+
+def test_a_greedy_evaluation_takes_the_likeliest_actions(finished):
+    run = training.restore(finished, "prior", eval_episodes=4, eval_mode="greedy")
+    for decision in run.play(0, jax.random.key(0)):
+        assert decision.action == decision.posterior.argmax()
+
+
+def test_an_evaluation_in_no_known_mode_is_refused(finished):
+    with pytest.raises(ValueError, match="eval_mode is 'best'; use one of sample, greedy"):
+        training.restore(finished, "prior", eval_episodes=4, eval_mode="best")

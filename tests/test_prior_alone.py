@@ -22,7 +22,8 @@ from llmprior_jax import agents, priors, training
 from llmprior_jax.training import build, prior_alone, summary
 from llmprior_jax.training.prior_alone import Outcome, Verdict
 
-WARNING = "the prior alone is worse than a uniform policy"
+WARNING = "alone is worse than a uniform policy"
+FIXED = {"agent.trust": "fixed"}
 
 
 def test_the_interval_of_success_is_wilsons():
@@ -121,7 +122,7 @@ def bad(tmp_path_factory) -> tuple[pathlib.Path, str]:
     handler = logging.Handler()
     handler.emit = lambda record: said.append(record.getMessage())
     logging.getLogger("absl").addHandler(handler)
-    training.run(kitchen_config(**{"prior.reversed": True}), workdir)
+    training.run(kitchen_config(**{"prior.reversed": True} | FIXED), workdir)
     logging.getLogger("absl").removeHandler(handler)
     return workdir, "\n".join(said)
 
@@ -140,7 +141,7 @@ def warned(caplog, name="dqn_prior", **changes) -> str:
     found = {"prior alone": policy, "uniform": policy, "worse_by": "success_rate"}
     caplog.clear()
     with caplog.at_level("WARNING"):
-        prior_alone.warn(found, training.to_settings(kitchen_config(**changes)), name)
+        prior_alone.warn(found, training.to_settings(kitchen_config(**FIXED | changes)), name)
     return caplog.text
 
 
@@ -154,6 +155,13 @@ def test_what_is_done_already_is_not_advised(caplog):
     assert "or limit" not in done
     assert token not in warned(caplog, **{"prior.method": "propose"}), "nothing is scored"
     assert "or limit" not in warned(caplog, "gflan_prior"), "nothing is mixed into a policy"
+
+
+def test_an_agent_that_learns_whom_to_trust_is_said_to_do_without_a_bad_prior(caplog):
+    said = warned(caplog, **{"agent.trust": "learned"})
+    assert "Agents learn to do without it" in said
+    assert "or limit" not in said
+    assert "leads agents astray" in warned(caplog, "gflan_prior", **{"agent.trust": "learned"})
 
 
 @pytest.mark.parametrize(
@@ -229,7 +237,7 @@ def test_a_resumed_run_says_so_again_and_does_not_look_again(bad, monkeypatch, c
     workdir, _ = bad
     monkeypatch.setattr(prior_alone, "look", lambda *_: pytest.fail("it looked again"))
     with caplog.at_level("WARNING"):
-        training.run(kitchen_config(**{"prior.reversed": True}), workdir)
+        training.run(kitchen_config(**{"prior.reversed": True} | FIXED), workdir)
     assert WARNING in caplog.text
 
 

@@ -175,6 +175,23 @@ def with_prior(agent: Agent, transform: Callable[[ActionPrior], ActionPrior]) ->
     )
 
 
+def greedy(agent: Agent) -> Agent:
+    """The same agent, which takes the likeliest action of its policy instead of drawing one.
+
+    Examples:
+      >>> agent = agents.greedy(agents.prior_alone())
+      >>> prior = ActionPrior(jnp.log(jnp.array([0.4, 0.6])), jnp.zeros((2, 1)))
+      >>> int(agent.act((), jax.random.key(0), prior))
+      1
+    """
+
+    def act(state: AgentState, key: jax.Array, prior: ActionPrior) -> jax.Array:
+        del key
+        return jnp.argmax(agent.policy(state, prior).log_probs)
+
+    return agent._replace(act=act)
+
+
 def with_uniform_prior(agent: Agent) -> Agent:
     """The same agent, blind to what the language model prefers: DQN-Prior becomes DQN.
 

@@ -103,7 +103,7 @@ def make_policy(name: str, model: LanguagePolicy, **kwargs: Any) -> PolicyAgent:
       >>> model = language_policy(models.load("tiny"), num_actions=2)
       >>> agent = agents.make_policy("gflan", model, epochs=2)
       >>> sorted(agent._fields)
-      ['init', 'policy', 'update']
+      ['init', 'policy', 'prior', 'update']
 
     Args:
       name: "gflan_prior", or "gflan" (the same with alpha = 0); a name given by `register_policy`;

@@ -173,6 +173,7 @@ class PolicyActor:
       model: the language model that is the policy.
       text_state: puts an observation into words (`TextEnvironment.text_state`).
       build_prompt: what the policy reads of a state.
+      greedy: take the likeliest action instead of drawing one.
     """
 
     def __init__(
@@ -181,7 +182,9 @@ class PolicyActor:
         model: LanguagePolicy,
         text_state: Callable[[np.ndarray], TextState],
         build_prompt: Builder,
+        greedy: bool = False,
     ):
+        self._greedy = greedy
         self._agent = agent
         self._model = model
         self._reading = _Reading(model, text_state, build_prompt)
@@ -224,7 +227,11 @@ class PolicyActor:
         self, state: AgentState, shared: Any, table: PriorTable, row: jax.Array, key: jax.Array
     ) -> jax.Array:
         """See `AgentActor`."""
-        return jax.random.categorical(key, self.policy(state, shared, table, row).log_probs)
+        return self._chosen(key, self.policy(state, shared, table, row).log_probs)
+
+    def _chosen(self, key: jax.Array, log_probs: jax.Array) -> jax.Array:
+        """An action i32[] of a policy f32[A]."""
+        return jnp.argmax(log_probs) if self._greedy else jax.random.categorical(key, log_probs)
 
     def by_prior(self, state: AgentState) -> Callable[[jax.Array, ActionPrior], jax.Array]:
         """See `AgentActor`."""
@@ -245,7 +252,7 @@ class PolicyActor:
         view = self._read(state, shared, _want(view, row, ~standing.is_over & ~standing.waits))
         keys = jax.vmap(jax.random.split)(standing.envs.key)
         log_probs = view.log_probs[row]
-        action = jax.vmap(jax.random.categorical)(keys[:, 0], log_probs)
+        action = jax.vmap(self._chosen)(keys[:, 0], log_probs)
         trusted = jax.vmap(self._agent.prior, in_axes=(None, 0))
         considered = Considered(
             log_prob=jnp.take_along_axis(log_probs, action[:, None], axis=1)[:, 0],

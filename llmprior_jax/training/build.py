@@ -41,6 +41,7 @@ from llmprior_jax.settings import (
     EnvironmentSettings,
     FreeFormSettings,
     PriorSettings,
+    RunSettings,
     Settings,
 )
 from llmprior_jax.training.build_agent import build_agent, build_policy
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 ENGINE = "engine"
+_EVAL_MODES = _, _GREEDY = "sample", "greedy"
 
 
 class Priors(NamedTuple):
@@ -305,7 +307,7 @@ def make_run(
         agent = with_prior(build_agent(name, settings.agent, settings.prior))
         known.scored.load()
         player = EnginePlayer(
-            agent,
+            _evaluated(agent, settings.run),
             env,
             make_candidates(settings, known.model, known.build_prompt),
             known.scored,
@@ -334,7 +336,7 @@ def make_run(
         return run
     agent = with_prior(build_agent(name, settings.agent, settings.prior, online=dataset is None))
     known.scored.load()
-    player = play_with(ValueActor(agent))
+    player = play_with(ValueActor(_evaluated(agent, settings.run)))
     if dataset is not None and agent.update is not None:
         batch_size = settings.loop.batch_size
         return OfflineRun(
@@ -345,6 +347,17 @@ def make_run(
     loop = make_loop(env, env_params, agent, settings.loop, num_iterations, share)
     learns = agent.update is not None
     return OnlineRun(loop, player, settings.run, learns, num_iterations, mapped)
+
+
+def check_eval_mode(mode: str) -> None:
+    """Raises a ValueError unless agents can act so in evaluations."""
+    if mode not in _EVAL_MODES:
+        raise ValueError(f"eval_mode is {mode!r}; use one of {', '.join(_EVAL_MODES)}")
+
+
+def _evaluated(agent: agents.Agent, run: RunSettings) -> agents.Agent:
+    """An agent as it acts in evaluations."""
+    return agents.greedy(agent) if run.eval_mode == _GREEDY else agent
 
 
 def make_candidates(
@@ -400,9 +413,11 @@ def _make_policy_run(
     context = lm.config.max_position_embeddings
     build = make_builder(settings.prior, known.examples, lambda: lm.tokenizer)
     build_prompt = prompts.fitting(build, lambda prompt: prompts.room_for(prompt, context, count))
-    actor = PolicyActor(agent, model, env.text_state, build_prompt)
+    read = (agent, model, env.text_state, build_prompt)
+    actor = PolicyActor(*read)
     num_envs, rollout_steps = policy.num_envs, policy.rollout_steps
-    player = play_with(actor)
+    greedy = settings.run.eval_mode == _GREEDY
+    player = play_with(PolicyActor(*read, greedy=True) if greedy else actor)
     return PolicyRun(agent, actor, player, settings.run, num_envs, rollout_steps, mapped)
 
 

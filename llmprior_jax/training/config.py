@@ -161,7 +161,7 @@ def name_priors(config: Config, text: str) -> None:
 
     Examples:
       >>> config = training.default_config()
-      >>> name_priors(config, "tiny,SmolLM2.gguf@options+few_shot")
+      >>> training.name_priors(config, "tiny,SmolLM2.gguf@options+few_shot")
       >>> config.prior.model, config.prior.others
       ('tiny', ('SmolLM2.gguf@options+few_shot',))
 

@@ -158,6 +158,7 @@ def restore(
     eval_episodes: int,
     mesh: str | None = None,
     should_stop: Callable[[], bool] | None = None,
+    eval_mode: str | None = None,
 ) -> "Run":
     """Restores an agent of a finished or interrupted run, to evaluate it.
 
@@ -173,10 +174,11 @@ def restore(
       mesh: the devices, see `distributed.make_mesh`; by default those that the run was trained on
         where there are so many, and otherwise as many as divide the seeds.
       should_stop: asked while the language model is loaded and asked (`priors.CachedModel`).
+      eval_mode: how the agent acts, "sample" or "greedy"; by default as in the run's evaluations.
 
     Raises:
       FileNotFoundError: the directory holds no run, or no checkpoint of the agent.
-      ValueError: the run has no such agent, or the mesh is not possible.
+      ValueError: the run has no such agent, or the mesh or the mode is not possible.
       RestoreError: the agent has checkpoints, and none can be read, or another version wrote them.
     """
     from llmprior_jax.training import build
@@ -185,7 +187,7 @@ def restore(
     settings = to_settings(read_config(workdir))
     if name not in settings.agents:
         raise ValueError(f"{workdir} has no agent {name!r}; it has {', '.join(settings.agents)}")
-    settings = _for_evaluation(settings, eval_episodes, mesh)
+    settings = _for_evaluation(settings, eval_episodes, mesh, eval_mode)
     env, env_params = build.make_environment(settings)
     shown = make_examples(settings, env, workdir)
     priors = build.make_priors(
@@ -303,7 +305,9 @@ def explain_out_of_memory(name: str, settings: Settings, workdir: object) -> Gen
         ) from error
 
 
-def _for_evaluation(settings: Settings, eval_episodes: int, mesh: str | None) -> Settings:
+def _for_evaluation(
+    settings: Settings, eval_episodes: int, mesh: str | None, eval_mode: str | None
+) -> Settings:
     """The settings of a run with other evaluations, on the devices that are here."""
     from llmprior_jax.training import build
 
@@ -314,7 +318,9 @@ def _for_evaluation(settings: Settings, eval_episodes: int, mesh: str | None) ->
             make_mesh(mesh, run.num_seeds, build.shared_environments(settings))
         except ValueError:
             mesh = None
-    run = dataclasses.replace(run, eval_episodes=eval_episodes, mesh=mesh or None)
+    mode = eval_mode or run.eval_mode
+    build.check_eval_mode(mode)
+    run = dataclasses.replace(run, eval_episodes=eval_episodes, eval_mode=mode, mesh=mesh or None)
     return dataclasses.replace(settings, run=run)
 
 

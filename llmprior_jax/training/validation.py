@@ -12,7 +12,12 @@ from llmprior_jax.priors.sampling.generation import check_sampling
 from llmprior_jax.priors.sampling.proposals import check_estimate
 from llmprior_jax.priors.sources.registry import check_method
 from llmprior_jax.settings import PolicySettings, PriorSettings, Settings
-from llmprior_jax.training.build import ENGINE, freeform_sampling, shared_environments
+from llmprior_jax.training.build import (
+    ENGINE,
+    check_eval_mode,
+    freeform_sampling,
+    shared_environments,
+)
 from llmprior_jax.training.build_agent import build_agent, build_policy
 from llmprior_jax.training.config import priors_of
 from llmprior_jax.training.metrics import import_wandb
@@ -33,6 +38,7 @@ def validate(settings: Settings) -> None:
     run = settings.run
     make_mesh(run.mesh, run.num_seeds, shared_environments(settings))
     datasets.check_unit(settings.offline.unit)
+    check_eval_mode(run.eval_mode)
     for name, steps in (("eval_every", run.eval_every), ("segment_steps", run.segment_steps)):
         if steps is not None and not settings.offline.dataset and steps % settings.loop.num_envs:
             raise ValueError(
