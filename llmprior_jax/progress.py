@@ -27,10 +27,20 @@ def bar(*args: Any, **kwargs: Any) -> Any:
     return tqdm.tqdm(*args, **kwargs) if _watched() else Lines(*args, **kwargs)
 
 
+class _LastSaid:
+    """When the last line of any bar was said, or else when the first bar began."""
+
+    time: float | None = None
+
+
+_last_said = _LastSaid()
+
+
 class Lines:
     """A bar of lines, `scoring: 120/806 states, 1.3/s, 8 min left`, every half minute.
 
-    What takes less than half a minute gets none, nor does any but the first of several processes.
+    What takes less than half a minute gets none, unless nothing was said for that long, as where
+    long work has many short bars; nor does any but the first of several processes.
 
     Attributes:
       n: how much is done.
@@ -56,6 +66,8 @@ class Lines:
         self._unit = f"{unit.strip().removesuffix('s')}s"
         self._postfix = ""
         self._begun = self._said = time.monotonic()
+        if _last_said.time is None:
+            _last_said.time = self._begun
 
     def __enter__(self) -> "Lines":
         return self
@@ -72,8 +84,9 @@ class Lines:
         """Counts `n` more, and says how far it is if that was long ago."""
         self.n += n
         now = time.monotonic()
-        if now - self._said >= _SECONDS_BETWEEN:
-            self._said = now
+        of_all = self._begun if _last_said.time is None else _last_said.time
+        if now - min(self._said, of_all) >= _SECONDS_BETWEEN:
+            self._said = _last_said.time = now
             if _speaks():
                 print(self._line(now), file=sys.stderr, flush=True)
 

@@ -42,7 +42,7 @@ __all__ = [
 # What a member is thought to do before it has played: so many episodes as all members play them.
 _PRIOR_EPISODES = 1.0
 # The share of its initial weight that a member never loses: what is best may change with learning.
-_DOUBT = 0.1
+_DOUBT = 0.03
 # Points at which the integral over a member's score is taken.
 _QUANTILES = 64
 # Returns that differ by less than this are the same.
@@ -118,7 +118,7 @@ def add_returns(returns: Returns, value: jax.Array, member: jax.Array, ended: ja
 def trust(returns: Returns, initial: jax.Array) -> jax.Array:
     """The weight of each member: how likely it is to be the best one, times its initial weight.
 
-    A tenth of its initial weight always stays, since learning changes what a member can do.
+    A little of its initial weight always stays, since learning changes what a member can do.
 
     A member whose returns have the mean m and the deviation d reaches the best return b seen lately
     with a probability that falls with `(b - m) / d`, whose standard error after n episodes is

@@ -24,6 +24,7 @@ class Clock:
 def clock(monkeypatch):
     clock = Clock()
     monkeypatch.setattr(progress, "time", clock)
+    monkeypatch.setattr(progress._last_said, "time", None)
     return clock
 
 
@@ -52,6 +53,14 @@ def test_what_takes_less_than_half_a_minute_is_not_told(capsys, clock):
         clock.now += 29
         bar.update(2)
     assert capsys.readouterr().err == ""
+
+
+def test_of_many_short_bars_one_is_told_every_half_minute(capsys, clock):
+    for _ in range(9):
+        with progress.bar(total=8, desc="prior", unit="state") as bar:
+            clock.now += 10
+            bar.update(8)
+    assert capsys.readouterr().err.splitlines() == ["prior: 8/8 states, 0.8/s, 0 s left"] * 3
 
 
 def test_what_goes_on_later_counts_its_own_rate(capsys, clock):

@@ -112,7 +112,7 @@ def test_trust_of_two_members_is_the_closed_form():
         error.append(np.sqrt((1 + score[-1] ** 2 / 2) / known))
     first = scipy.stats.norm.cdf((score[0] - score[1]) / np.hypot(*error))
     expected = initial * [first, 1 - first]
-    expected = 0.9 * expected / expected.sum() + 0.1 * initial
+    expected = 0.97 * expected / expected.sum() + 0.03 * initial
     found = refine.trust(remember(value, member), jnp.asarray(initial, jnp.float32))
     np.testing.assert_allclose(found, expected, atol=5e-3)
 

@@ -66,7 +66,7 @@ def test_a_good_prior_opens_a_lock_that_blind_search_does_not():
 
 
 def test_the_prior_of_the_policy_is_the_mixture():
-    agent = agents.dqn_prior(trust=trust.by_episodes(initial=0.25))
+    agent = agents.dqn_prior(trust=trust.by_episodes(odds=1 / 3))
     policy = agent.policy(agent.init(jax.random.key(0), PRIOR), PRIOR)
     expected = 0.25 * np.array([0.7, 0.2, 0.1, 0.0]) + 0.75 * np.array([1, 1, 1, 0]) / 3
     np.testing.assert_allclose(np.exp(policy.prior), expected, rtol=1e-5)
@@ -87,7 +87,7 @@ def test_each_way_of_exploring_acts_by_its_own_prior():
 
 
 def test_ways_are_drawn_by_their_weights():
-    agent = agents.dqn_prior(trust=trust.by_episodes(initial=0.3))
+    agent = agents.dqn_prior(trust=trust.by_episodes(odds=3 / 7))
     state = agent.init(jax.random.key(0), PRIOR)
     draws = jax.vmap(agent.explore.begin, in_axes=(None, 0))(
         state, jax.random.split(jax.random.key(1), 4_000)
@@ -123,7 +123,7 @@ def test_without_states_responsibilities_are_the_weights():
 
 
 def test_by_states_the_weights_follow_the_responsibilities():
-    by_states = trust.by_states(initial=0.5, rate=0.5)
+    by_states = trust.by_states(odds=1.0, rate=0.5)
     weights = by_states.weights(by_states.see_states(by_states.init(), jnp.array([0.9, 0.1])))
     np.testing.assert_allclose(weights, [0.7, 0.3], rtol=1e-6)
 
@@ -132,7 +132,7 @@ SEVERAL = PRIOR._replace(others=jnp.log(jnp.array([[0.1, 0.1, 0.8, 0.0]])))
 
 
 def test_several_priors_share_the_weight_at_first():
-    agent = agents.dqn_prior(trust=trust.by_episodes(initial=0.6, num_priors=2))
+    agent = agents.dqn_prior(trust=trust.by_episodes(odds=0.75, num_priors=2))
     policy = agent.policy(agent.init(jax.random.key(0), SEVERAL), SEVERAL)
     expected = np.array([0.3 * 0.8 + 0.4 / 3, 0.3 * 0.3 + 0.4 / 3, 0.3 * 0.9 + 0.4 / 3, 0])
     np.testing.assert_allclose(np.exp(policy.prior), expected, rtol=1e-5)
@@ -172,7 +172,7 @@ def test_a_baseline_weighs_nothing():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: trust.by_episodes(initial=1.0), "between 0 and 1"),
+        (lambda: trust.by_episodes(odds=0.0), "odds is 0.0; use a number > 0"),
         (lambda: trust.by_episodes(window=0), "at least 1"),
         (lambda: trust.by_states(rate=0.0), "over 0"),
         (lambda: trust.by_states(num_priors=0), "num_priors"),

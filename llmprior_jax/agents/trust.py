@@ -9,10 +9,11 @@ Example:
   >>> agent = agents.dqn_prior(trust=agents.trust.by_episodes())
   >>> prior = ActionPrior(jnp.log(jnp.array([0.9, 0.1])), jnp.zeros((2, 3)))
   >>> state = agent.init(jax.random.key(0), prior)
-  >>> print(jnp.exp(agent.policy(state, prior).log_probs))  # half of it is the prior's
-  [0.7 0.3]
+  >>> print(jnp.exp(agent.policy(state, prior).log_probs).round(2))  # a third of it is the prior's
+  [0.63 0.37]
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -68,14 +69,14 @@ def choose(name: str, online: bool, num_priors: int = 1) -> Trust | None:
     return None
 
 
-def by_episodes(initial: float = 0.5, window: int = 128, num_priors: int = 1) -> Trust:
+def by_episodes(odds: float = 0.5, window: int = 128, num_priors: int = 1) -> Trust:
     """Whole episodes are played with the prior or without it, as each proves itself.
 
     See `refine.trust`.
 
     Args:
-      initial: weight of the priors at first, which several share equally. Bad ones cost an agent
-        this share of its episodes until that is known.
+      odds: of each prior at first, where the uniform one has 1. A bad one costs an agent its
+        share of the episodes until that is known.
       window: episodes that are judged by, the latest.
       num_priors: how many language models' priors are weighed beside the uniform one: the first
         of an `ActionPrior`, and its `others`.
@@ -83,7 +84,7 @@ def by_episodes(initial: float = 0.5, window: int = 128, num_priors: int = 1) ->
     Raises:
       ValueError: an argument is out of its range.
     """
-    begin = _begin(initial, num_priors)
+    begin = _begin(odds, num_priors)
     refine.no_returns(window)
     return Trust(
         init=lambda: refine.no_returns(window),
@@ -93,18 +94,18 @@ def by_episodes(initial: float = 0.5, window: int = 128, num_priors: int = 1) ->
     )
 
 
-def by_states(initial: float = 0.5, rate: float = 0.02, num_priors: int = 1) -> Trust:
+def by_states(odds: float = 1.0, rate: float = 0.02, num_priors: int = 1) -> Trust:
     """The weights follow the members' responsibilities for the posterior (`refine`).
 
     Args:
-      initial: weight of the priors at first, which several share equally.
+      odds: of each prior at first, where the uniform one has 1.
       rate: share of the new weights mixed into the old ones per update.
       num_priors: see `by_episodes`.
 
     Raises:
       ValueError: an argument is out of its range.
     """
-    begin = _begin(initial, num_priors)
+    begin = _begin(odds, num_priors)
     if not 0 < rate <= 1:
         raise ValueError(f"rate is {rate}; use a number over 0 and up to 1")
 
@@ -151,10 +152,11 @@ def metrics(weights: jax.Array) -> Metrics:
     return {"trust": in_priors(weights), **(each if len(of_priors) > 1 else {})}
 
 
-def _begin(initial: float, num_priors: int) -> tuple[float, ...]:
-    """The members' weights to begin with: the priors share `initial` equally."""
-    if not 0 < initial < 1:
-        raise ValueError(f"initial is {initial}; use a number between 0 and 1")
+def _begin(odds: float, num_priors: int) -> tuple[float, ...]:
+    """The members' weights to begin with."""
+    if not (odds > 0 and math.isfinite(odds)):
+        raise ValueError(f"odds is {odds}; use a number > 0")
     if num_priors < 1:
         raise ValueError(f"num_priors is {num_priors}; use a number >= 1")
-    return (*[initial / num_priors] * num_priors, 1 - initial)
+    total = num_priors * odds + 1
+    return (*[odds / total] * num_priors, 1 / total)
