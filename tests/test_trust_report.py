@@ -48,7 +48,7 @@ def test_a_difference_of_success_is_that_of_interquartile_means():
 
 @pytest.mark.parametrize("place", plan.PLACES, ids=lambda place: place.name)
 def test_every_run_that_is_planned_is_valid(place):
-    planned = plan.online(place, MODELS, 2)
+    planned = plan.online(place, MODELS)
     for tried in plan.search(place, MODELS).values():
         planned |= {run.name: run for run in tried.values()}
     assert len({run.name for run in planned.values()}) == len(planned)
@@ -57,19 +57,19 @@ def test_every_run_that_is_planned_is_valid(place):
 
 
 def test_all_but_dqn_weigh_or_take_the_prior_as_their_name_says():
-    for what, run in plan.online(SALAD, MODELS, 2).items():
+    for what, run in plan.online(SALAD, MODELS).items():
         assert what.split()[0] in (plan.DQN, run.config.agent.trust)
         assert run.agent == (plan.DQN if what.startswith(plan.DQN) else plan.DQN_PRIOR)
 
 
 def test_the_search_uses_other_seeds_than_the_report():
-    reported = {run.config.seed for run in plan.online(SALAD, MODELS, 2).values()}
+    reported = {run.config.seed for run in plan.online(SALAD, MODELS).values()}
     for tried in plan.search(SALAD, MODELS).values():
         assert reported.isdisjoint({run.config.seed for run in tried.values()})
 
 
 def test_without_real_models_the_embedded_one_is_left():
-    labels = {what for what in plan.online(SALAD, {}, 2) if what.startswith(plan.LEARNED)}
+    labels = {what for what in plan.online(SALAD, {}) if what.startswith(plan.LEARNED)}
     assert labels == {"learned embedded", "learned uniform", "learned embedded, reversed"}
 
 

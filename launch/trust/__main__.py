@@ -29,9 +29,12 @@ _WORKDIR = FLAGS.string("workdir", None, "Directory of the runs.", required=True
 _OUT = FLAGS.string("out", None, "Directory of the report.", required=True)
 _MODELS = FLAGS.list("models", [plan.SMOLLM2, plan.GEMMA], "Real models; may be empty.")
 _PARTS_WANTED = FLAGS.list("parts", list(_PARTS), "What to measure; the report has what is there.")
-_SEEDS = FLAGS.integer("seeds", 64, "Of each run that learns Q online.", lower_bound=1)
-_OFFLINE_SEEDS = FLAGS.integer("offline_seeds", 16, "Of each run from a dataset.", lower_bound=1)
-_POLICY_SEEDS = FLAGS.integer("policy_seeds", 5, "Of each language model's run.", lower_bound=1)
+_OFFLINE_SEEDS = FLAGS.integer(
+    "offline_seeds", 16, "Seeds of each run from a dataset.", lower_bound=1
+)
+_POLICY_SEEDS = FLAGS.integer(
+    "policy_seeds", 5, "Seeds of each run whose policy is the language model.", lower_bound=1
+)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -69,7 +72,7 @@ def main(argv: Sequence[str]) -> None:
 
 def _online(place: plan.Place, models: dict[str, str], workdir: pathlib.Path) -> dict[str, Any]:
     """The curves of a place, with that of the best fixed setting of each prior searched."""
-    runs = plan.online(place, models, _SEEDS.value)
+    runs = plan.online(place, models)
     found = _curves(place.name, runs.values(), workdir)
     results: dict[str, Any] = {
         what: found[run.name] for what, run in runs.items() if run.name in found
@@ -86,7 +89,7 @@ def _online(place: plan.Place, models: dict[str, str], workdir: pathlib.Path) ->
             return needed, -sum(map(sum, curve["success_rate"]))
 
         setting = min(tried, key=cost)
-        best = plan.best_fixed(place, label, models, setting, _SEEDS.value)
+        best = plan.best_fixed(place, label, models, setting)
         if curve := _curves(place.name, [best], workdir).get(best.name):
             results[f"best fixed {label}"] = {"setting": setting, **curve}
     return results

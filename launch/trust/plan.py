@@ -12,7 +12,8 @@ SMOLLM2, GEMMA = "smollm2", "gemma3-270m"
 LEARNED, FIXED = "learned", "fixed"
 # The seeds that the best fixed setting is looked for with are not those that are reported.
 _SEARCH_SEED, _SEARCH_SEEDS = 1_000, 16
-SHARES, TEMPERATURES = (0.1, 0.3, 0.6, 0.8), (1.0, 3.0)
+# Shares of the uniform prior, and temperatures.
+FIXED_SETTINGS = ((0.1, 1.0), (0.2, 1.0), (0.5, 1.0), (0.8, 1.0), (0.2, 3.0), (0.5, 3.0))
 OFFLINE_SIZES = (250, 1_000, 4_000, 32_000)
 # The file of transitions, in the work directory, and what makes it.
 DATASET = "salad.parquet"
@@ -32,23 +33,24 @@ class Prior(NamedTuple):
       label: for people.
       fields: of the configuration, where `SMOLLM2` and `GEMMA` stand for their files.
       features: what Q sees: priors of the same have a DQN in common.
-      searched: whether the best fixed setting is looked for.
+      kind: of a first place, "shown" if it is to stand beside the same prior taken as it is,
+        "searched" if beside the best fixed setting, too; "once" if it is in no other place.
     """
 
     label: str
     fields: Mapping[str, Any]
     features: str
-    searched: bool = False
+    kind: str = ""
 
 
 _PLAIN = {"prior.model": SMOLLM2, "prior.prompt": "plain", "prior.normalization": "sum"}
 PRIORS = (
-    Prior("embedded", {}, "embedded"),
+    Prior("embedded", {}, "embedded", "shown"),
     Prior("uniform", {"prior.uniform_share": 1.0}, "embedded"),
-    Prior("embedded, reversed", {"prior.reversed": True}, "embedded"),
-    Prior("SmolLM2, plain, by sum", _PLAIN, "SmolLM2 plain"),
-    Prior("SmolLM2", {"prior.model": SMOLLM2}, "SmolLM2", searched=True),
-    Prior("Gemma 3", {"prior.model": GEMMA}, "Gemma 3", searched=True),
+    Prior("embedded, reversed", {"prior.reversed": True}, "embedded", "shown"),
+    Prior("SmolLM2, plain, by sum", _PLAIN, "SmolLM2 plain", "shown"),
+    Prior("SmolLM2", {"prior.model": SMOLLM2}, "SmolLM2", "searched"),
+    Prior("Gemma 3", {"prior.model": GEMMA}, "Gemma 3", "once"),
     Prior("embedded and SmolLM2", {"prior.others": (SMOLLM2,)}, "embedded"),
 )
 
@@ -60,23 +62,24 @@ class Place(NamedTuple):
       name: for people.
       level: of success, to which steps are counted.
       fields: of the configuration.
-      fixed: whether the same priors are taken as they are, too, and the best fixed setting of those
-        that are `searched` is looked for.
+      num_seeds: of each run.
+      is_first: whether all priors are tried there, those of some kinds in other ways, too.
     """
 
     name: str
     level: float
     fields: Mapping[str, Any]
-    fixed: bool = False
+    num_seeds: int
+    is_first: bool = False
 
 
 # Most steps on the lake slip, so that the goal is far and values differ little: agents look far,
 # and the temperature is low. Nobody succeeds in nine of ten episodes there.
 _LAKE = {"env": "FrozenLake-4x4", "agent.alpha": 0.003, "agent.discount": 0.99}
 PLACES = (
-    Place("TomatoLettuceSalad", 0.9, {"env": SALAD, "num_steps": 36_000}, fixed=True),
-    Place("TomatoSalad", 0.9, {"env": SMALL_SALAD, "num_steps": 24_000}),
-    Place("slippery lake", 0.5, {**_LAKE, "num_steps": 48_000, "eval_every": 2_000}),
+    Place("TomatoLettuceSalad", 0.9, {"env": SALAD, "num_steps": 36_000}, 64, is_first=True),
+    Place("TomatoSalad", 0.9, {"env": SMALL_SALAD, "num_steps": 24_000}, 32),
+    Place("slippery lake", 0.5, {**_LAKE, "num_steps": 48_000, "eval_every": 2_000}, 32),
 )
 
 
@@ -94,24 +97,24 @@ class Run(NamedTuple):
     config: training.Config
 
 
-def online(place: Place, models: Mapping[str, str], num_seeds: int) -> dict[str, Run]:
+def online(place: Place, models: Mapping[str, str]) -> dict[str, Run]:
     """The runs of a place by what they show: "dqn FEATURES", "learned LABEL", "fixed LABEL".
 
     Args:
       place: the place.
       models: where the models are, by `SMOLLM2` and `GEMMA`; priors of others are left out.
-      num_seeds: of each run.
     """
-    common = {**place.fields, "num_seeds": num_seeds, "eval_episodes": 32}
+    common = {**place.fields, "num_seeds": place.num_seeds, "eval_episodes": 32}
     runs: dict[str, Run] = {}
     for prior in _those_of(models):
+        if prior.kind == "once" and not place.is_first:
+            continue
         fields = {**common, **_with_files(prior.fields, models)}
         runs.setdefault(
             f"{DQN} {prior.features}", _run(f"{place.name} {DQN} {prior.features}", DQN, fields)
         )
-        for trust in (LEARNED, FIXED) if place.fixed else (LEARNED,):
-            if trust == FIXED and "prior.others" in prior.fields:
-                continue
+        is_shown = place.is_first and prior.kind in ("shown", "searched")
+        for trust in (LEARNED, FIXED) if is_shown else (LEARNED,):
             name = f"{trust} {prior.label}"
             of_trust = {**fields, "agent.trust": trust}
             runs[name] = _run(f"{place.name} {name}", DQN_PRIOR, of_trust)
@@ -122,14 +125,11 @@ def search(place: Place, models: Mapping[str, str]) -> dict[str, dict[tuple[floa
     """Runs to find the best fixed setting by, each prior's by share and temperature."""
     return {
         prior.label: {
-            (share, temperature): _fixed(
-                place, prior, models, share, temperature, _SEARCH_SEEDS, _SEARCH_SEED
-            )
-            for share in SHARES
-            for temperature in TEMPERATURES
+            setting: _fixed(place, prior, models, *setting, _SEARCH_SEEDS, _SEARCH_SEED)
+            for setting in FIXED_SETTINGS
         }
         for prior in _those_of(models)
-        if place.fixed and prior.searched
+        if place.is_first and prior.kind == "searched"
     }
 
 
@@ -138,11 +138,10 @@ def best_fixed(
     label: str,
     models: Mapping[str, str],
     setting: tuple[float, float],
-    num_seeds: int,
 ) -> Run:
     """The run that shows what the setting found is worth, with the seeds that are reported."""
     (prior,) = (prior for prior in PRIORS if prior.label == label)
-    return _fixed(place, prior, models, *setting, num_seeds)
+    return _fixed(place, prior, models, *setting, place.num_seeds)
 
 
 def offline(dataset: str, num_seeds: int) -> dict[tuple[int, str], Run]:
