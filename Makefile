@@ -1,6 +1,7 @@
-# `make train` and `make test` set everything up by themselves, in .venv. `make docs` builds the
-# documentation, `make package` the wheel and the sdist, and tries both in an empty environment;
-# `make versions` runs a fast part of the tests on each Python with its oldest and its newest JAX.
+# `make train` and `make test` set everything up by themselves, in .venv; `make test LONG=--long` runs
+# the long tests, too. `make docs` builds the documentation, `make package` the wheel and the sdist,
+# and tries both in an empty environment; `make versions` runs a fast part of the tests on each Python
+# with its oldest and its newest JAX.
 
 PYTHON ?= python3
 VENV := .venv
@@ -21,7 +22,7 @@ test: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
-	$(BIN)/pytest -n 2 --dist loadfile --durations=15
+	$(BIN)/pytest -n 2 --dist loadfile --durations=15 $(LONG)
 
 docs: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
