@@ -187,3 +187,12 @@ def test_a_failure_of_the_first_process_is_told_to_the_others(monkeypatch):
     monkeypatch.setattr(processes, "multihost_utils", Elsewhere([-1]))
     with pytest.raises(processes.FirstProcessError, match="its output says why"):
         processes.from_first(lambda: pytest.fail("the first process alone does it"))
+
+
+def test_the_coordinator_listens_at_the_address_named_and_nowhere_else():
+    assert cluster._bound("localhost", "8476") == "localhost:8476"
+
+
+def test_an_address_of_another_machine_is_said_and_listened_for_everywhere(capsys):
+    assert cluster._bound("192.0.2.1", "8476") is None  # Kept for documents, nobody's own.
+    assert "no address of this machine" in capsys.readouterr().err

@@ -88,7 +88,11 @@ def connect(
     left = max(math.ceil(until - time.monotonic()), 1)
     try:
         jax.distributed.initialize(
-            coordinator, num_processes, process_id, initialization_timeout=left
+            coordinator,
+            num_processes,
+            process_id,
+            initialization_timeout=left,
+            coordinator_bind_address=None if process_id else _bound(host, port),
         )
     except RuntimeError as error:
         # Devices are in use before that only where a config imports what uses them.
@@ -97,6 +101,26 @@ def connect(
             "port is free where process 0 runs, that as many processes are started as "
             "--num_processes says, and that the file of --config imports nothing that uses devices"
         ) from error
+
+
+def _bound(host: str, port: str) -> str | None:
+    """Where process 0 listens: at the address named, if it is one of this machine's.
+
+    JAX's coordinator asks nobody who they are, so it is not to listen anywhere else.
+    """
+    try:
+        found = socket.getaddrinfo(host.strip("[]"), 0, type=socket.SOCK_STREAM)
+        with socket.socket(found[0][0], socket.SOCK_STREAM) as probe:
+            probe.bind(found[0][4])
+    except OSError:
+        print(
+            f"{host} is no address of this machine, as where it is translated; the coordinator "
+            "listens at all of its addresses, so see that only the other processes reach them",
+            file=sys.stderr,
+            flush=True,
+        )
+        return None
+    return f"{host}:{port}"
 
 
 def _wait_for(host: str, port: int, seconds: float) -> None:
