@@ -127,3 +127,9 @@ def test_an_animation_has_a_frame_for_each_decision(tmp_path, scene):
     with Image.open(tmp_path / "episode.gif") as animation:
         assert animation.n_frames == 2
         assert animation.info["duration"] == 500
+
+
+def test_a_page_says_how_much_the_prior_counted_where_an_agent_weighs_it():
+    page = pictures.episode_page("an episode", [AGREED._replace(trust=0.37)])
+    assert "the prior counts 37% here" in Reader(page).text
+    assert "the prior counts" not in Reader(pictures.episode_page("an episode", [AGREED])).text
