@@ -124,7 +124,9 @@ def _trained(workdir: str, agent: str, wanted: EnvironmentSettings) -> "collecti
         )
     if _AGENT_SEED.value >= num_seeds:
         raise ValueError(f"--agent_seed is {_AGENT_SEED.value}; {workdir} has {num_seeds}")
-    run = training.restore(workdir, agent, eval_episodes=1, should_stop=app.never)
+    run = training.restore(
+        workdir, agent, eval_episodes=1, should_stop=app.never, eval_mode="sample"
+    )
     act = run.player.by_prior(run.state.agent, _AGENT_SEED.value)
     return collecting.agent_behavior(act, run.scored)
 

@@ -144,6 +144,8 @@ def _inspect(store: priors.PriorStore) -> None:
         )
     ]
     title = f"The prior of {settings.model}, asked: {asked_how(settings)}"
+    if settings.others:
+        title += f" (the first of {1 + len(settings.others)})"
     body = f"<h1>{html.escape(title)}</h1>{chart}{''.join(sections)}"
     write_atomically(_OUT.value, pictures.document(title, body, _STYLE))
     print(f"{len(states)} states are in {_OUT.value}")

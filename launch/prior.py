@@ -16,6 +16,7 @@ that nothing asks for; remove their model's and fill again.
 The store is the one of --store, or else of the configuration, or else the user's own.
 """
 
+import contextlib
 import json
 import pathlib
 import tempfile
@@ -53,10 +54,11 @@ def fill() -> None:
     with tempfile.TemporaryDirectory() as directory:
         folder = pathlib.Path(directory)
         known = build.make_priors(settings, env, env_params, folder, True, examples, app.never)
-        table = known.scored.load()
+        with contextlib.ExitStack() as opened:
+            for model in known.models:
+                opened.callback(model.close)
+            table = known.scored.load()
         queries = {model.name: model.queries for model in known.models}
-        for model in known.models:
-            model.close()
     for name, made in queries.items():
         print(
             f"{int(table.size):,} states of {config.env} by {name}: {made.made:,} queries made "

@@ -119,7 +119,9 @@ def _examples(settings: Settings) -> Sequence[prompts.Example]:
         return prompts.read_examples(path)
     if named.workdir is None:
         return ()
-    run = training.restore(named.workdir, named.agent, eval_episodes=1, should_stop=app.never)
+    run = training.restore(
+        named.workdir, named.agent, eval_episodes=1, should_stop=app.never, eval_mode="sample"
+    )
     return examples.collect(run, named.count, jax.random.key(settings.run.seed))
 
 

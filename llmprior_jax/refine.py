@@ -83,7 +83,7 @@ def no_returns(window: int) -> Returns:
 
 
 def add_returns(returns: Returns, value: jax.Array, member: jax.Array, ended: jax.Array) -> Returns:
-    """Remembers the episodes that have ended, in the place of the oldest.
+    """Remembers the episodes that have ended, the last W of them, in the place of the oldest.
 
     Examples:
       >>> value, member = jnp.array([0.5, 9.0, 1.0]), jnp.array([0, 0, 1])
@@ -93,21 +93,17 @@ def add_returns(returns: Returns, value: jax.Array, member: jax.Array, ended: ja
 
     Args:
       returns: those so far, of W episodes.
-      value: float[N], the returns of N episodes, N <= W.
+      value: float[N], the returns of N episodes.
       member: int[N], who played them.
       ended: bool[N], which of them count.
     """
     chex.assert_rank([value, member, ended], 1)
     chex.assert_equal_shape([value, member, ended])
     window = returns.value.shape[0]
-    if value.shape[0] > window:
-        raise ValueError(
-            f"{value.shape[0]} episodes cannot be added at once where {window} are remembered; use "
-            "a longer window"
-        )
 
-    order = returns.number + jnp.cumsum(ended) - 1
-    slot = jnp.where(ended, order % window, window)
+    rank = jnp.cumsum(ended)
+    kept = ended & (rank[-1] - rank < window)
+    slot = jnp.where(kept, (returns.number + rank - 1) % window, window)
     return Returns(
         returns.value.at[slot].set(value.astype(jnp.float32), mode="drop"),
         returns.member.at[slot].set(member.astype(jnp.int32), mode="drop"),

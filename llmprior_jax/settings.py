@@ -266,7 +266,8 @@ class PolicySettings:
       lora_rank: rank of the low-rank adaptation that is learned; None is full fine-tuning.
       alpha: price of departing from the prior, reward per nat.
       kl_in: where it is charged, "reward" or "loss".
-      trust: in the prior, "learned" or "fixed", see `AgentSettings`.
+      trust: in the prior, "learned" or "fixed", see `AgentSettings`. Whatever it is, nothing of the
+        uniform prior is mixed into the priors themselves (`PriorSettings.uniform_share`).
       clip_epsilon: of PPO's probability ratio.
       discount: per decision.
       gae_lambda: of the generalized advantages.
@@ -349,8 +350,8 @@ class RunSettings:
         that were missing; None is all until the next evaluation. Where almost every step leads to a
         new state, as with a history, a short segment wastes less on waiting.
       eval_episodes: episodes of an evaluation, per seed.
-      eval_mode: how agents act in evaluations: "sample" draws from their policy, as they do when
-        they learn, "greedy" takes its likeliest action.
+      eval_mode: how agents act in evaluations and in episodes that are shown: "sample" draws from
+        their policy, as they do when they learn, "greedy" takes its likeliest action.
       mesh: devices, such as "data:4,model:2" (`distributed.make_mesh`): seeds are shared out over
         `data`, the language model's weights over `model`. None is as many as divide the seeds.
     """

@@ -321,3 +321,12 @@ def test_a_greedy_agent_takes_the_likeliest_action_whatever_the_key():
     prior = of_probabilities(0.3, 0.4, 0.3)
     keys = jax.random.split(jax.random.key(0), 64)
     assert (jax.vmap(agent.act, in_axes=(None, 0, None))((), keys, prior) == 1).all()
+
+
+def test_a_greedy_agent_draws_among_equals():
+    agent = agents.greedy(agents.prior_alone())
+    keys = jax.random.split(jax.random.key(0), 4_000)
+    prior = of_probabilities(0.4, 0.4, 0.2)
+    actions = jax.vmap(agent.act, in_axes=(None, 0, None))((), keys, prior)
+    # Five standard errors of a share of 4,000 are 0.04.
+    np.testing.assert_allclose(np.bincount(actions, minlength=3) / 4_000, [0.5, 0.5, 0], atol=0.04)

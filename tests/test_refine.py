@@ -91,11 +91,6 @@ def test_the_oldest_episodes_are_forgotten():
     np.testing.assert_array_equal(returns.member, [1, 1, 0])
 
 
-def test_more_episodes_than_are_remembered_are_refused():
-    with pytest.raises(ValueError, match="longer window"):
-        remember([1.0, 2.0], [0, 1], window=1)
-
-
 def test_trust_of_two_members_is_the_closed_form():
     rng = np.random.default_rng(0)
     value = np.concatenate([rng.normal(0.2, 0.3, 40), rng.normal(0.3, 0.2, 24)])
@@ -142,3 +137,12 @@ def test_trust_does_not_depend_on_the_scale_of_the_returns():
     found = refine.trust(remember(value, member), initial)
     scaled = refine.trust(remember(100 * value - 7, member), initial)
     np.testing.assert_allclose(scaled, found, atol=1e-3)
+
+
+def test_of_more_episodes_than_are_remembered_the_last_stay():
+    ended = jnp.array([True, True, False, True, True])
+    value, member = jnp.arange(5.0), jnp.array([0, 1, 0, 1, 0])
+    returns = refine.add_returns(refine.no_returns(3), value, member, ended)
+    kept = sorted(zip(returns.value.tolist(), returns.member.tolist(), strict=True))
+    assert kept == [(1.0, 1), (3.0, 1), (4.0, 0)]
+    assert int(returns.number) == 4

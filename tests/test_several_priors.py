@@ -15,6 +15,7 @@ from llmprior_jax.play.scored_states import Asked, ScoredStates
 from llmprior_jax.priors import PriorBatch, prompts
 from llmprior_jax.training import config as configs
 from llmprior_jax.training import prior_alone, validation
+from llmprior_jax.training.build_agent import seen_by
 from llmprior_jax.training.config import claim_workdir, priors_of, split_prompt
 from llmprior_jax.training.metrics import read_metrics
 from llmprior_jax.types import ActionPrior, TextState
@@ -89,6 +90,44 @@ def test_an_empty_name_is_refused():
         named("tiny,,tiny@options")
 
 
+@pytest.mark.parametrize("text", ["tiny@", "@plain"])
+def test_half_a_name_is_refused(text):
+    with pytest.raises(ValueError, match="MODEL@PROMPT"):
+        training.to_settings(named(f"tiny,{text}"))
+
+
+def test_spaces_between_names_are_none_of_them():
+    assert training.to_settings(named("tiny, tiny@options")).prior.others[0].model == "tiny"
+
+
+def test_a_prior_that_comes_twice_is_refused():
+    with pytest.raises(ValueError, match="a second time"):
+        training.to_settings(named("tiny@plain,tiny"))
+
+
+def test_one_model_on_the_command_line_leaves_the_others_of_the_configuration():
+    config = named("tiny,tiny@options")
+    training.name_priors(config, "some/model")
+    assert (config.prior.model, config.prior.others) == ("some/model", ("tiny@options",))
+    with pytest.raises(ValueError, match="in one of the two"):
+        training.name_priors(config, "tiny,some/model")
+
+
+def test_a_share_of_nothing_is_not_what_a_directory_recorded(tmp_path):
+    config = named("tiny,some/model")
+    claim_workdir(tmp_path, config)
+    config.prior.others = ({"model": "some/model", "uniform_share": 0.0},)
+    with pytest.raises(training.ConfigMismatchError, match=r"prior\.others"):
+        claim_workdir(tmp_path, config)
+
+
+def test_nothing_is_mixed_into_any_prior_of_a_policy():
+    prior = training.to_settings(named("some/model,some/model@story")).prior
+    seen = seen_by("gflan_prior", prior)
+    assert [seen.uniform_share, *(each.uniform_share for each in seen.others)] == [0.0, 0.0]
+    assert seen_by("dqn_prior", prior) == prior
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -98,6 +137,7 @@ def test_an_empty_name_is_refused():
         ({"prior.others": ({"model": "tiny", "normalization": "letter"},)}, "letter"),
         ({"prior.others": ("tiny@opinions",)}, "opinions"),
         ({"prior.others": ("tiny@plain+think_first",)}, "propose"),
+        ({"agents": ("prior", "dqn")}, "no agent weighs priors"),
     ],
 )
 def test_settings_of_several_priors_are_checked(changes, message):

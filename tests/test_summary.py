@@ -157,3 +157,8 @@ def test_a_value_out_of_range_is_refused_before_anything_is_written(
     with pytest.raises(ValueError, match=message):
         training.run(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_trust_of_before_an_agent_learns_is_no_number():
+    record = {"step": 16, "success_rate": [0.5, 0.5], "return": [0.0, 0.0], "trust": [None, None]}
+    assert "trust" not in summary.summarize([record], "environment steps")

@@ -28,6 +28,7 @@ from llmprior_jax.agents.registry import (
     register,
     register_policy,
     sees_prior,
+    weighs_prior,
 )
 
 __all__ = [
@@ -60,6 +61,7 @@ __all__ = [
     "temperature",
     "trust",
     "uniform",
+    "weighs_prior",
     "with_prior",
     "with_uniform_prior",
 ]

@@ -176,7 +176,9 @@ def with_prior(agent: Agent, transform: Callable[[ActionPrior], ActionPrior]) ->
 
 
 def greedy(agent: Agent) -> Agent:
-    """The same agent, which takes the likeliest action of its policy instead of drawing one.
+    """The same agent, which takes the likeliest action of its policy instead of drawing any.
+
+    Of several that are equally likely, one is drawn.
 
     Examples:
       >>> agent = agents.greedy(agents.prior_alone())
@@ -186,10 +188,15 @@ def greedy(agent: Agent) -> Agent:
     """
 
     def act(state: AgentState, key: jax.Array, prior: ActionPrior) -> jax.Array:
-        del key
-        return jnp.argmax(agent.policy(state, prior).log_probs)
+        return likeliest(key, agent.policy(state, prior).log_probs)
 
     return agent._replace(act=act)
+
+
+def likeliest(key: jax.Array, log_probs: jax.Array) -> jax.Array:
+    """The likeliest of some actions f32[A], drawn where several are: i32[]."""
+    is_best = log_probs == jnp.max(log_probs)
+    return jax.random.categorical(key, jnp.where(is_best, 0.0, -jnp.inf))
 
 
 def with_uniform_prior(agent: Agent) -> Agent:

@@ -211,6 +211,24 @@ def sees_prior(name: str) -> bool:
     return not any(factory is blind for blind in _BLIND)
 
 
+def weighs_prior(name: str) -> bool:
+    """Whether an agent can learn how far to trust a prior, and act without it (`agents.trust`).
+
+    Examples:
+      >>> agents.weighs_prior("dqn_prior"), agents.weighs_prior("dqn"), agents.weighs_prior("prior")
+      (True, False, False)
+
+    Args:
+      name: as `make` and `make_policy` take it. One whose policy is a language model does not: it
+        begins as its model is.
+
+    Raises:
+      ValueError: there is no such agent.
+    """
+    factory = _AGENTS[name]
+    return sees_prior(name) and not _is_policy(factory) and "trust" in _arguments(factory)
+
+
 def names() -> tuple[str, ...]:
     """The agents that `make` makes, by name.
 

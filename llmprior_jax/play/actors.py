@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from llmprior_jax.agents import Agent, AgentState, Policy, PolicyAgent
+from llmprior_jax.agents.agent import likeliest
 from llmprior_jax.play.rollouts import Actor, Progress, Standing
 from llmprior_jax.play.stepping import Choice, Step, lookup_rows, own_keys
 from llmprior_jax.posterior import kl_to_prior
@@ -231,7 +232,8 @@ class PolicyActor:
 
     def _chosen(self, key: jax.Array, log_probs: jax.Array) -> jax.Array:
         """An action i32[] of a policy f32[A]."""
-        return jnp.argmax(log_probs) if self._greedy else jax.random.categorical(key, log_probs)
+        choose = likeliest if self._greedy else jax.random.categorical
+        return choose(key, log_probs)
 
     def by_prior(self, state: AgentState) -> Callable[[jax.Array, ActionPrior], jax.Array]:
         """See `AgentActor`."""

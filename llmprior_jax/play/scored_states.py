@@ -20,7 +20,7 @@ from llmprior_jax.play.stepping import Missing
 from llmprior_jax.priors import table as tables
 from llmprior_jax.priors import whitening
 from llmprior_jax.priors.prompts import Builder
-from llmprior_jax.priors.sources.base import PriorSource
+from llmprior_jax.priors.sources.base import PriorBatch, PriorSource
 from llmprior_jax.priors.table import PriorTable
 from llmprior_jax.types import ActionPrior, TextState
 
@@ -248,11 +248,7 @@ class ScoredStates:
 
     def _score_states(self, states: Sequence[TextState]) -> _Raw:
         """The priors of M states."""
-        prompts = [self.build_prompt(state) for state in states]
-        if any(state.history for state in states):
-            self.counts[_PROMPTS_CUT] += sum(prompt.uncut is not None for prompt in prompts)
-        scored = self.source.score(prompts)
-        self.counts.update(scored.outcomes)
+        scored = self._ask(Asked(self.source, self.build_prompt), states)
         features = scored.features
         if self._history_seen is not None:
             # One answer for all states that look alike, so that Q sees the same of them to the bit.
@@ -260,7 +256,7 @@ class ScoredStates:
             place = {state: row for row, state in enumerate(dict.fromkeys(seen))}
             of_seen = self.source.score([self.build_prompt(state) for state in place]).features
             features = of_seen[[place[state] for state in seen]]
-        others = [self._in_slots(self._ask(asked, states)) for asked in self._others]
+        others = [self._in_slots(self._ask(asked, states).log_probs) for asked in self._others]
         missing = self._states.num_actions - features.shape[1]
         return _Raw(
             self._in_slots(scored.log_probs),
@@ -268,11 +264,14 @@ class ScoredStates:
             np.stack(others, axis=1) if others else None,
         )
 
-    def _ask(self, asked: Asked, states: Sequence[TextState]) -> np.ndarray:
-        """What a further source says of M states, f32[M, slots]."""
-        scored = asked.source.score([asked.build_prompt(state) for state in states])
+    def _ask(self, asked: Asked, states: Sequence[TextState]) -> PriorBatch:
+        """What a source says of M states."""
+        prompts = [asked.build_prompt(state) for state in states]
+        if any(state.history for state in states):
+            self.counts[_PROMPTS_CUT] += sum(prompt.uncut is not None for prompt in prompts)
+        scored = asked.source.score(prompts)
         self.counts.update(scored.outcomes)
-        return scored.log_probs
+        return scored
 
     def _in_slots(self, log_probs: np.ndarray) -> np.ndarray:
         """Log-probabilities f32[M, slots] with a slot for each of the environment's actions."""

@@ -32,7 +32,8 @@ def seen_by(name: str, prior: PriorSettings) -> PriorSettings:
     agents that learn Q.
     """
     if agents.is_policy(name):
-        return dataclasses.replace(prior, uniform_share=0.0, reversed=False)
+        others = tuple(dataclasses.replace(each, uniform_share=0.0) for each in prior.others)
+        return dataclasses.replace(prior, uniform_share=0.0, reversed=False, others=others)
     return prior
 
 

@@ -117,11 +117,13 @@ def _settle(
                 part[name] = theirs[name] if part[name] in (None, "") else part[name]
         for other, known in zip(prior[_OTHERS], recorded["prior"][_OTHERS], strict=False):
             if other["model"] == known["model"]:
-                other |= {**known, **{name: value for name, value in other.items() if value}}
+                said = {name: of for name, of in other.items() if of not in (None, "")}
+                other |= {**known, **said}
     # Demonstrations are counted, whatever the model.
     _suit(prior, has_examples, counted=prior["method"] == "imitate")
     for other in prior[_OTHERS]:
         _suit(other, has_examples)
+    _check_different(prior)
     policy["model"] = policy["model"] or prior["model"]
 
 
@@ -131,6 +133,21 @@ def _suit(prior: dict[str, Any], has_examples: bool, counted: bool = False) -> N
     any_other = _ANY_OTHER if has_examples else _WITHOUT_EXAMPLES
     for name, value in (_EMBEDDED if own else any_other).items():
         prior[name] = value if prior.get(name) in (None, "") else prior[name]
+
+
+def _check_different(prior: Mapping[str, Any]) -> None:
+    """Raises a ValueError if a prior comes twice, which would give it twice the weight."""
+    own = ("model", *_EMBEDDED)
+    kinds = [tuple(each[name] for name in own) for each in (prior, *prior[_OTHERS])]
+    first = (prior["method"] == "score", kinds[0])
+    every = [first, *((True, kind) for kind in kinds[1:])]
+    for number, kind in enumerate(every):
+        if kind in every[:number]:
+            model, prompt = kind[1][0], kind[1][-1]
+            raise ValueError(
+                f"config.prior.others has {model!r}, asked with {prompt!r}, a second time; name "
+                "each prior once"
+            )
 
 
 def _parse_other(other: Any) -> dict[str, Any]:
@@ -170,15 +187,20 @@ def name_priors(config: Config, text: str) -> None:
       text: models with commas between them, each of which may have a prompt, `MODEL@PROMPT`.
 
     Raises:
-      ValueError: a name is empty.
+      ValueError: a name is empty, or the configuration names other further priors.
     """
-    names = [text] if pathlib.Path(text).exists() else text.split(",")
+    names = [text] if pathlib.Path(text).exists() else [name.strip() for name in text.split(",")]
     if not all(names):
         raise ValueError(f"--prior is {text!r}, in which a name is empty; use MODEL,MODEL,...")
     config.prior.model, prompt = split_prompt(names[0])
     if prompt:
         config.prior.prompt = prompt
-    config.prior.others = tuple(names[1:])
+    if names[1:] and config.prior.others:
+        raise ValueError(
+            f"--prior names {len(names)} priors, and config.prior.others has others: "
+            f"{config.prior.others!r}; name them in one of the two"
+        )
+    config.prior.others = tuple(names[1:]) or config.prior.others
 
 
 def split_prompt(text: str) -> tuple[str, str]:
@@ -187,12 +209,17 @@ def split_prompt(text: str) -> tuple[str, str]:
     Examples:
       >>> split_prompt("SmolLM2.gguf@options+few_shot"), split_prompt("tiny")
       (('SmolLM2.gguf', 'options+few_shot'), ('tiny', ''))
+
+    Raises:
+      ValueError: nothing stands before such a sign, or after it.
     """
     # A path may have such a sign, too.
     if pathlib.Path(text).exists():
         return text, ""
-    model, _, prompt = text.rpartition("@")
-    return (model, prompt) if model else (text, "")
+    model, sign, prompt = text.rpartition("@")
+    if sign and not (model and prompt):
+        raise ValueError(f"{text!r} is no prior; write MODEL, or MODEL@PROMPT")
+    return (model, prompt) if sign else (text, "")
 
 
 def to_settings(config: Config) -> Settings:

@@ -114,27 +114,31 @@ def run(
         examples=shown,
         should_stop=should_stop,
     )
-    # All that can be wrong with what was given shows before anything is written or removed.
-    if resume:
-        in_first(lambda: check_workdir(workdir, config))
-    if not resume or not priors.scored.has_rows:
-        build.try_prompts(settings, env, env_params, priors)
+    with contextlib.ExitStack() as opened:
         for model in priors.models:
-            model.load()
+            opened.callback(model.close)
+        # All that can be wrong with what was given shows before anything is written or removed.
+        if resume:
+            in_first(lambda: check_workdir(workdir, config))
+        if not resume or not priors.scored.has_rows:
+            build.try_prompts(settings, env, env_params, priors)
+            for model in priors.models:
+                model.load()
 
-    def claim() -> None:
-        if not resume:
-            _clear(workdir)
-        claim_workdir(workdir, config)
-        if shown:
-            examples.write(workdir, shown)
-        provenance.record(workdir)
+        def claim() -> None:
+            if not resume:
+                _clear(workdir)
+            claim_workdir(workdir, config)
+            if shown:
+                examples.write(workdir, shown)
+            provenance.record(workdir)
 
-    in_first(claim)
-    if is_first():
-        for prior in priors_of(settings.prior):
-            tqdm.tqdm.write(f"prior: {prior.model}, asked: {asked(prior)}")
-    try:
+        in_first(claim)
+        if is_first():
+            for prior in priors_of(settings.prior):
+                tqdm.tqdm.write(f"prior: {prior.model}, asked: {asked(prior)}")
+            for model in priors.models:
+                opened.callback(_report, model, workdir)
         is_looked_at = False
         for name in settings.agents:
             with explain_out_of_memory(name, settings, workdir):
@@ -143,11 +147,6 @@ def run(
                     _look(name, settings, env, env_params, priors, workdir)
                     is_looked_at = True
                 _train(name, trained, priors.models, settings, workdir / name, should_stop)
-    finally:
-        for model in priors.models:
-            if is_first():
-                _report(model, workdir)
-            model.close()
     summary = json.loads(from_first(lambda: _conclude(config, workdir).encode()))
     return {name: summary[name] for name in settings.agents}
 
@@ -267,7 +266,7 @@ def make_examples(
             "(config.prior.examples.file), or a run to take them from "
             "(config.prior.examples.workdir)"
         )
-    run = restore(source.workdir, source.agent, eval_episodes=1)
+    run = restore(source.workdir, source.agent, eval_episodes=1, eval_mode="sample")
     return examples.collect(run, source.count, jax.random.key(settings.run.seed))
 
 
@@ -440,9 +439,13 @@ def _train(
                     # A run may overshoot its budget.
                     bar.update(min(run.steps, run.num_steps) - bar.n)
                     shown = {"success": f"{np.mean(values['success_rate']):.2f}"}
-                    for model, before in zip(models, asked_before, strict=True):
-                        if model.queries.made > before:
-                            shown["queries/s"] = f"{model.queries.per_second:,.0f}"
+                    speeds = [
+                        f"{model.queries.per_second:,.0f}"
+                        for model, before in zip(models, asked_before, strict=True)
+                        if model.queries.made > before
+                    ]
+                    if speeds:
+                        shown["queries/s"] = " and ".join(speeds)
                     bar.set_postfix(shown)
 
             if restored is None:

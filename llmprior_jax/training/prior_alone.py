@@ -185,7 +185,7 @@ def without_learning(settings: Settings, eval_episodes: int) -> Settings:
         environment=dataclasses.replace(environment, games=seen),
         agents=("prior",),
         offline=OfflineSettings(),
-        run=dataclasses.replace(run, eval_episodes=eval_episodes),
+        run=dataclasses.replace(run, eval_episodes=eval_episodes, eval_mode="sample"),
     )
 
 
@@ -346,7 +346,7 @@ def with_interval(statistic: Mapping[str, Any]) -> str:
 
 def _weighs(settings: Settings, name: str) -> bool:
     """Whether an agent learns how far to trust its prior, and can act without it."""
-    return not agents.is_policy(name) and settings.agent.trust == agents.trust.LEARNED
+    return agents.weighs_prior(name) and settings.agent.trust == agents.trust.LEARNED
 
 
 def _advice(settings: Settings, name: str) -> list[str]:

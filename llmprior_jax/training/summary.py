@@ -74,10 +74,11 @@ def summarize(records: Sequence[Mapping[str, Any]], unit: str) -> dict[str, Any]
     # The higher of two neighbors: where half of the seeds never get there, the median is never.
     quartiles = np.quantile(steps, [0.25, 0.5, 0.75], method="higher")
     last = evaluations[-1]
+    # Before an agent learns, there are no numbers.
     trust = {
-        name: {"mean": float(np.mean(values)), "per_seed": list(values)}
+        name: {"mean": float(np.mean(values)), "per_seed": values}
         for name, values in last.items()
-        if name.split("_")[0] == _TRUST
+        if name.split("_")[0] == _TRUST and None not in values
     }
     unseen = {_UNSEEN: _over_seeds(np.array(last[_UNSEEN], float))} if _UNSEEN in last else {}
     return {

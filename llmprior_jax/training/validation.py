@@ -186,6 +186,16 @@ def _check_environment(settings: Settings) -> None:
 def _check_agents(settings: Settings) -> None:
     if len(set(settings.agents)) != len(settings.agents) or not settings.agents:
         raise ValueError(f"config.agents is {settings.agents}; name one or more agents, each once")
+    weigh = any(
+        agents.weighs_prior(name) or (agents.is_policy(name) and agents.sees_prior(name))
+        for name in settings.agents
+    )
+    if settings.prior.others and not weigh:
+        raise ValueError(
+            f"config.prior.others names {len(settings.prior.others)} further priors, and of "
+            f"{', '.join(settings.agents)} no agent weighs priors; add one that does, such as "
+            "dqn_prior, or name a single prior"
+        )
     # The learner's parameters are checked even where only agents without any run.
     for name in ("dqn_prior", "cql_prior", *settings.agents):
         if agents.is_policy(name):
