@@ -21,6 +21,8 @@ from llmprior_jax.models import CheckpointError
 from llmprior_jax.priors.whitening import Whitening
 
 _WHITENING = "whitening.safetensors"
+# Patterns of all that is made in the directory of a table, what a kill leaves included.
+FILES = (_WHITENING, "rows-*.safetensors", ".*.safetensors.partial")
 # Rows that are sent to other processes at once.
 _ROWS_AT_ONCE = 1024
 

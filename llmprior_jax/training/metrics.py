@@ -18,6 +18,16 @@ from llmprior_jax.training.config import flat
 
 _FILE = "metrics.jsonl"
 _WANDB_ID = "wandb_id"
+_TENSORBOARD = "tensorboard"
+# What is made in an agent's directory; "wandb" is where that library keeps its own.
+METRICS_FILES = (
+    _FILE,
+    f".{_FILE}.partial",
+    _WANDB_ID,
+    f".{_WANDB_ID}.partial",
+    _TENSORBOARD,
+    "wandb",
+)
 
 
 class MetricsWriter:
@@ -53,7 +63,7 @@ class MetricsWriter:
         )
         self._file = (self._directory / _FILE).open("a")
         self._tensorboard = tensorboardX.SummaryWriter(
-            str(self._directory / "tensorboard"), purge_step=resume_step + 1
+            str(self._directory / _TENSORBOARD), purge_step=resume_step + 1
         )
         self._wandb: Any = None
         if settings is not None and settings.wandb_project is not None:
