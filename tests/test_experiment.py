@@ -250,6 +250,15 @@ def test_an_agent_that_the_run_does_not_have_is_refused(finished):
         training.restore(finished, "dqn", eval_episodes=1)
 
 
+def test_an_evaluation_makes_no_store_where_the_run_s_is_gone(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    config["prior"]["store"] = str(tmp_path / "gone" / "priors.sqlite")
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    training.restore(tmp_path / "run", "prior", eval_episodes=1).evaluate()
+    assert not (tmp_path / "gone").exists()
+
+
 def test_an_episode_is_played_with_what_the_agent_saw(finished):
     run = training.restore(finished, "dqn_prior", eval_episodes=1)
     decisions = list(run.play(0, jax.random.key(0)))

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from launch import prior
 from llmprior_jax.priors import (
     CachedModel,
     PriorStore,
@@ -25,6 +26,7 @@ from llmprior_jax.priors import (
     StoredScores,
     StoreError,
     TextScores,
+    parquet,
 )
 from llmprior_jax.priors.parquet import export_parquet, import_parquet
 from llmprior_jax.priors.sources import cached as scorers
@@ -417,7 +419,7 @@ def test_what_is_exported_is_imported_bit_for_bit_and_changes_nothing_known(stor
 def test_a_file_that_is_no_export_is_refused(store, tmp_path):
     path = tmp_path / "priors.parquet"
     path.write_bytes(b"nothing of the kind")
-    with pytest.raises(StoreError, match="cannot be read as Parquet"):
+    with pytest.raises(StoreError, match="cannot be read as an exported store"):
         import_parquet(store, path)
     pyarrow.parquet.write_table(pyarrow.table({"x": [1]}), path)
     with pytest.raises(StoreError, match="other columns"):
@@ -447,6 +449,55 @@ def test_rows_that_no_model_said_are_not_imported(store, tmp_path, column, value
         assert second.usage() == []
 
 
+def test_of_a_file_with_a_bad_row_nothing_is_imported(store, tmp_path, monkeypatch):
+    store.put_scores("f", "model", {f"{n}": answers(f"{n}", ["a"]) for n in range(4)})
+    path = tmp_path / "priors.parquet"
+    export_parquet(store, path)
+    table = pyarrow.parquet.read_table(path)
+    rows = table.to_pylist()
+    rows[3]["num_tokens"] = [0]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, schema=table.schema), path)
+    monkeypatch.setattr(parquet, "_ROWS_AT_ONCE", 2)
+    with pytest.raises(StoreError, match="prompt '3': an action has no token"):
+        import_parquet(tmp_path / "second" / "priors.sqlite", path)
+    assert not (tmp_path / "second").exists()
+
+
+def test_an_import_makes_the_store_that_it_names(store, tmp_path):
+    store.put_scores("f", "model", {"prompt": answers("prompt", ["a"])})
+    export_parquet(store, tmp_path / "priors.parquet")
+    import_parquet(tmp_path / "second" / "priors.sqlite", tmp_path / "priors.parquet")
+    with PriorStore(tmp_path / "second" / "priors.sqlite", create=False) as second:
+        assert second.usage()[0].prompts == 1
+
+
+@pytest.mark.parametrize("content", [None, b""])
+def test_a_store_that_is_not_there_is_not_made_unless_it_is_to_be(tmp_path, content):
+    path = tmp_path / "folder" / "priors.sqlite"
+    if content is not None:
+        path.parent.mkdir()
+        path.write_bytes(content)
+    with pytest.raises(StoreError, match=f"there is no store {path}"):
+        PriorStore(path, create=False)
+    assert path.parent.exists() == (content is not None)
+    assert content is None or path.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    "command", [["show"], ["remove", "--model=tiny"], ["export", "--file={}/priors.parquet"]]
+)
+def test_a_command_that_reads_makes_no_store_at_a_mistyped_path(tmp_path, command):
+    path = tmp_path / "folder" / "priors.sqlite"
+    words = ["prior", *(word.format(tmp_path) for word in command), f"--store={path}"]
+    try:
+        with pytest.raises(StoreError, match=f"there is no store {path}"):
+            prior.main(prior.FLAGS(words))
+    finally:
+        for name in prior.FLAGS:
+            prior.FLAGS[name].unparse()
+    assert list(tmp_path.iterdir()) == []
+
+
 def launch(*arguments: str) -> str:
     command = [sys.executable, "-m", "launch.prior", *arguments]
     environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache")}
@@ -460,7 +511,7 @@ def test_the_command_fills_a_store_and_shows_what_is_in_it(tmp_path):
     store = f"--store={path}"
     fill = ("fill", "--config=quickstart", "--config.env=FrozenLake-4x4", store)
     # Holes look alike, as texts.
-    assert "16 states of FrozenLake-4x4: 13 queries made" in launch(*fill)
+    assert "16 states of FrozenLake-4x4 by tiny: 13 queries made" in launch(*fill)
     shown = json.loads(launch("show", store, "--json").splitlines()[-1])
     (tiny,) = shown["models"]
     assert (tiny["name"], tiny["prompts"], tiny["actions"]) == ("tiny", 13, 52)

@@ -4,11 +4,12 @@ One row is one prompt with what a model said of its actions, or one sampled answ
 other kind of row has are null. Floats keep their bits.
 """
 
+import contextlib
 import itertools
 import json
 import os
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -56,25 +57,42 @@ def export_parquet(store: PriorStore, path: str | os.PathLike[str]) -> int:
     return count
 
 
-def import_parquet(store: PriorStore, path: str | os.PathLike[str]) -> int:
+def import_parquet(store: PriorStore | str | os.PathLike[str], path: str | os.PathLike[str]) -> int:
     """Adds what `export_parquet` wrote; what the store knows already stays. Returns the rows read.
+
+    The whole file is checked before anything is written.
+
+    Args:
+      store: the store, or the path of one, which is made if there is none.
+      path: the Parquet file.
 
     Raises:
       FileNotFoundError: there is no such file.
       StoreError: the file is not one of `export_parquet`, or the store cannot be written.
     """
-    try:
-        with pq.ParquetFile(path) as file:
-            if not file.schema_arrow.equals(_SCHEMA):
-                raise StoreError(f"{path} has other columns than an exported store")
-            return sum(
-                _add(store, batch.to_pylist(), path)
-                for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE)
-            )
-    except (FileNotFoundError, StoreError):
-        raise
-    except (OSError, TypeError, ValueError) as error:
-        raise StoreError(f"{path} cannot be read as Parquet: {error}") from error
+    count = sum(batch.num_rows for batch in _read(path))
+    is_open = isinstance(store, PriorStore)
+    with contextlib.nullcontext(store) if is_open else PriorStore(store) as opened:
+        for batch in _read(path):
+            for model, scores in batch.scores.items():
+                opened.put_scores(*model, scores)
+            for (model, settings), answers in batch.proposals.items():
+                opened.put_proposals(*model, json.loads(settings), answers)
+    return count
+
+
+class _Batch(NamedTuple):
+    """Some rows of a file, by the fingerprint and the name of the model.
+
+    Attributes:
+      num_rows: how many they are.
+      scores: by prompt.
+      proposals: of each of the settings, in JSON, the answers by prompt.
+    """
+
+    num_rows: int
+    scores: dict[tuple[str, str], dict[str, StoredScores]]
+    proposals: dict[tuple[tuple[str, str], str], dict[str, Any]]
 
 
 def _rows(store: PriorStore) -> Iterator[dict[str, Any]]:
@@ -87,31 +105,50 @@ def _rows(store: PriorStore) -> Iterator[dict[str, Any]]:
         yield {"kind": _PROPOSAL, **about, "settings": settings, "answer": answer}
 
 
-def _add(store: PriorStore, rows: list[dict[str, Any]], path: str | os.PathLike[str]) -> int:
-    scores: dict[tuple[str, str], dict[str, StoredScores]] = {}
-    proposals: dict[tuple[tuple[str, str], str], dict[str, Any]] = {}
+def _read(path: str | os.PathLike[str]) -> Iterator[_Batch]:
+    """What a file holds, checked.
+
+    Raises:
+      FileNotFoundError, StoreError: see `import_parquet`.
+    """
+    try:
+        with pq.ParquetFile(path) as file:
+            if not file.schema_arrow.equals(_SCHEMA):
+                raise StoreError(f"{path} has other columns than an exported store")
+            for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE):
+                yield _checked(batch.to_pylist(), path)
+    except (FileNotFoundError, StoreError):
+        raise
+    except (pa.ArrowException, OSError, RecursionError, TypeError, ValueError) as error:
+        raise StoreError(f"{path} cannot be read as an exported store: {error}") from error
+
+
+def _checked(rows: list[dict[str, Any]], path: str | os.PathLike[str]) -> _Batch:
+    batch = _Batch(len(rows), {}, {})
     for row in rows:
         if None in (row["kind"], row["fingerprint"], row["model"], row["prompt"]):
             raise StoreError(f"{path}: a row lacks its kind, fingerprint, model or prompt")
         model = row["fingerprint"], row["model"]
-        if row["kind"] == _PROPOSAL:
-            asked = proposals.setdefault((model, row["settings"]), {})
-            asked[row["prompt"]] = json.loads(row["answer"])
-            continue
-        n = len(row["actions"])
-        said = StoredScores(
-            actions=tuple(row["actions"]),
-            log_probs=np.array(row["log_probs"], np.float32),
-            num_tokens=np.array(row["num_tokens"], np.int32),
-            features=np.array(row["features"], np.float32).reshape(n, -1),
-        )
         try:
+            if row["kind"] == _PROPOSAL:
+                answer, settings = json.loads(row["answer"]), json.loads(row["settings"])
+                # A store takes no NaN.
+                json.dumps([answer, settings], allow_nan=False)
+                asked = batch.proposals.setdefault((model, row["settings"]), {})
+                asked[row["prompt"]] = answer
+                continue
+            said = _scores(row)
             said.check()
-        except ValueError as error:
+        except (RecursionError, TypeError, ValueError) as error:
             raise StoreError(f"{path}: prompt {row['prompt'][:60]!r}: {error}") from error
-        scores.setdefault(model, {})[row["prompt"]] = said
-    for model, of_model in scores.items():
-        store.put_scores(*model, of_model)
-    for (model, settings), answers in proposals.items():
-        store.put_proposals(*model, json.loads(settings), answers)
-    return len(rows)
+        batch.scores.setdefault(model, {})[row["prompt"]] = said
+    return batch
+
+
+def _scores(row: dict[str, Any]) -> StoredScores:
+    return StoredScores(
+        actions=tuple(row["actions"]),
+        log_probs=np.array(row["log_probs"], np.float32),
+        num_tokens=np.array(row["num_tokens"], np.int32),
+        features=np.array(row["features"], np.float32).reshape(max(1, len(row["actions"])), -1),
+    )

@@ -163,17 +163,24 @@ class PriorStore:
       True
     """
 
-    def __init__(self, path: str | os.PathLike[str]):
+    def __init__(self, path: str | os.PathLike[str], create: bool = True):
         """Opens the store at `path`, or makes it there; `~` is the home directory.
 
         A file that may not be written is opened for reading (`read_only`).
 
+        Args:
+          path: of the file.
+          create: make the store, and its directory, where there is none.
+
         Raises:
           StoreError: the file is no store, damaged, or of a newer version of this package, or
-            neither can be made nor read.
+            neither can be made nor read; or there is none, and it is not to be made.
         """
         self.path = pathlib.Path(path).expanduser()
         self.read_only = False
+        # SQLite takes an empty file for an empty database, and would make the tables in it.
+        if not create and not (self.path.exists() and self.path.stat().st_size):
+            raise StoreError(f"there is no store {self.path}; name the file of one")
         with self._explained("be opened"):
             self._connection = self._open()
 

@@ -166,6 +166,9 @@ def restore(
 ) -> "Run":
     """Restores an agent of a finished or interrupted run, to evaluate it.
 
+    A store of priors that the run names and that is not there is not made: what the language model
+    is asked then is not kept.
+
     Examples:
       >>> run = training.restore("runs/lake", "random", eval_episodes=4)
       >>> sorted(run.evaluate())
@@ -325,7 +328,14 @@ def _for_evaluation(
     mode = eval_mode or run.eval_mode
     build.check_eval_mode(mode)
     run = dataclasses.replace(run, eval_episodes=eval_episodes, eval_mode=mode, mesh=mesh or None)
-    return dataclasses.replace(settings, run=run)
+    prior, store = settings.prior, settings.prior.store
+    if store is not None and not from_first(lambda: b"yes" if _is_file(store) else b""):
+        prior = dataclasses.replace(prior, store=None)
+    return dataclasses.replace(settings, run=run, prior=prior)
+
+
+def _is_file(path: str) -> bool:
+    return pathlib.Path(path).expanduser().is_file()
 
 
 def _go_back(
