@@ -135,6 +135,52 @@ def test_usage_counts_what_is_held_and_removal_gives_the_space_back(store):
     assert store.path.stat().st_size < 0.7 * size
 
 
+GOOD = answers("prompt", ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"actions": ("a", "a")}, "the action 'a' stands twice"),
+        ({"actions": ()}, "actions are missing"),
+        ({"actions": ("a", None)}, "no texts"),
+        ({"log_probs": np.float32([-1.0, np.nan])}, "NaN"),
+        ({"log_probs": np.float32([-1.0])}, r"log-probabilities of shape \(1,\)"),
+        ({"log_probs": np.int32([-1, -1])}, "log-probabilities are of type int32"),
+        ({"num_tokens": np.int32([1, 0])}, "an action has no token"),
+        ({"num_tokens": np.int32([1, 1, 1])}, r"numbers of tokens of shape \(3,\)"),
+        ({"features": np.zeros((3, D), np.float32)}, r"features of shape \(3, 3\)"),
+        ({"features": np.full((2, D), np.nan, np.float32)}, "NaN"),
+    ],
+)
+def test_what_would_be_damage_when_read_is_not_kept(store, changes, problem):
+    scores = {"good": answers("good", ["a"]), "prompt": GOOD._replace(**changes)}
+    with pytest.raises(ValueError, match=f"the prompt 'prompt' cannot be kept: .*{problem}"):
+        store.put_scores("f", "model", scores)
+    assert store.usage() == []
+
+
+def test_actions_with_another_number_of_features_are_not_added(store):
+    store.put_scores("f", "model", {"prompt": GOOD})
+    wide = GOOD._replace(actions=("c", "d"), features=np.zeros((2, D + 1), np.float32))
+    with pytest.raises(ValueError, match="'prompt' cannot be kept: 4 features, where 3 are kept"):
+        store.put_scores("f", "model", {"prompt": wide})
+    assert_same_bits(store.get_scores("f", ["prompt"])[0], GOOD)
+
+
+def test_a_damaged_entry_is_left_out_of_an_export_and_named(store, tmp_path, caplog):
+    store.put_scores("f", "model", {"bad": GOOD, "good": GOOD})
+    store.put_proposals("f", "model", {"k": 1}, {"worse": ["x"], "better": ["y"]})
+    store._connection.execute("UPDATE scores SET log_probs = x'00' WHERE prompt = 'bad'")
+    store._connection.execute("UPDATE proposals SET answer = '[cut' WHERE prompt = 'worse'")
+    with caplog.at_level("WARNING"):
+        assert export_parquet(store, tmp_path / "priors.parquet") == 2
+    rows = pyarrow.parquet.read_table(tmp_path / "priors.parquet").to_pylist()
+    assert [row["prompt"] for row in rows] == ["good", "better"]
+    assert "'bad'" in caplog.text
+    assert "'worse'" in caplog.text
+
+
 # Other processes.
 
 _WRITER = """
@@ -233,7 +279,9 @@ def test_a_new_store_that_sqlite_does_not_wait_for_is_tried_again(tmp_path, monk
 def test_columns_that_do_not_match_are_refused(store):
     store.put_scores("f", "model", {"prompt": answers("prompt", ["a", "b"])})
     store._connection.execute("UPDATE scores SET log_probs = x'00000000'")
-    with pytest.raises(StoreError, match="2 actions have 1 log-probabilities; move it away"):
+    with pytest.raises(
+        StoreError, match=r"2 actions have log-probabilities of shape \(1,\); move it away"
+    ):
         store.get_scores("f", ["prompt"])
 
 
@@ -429,7 +477,7 @@ def test_a_file_that_is_no_export_is_refused(store, tmp_path):
 @pytest.mark.parametrize(
     ("column", "value", "problem"),
     [
-        ("actions", ["a", "a"], "2 actions have 2 log-probabilities"),
+        ("actions", ["a", "a"], "the action 'a' stands twice"),
         ("actions", ["a", None], "no texts"),
         ("num_tokens", [1, 0], "an action has no token"),
         ("log_probs", [-1.0, None], "NaN"),

@@ -38,6 +38,8 @@ _SCHEMA = pa.schema(
 def export_parquet(store: PriorStore, path: str | os.PathLike[str]) -> int:
     """Writes all that a store holds to a file, and returns the number of rows.
 
+    Entries that are damaged are left out, and a warning names each.
+
     Columns: `kind` ("scores" or "proposal"), `fingerprint`, `model`, `prompt`; of scores `actions`,
     `log_probs` (summed over tokens), `num_tokens`, and `features`, one action's after the other's;
     of proposals `settings` and `answer`, as JSON.

@@ -31,6 +31,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from absl import logging
 
 _SCHEMA = 1
 _APPLICATION = 0x4C4D5052  # "LMPR", which `file` and SQLite's own header know the file by.
@@ -102,10 +103,24 @@ class StoredScores(NamedTuple):
         A = len(self.actions)
         if not A or not all(isinstance(action, str) for action in self.actions):
             raise ValueError("actions are missing, or are no texts")
-        if not len(self.log_probs) == len(self.num_tokens) == len(set(self.actions)) == A:
-            raise ValueError(f"{A} actions have {len(self.log_probs)} log-probabilities")
-        if (self.num_tokens < 1).any() or np.isnan(self.log_probs).any():
-            raise ValueError("an action has no token, or NaN for a log-probability")
+        if len(set(self.actions)) < A:
+            twice = next(each for each in self.actions if self.actions.count(each) > 1)
+            raise ValueError(f"the action {twice!r} stands twice")
+        for name, array, ndim, kinds in zip(
+            ("log-probabilities", "numbers of tokens", "features"),
+            (self.log_probs, self.num_tokens, self.features),
+            (1, 1, 2),
+            ("f", "iu", "f"),
+            strict=True,
+        ):
+            if array.ndim != ndim or len(array) != A:
+                raise ValueError(f"{A} actions have {name} of shape {array.shape}")
+            if array.dtype.kind not in kinds:
+                raise ValueError(f"{name} are of type {array.dtype}")
+        if (self.num_tokens < 1).any():
+            raise ValueError("an action has no token")
+        if np.isnan(self.log_probs).any() or np.isnan(self.features).any():
+            raise ValueError("an action has NaN for a log-probability or a feature")
 
     def merge(self, new: "StoredScores") -> "StoredScores":
         """These scores, followed by those of `new` whose actions are not among them."""
@@ -214,9 +229,17 @@ class PriorStore:
           scores: for each prompt what the model said of its actions.
 
         Raises:
+          ValueError: scores are none that a model can have said (`StoredScores.check`), or have
+            another number of features than those that are kept of the prompt. It names the prompt
+            and what is wrong; nothing of this call is kept.
           StoreError: the file cannot be written: it is read-only, locked for long, damaged, or the
             disk is full. Nothing of this call is kept, and all that was kept before is.
         """
+        for prompt, new in scores.items():
+            try:
+                new.check()
+            except ValueError as error:
+                raise _refused(prompt, str(error)) from error
         keys = {prompt: _key(fingerprint, prompt) for prompt in scores}
         with self._writing() as connection:
             model = self._model(fingerprint, name)
@@ -224,7 +247,12 @@ class PriorStore:
             for prompt, key in keys.items():
                 new = scores[prompt]
                 if key in rows:
-                    new = self._unpack(rows[key]).merge(new)
+                    held, D = self._unpack(rows[key]), new.features.shape[1]
+                    if held.features.shape[1] != D:
+                        raise _refused(
+                            prompt, f"{D} features, where {held.features.shape[1]} are kept"
+                        )
+                    new = held.merge(new)
                 connection.execute(
                     f"INSERT INTO scores (model, key, prompt, {_SCORE_COLUMNS}) "
                     "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET "
@@ -299,13 +327,33 @@ class PriorStore:
             )
 
     def all_scores(self) -> Iterator[tuple[str, str, str, StoredScores]]:
-        """All scores, as `(fingerprint, name of the model, prompt, scores)`."""
+        """All scores, as `(fingerprint, name of the model, prompt, scores)`.
+
+        Entries that are damaged are left out, and a warning names each.
+        """
         for fingerprint, name, prompt, *columns in self._all("scores", _SCORE_COLUMNS):
-            yield fingerprint, name, prompt, self._unpack(tuple(columns))
+            try:
+                scores = self._unpack(tuple(columns))
+            except StoreError as error:
+                logging.warning("prompt %.60r of %s is left out: %s", prompt, name, error)
+                continue
+            yield fingerprint, name, prompt, scores
 
     def all_proposals(self) -> Iterator[tuple[str, str, str, str, str]]:
-        """All answers, as `(fingerprint, name of the model, prompt, settings, answer)`, in JSON."""
-        yield from self._all("proposals", "settings, answer")
+        """All answers, as `(fingerprint, name of the model, prompt, settings, answer)`, in JSON.
+
+        Entries that are damaged are left out, and a warning names each.
+        """
+        for fingerprint, name, prompt, *texts in self._all("proposals", "settings, answer"):
+            try:
+                for text in texts:
+                    json.loads(text)
+            except (TypeError, ValueError, RecursionError) as error:
+                logging.warning(
+                    "answers to %.60r of %s are left out: %s", prompt, name, self._damaged(error)
+                )
+                continue
+            yield fingerprint, name, prompt, *texts
 
     def usage(self) -> list[ModelUsage]:
         """What the store holds, by model, in the order in which they came."""
@@ -480,6 +528,10 @@ class PriorStore:
 
     def _damaged(self, error: Exception) -> StoreError:
         return StoreError(f"{self.path} is damaged: {error}; move it away, or {_ANOTHER}")
+
+
+def _refused(prompt: str, why: str) -> ValueError:
+    return ValueError(f"what is said of the prompt {prompt[:60]!r} cannot be kept: {why}")
 
 
 def _pack(scores: StoredScores) -> tuple[str, bytes, bytes, bytes]:
