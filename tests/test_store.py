@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from launch import prior
+from llmprior_jax import files
 from llmprior_jax.priors import (
     CachedModel,
     PriorStore,
@@ -48,6 +49,9 @@ def assert_same_bits(left: StoredScores, right: StoredScores) -> None:
     assert left.actions == right.actions
     for a, b in zip(left[1:], right[1:], strict=True):
         assert (a.dtype, a.shape, a.tobytes()) == (b.dtype, b.shape, b.tobytes())
+
+
+GOOD = answers("prompt", ["a", "b"])
 
 
 @pytest.fixture
@@ -133,9 +137,6 @@ def test_usage_counts_what_is_held_and_removal_gives_the_space_back(store):
     store.remove("f")
     assert [usage.fingerprint for usage in store.usage()] == ["g"]
     assert store.path.stat().st_size < 0.7 * size
-
-
-GOOD = answers("prompt", ["a", "b"])
 
 
 @pytest.mark.parametrize(
@@ -276,20 +277,77 @@ def test_a_new_store_that_sqlite_does_not_wait_for_is_tried_again(tmp_path, monk
     assert not refusals
 
 
-def test_columns_that_do_not_match_are_refused(store):
-    store.put_scores("f", "model", {"prompt": answers("prompt", ["a", "b"])})
-    store._connection.execute("UPDATE scores SET log_probs = x'00000000'")
-    with pytest.raises(
-        StoreError, match=r"2 actions have log-probabilities of shape \(1,\); move it away"
-    ):
-        store.get_scores("f", ["prompt"])
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("actions", '\'["a", "c"]\''),
+        ("actions", "CAST(x'ff' AS TEXT)"),
+        ("log_probs", "zeroblob(8)"),
+        ("log_probs", "x'00'"),
+        ("num_tokens", "7"),
+        ("features", f"zeroblob({2 * D * 4})"),
+        ("digest", "x'00'"),
+    ],
+)
+def test_a_damaged_entry_counts_as_not_there_and_is_named_once(store, caplog, column, value):
+    store.put_scores("f", "model", {"bad": GOOD, "good": GOOD})
+    store._connection.execute(f"UPDATE scores SET {column} = {value} WHERE prompt = 'bad'")
+    with caplog.at_level("WARNING"):
+        for _ in range(2):
+            bad, good = store.get_scores("f", ["bad", "good"])
+            assert bad is None
+            assert_same_bits(good, GOOD)
+    assert caplog.text.count("the prompt 'bad' is damaged") == 1
 
 
-def test_answers_that_are_no_json_are_refused(store):
+def test_what_takes_the_place_of_a_damaged_entry_is_kept(store):
+    store.put_scores("f", "model", {"prompt": GOOD})
+    store._connection.execute("UPDATE scores SET log_probs = zeroblob(8)")
+    store.put_scores("f", "model", {"prompt": answers("prompt", ["b"])})
+    assert_same_bits(store.get_scores("f", ["prompt"])[0], answers("prompt", ["b"]))
+
+
+def test_damaged_answers_are_asked_for_anew(store):
     store.put_proposals("f", "model", {"k": 1}, {"prompt": ["answer"]})
-    store._connection.execute("UPDATE proposals SET answer = '[cut'")
-    with pytest.raises(StoreError, match=r"damaged.*move it away"):
-        store.get_proposals("f", ["prompt"], {"k": 1})
+    store._connection.execute("UPDATE proposals SET answer = '[\"other\"]'")
+    assert store.get_proposals("f", ["prompt"], {"k": 1}) == [None]
+    store.put_proposals("f", "model", {"k": 1}, {"prompt": ["again"]})
+    assert store.get_proposals("f", ["prompt"], {"k": 1}) == [["again"]]
+
+
+@pytest.mark.parametrize("change", ["prompt = 'other'", "model = 99"])
+def test_an_entry_of_another_prompt_or_model_is_left_out_of_an_export(store, tmp_path, change):
+    store.put_scores("f", "model", {"bad": GOOD, "good": GOOD})
+    store._connection.execute("PRAGMA foreign_keys = OFF")
+    store._connection.execute(f"UPDATE scores SET {change} WHERE prompt = 'bad'")
+    assert [prompt for _, _, prompt, _ in store.all_scores()] == ["good"]
+
+
+@pytest.fixture
+def old_store(tmp_path) -> pathlib.Path:
+    """A store of the schema whose entries had no hashes."""
+    path = tmp_path / "priors.sqlite"
+    with PriorStore(path) as store:
+        store.put_scores("f", "model", {"prompt": GOOD})
+        for table in ("scores", "proposals"):
+            store._connection.execute(f"ALTER TABLE {table} DROP COLUMN digest")
+        store._connection.execute("PRAGMA user_version = 1")
+    return path
+
+
+def test_entries_of_a_version_without_hashes_are_read_and_get_one_when_written(old_store):
+    with PriorStore(old_store) as store:
+        assert_same_bits(store.get_scores("f", ["prompt"])[0], GOOD)
+        store.put_scores("f", "model", {"prompt": GOOD})
+        store._connection.execute("UPDATE scores SET log_probs = zeroblob(8)")
+        assert store.get_scores("f", ["prompt"]) == [None]
+
+
+def test_a_store_of_a_version_without_hashes_may_be_read_only(old_store, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with PriorStore(old_store) as store:
+        assert_same_bits(store.get_scores("f", ["prompt"])[0], GOOD)
+        assert len(list(store.all_scores())) == 1
 
 
 def test_a_locked_store_says_so(store, monkeypatch):
@@ -517,6 +575,20 @@ def test_an_import_makes_the_store_that_it_names(store, tmp_path):
     import_parquet(tmp_path / "second" / "priors.sqlite", tmp_path / "priors.parquet")
     with PriorStore(tmp_path / "second" / "priors.sqlite", create=False) as second:
         assert second.usage()[0].prompts == 1
+
+
+def test_an_export_that_does_not_match_its_hash_is_refused(store, tmp_path):
+    store.put_scores("f", "model", {"prompt": GOOD})
+    path = tmp_path / "priors.parquet"
+    export_parquet(store, path)
+    table, about = pyarrow.parquet.read_table(path), pyarrow.parquet.read_metadata(path).metadata
+    rows = [table.to_pylist()[0] | {"log_probs": [-1.0, -2.0]}]
+    with pyarrow.parquet.ParquetWriter(path, table.schema) as writer:
+        writer.write_table(pyarrow.Table.from_pylist(rows, schema=table.schema))
+        writer.add_key_value_metadata({files.DIGEST: about[files.DIGEST.encode()]})
+    with pytest.raises(StoreError, match=r"priors\.parquet is damaged: its rows do not match"):
+        import_parquet(tmp_path / "second.sqlite", path)
+    assert not (tmp_path / "second.sqlite").exists()
 
 
 @pytest.mark.parametrize("content", [None, b""])

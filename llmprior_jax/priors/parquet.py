@@ -1,7 +1,8 @@
 """A store's content as a Parquet file: to move it, to publish it, to read it with other tools.
 
 One row is one prompt with what a model said of its actions, or one sampled answer; columns that the
-other kind of row has are null. Floats keep their bits.
+other kind of row has are null. Floats keep their bits. A hash of all rows is in the file's
+metadata, and a file that does not match it is not imported.
 """
 
 import contextlib
@@ -15,10 +16,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from llmprior_jax.files import DIGEST, digest
 from llmprior_jax.priors.store import PriorStore, StoredScores, StoreError
 
 _ROWS_AT_ONCE = 1024
 _SCORES, _PROPOSAL = "scores", "proposal"
+_NUMBERS = {"log_probs": "<f4", "num_tokens": "<i4", "features": "<f4"}
 _SCHEMA = pa.schema(
     {
         "kind": pa.string(),
@@ -48,13 +51,15 @@ def export_parquet(store: PriorStore, path: str | os.PathLike[str]) -> int:
       StoreError: the store is damaged.
       OSError: the file cannot be written.
     """
-    count = 0
+    count, hashed = 0, b""
     temporary = f"{os.fspath(path)}.partial"
     with pq.ParquetWriter(temporary, _SCHEMA, compression="zstd") as writer:
         rows = _rows(store)
         while batch := list(itertools.islice(rows, _ROWS_AT_ONCE)):
             writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=_SCHEMA))
             count += len(batch)
+            hashed = _hash(hashed, batch)
+        writer.add_key_value_metadata({DIGEST: hashed.hex()})
     os.replace(temporary, path)
     return count
 
@@ -62,7 +67,8 @@ def export_parquet(store: PriorStore, path: str | os.PathLike[str]) -> int:
 def import_parquet(store: PriorStore | str | os.PathLike[str], path: str | os.PathLike[str]) -> int:
     """Adds what `export_parquet` wrote; what the store knows already stays. Returns the rows read.
 
-    The whole file is checked before anything is written.
+    The whole file is checked before anything is written. One without a hash, of an older version,
+    is checked row by row.
 
     Args:
       store: the store, or the path of one, which is made if there is none.
@@ -70,7 +76,9 @@ def import_parquet(store: PriorStore | str | os.PathLike[str], path: str | os.Pa
 
     Raises:
       FileNotFoundError: there is no such file.
-      StoreError: the file is not one of `export_parquet`, or the store cannot be written.
+      StoreError: the file is not one of `export_parquet` or is damaged, or the store cannot be
+        written.
+      ValueError: the store holds other numbers of features of the same prompts.
     """
     count = sum(batch.num_rows for batch in _read(path))
     is_open = isinstance(store, PriorStore)
@@ -117,12 +125,34 @@ def _read(path: str | os.PathLike[str]) -> Iterator[_Batch]:
         with pq.ParquetFile(path) as file:
             if not file.schema_arrow.equals(_SCHEMA):
                 raise StoreError(f"{path} has other columns than an exported store")
+            kept, hashed = (file.metadata.metadata or {}).get(DIGEST.encode()), b""
             for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE):
-                yield _checked(batch.to_pylist(), path)
+                rows = batch.to_pylist()
+                hashed = _hash(hashed, rows)
+                yield _checked(rows, path)
+            if kept is not None and kept != hashed.hex().encode():
+                raise StoreError(
+                    f"{path} is damaged: its rows do not match the hash kept with them; export "
+                    "them again"
+                )
     except (FileNotFoundError, StoreError):
         raise
     except (pa.ArrowException, OSError, RecursionError, TypeError, ValueError) as error:
         raise StoreError(f"{path} cannot be read as an exported store: {error}") from error
+
+
+def _hash(before: bytes, rows: list[dict[str, Any]]) -> bytes:
+    """The hash of all rows so far, from that of those before."""
+    for row in rows:
+        parts: list[bytes | str] = []
+        for name in _SCHEMA.names:
+            value = row.get(name)
+            if value is not None and name in _NUMBERS:
+                parts += [name, np.asarray(value, _NUMBERS[name]).tobytes()]
+            elif value is not None:
+                parts += [name, json.dumps(value)]
+        before = digest(before, *parts)
+    return before
 
 
 def _checked(rows: list[dict[str, Any]], path: str | os.PathLike[str]) -> _Batch:
