@@ -8,12 +8,13 @@
 
 `fill` scores the states that a run of the configuration begins with, so that runs find them there.
 `show` lists the models with what is held of each, its size, and how often what was asked for was
-there. An `import` adds what is not there yet. `remove` takes away all that former versions of a
-model said (other weights, another tokenizer or dtype under the same name, or numbers of an older
-llmprior_jax), or with --fingerprint all that one version said. Old templates leave prompts behind
-that nothing asks for; remove their model's and fill again.
+there. An `import` adds what is not there yet, once it has checked the whole file. `remove` takes
+away all that former versions of a model said (other weights, another tokenizer or dtype under the
+same name, or numbers of an older llmprior_jax), or with --fingerprint all that one version said.
+Old templates leave prompts behind that nothing asks for; remove their model's and fill again.
 
-The store is the one of --store, or else of the configuration, or else the user's own.
+The store is the one of --store, or else of the configuration, or else the user's own. Only `fill`
+and `import` make one where there is none.
 """
 
 import contextlib
@@ -67,7 +68,7 @@ def fill() -> None:
 
 
 def show() -> None:
-    with PriorStore(_path()) as store:
+    with PriorStore(_path(), create=False) as store:
         usage = store.usage()
         size = store.path.stat().st_size
     table = rich.table.Table(title=f"{store.path}, {size / 1e6:,.1f} MB")
@@ -94,19 +95,19 @@ def show() -> None:
 
 
 def export() -> None:
-    with PriorStore(_path()) as store:
-        print(f"{export_parquet(store, _file()):,} rows written to {_file()}")
+    file = _file()
+    with PriorStore(_path(), create=False) as store:
+        print(f"{export_parquet(store, file):,} rows written to {file}")
 
 
 def import_() -> None:
-    with PriorStore(_path()) as store:
-        print(f"{import_parquet(store, _file()):,} rows read from {_file()}")
+    print(f"{import_parquet(_path(), _file()):,} rows read from {_file()}")
 
 
 def remove() -> None:
     if (_MODEL.value is None) == (_FINGERPRINT.value is None):
         raise ValueError("remove needs --model or --fingerprint; `show` lists both")
-    with PriorStore(_path()) as store:
+    with PriorStore(_path(), create=False) as store:
         usage = store.usage()
         if _MODEL.value is not None:
             present = models.fingerprint(_MODEL.value)

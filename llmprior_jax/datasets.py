@@ -19,6 +19,9 @@ one. A file has one row per transition, those of an episode after one another in
 
 JSONL files hold the same fields, one object per line. Other columns are ignored. The past of a
 state is not stored: it is the rows before, and `read` adds as much of it as is asked for.
+
+A Parquet file that `write` made has a hash of its rows in its metadata, which `read` compares. One
+that others made needs none.
 """
 
 import hashlib
@@ -32,6 +35,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from llmprior_jax import files
 from llmprior_jax.files import write_atomically
 from llmprior_jax.types import TextState
 
@@ -104,7 +108,10 @@ def write(path: str | pathlib.Path, dataset: Dataset) -> None:
     table = pa.Table.from_pylist(list(_rows(dataset)), schema=SCHEMA)
     if _is_parquet(path):
         sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, compression="zstd")
+        with pq.ParquetWriter(sink, SCHEMA, compression="zstd") as writer:
+            writer.write_table(table)
+            # Of the file and not of the table, so that who reads, changes and writes it loses it.
+            writer.add_key_value_metadata({files.DIGEST: _hash(table.to_pylist())})
         write_atomically(path, sink.getvalue().to_pybytes())
     else:
         write_atomically(path, "".join(json.dumps(row) + "\n" for row in table.to_pylist()))
@@ -292,13 +299,28 @@ def _is_parquet(path: pathlib.Path) -> bool:
 
 def _read_parquet(path: pathlib.Path) -> list[dict[str, Any]]:
     try:
-        table = pq.read_table(path)
+        with pq.ParquetFile(path) as file:
+            table, about = file.read(), file.metadata.metadata or {}
         missing = [name for name in SCHEMA.names if name not in table.column_names]
-        if missing:
-            raise ValueError(f"{path} has no column {', '.join(missing)}")
-        return table.select(SCHEMA.names).cast(SCHEMA).to_pylist()
-    except (pa.ArrowException, OSError) as error:
+        rows = [] if missing else table.select(SCHEMA.names).cast(SCHEMA).to_pylist()
+    except (pa.ArrowException, OSError, TypeError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as a dataset: {error}") from error
+    if missing:
+        raise ValueError(f"{path} has no column {', '.join(missing)}")
+    kept = about.get(files.DIGEST.encode())
+    if kept is not None and kept != _hash(rows).encode():
+        raise ValueError(
+            f"{path} is damaged: its rows do not match the hash kept with them; collect them again"
+        )
+    return rows
+
+
+def _hash(rows: Sequence[dict[str, Any]]) -> str:
+    """A hash of rows whose fields are those of `SCHEMA`, in that order."""
+    hashed = b""
+    for row in rows:
+        hashed = files.digest(hashed, json.dumps(row))
+    return hashed.hex()
 
 
 def _read_jsonl(path: pathlib.Path) -> list[dict[str, Any]]:

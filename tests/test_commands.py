@@ -193,8 +193,8 @@ RUNS = {
     "--normalizations=sum,token,word": Run(
         ("--normalizations=sum", "--episodes=8"), leaves=("survey/survey.json", "survey/*.png")
     ),
-    "python -m launch.prior show": Run(),
-    "python -m launch.prior remove --model=tiny": Run(),
+    "python -m launch.prior show": Run(after=(QUICKSTART,)),
+    "python -m launch.prior remove --model=tiny": Run(after=(QUICKSTART,)),
     COLLECT: Run(("--transitions=400",), leaves=("data/salad.parquet",)),
     "python -m launch.train --config=overcooked_cql_prior --workdir=runs/offline": Run(
         (

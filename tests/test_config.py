@@ -12,6 +12,7 @@ from llmprior_jax import training
 from llmprior_jax.settings import Settings
 from llmprior_jax.training import config as configs
 from llmprior_jax.training.config import CONFIG_FILE, changes, claim_workdir
+from llmprior_jax.training.validation import validate
 
 OPTIONAL = [
     *("mesh", "wandb_project", "segment_steps", "freeform.k", "offline.dataset", "offline.size"),
@@ -146,3 +147,16 @@ training.to_settings(quickstart.get_config())
 assert not jax._src.xla_bridge._backends, "a backend was started"
 """
     subprocess.run([sys.executable, "-c", script], check=True, cwd=root)
+
+
+def test_a_name_that_would_lead_out_of_a_directory_is_refused_before_a_run():
+    config = training.default_config()
+    config.agents = ("../other",)
+    with pytest.raises(ValueError, match=r"agents has '\.\./other', which names no directory"):
+        validate(training.to_settings(config))
+
+
+def test_a_configuration_whose_fields_have_other_types_is_damaged(tmp_path):
+    (tmp_path / CONFIG_FILE).write_text('{"agents": "dqn"}')
+    with pytest.raises(ValueError, match=r"config\.json is damaged.*agents"):
+        training.read_config(tmp_path)

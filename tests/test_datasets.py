@@ -1,13 +1,14 @@
 """Dataset files: what is written is read, and what is wrong is told with file and row."""
 
 import json
+import pathlib
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from llmprior_jax import datasets
+from llmprior_jax import datasets, files
 from llmprior_jax.types import TextState
 
 ACTIONS = ["go left", "go right"]
@@ -80,6 +81,32 @@ def test_what_is_written_is_read_again(tmp_path, suffix):
 def test_a_written_parquet_file_has_the_documented_schema(tmp_path):
     datasets.write(tmp_path / "a.parquet", datasets.read(write(tmp_path / "a.jsonl", rows())))
     assert pq.read_schema(tmp_path / "a.parquet").equals(datasets.SCHEMA)
+
+
+@pytest.fixture
+def other_reward(tmp_path) -> tuple[pathlib.Path, pa.Table, dict]:
+    """The path of a file of ours, its rows with another reward, and the metadata that it has."""
+    path = tmp_path / "ours.parquet"
+    datasets.write(path, datasets.read(write(tmp_path / "a.jsonl", rows())))
+    content = pq.read_table(path).to_pylist()
+    content[0]["reward"] = 0.75
+    changed = pa.Table.from_pylist(content, schema=datasets.SCHEMA)
+    return path, changed, pq.read_metadata(path).metadata
+
+
+def test_rows_that_do_not_match_their_hash_are_refused(other_reward):
+    path, changed, about = other_reward
+    with pq.ParquetWriter(path, datasets.SCHEMA) as writer:
+        writer.write_table(changed)
+        writer.add_key_value_metadata({files.DIGEST: about[files.DIGEST.encode()]})
+    with pytest.raises(ValueError, match=r"ours\.parquet is damaged: its rows do not match"):
+        datasets.read(path)
+
+
+def test_rows_changed_on_purpose_are_read(other_reward):
+    path, changed, _ = other_reward
+    pq.write_table(changed, path)
+    assert datasets.read(path).reward.tolist() == [0.75, 1.0, -0.25]
 
 
 def test_the_past_of_a_state_is_that_of_its_episode(tmp_path):

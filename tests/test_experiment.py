@@ -200,9 +200,63 @@ def test_starting_again_removes_the_run_and_no_other_file(tmp_path):
     assert set(json.loads((tmp_path / "summary.json").read_text())) == {"random"}
 
 
+def with_agents(workdir: pathlib.Path, *agents: object) -> pathlib.Path:
+    """A work directory whose configuration names agents, and beside it something to lose."""
+    workdir.mkdir()
+    (workdir / "config.json").write_text(json.dumps({"agents": agents}))
+    (workdir.parent / "victim").mkdir()
+    (workdir.parent / "victim" / "metrics.jsonl").write_text("mine")
+    return workdir
+
+
+def clear(workdir: pathlib.Path) -> None:
+    training.run(small_config(agents=("random",), num_steps=160), workdir, resume=False)
+
+
+@pytest.mark.parametrize("name", ["../victim", "{}/victim", ".", "", "a/b", "a\\b", "\0", 1, None])
+def test_an_agent_named_out_of_the_directory_is_refused_and_nothing_removed(name, tmp_path):
+    name = name.format(tmp_path) if isinstance(name, str) else name
+    workdir = with_agents(tmp_path / "run", name)
+    with pytest.raises(ValueError, match=r"config\.json is damaged: agents has .*no directory"):
+        clear(workdir)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == [
+        *("config.json", "metrics.jsonl", "run", "victim")
+    ]
+
+
+def test_of_a_directory_named_as_an_agent_what_no_run_made_stays(tmp_path):
+    workdir = with_agents(tmp_path / "run", "data", "notes.txt")
+    (workdir / "data" / "tensorboard").mkdir(parents=True)
+    (workdir / "data" / "mine.txt").write_text("mine")
+    (workdir / "notes.txt").write_text("mine")
+    clear(workdir)
+    assert [path.name for path in (workdir / "data").iterdir()] == ["mine.txt"]
+    assert (workdir / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("link", ["dqn", "prior_table", "dqn/metrics.jsonl"])
+def test_a_link_is_named_and_neither_followed_nor_removed(link, tmp_path):
+    workdir = with_agents(tmp_path / "run", "dqn")
+    (workdir / link).parent.mkdir(exist_ok=True)
+    (workdir / link).symlink_to(tmp_path / "victim")
+    with pytest.raises(ValueError, match=f"{link} is a symbolic link"):
+        clear(workdir)
+    assert (workdir / link).is_symlink()
+    assert (tmp_path / "victim" / "metrics.jsonl").read_text() == "mine"
+
+
 def test_an_agent_that_the_run_does_not_have_is_refused(finished):
     with pytest.raises(ValueError, match=r"no agent 'dqn'; it has prior, dqn_prior"):
         training.restore(finished, "dqn", eval_episodes=1)
+
+
+def test_an_evaluation_makes_no_store_where_the_run_s_is_gone(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    config["prior"]["store"] = str(tmp_path / "gone" / "priors.sqlite")
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    training.restore(tmp_path / "run", "prior", eval_episodes=1).evaluate()
+    assert not (tmp_path / "gone").exists()
 
 
 def test_an_episode_is_played_with_what_the_agent_saw(finished):

@@ -10,7 +10,7 @@ import pytest
 from tensorboardX.proto import event_pb2
 
 from llmprior_jax import training
-from llmprior_jax.training.metrics import MetricsWriter
+from llmprior_jax.training.metrics import MetricsWriter, read_metrics
 from llmprior_jax.training.validation import validate
 
 
@@ -62,6 +62,52 @@ def test_a_directory_of_its_name_is_not_taken_for_the_library(config, monkeypatc
     monkeypatch.delitem(sys.modules, "wandb", raising=False)
     with pytest.raises(ImportError, match=r"llmprior-jax\[wandb\]"):
         validate(training.to_settings(config))
+
+
+def lines(tmp_path, *contents: bytes, end: bytes = b"\n"):
+    """A directory whose metrics have a good line, the given ones, and another good line."""
+    good = [json.dumps({"segment": n, "step": 8 * n}).encode() for n in (0, 2)]
+    (tmp_path / "metrics.jsonl").write_bytes(b"\n".join([good[0], *contents, good[1]]) + end)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        (b'{"segment": 1, "st', "Unterminated"),
+        (b'{"segment": 1, "step": 8, "x": "\xff"}', "can't decode"),
+        (b"", "Expecting value"),
+        (b"[" * 100_000, "recursion"),
+        (b"[1, 8]", "no JSON object"),
+        (b'{"step": 8}', "there is no field segment"),
+        (b'{"segment": 1}', "there is no field step"),
+        (b'{"segment": "1", "step": 8}', "segment is '1', which is no integer"),
+    ],
+)
+def test_a_damaged_line_is_named_and_those_after_it_are_kept(tmp_path, caplog, line, problem):
+    with caplog.at_level("WARNING"):
+        kept = read_metrics(lines(tmp_path, line))
+    assert [record["segment"] for record in kept] == [0, 2]
+    assert f"{tmp_path / 'metrics.jsonl'}, line 2 is damaged" in caplog.text
+    assert problem in caplog.text
+
+
+def test_a_run_that_goes_on_keeps_the_records_after_a_damaged_line(tmp_path):
+    with MetricsWriter(lines(tmp_path, b"damaged"), 2, 16) as metrics:
+        metrics.write(3, 24, loss=0.5)
+    assert [record["segment"] for record in read_metrics(tmp_path)] == [0, 2, 3]
+
+
+def test_a_last_line_that_a_kill_cut_off_is_left_out_without_a_word(tmp_path, caplog):
+    path = lines(tmp_path) / "metrics.jsonl"
+    path.write_bytes(path.read_bytes()[:-5])
+    with caplog.at_level("WARNING"):
+        assert [record["segment"] for record in read_metrics(tmp_path)] == [0]
+    assert caplog.text == ""
+
+
+def test_a_last_line_without_its_end_is_kept(tmp_path):
+    assert len(read_metrics(lines(tmp_path, end=b""))) == 2
 
 
 def _wandb_history(directory) -> Iterator[tuple[int, str, float]]:

@@ -3,6 +3,8 @@
 import jax
 import numpy as np
 import pytest
+import safetensors
+import safetensors.numpy
 from lock_env import Lock, LockSource, scored_lock
 
 from llmprior_jax import models
@@ -124,6 +126,40 @@ def test_a_damaged_file_is_named(tmp_path):
     (tmp_path / "rows-000000000.safetensors").write_bytes(b"cut")
     with pytest.raises(ValueError, match=r"rows-000000000\.safetensors is damaged"):
         loaded(tmp_path)
+
+
+def changed(path, **arrays) -> None:
+    """Puts other arrays into a file, and leaves its metadata as they are."""
+    with safetensors.safe_open(path, framework="numpy") as file:
+        about = file.metadata()
+    kept = safetensors.numpy.load_file(path)
+    safetensors.numpy.save_file(kept | arrays, path, metadata=about)
+
+
+@pytest.mark.parametrize("name", ["observations", "log_probs", "features"])
+def test_rows_that_do_not_match_their_hash_are_refused(tmp_path, name):
+    loaded(tmp_path)
+    path = tmp_path / "rows-000000000.safetensors"
+    array = safetensors.numpy.load_file(path)[name]
+    array.reshape(-1).view(np.uint8)[0] ^= 1
+    changed(path, **{name: array})
+    with pytest.raises(ValueError, match=r"rows-000000000\.safetensors is damaged .*the hash"):
+        loaded(tmp_path)
+
+
+def test_a_whitening_that_does_not_match_its_hash_is_refused(tmp_path):
+    loaded(tmp_path)
+    path = tmp_path / "whitening.safetensors"
+    changed(path, mean=safetensors.numpy.load_file(path)["mean"] + 1)
+    with pytest.raises(ValueError, match=r"whitening\.safetensors is damaged .*the hash"):
+        loaded(tmp_path)
+
+
+def test_rows_of_a_version_without_hashes_are_read(tmp_path):
+    run = loaded(tmp_path)
+    path = tmp_path / "rows-000000000.safetensors"
+    safetensors.numpy.save_file(safetensors.numpy.load_file(path), path)
+    assert_same(loaded(tmp_path), run)
 
 
 class Sampled(LockSource):

@@ -17,6 +17,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from launch import prior
+from llmprior_jax import files
 from llmprior_jax.priors import (
     CachedModel,
     PriorStore,
@@ -25,6 +27,7 @@ from llmprior_jax.priors import (
     StoredScores,
     StoreError,
     TextScores,
+    parquet,
 )
 from llmprior_jax.priors.parquet import export_parquet, import_parquet
 from llmprior_jax.priors.sources import cached as scorers
@@ -46,6 +49,9 @@ def assert_same_bits(left: StoredScores, right: StoredScores) -> None:
     assert left.actions == right.actions
     for a, b in zip(left[1:], right[1:], strict=True):
         assert (a.dtype, a.shape, a.tobytes()) == (b.dtype, b.shape, b.tobytes())
+
+
+GOOD = answers("prompt", ["a", "b"])
 
 
 @pytest.fixture
@@ -131,6 +137,49 @@ def test_usage_counts_what_is_held_and_removal_gives_the_space_back(store):
     store.remove("f")
     assert [usage.fingerprint for usage in store.usage()] == ["g"]
     assert store.path.stat().st_size < 0.7 * size
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"actions": ("a", "a")}, "the action 'a' stands twice"),
+        ({"actions": ()}, "actions are missing"),
+        ({"actions": ("a", None)}, "no texts"),
+        ({"log_probs": np.float32([-1.0, np.nan])}, "NaN"),
+        ({"log_probs": np.float32([-1.0])}, r"log-probabilities of shape \(1,\)"),
+        ({"log_probs": np.int32([-1, -1])}, "log-probabilities are of type int32"),
+        ({"num_tokens": np.int32([1, 0])}, "an action has no token"),
+        ({"num_tokens": np.int32([1, 1, 1])}, r"numbers of tokens of shape \(3,\)"),
+        ({"features": np.zeros((3, D), np.float32)}, r"features of shape \(3, 3\)"),
+        ({"features": np.full((2, D), np.nan, np.float32)}, "NaN"),
+    ],
+)
+def test_what_would_be_damage_when_read_is_not_kept(store, changes, problem):
+    scores = {"good": answers("good", ["a"]), "prompt": GOOD._replace(**changes)}
+    with pytest.raises(ValueError, match=f"the prompt 'prompt' cannot be kept: .*{problem}"):
+        store.put_scores("f", "model", scores)
+    assert store.usage() == []
+
+
+def test_actions_with_another_number_of_features_are_not_added(store):
+    store.put_scores("f", "model", {"prompt": GOOD})
+    wide = GOOD._replace(actions=("c", "d"), features=np.zeros((2, D + 1), np.float32))
+    with pytest.raises(ValueError, match="'prompt' cannot be kept: 4 features, where 3 are kept"):
+        store.put_scores("f", "model", {"prompt": wide})
+    assert_same_bits(store.get_scores("f", ["prompt"])[0], GOOD)
+
+
+def test_a_damaged_entry_is_left_out_of_an_export_and_named(store, tmp_path, caplog):
+    store.put_scores("f", "model", {"bad": GOOD, "good": GOOD})
+    store.put_proposals("f", "model", {"k": 1}, {"worse": ["x"], "better": ["y"]})
+    store._connection.execute("UPDATE scores SET log_probs = x'00' WHERE prompt = 'bad'")
+    store._connection.execute("UPDATE proposals SET answer = '[cut' WHERE prompt = 'worse'")
+    with caplog.at_level("WARNING"):
+        assert export_parquet(store, tmp_path / "priors.parquet") == 2
+    rows = pyarrow.parquet.read_table(tmp_path / "priors.parquet").to_pylist()
+    assert [row["prompt"] for row in rows] == ["good", "better"]
+    assert "'bad'" in caplog.text
+    assert "'worse'" in caplog.text
 
 
 # Other processes.
@@ -228,18 +277,77 @@ def test_a_new_store_that_sqlite_does_not_wait_for_is_tried_again(tmp_path, monk
     assert not refusals
 
 
-def test_columns_that_do_not_match_are_refused(store):
-    store.put_scores("f", "model", {"prompt": answers("prompt", ["a", "b"])})
-    store._connection.execute("UPDATE scores SET log_probs = x'00000000'")
-    with pytest.raises(StoreError, match="2 actions have 1 log-probabilities; move it away"):
-        store.get_scores("f", ["prompt"])
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("actions", '\'["a", "c"]\''),
+        ("actions", "CAST(x'ff' AS TEXT)"),
+        ("log_probs", "zeroblob(8)"),
+        ("log_probs", "x'00'"),
+        ("num_tokens", "7"),
+        ("features", f"zeroblob({2 * D * 4})"),
+        ("digest", "x'00'"),
+    ],
+)
+def test_a_damaged_entry_counts_as_not_there_and_is_named_once(store, caplog, column, value):
+    store.put_scores("f", "model", {"bad": GOOD, "good": GOOD})
+    store._connection.execute(f"UPDATE scores SET {column} = {value} WHERE prompt = 'bad'")
+    with caplog.at_level("WARNING"):
+        for _ in range(2):
+            bad, good = store.get_scores("f", ["bad", "good"])
+            assert bad is None
+            assert_same_bits(good, GOOD)
+    assert caplog.text.count("the prompt 'bad' is damaged") == 1
 
 
-def test_answers_that_are_no_json_are_refused(store):
+def test_what_takes_the_place_of_a_damaged_entry_is_kept(store):
+    store.put_scores("f", "model", {"prompt": GOOD})
+    store._connection.execute("UPDATE scores SET log_probs = zeroblob(8)")
+    store.put_scores("f", "model", {"prompt": answers("prompt", ["b"])})
+    assert_same_bits(store.get_scores("f", ["prompt"])[0], answers("prompt", ["b"]))
+
+
+def test_damaged_answers_are_asked_for_anew(store):
     store.put_proposals("f", "model", {"k": 1}, {"prompt": ["answer"]})
-    store._connection.execute("UPDATE proposals SET answer = '[cut'")
-    with pytest.raises(StoreError, match=r"damaged.*move it away"):
-        store.get_proposals("f", ["prompt"], {"k": 1})
+    store._connection.execute("UPDATE proposals SET answer = '[\"other\"]'")
+    assert store.get_proposals("f", ["prompt"], {"k": 1}) == [None]
+    store.put_proposals("f", "model", {"k": 1}, {"prompt": ["again"]})
+    assert store.get_proposals("f", ["prompt"], {"k": 1}) == [["again"]]
+
+
+@pytest.mark.parametrize("change", ["prompt = 'other'", "model = 99"])
+def test_an_entry_of_another_prompt_or_model_is_left_out_of_an_export(store, tmp_path, change):
+    store.put_scores("f", "model", {"bad": GOOD, "good": GOOD})
+    store._connection.execute("PRAGMA foreign_keys = OFF")
+    store._connection.execute(f"UPDATE scores SET {change} WHERE prompt = 'bad'")
+    assert [prompt for _, _, prompt, _ in store.all_scores()] == ["good"]
+
+
+@pytest.fixture
+def old_store(tmp_path) -> pathlib.Path:
+    """A store of the schema whose entries had no hashes."""
+    path = tmp_path / "priors.sqlite"
+    with PriorStore(path) as store:
+        store.put_scores("f", "model", {"prompt": GOOD})
+        for table in ("scores", "proposals"):
+            store._connection.execute(f"ALTER TABLE {table} DROP COLUMN digest")
+        store._connection.execute("PRAGMA user_version = 1")
+    return path
+
+
+def test_entries_of_a_version_without_hashes_are_read_and_get_one_when_written(old_store):
+    with PriorStore(old_store) as store:
+        assert_same_bits(store.get_scores("f", ["prompt"])[0], GOOD)
+        store.put_scores("f", "model", {"prompt": GOOD})
+        store._connection.execute("UPDATE scores SET log_probs = zeroblob(8)")
+        assert store.get_scores("f", ["prompt"]) == [None]
+
+
+def test_a_store_of_a_version_without_hashes_may_be_read_only(old_store, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with PriorStore(old_store) as store:
+        assert_same_bits(store.get_scores("f", ["prompt"])[0], GOOD)
+        assert len(list(store.all_scores())) == 1
 
 
 def test_a_locked_store_says_so(store, monkeypatch):
@@ -417,7 +525,7 @@ def test_what_is_exported_is_imported_bit_for_bit_and_changes_nothing_known(stor
 def test_a_file_that_is_no_export_is_refused(store, tmp_path):
     path = tmp_path / "priors.parquet"
     path.write_bytes(b"nothing of the kind")
-    with pytest.raises(StoreError, match="cannot be read as Parquet"):
+    with pytest.raises(StoreError, match="cannot be read as an exported store"):
         import_parquet(store, path)
     pyarrow.parquet.write_table(pyarrow.table({"x": [1]}), path)
     with pytest.raises(StoreError, match="other columns"):
@@ -427,7 +535,7 @@ def test_a_file_that_is_no_export_is_refused(store, tmp_path):
 @pytest.mark.parametrize(
     ("column", "value", "problem"),
     [
-        ("actions", ["a", "a"], "2 actions have 2 log-probabilities"),
+        ("actions", ["a", "a"], "the action 'a' stands twice"),
         ("actions", ["a", None], "no texts"),
         ("num_tokens", [1, 0], "an action has no token"),
         ("log_probs", [-1.0, None], "NaN"),
@@ -447,6 +555,69 @@ def test_rows_that_no_model_said_are_not_imported(store, tmp_path, column, value
         assert second.usage() == []
 
 
+def test_of_a_file_with_a_bad_row_nothing_is_imported(store, tmp_path, monkeypatch):
+    store.put_scores("f", "model", {f"{n}": answers(f"{n}", ["a"]) for n in range(4)})
+    path = tmp_path / "priors.parquet"
+    export_parquet(store, path)
+    table = pyarrow.parquet.read_table(path)
+    rows = table.to_pylist()
+    rows[3]["num_tokens"] = [0]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, schema=table.schema), path)
+    monkeypatch.setattr(parquet, "_ROWS_AT_ONCE", 2)
+    with pytest.raises(StoreError, match="prompt '3': an action has no token"):
+        import_parquet(tmp_path / "second" / "priors.sqlite", path)
+    assert not (tmp_path / "second").exists()
+
+
+def test_an_import_makes_the_store_that_it_names(store, tmp_path):
+    store.put_scores("f", "model", {"prompt": answers("prompt", ["a"])})
+    export_parquet(store, tmp_path / "priors.parquet")
+    import_parquet(tmp_path / "second" / "priors.sqlite", tmp_path / "priors.parquet")
+    with PriorStore(tmp_path / "second" / "priors.sqlite", create=False) as second:
+        assert second.usage()[0].prompts == 1
+
+
+def test_an_export_that_does_not_match_its_hash_is_refused(store, tmp_path):
+    store.put_scores("f", "model", {"prompt": GOOD})
+    path = tmp_path / "priors.parquet"
+    export_parquet(store, path)
+    table, about = pyarrow.parquet.read_table(path), pyarrow.parquet.read_metadata(path).metadata
+    rows = [table.to_pylist()[0] | {"log_probs": [-1.0, -2.0]}]
+    with pyarrow.parquet.ParquetWriter(path, table.schema) as writer:
+        writer.write_table(pyarrow.Table.from_pylist(rows, schema=table.schema))
+        writer.add_key_value_metadata({files.DIGEST: about[files.DIGEST.encode()]})
+    with pytest.raises(StoreError, match=r"priors\.parquet is damaged: its rows do not match"):
+        import_parquet(tmp_path / "second.sqlite", path)
+    assert not (tmp_path / "second.sqlite").exists()
+
+
+@pytest.mark.parametrize("content", [None, b""])
+def test_a_store_that_is_not_there_is_not_made_unless_it_is_to_be(tmp_path, content):
+    path = tmp_path / "folder" / "priors.sqlite"
+    if content is not None:
+        path.parent.mkdir()
+        path.write_bytes(content)
+    with pytest.raises(StoreError, match=f"there is no store {path}"):
+        PriorStore(path, create=False)
+    assert path.parent.exists() == (content is not None)
+    assert content is None or path.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    "command", [["show"], ["remove", "--model=tiny"], ["export", "--file={}/priors.parquet"]]
+)
+def test_a_command_that_reads_makes_no_store_at_a_mistyped_path(tmp_path, command):
+    path = tmp_path / "folder" / "priors.sqlite"
+    words = ["prior", *(word.format(tmp_path) for word in command), f"--store={path}"]
+    try:
+        with pytest.raises(StoreError, match=f"there is no store {path}"):
+            prior.main(prior.FLAGS(words))
+    finally:
+        for name in prior.FLAGS:
+            prior.FLAGS[name].unparse()
+    assert list(tmp_path.iterdir()) == []
+
+
 def launch(*arguments: str) -> str:
     command = [sys.executable, "-m", "launch.prior", *arguments]
     environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache")}
@@ -460,7 +631,7 @@ def test_the_command_fills_a_store_and_shows_what_is_in_it(tmp_path):
     store = f"--store={path}"
     fill = ("fill", "--config=quickstart", "--config.env=FrozenLake-4x4", store)
     # Holes look alike, as texts.
-    assert "16 states of FrozenLake-4x4: 13 queries made" in launch(*fill)
+    assert "16 states of FrozenLake-4x4 by tiny: 13 queries made" in launch(*fill)
     shown = json.loads(launch("show", store, "--json").splitlines()[-1])
     (tiny,) = shown["models"]
     assert (tiny["name"], tiny["prompts"], tiny["actions"]) == ("tiny", 13, 52)

@@ -35,6 +35,11 @@ def test_steps_to_a_level_is_the_first_evaluation_there():
     assert steps.tolist() == [20, 10, np.inf]
 
 
+def test_records_without_an_evaluation_have_no_summary():
+    with pytest.raises(ValueError, match="no evaluation is left"):
+        summary.summarize([{"segment": 0, "step": 0}], "environment steps")
+
+
 def test_a_summary_has_the_last_evaluation_and_says_never_where_it_was_never():
     records = [
         {"step": 0, "success_rate": [0.0, 0.0, 0.0, 0.0], "return": [0, 0, 0, 0]},

@@ -3,11 +3,14 @@
 A row number stands for a state in replay and checkpoints, so rows are only ever appended: a file
 for each addition, beside one for how features are whitened and by which source all was scored. What
 a language model said of each text is kept apart from runs (`priors.store`). With several processes,
-the first alone reads and writes, and tells the others.
+the first alone reads and writes, and tells the others. Each file has a hash of its arrays in its
+metadata, and is refused if it does not match; files of a version without hashes are taken as they
+are.
 """
 
+import json
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 import jax
@@ -16,11 +19,13 @@ import safetensors
 import safetensors.numpy
 
 from llmprior_jax.distributed.processes import from_first
-from llmprior_jax.files import write_atomically
+from llmprior_jax.files import DIGEST, digest, write_atomically
 from llmprior_jax.models import CheckpointError
 from llmprior_jax.priors.whitening import Whitening
 
 _WHITENING = "whitening.safetensors"
+# Patterns of all that is made in the directory of a table, what a kill leaves included.
+FILES = (_WHITENING, "rows-*.safetensors", ".*.safetensors.partial")
 # Rows that are sent to other processes at once.
 _ROWS_AT_ONCE = 1024
 
@@ -93,12 +98,10 @@ class RowFiles:
         """
         path = self._directory / _WHITENING
 
-        def checked() -> bytes:
-            with safetensors.safe_open(path, framework="numpy") as file:
-                self._check_source((file.metadata() or {}).get("fingerprint"), identity)
-            return path.read_bytes()
+        def check(about: Mapping[str, str]) -> None:
+            self._check_source(about.get("fingerprint"), identity)
 
-        return _from_bytes(Whitening, self._read(path, checked))
+        return _from_bytes(Whitening, from_first(lambda: _read(path, check)))
 
     def append(self, first: int, rows: Rows) -> Rows:
         """Keeps rows from number `first` on; those there, left by a run that was killed, go.
@@ -119,9 +122,13 @@ class RowFiles:
         return _from_bytes(Rows, from_first(keep))
 
     def appended(self, first: int) -> Rows | None:
-        """The rows that one addition brought, by the number of the first; None if there is none."""
+        """The rows that one addition brought, by the number of the first; None if there is none.
+
+        Raises:
+          ValueError: their file is damaged.
+        """
         path = self._path(first)
-        content = self._read(path, lambda: path.read_bytes() if path.exists() else b"")
+        content = from_first(lambda: _read(path) if path.exists() else b"")
         return _from_bytes(Rows, content) if content else None
 
     def read(self, size: int | None) -> Rows:
@@ -163,22 +170,6 @@ class RowFiles:
                 "llmprior_jax it was), or start again with another --workdir or --noresume"
             )
 
-    def _read(self, path: pathlib.Path, read: Callable[[], bytes]) -> bytes:
-        """What the first process reads of a file, which is arrays."""
-
-        def whole() -> bytes:
-            try:
-                content = read()
-                if content:
-                    safetensors.deserialize(content)
-            except (OSError, safetensors.SafetensorError) as error:
-                raise ValueError(
-                    f"{path} is damaged ({error}); start the run again with --noresume"
-                ) from error
-            return content
-
-        return from_first(whole)
-
 
 def of_first(rows: Rows) -> Rows:
     """Rows as the first process has them: the others may have computed other last bits."""
@@ -192,14 +183,60 @@ def of_first(rows: Rows) -> Rows:
     return Rows.joined(sent)
 
 
+def _read(path: pathlib.Path, check: Callable[[Mapping[str, str]], None] | None = None) -> bytes:
+    """A file of arrays, whose hash is compared.
+
+    Args:
+      path: of the file.
+      check: looks at the file's metadata, and may raise an error.
+
+    Raises:
+      ValueError: the file is damaged.
+    """
+    try:
+        content = path.read_bytes()
+        about = _checked(content)
+    except (KeyError, OSError, TypeError, ValueError, safetensors.SafetensorError) as error:
+        raise ValueError(
+            f"{path} is damaged ({error}); start the run again with --noresume"
+        ) from error
+    if check is not None:
+        check(about)
+    return content
+
+
+def _checked(content: bytes) -> dict[str, str]:
+    """The metadata of a safetensors file without its hash, which is compared.
+
+    Raises:
+      ValueError: the arrays, or the metadata, are not those that were written.
+    """
+    arrays = safetensors.numpy.load(content)
+    # The format: the length of a header in JSON, the header, the arrays.
+    header = content[8 : 8 + int.from_bytes(content[:8], "little")]
+    about: dict[str, str] = json.loads(header).get("__metadata__", {})
+    kept = about.pop(DIGEST, None)
+    if kept is not None and kept != _hash(arrays, about):
+        raise ValueError("its content does not match the hash kept with it")
+    return about
+
+
+def _hash(arrays: Mapping[str, np.ndarray], about: Mapping[str, str]) -> str:
+    parts: list[bytes | str] = [json.dumps(about, sort_keys=True)]
+    for name, array in sorted(arrays.items()):
+        parts += [f"{name} {array.dtype} {array.shape}", array.tobytes()]
+    return digest(*parts).hex()
+
+
 def _to_bytes(arrays: Rows | Whitening, about: dict[str, str] | None = None) -> bytes:
-    """Arrays as the content of a safetensors file."""
+    """Arrays, and what is to be known about them, as the content of a safetensors file."""
     whole = {
         name: np.ascontiguousarray(array)
         for name, array in arrays._asdict().items()
         if array is not None
     }
-    return safetensors.numpy.save(whole, metadata=about)
+    about = about or {}
+    return safetensors.numpy.save(whole, metadata={**about, DIGEST: _hash(whole, about)})
 
 
 def _from_bytes(kind: type[_Arrays], content: bytes) -> _Arrays:

@@ -1,23 +1,27 @@
 """A store's content as a Parquet file: to move it, to publish it, to read it with other tools.
 
 One row is one prompt with what a model said of its actions, or one sampled answer; columns that the
-other kind of row has are null. Floats keep their bits.
+other kind of row has are null. Floats keep their bits. A hash of all rows is in the file's
+metadata, and a file that does not match it is not imported.
 """
 
+import contextlib
 import itertools
 import json
 import os
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from llmprior_jax.files import DIGEST, digest
 from llmprior_jax.priors.store import PriorStore, StoredScores, StoreError
 
 _ROWS_AT_ONCE = 1024
 _SCORES, _PROPOSAL = "scores", "proposal"
+_NUMBERS = {"log_probs": "<f4", "num_tokens": "<i4", "features": "<f4"}
 _SCHEMA = pa.schema(
     {
         "kind": pa.string(),
@@ -37,6 +41,8 @@ _SCHEMA = pa.schema(
 def export_parquet(store: PriorStore, path: str | os.PathLike[str]) -> int:
     """Writes all that a store holds to a file, and returns the number of rows.
 
+    Entries that are damaged are left out, and a warning names each.
+
     Columns: `kind` ("scores" or "proposal"), `fingerprint`, `model`, `prompt`; of scores `actions`,
     `log_probs` (summed over tokens), `num_tokens`, and `features`, one action's after the other's;
     of proposals `settings` and `answer`, as JSON.
@@ -45,36 +51,58 @@ def export_parquet(store: PriorStore, path: str | os.PathLike[str]) -> int:
       StoreError: the store is damaged.
       OSError: the file cannot be written.
     """
-    count = 0
+    count, hashed = 0, b""
     temporary = f"{os.fspath(path)}.partial"
     with pq.ParquetWriter(temporary, _SCHEMA, compression="zstd") as writer:
         rows = _rows(store)
         while batch := list(itertools.islice(rows, _ROWS_AT_ONCE)):
             writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=_SCHEMA))
             count += len(batch)
+            hashed = _hash(hashed, batch)
+        writer.add_key_value_metadata({DIGEST: hashed.hex()})
     os.replace(temporary, path)
     return count
 
 
-def import_parquet(store: PriorStore, path: str | os.PathLike[str]) -> int:
+def import_parquet(store: PriorStore | str | os.PathLike[str], path: str | os.PathLike[str]) -> int:
     """Adds what `export_parquet` wrote; what the store knows already stays. Returns the rows read.
+
+    The whole file is checked before anything is written. One without a hash, of an older version,
+    is checked row by row.
+
+    Args:
+      store: the store, or the path of one, which is made if there is none.
+      path: the Parquet file.
 
     Raises:
       FileNotFoundError: there is no such file.
-      StoreError: the file is not one of `export_parquet`, or the store cannot be written.
+      StoreError: the file is not one of `export_parquet` or is damaged, or the store cannot be
+        written.
+      ValueError: the store holds other numbers of features of the same prompts.
     """
-    try:
-        with pq.ParquetFile(path) as file:
-            if not file.schema_arrow.equals(_SCHEMA):
-                raise StoreError(f"{path} has other columns than an exported store")
-            return sum(
-                _add(store, batch.to_pylist(), path)
-                for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE)
-            )
-    except (FileNotFoundError, StoreError):
-        raise
-    except (OSError, TypeError, ValueError) as error:
-        raise StoreError(f"{path} cannot be read as Parquet: {error}") from error
+    count = sum(batch.num_rows for batch in _read(path))
+    is_open = isinstance(store, PriorStore)
+    with contextlib.nullcontext(store) if is_open else PriorStore(store) as opened:
+        for batch in _read(path):
+            for model, scores in batch.scores.items():
+                opened.put_scores(*model, scores)
+            for (model, settings), answers in batch.proposals.items():
+                opened.put_proposals(*model, json.loads(settings), answers)
+    return count
+
+
+class _Batch(NamedTuple):
+    """Some rows of a file, by the fingerprint and the name of the model.
+
+    Attributes:
+      num_rows: how many they are.
+      scores: by prompt.
+      proposals: of each of the settings, in JSON, the answers by prompt.
+    """
+
+    num_rows: int
+    scores: dict[tuple[str, str], dict[str, StoredScores]]
+    proposals: dict[tuple[tuple[str, str], str], dict[str, Any]]
 
 
 def _rows(store: PriorStore) -> Iterator[dict[str, Any]]:
@@ -87,31 +115,72 @@ def _rows(store: PriorStore) -> Iterator[dict[str, Any]]:
         yield {"kind": _PROPOSAL, **about, "settings": settings, "answer": answer}
 
 
-def _add(store: PriorStore, rows: list[dict[str, Any]], path: str | os.PathLike[str]) -> int:
-    scores: dict[tuple[str, str], dict[str, StoredScores]] = {}
-    proposals: dict[tuple[tuple[str, str], str], dict[str, Any]] = {}
+def _read(path: str | os.PathLike[str]) -> Iterator[_Batch]:
+    """What a file holds, checked.
+
+    Raises:
+      FileNotFoundError, StoreError: see `import_parquet`.
+    """
+    try:
+        with pq.ParquetFile(path) as file:
+            if not file.schema_arrow.equals(_SCHEMA):
+                raise StoreError(f"{path} has other columns than an exported store")
+            kept, hashed = (file.metadata.metadata or {}).get(DIGEST.encode()), b""
+            for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE):
+                rows = batch.to_pylist()
+                hashed = _hash(hashed, rows)
+                yield _checked(rows, path)
+            if kept is not None and kept != hashed.hex().encode():
+                raise StoreError(
+                    f"{path} is damaged: its rows do not match the hash kept with them; export "
+                    "them again"
+                )
+    except (FileNotFoundError, StoreError):
+        raise
+    except (pa.ArrowException, OSError, RecursionError, TypeError, ValueError) as error:
+        raise StoreError(f"{path} cannot be read as an exported store: {error}") from error
+
+
+def _hash(before: bytes, rows: list[dict[str, Any]]) -> bytes:
+    """The hash of all rows so far, from that of those before."""
+    for row in rows:
+        parts: list[bytes | str] = []
+        for name in _SCHEMA.names:
+            value = row.get(name)
+            if value is not None and name in _NUMBERS:
+                parts += [name, np.asarray(value, _NUMBERS[name]).tobytes()]
+            elif value is not None:
+                parts += [name, json.dumps(value)]
+        before = digest(before, *parts)
+    return before
+
+
+def _checked(rows: list[dict[str, Any]], path: str | os.PathLike[str]) -> _Batch:
+    batch = _Batch(len(rows), {}, {})
     for row in rows:
         if None in (row["kind"], row["fingerprint"], row["model"], row["prompt"]):
             raise StoreError(f"{path}: a row lacks its kind, fingerprint, model or prompt")
         model = row["fingerprint"], row["model"]
-        if row["kind"] == _PROPOSAL:
-            asked = proposals.setdefault((model, row["settings"]), {})
-            asked[row["prompt"]] = json.loads(row["answer"])
-            continue
-        n = len(row["actions"])
-        said = StoredScores(
-            actions=tuple(row["actions"]),
-            log_probs=np.array(row["log_probs"], np.float32),
-            num_tokens=np.array(row["num_tokens"], np.int32),
-            features=np.array(row["features"], np.float32).reshape(n, -1),
-        )
         try:
+            if row["kind"] == _PROPOSAL:
+                answer, settings = json.loads(row["answer"]), json.loads(row["settings"])
+                # A store takes no NaN.
+                json.dumps([answer, settings], allow_nan=False)
+                asked = batch.proposals.setdefault((model, row["settings"]), {})
+                asked[row["prompt"]] = answer
+                continue
+            said = _scores(row)
             said.check()
-        except ValueError as error:
+        except (RecursionError, TypeError, ValueError) as error:
             raise StoreError(f"{path}: prompt {row['prompt'][:60]!r}: {error}") from error
-        scores.setdefault(model, {})[row["prompt"]] = said
-    for model, of_model in scores.items():
-        store.put_scores(*model, of_model)
-    for (model, settings), answers in proposals.items():
-        store.put_proposals(*model, json.loads(settings), answers)
-    return len(rows)
+        batch.scores.setdefault(model, {})[row["prompt"]] = said
+    return batch
+
+
+def _scores(row: dict[str, Any]) -> StoredScores:
+    return StoredScores(
+        actions=tuple(row["actions"]),
+        log_probs=np.array(row["log_probs"], np.float32),
+        num_tokens=np.array(row["num_tokens"], np.int32),
+        features=np.array(row["features"], np.float32).reshape(max(1, len(row["actions"])), -1),
+    )

@@ -17,7 +17,10 @@ otherwise than a pass over others (`scoring`: within 1e-5). What is kept never c
 run that meets an empty store, or one that it filled itself, ends with the very bits of a run
 without a store, as long as no two of its states are put into the same words at different times.
 
-Nothing in a file is trusted: arrays are plain little-endian bytes whose sizes are checked.
+Nothing in a file is trusted: arrays are plain little-endian bytes whose sizes are checked, and each
+entry has a hash. One that does not match it counts as not there, so that it is asked about again;
+a warning names it once, and all others stay. Entries of a store that a version without hashes made
+are taken as they are, and get one when they are next written.
 """
 
 import contextlib
@@ -27,18 +30,24 @@ import os
 import pathlib
 import sqlite3
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+from absl import logging
 
-_SCHEMA = 1
+from llmprior_jax.files import digest
+
+_SCHEMA = 2
+_WITHOUT_DIGESTS = 1  # The schema before entries had hashes.
+_DAMAGE = (AttributeError, RecursionError, TypeError, ValueError)
 _APPLICATION = 0x4C4D5052  # "LMPR", which `file` and SQLite's own header know the file by.
 _SECONDS_TO_WAIT = 60
 _KEYS_PER_QUERY = 500
 _ANOTHER = "use another store (prior.store=PATH, or none)"
 _SCORE_COLUMNS = "actions, log_probs, num_tokens, features"
 _DTYPES = ("<f4", "<i4", "<f4")
+_Read = TypeVar("_Read")
 _TABLES = f"""
 CREATE TABLE models (
   id INTEGER PRIMARY KEY,
@@ -55,7 +64,8 @@ CREATE TABLE scores (
   actions TEXT NOT NULL,
   log_probs BLOB NOT NULL,
   num_tokens BLOB NOT NULL,
-  features BLOB NOT NULL
+  features BLOB NOT NULL,
+  digest BLOB
 );
 CREATE TABLE proposals (
   id INTEGER PRIMARY KEY,
@@ -63,7 +73,8 @@ CREATE TABLE proposals (
   key BLOB NOT NULL UNIQUE,
   prompt TEXT NOT NULL,
   settings TEXT NOT NULL,
-  answer TEXT NOT NULL
+  answer TEXT NOT NULL,
+  digest BLOB
 );
 CREATE INDEX scores_of_model ON scores (model);
 CREATE INDEX proposals_of_model ON proposals (model);
@@ -102,10 +113,24 @@ class StoredScores(NamedTuple):
         A = len(self.actions)
         if not A or not all(isinstance(action, str) for action in self.actions):
             raise ValueError("actions are missing, or are no texts")
-        if not len(self.log_probs) == len(self.num_tokens) == len(set(self.actions)) == A:
-            raise ValueError(f"{A} actions have {len(self.log_probs)} log-probabilities")
-        if (self.num_tokens < 1).any() or np.isnan(self.log_probs).any():
-            raise ValueError("an action has no token, or NaN for a log-probability")
+        if len(set(self.actions)) < A:
+            twice = next(each for each in self.actions if self.actions.count(each) > 1)
+            raise ValueError(f"the action {twice!r} stands twice")
+        for name, array, ndim, kinds in zip(
+            ("log-probabilities", "numbers of tokens", "features"),
+            (self.log_probs, self.num_tokens, self.features),
+            (1, 1, 2),
+            ("f", "iu", "f"),
+            strict=True,
+        ):
+            if array.ndim != ndim or len(array) != A:
+                raise ValueError(f"{A} actions have {name} of shape {array.shape}")
+            if array.dtype.kind not in kinds:
+                raise ValueError(f"{name} are of type {array.dtype}")
+        if (self.num_tokens < 1).any():
+            raise ValueError("an action has no token")
+        if np.isnan(self.log_probs).any() or np.isnan(self.features).any():
+            raise ValueError("an action has NaN for a log-probability or a feature")
 
     def merge(self, new: "StoredScores") -> "StoredScores":
         """These scores, followed by those of `new` whose actions are not among them."""
@@ -163,17 +188,26 @@ class PriorStore:
       True
     """
 
-    def __init__(self, path: str | os.PathLike[str]):
+    def __init__(self, path: str | os.PathLike[str], create: bool = True):
         """Opens the store at `path`, or makes it there; `~` is the home directory.
 
         A file that may not be written is opened for reading (`read_only`).
 
+        Args:
+          path: of the file.
+          create: make the store, and its directory, where there is none.
+
         Raises:
           StoreError: the file is no store, damaged, or of a newer version of this package, or
-            neither can be made nor read.
+            neither can be made nor read; or there is none, and it is not to be made.
         """
         self.path = pathlib.Path(path).expanduser()
         self.read_only = False
+        self._named: set[bytes] = set()  # Keys of damaged entries that were warned of.
+        self._digest = "digest"
+        # SQLite takes an empty file for an empty database, and would make the tables in it.
+        if not create and not (self.path.exists() and self.path.stat().st_size):
+            raise StoreError(f"there is no store {self.path}; name the file of one")
         with self._explained("be opened"):
             self._connection = self._open()
 
@@ -188,15 +222,15 @@ class PriorStore:
         self._connection.close()
 
     def get_scores(self, fingerprint: str, prompts: Sequence[str]) -> list[StoredScores | None]:
-        """What is known of each prompt's actions; None where nothing is.
+        """What is known of each prompt's actions; None where nothing is, or what is is damaged.
 
         Raises:
-          StoreError: the file is damaged.
+          StoreError: the file cannot be read.
         """
         keys = [_key(fingerprint, prompt) for prompt in prompts]
         with self._explained("be read"):
-            rows = self._select("scores", _SCORE_COLUMNS, keys)
-            return [self._unpack(rows[key]) if key in rows else None for key in keys]
+            known = self._known_scores(dict(zip(keys, prompts, strict=True)))
+        return [known.get(key) for key in keys]
 
     def put_scores(self, fingerprint: str, name: str, scores: Mapping[str, StoredScores]) -> None:
         """Keeps scores, all in one commit. What is known of an action already stays as it is.
@@ -207,29 +241,44 @@ class PriorStore:
           scores: for each prompt what the model said of its actions.
 
         Raises:
+          ValueError: scores are none that a model can have said (`StoredScores.check`), or have
+            another number of features than those that are kept of the prompt. It names the prompt
+            and what is wrong; nothing of this call is kept.
           StoreError: the file cannot be written: it is read-only, locked for long, damaged, or the
             disk is full. Nothing of this call is kept, and all that was kept before is.
         """
+        for prompt, new in scores.items():
+            try:
+                new.check()
+            except ValueError as error:
+                raise _refused(prompt, str(error)) from error
         keys = {prompt: _key(fingerprint, prompt) for prompt in scores}
         with self._writing() as connection:
             model = self._model(fingerprint, name)
-            rows = self._select("scores", _SCORE_COLUMNS, list(keys.values()))
+            known = self._known_scores({key: prompt for prompt, key in keys.items()})
             for prompt, key in keys.items():
                 new = scores[prompt]
-                if key in rows:
-                    new = self._unpack(rows[key]).merge(new)
+                if key in known:
+                    held, D = known[key], new.features.shape[1]
+                    if held.features.shape[1] != D:
+                        raise _refused(
+                            prompt, f"{D} features, where {held.features.shape[1]} are kept"
+                        )
+                    new = held.merge(new)
+                columns = _pack(new)
                 connection.execute(
-                    f"INSERT INTO scores (model, key, prompt, {_SCORE_COLUMNS}) "
-                    "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET "
+                    f"INSERT INTO scores (model, key, prompt, {_SCORE_COLUMNS}, digest) "
+                    "VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET "
                     "actions = excluded.actions, log_probs = excluded.log_probs, "
-                    "num_tokens = excluded.num_tokens, features = excluded.features",
-                    (model, key, prompt, *_pack(new)),
+                    "num_tokens = excluded.num_tokens, features = excluded.features, "
+                    "digest = excluded.digest",
+                    (model, key, prompt, *columns, digest(key, *columns)),
                 )
 
     def get_proposals(
         self, fingerprint: str, prompts: Sequence[str], settings: Mapping[str, Any]
     ) -> list[Any]:
-        """Answers sampled before; None where there are none.
+        """Answers sampled before; None where there are none, or they are damaged.
 
         Args:
           fingerprint: the model's fingerprint.
@@ -238,16 +287,13 @@ class PriorStore:
             temperature, longest length. JSON.
 
         Raises:
-          StoreError: the file is damaged.
+          StoreError: the file cannot be read.
         """
         written = _json(settings)
         keys = [_key(fingerprint, prompt, written) for prompt in prompts]
         with self._explained("be read"):
-            rows = self._select("proposals", "answer", keys)
-        try:
-            return [json.loads(rows[key][0]) if key in rows else None for key in keys]
-        except (TypeError, ValueError, RecursionError) as error:
-            raise self._damaged(error) from error
+            known = self._known_answers(dict(zip(keys, prompts, strict=True)))
+        return [known.get(key) for key in keys]
 
     def put_proposals(
         self,
@@ -270,14 +316,18 @@ class PriorStore:
         written = _json(settings)
         with self._writing() as connection:
             model = self._model(fingerprint, name)
-            connection.executemany(
-                "INSERT INTO proposals (model, key, prompt, settings, answer) "
-                "VALUES (?, ?, ?, ?, ?) ON CONFLICT (key) DO NOTHING",
-                (
-                    (model, _key(fingerprint, prompt, written), prompt, written, _json(answer))
-                    for prompt, answer in answers.items()
-                ),
-            )
+            keys = {_key(fingerprint, prompt, written): prompt for prompt in answers}
+            known = self._known_answers(keys)
+            for key, prompt in keys.items():
+                if key not in known:
+                    answer = _json(answers[prompt])
+                    # What is there in spite of that is damaged.
+                    connection.execute(
+                        "INSERT INTO proposals (model, key, prompt, settings, answer, digest) "
+                        "VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET "
+                        "answer = excluded.answer, digest = excluded.digest",
+                        (model, key, prompt, written, answer, digest(key, answer)),
+                    )
 
     def count(self, fingerprint: str, name: str, found: int, not_found: int) -> None:
         """Adds to the numbers of prompts that were there when asked for, and that were not.
@@ -292,13 +342,34 @@ class PriorStore:
             )
 
     def all_scores(self) -> Iterator[tuple[str, str, str, StoredScores]]:
-        """All scores, as `(fingerprint, name of the model, prompt, scores)`."""
-        for fingerprint, name, prompt, *columns in self._all("scores", _SCORE_COLUMNS):
-            yield fingerprint, name, prompt, self._unpack(tuple(columns))
+        """All scores, as `(fingerprint, name of the model, prompt, scores)`.
+
+        Entries that are damaged are left out, and a warning names each.
+        """
+        for key, fingerprint, name, prompt, *row in self._all("scores", _SCORE_COLUMNS):
+            try:
+                _check_key(key, fingerprint, prompt)
+                scores = _unpack(key, row)
+            except _DAMAGE as error:
+                self._warn(key, prompt, error)
+                continue
+            yield fingerprint, name, prompt, scores
 
     def all_proposals(self) -> Iterator[tuple[str, str, str, str, str]]:
-        """All answers, as `(fingerprint, name of the model, prompt, settings, answer)`, in JSON."""
-        yield from self._all("proposals", "settings, answer")
+        """All answers, as `(fingerprint, name of the model, prompt, settings, answer)`, in JSON.
+
+        Entries that are damaged are left out, and a warning names each.
+        """
+        for key, fingerprint, name, prompt, settings, *row in self._all(
+            "proposals", "settings, answer"
+        ):
+            try:
+                _check_key(key, fingerprint, prompt, settings)
+                _answer(key, row)
+            except _DAMAGE as error:
+                self._warn(key, prompt, error)
+                continue
+            yield fingerprint, name, prompt, settings, row[0]
 
     def usage(self) -> list[ModelUsage]:
         """What the store holds, by model, in the order in which they came."""
@@ -359,6 +430,8 @@ class PriorStore:
             timeout=_SECONDS_TO_WAIT,
             isolation_level=None,
         )
+        # A text that is damaged is not to hide those beside it; its hash tells.
+        connection.text_factory = lambda text: text.decode("utf-8", "replace")
         try:
             self._check(connection)
         except BaseException:
@@ -383,6 +456,11 @@ class PriorStore:
                 f"{self.path} was made by a newer version of llmprior_jax (schema {version}, this "
                 f"version reads {_SCHEMA}); update llmprior_jax, or {_ANOTHER}"
             )
+        if version == _WITHOUT_DIGESTS:
+            if self.read_only:
+                self._digest = "NULL"
+            else:
+                self._add_digests(connection)
         # With WAL this loses nothing when a process is killed, and the last commits, whole ones,
         # when the machine is.
         connection.execute("PRAGMA synchronous = NORMAL")
@@ -395,6 +473,16 @@ class PriorStore:
         if _pragma(connection, "user_version") == 0:
             for statement in _TABLES.split(";"):
                 connection.execute(statement)
+        connection.execute("COMMIT")
+
+    def _add_digests(self, connection: sqlite3.Connection) -> None:
+        """Makes room for the hashes of entries in a store of the version before them."""
+        connection.execute("BEGIN IMMEDIATE")
+        # Another process may have been first.
+        if _pragma(connection, "user_version") == _WITHOUT_DIGESTS:
+            for table in ("scores", "proposals"):
+                connection.execute(f"ALTER TABLE {table} ADD COLUMN digest BLOB")
+            connection.execute(f"PRAGMA user_version = {_SCHEMA}")
         connection.execute("COMMIT")
 
     @contextlib.contextmanager
@@ -439,40 +527,90 @@ class PriorStore:
         )
         return found.fetchone()[0]
 
-    def _select(
-        self, table: str, columns: str, keys: Sequence[bytes]
-    ) -> dict[bytes, tuple[Any, ...]]:
-        rows = {}
+    def _known_scores(self, prompts: Mapping[bytes, str]) -> dict[bytes, StoredScores]:
+        """What is kept of prompts and whole, by key; what is damaged is named."""
+        return self._known("scores", _SCORE_COLUMNS, prompts, _unpack)
+
+    def _known_answers(self, prompts: Mapping[bytes, str]) -> dict[bytes, Any]:
+        """As `_known_scores`, of answers."""
+        return self._known("proposals", "answer", prompts, _answer)
+
+    def _known(
+        self,
+        table: str,
+        columns: str,
+        prompts: Mapping[bytes, str],
+        read: Callable[[bytes, Sequence[Any]], _Read],
+    ) -> dict[bytes, _Read]:
+        known: dict[bytes, _Read] = {}
+        keys = list(prompts)
         for start in range(0, len(keys), _KEYS_PER_QUERY):
             some = keys[start : start + _KEYS_PER_QUERY]
             places = ", ".join("?" * len(some))
-            query = f"SELECT key, {columns} FROM {table} WHERE key IN ({places})"
-            rows |= {row[0]: row[1:] for row in self._connection.execute(query, some)}
-        return rows
+            query = f"SELECT key, {columns}, {self._digest} FROM {table} WHERE key IN ({places})"
+            for key, *row in self._connection.execute(query, some):
+                try:
+                    known[key] = read(key, row)
+                except _DAMAGE as error:
+                    self._warn(key, prompts.get(key, ""), error)
+        return known
 
     def _all(self, table: str, columns: str) -> Iterator[Any]:
+        """All rows: key, fingerprint and name of the model (None without it), prompt, columns."""
         with self._explained("be read"):
             yield from self._connection.execute(
-                f"SELECT fingerprint, name, prompt, {columns} FROM {table} "
-                f"JOIN models ON models.id = {table}.model ORDER BY {table}.id"
+                f"SELECT key, fingerprint, name, prompt, {columns}, {self._digest} FROM {table} "
+                f"LEFT JOIN models ON models.id = {table}.model ORDER BY {table}.id"
             )
 
-    def _unpack(self, row: tuple[Any, ...]) -> StoredScores:
-        """Checks and reads one row's columns."""
-        try:
-            actions = tuple(json.loads(row[0]))
-            log_probs, num_tokens, features = (
-                np.frombuffer(column, dtype) for column, dtype in zip(row[1:], _DTYPES, strict=True)
+    def _warn(self, key: bytes, prompt: str, error: Exception) -> None:
+        """Names a damaged entry, once."""
+        if key not in self._named:
+            self._named.add(key)
+            logging.warning(
+                "%s: what is kept of the prompt %.60r is damaged, and counts as not there: %s",
+                self.path,
+                prompt,
+                error,
             )
-            features = features.reshape(max(1, len(actions)), -1)
-            scores = StoredScores(actions, log_probs, num_tokens, features)
-            scores.check()
-            return scores
-        except (TypeError, ValueError, RecursionError) as error:
-            raise self._damaged(error) from error
 
-    def _damaged(self, error: Exception) -> StoreError:
-        return StoreError(f"{self.path} is damaged: {error}; move it away, or {_ANOTHER}")
+
+def _check_key(key: bytes, *texts: str | None) -> None:
+    """Raises an error if a model or a prompt is not that which an entry was made for."""
+    there = [text for text in texts if text is not None]
+    if len(there) < len(texts) or _key(*there) != key:
+        raise ValueError("its model or its prompt is another than that of its key")
+
+
+def _check_digest(key: bytes, row: Sequence[Any]) -> Sequence[Any]:
+    """The columns of a row, whose last one is their hash."""
+    *columns, kept = row
+    if kept is not None and kept != digest(key, *columns):
+        raise ValueError("it does not match the hash that is kept with it")
+    return columns
+
+
+def _unpack(key: bytes, row: Sequence[Any]) -> StoredScores:
+    """Checks and reads one row of scores."""
+    texts, *arrays = _check_digest(key, row)
+    actions = tuple(json.loads(texts))
+    log_probs, num_tokens, features = (
+        np.frombuffer(column, dtype) for column, dtype in zip(arrays, _DTYPES, strict=True)
+    )
+    features = features.reshape(max(1, len(actions)), -1)
+    scores = StoredScores(actions, log_probs, num_tokens, features)
+    scores.check()
+    return scores
+
+
+def _answer(key: bytes, row: Sequence[Any]) -> Any:
+    """Checks and reads one row of answers."""
+    (answer,) = _check_digest(key, row)
+    return json.loads(answer)
+
+
+def _refused(prompt: str, why: str) -> ValueError:
+    return ValueError(f"what is said of the prompt {prompt[:60]!r} cannot be kept: {why}")
 
 
 def _pack(scores: StoredScores) -> tuple[str, bytes, bytes, bytes]:

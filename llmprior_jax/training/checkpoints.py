@@ -25,6 +25,8 @@ from absl import logging
 from llmprior_jax.distributed import processes
 from llmprior_jax.errors import RestoreError
 
+# What the directory of checkpoints that were set aside has after its name.
+BROKEN = "-broken"
 _MODULUS = 1 << 64
 _BLOCK = 1 << 15  # Elements that stay in a processor's cache.
 
@@ -160,7 +162,7 @@ class Checkpoints:
 
     def _move_aside(self, steps: list[int]) -> None:
         for step in steps:
-            aside = self._directory.parent / f"{self._directory.name}-broken" / str(step)
+            aside = self._directory.parent / f"{self._directory.name}{BROKEN}" / str(step)
             aside.parent.mkdir(exist_ok=True)
             shutil.rmtree(aside, ignore_errors=True)
             shutil.move(self._directory / str(step), aside)

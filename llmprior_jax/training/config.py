@@ -10,7 +10,7 @@ import dataclasses
 import json
 import pathlib
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar
 
 from ml_collections import ConfigDict, config_dict
@@ -35,6 +35,8 @@ _WITHOUT_EXAMPLES = {**_ANY_OTHER, "prompt": "story"}
 _OTHERS = "others"
 # Parts of agents that learn how far to trust a prior.
 _WITH_TRUST = ("agent", "policy")
+# What would lead out of a directory, or cannot be in the name of a file.
+_NOT_IN_NAMES = ("/", "\\", "\0")
 # Fields that change where and how a run computes, and not what.
 _SAME_RESULTS = ("mesh", "prior.store", "wandb_project")
 
@@ -329,7 +331,7 @@ def read_config(workdir: pathlib.Path) -> Config:
 
     Raises:
       FileNotFoundError: the directory holds no run.
-      ValueError: the file is damaged.
+      ValueError: the file is damaged, or an agent in it has a name that leads out of the directory.
     """
     path = workdir / CONFIG_FILE
     if not path.exists():
@@ -354,9 +356,34 @@ def parse_config(content: bytes, path: pathlib.Path) -> Config:
         for part in _WITH_TRUST:
             config[part].trust = "fixed"
         config.update(said)
+        check_agents(config.agents)
         return config
-    except ValueError as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged: {error}; use another --workdir") from error
+
+
+def check_agents(names: Any) -> None:
+    """Checks that each agent's name can be that of its directory in a work directory.
+
+    Examples:
+      >>> check_agents(("dqn_prior", "my_module:my_agent"))
+      >>> check_agents(["../other"])
+      Traceback (most recent call last):
+      ValueError: agents has '../other', which names no directory ...
+
+    Raises:
+      ValueError: they are no list of texts, or one of them is empty, leads out of the directory
+        or to a place deeper in it, or cannot be the name of a file.
+    """
+    if not isinstance(names, list | tuple):
+        raise ValueError(f"agents is {names!r}; name agents in a list")
+    for name in typing.cast(Sequence[Any], names):
+        is_name = isinstance(name, str) and name not in ("", ".", "..")
+        if not is_name or any(character in name for character in _NOT_IN_NAMES):
+            raise ValueError(
+                f"agents has {name!r}, which names no directory in a work directory; use a name "
+                "without slashes"
+            )
 
 
 def priors_of(prior: PriorSettings) -> tuple[PriorSettings, ...]:

@@ -30,7 +30,7 @@ from llmprior_jax.priors.prompts import Example
 from llmprior_jax.settings import Settings
 from llmprior_jax.training import examples, provenance
 from llmprior_jax.training import summary as summaries
-from llmprior_jax.training.checkpoints import Checkpoints
+from llmprior_jax.training.checkpoints import BROKEN, Checkpoints
 from llmprior_jax.training.config import (
     CONFIG_FILE,
     Config,
@@ -44,7 +44,7 @@ from llmprior_jax.training.config import (
     step_unit,
     to_settings,
 )
-from llmprior_jax.training.metrics import MetricsWriter, read_metrics
+from llmprior_jax.training.metrics import METRICS_FILES, MetricsWriter, read_metrics
 
 if TYPE_CHECKING:
     from llmprior_jax.envs import TextEnvironment
@@ -58,6 +58,9 @@ _PRIOR_TABLE = "prior_table"
 _QUERIES = "prior_queries.jsonl"
 _CURVES = "learning_curves.png"
 _PRIOR_ALONE = "prior_alone.json"
+_CHECKPOINTS = "checkpoints"
+# What is made in an agent's directory.
+_OF_AGENT = (*METRICS_FILES, _CHECKPOINTS, f"{_CHECKPOINTS}{BROKEN}")
 
 
 def run(
@@ -81,6 +84,7 @@ def run(
       config: see `default_config`.
       workdir: directory of the run; made if need be.
       resume: go on from what the directory holds; otherwise start again in it, losing its results.
+        Only what the run made is removed then, and no link is followed.
       should_stop: asked after every segment; once it says yes, a checkpoint is written and training
         ends with `InterruptedRunError`. It is also asked all the time while the language model is
         loaded and asked: that ends at once, what was scored is kept, and the agent goes on from its
@@ -92,7 +96,8 @@ def run(
       are in `learning_curves.png`.
 
     Raises:
-      ValueError: the configuration is invalid, or the directory belongs to another one.
+      ValueError: the configuration is invalid, the directory belongs to another one, or it is to be
+        cleared and has a link where the run had made something.
       RestoreError: the directory has checkpoints, and none can be read, or another version wrote
         them.
       InterruptedRunError: `should_stop` said so.
@@ -106,6 +111,8 @@ def run(
     settings = to_settings(config)
     dataset = build.read_dataset(settings)
     shown = make_examples(settings, env, workdir if resume else None)
+    # All that can be wrong with what was given shows before anything is written or removed.
+    in_first((lambda: check_workdir(workdir, config)) if resume else (lambda: _of_run(workdir)))
     priors = build.make_priors(
         settings,
         env,
@@ -117,9 +124,6 @@ def run(
     with contextlib.ExitStack() as opened:
         for model in priors.models:
             opened.callback(model.close)
-        # All that can be wrong with what was given shows before anything is written or removed.
-        if resume:
-            in_first(lambda: check_workdir(workdir, config))
         if not resume or not priors.scored.has_rows:
             build.try_prompts(settings, env, env_params, priors)
             for model in priors.models:
@@ -161,6 +165,9 @@ def restore(
 ) -> "Run":
     """Restores an agent of a finished or interrupted run, to evaluate it.
 
+    A store of priors that the run names and that is not there is not made: what the language model
+    is asked then is not kept.
+
     Examples:
       >>> run = training.restore("runs/lake", "random", eval_episodes=4)
       >>> sorted(run.evaluate())
@@ -193,7 +200,7 @@ def restore(
         settings, env, env_params, workdir / _PRIOR_TABLE, True, shown, should_stop
     )
     run = build.make_run(name, settings, env, env_params, priors, build.read_dataset(settings))
-    directory = workdir / name / "checkpoints"
+    directory = workdir / name / _CHECKPOINTS
     if not directory.exists():
         raise FileNotFoundError(f"{workdir} has no checkpoint of {name} yet")
     with Checkpoints(directory, settings.checkpoint.keep) as checkpoints:
@@ -320,7 +327,14 @@ def _for_evaluation(
     mode = eval_mode or run.eval_mode
     build.check_eval_mode(mode)
     run = dataclasses.replace(run, eval_episodes=eval_episodes, eval_mode=mode, mesh=mesh or None)
-    return dataclasses.replace(settings, run=run)
+    prior, store = settings.prior, settings.prior.store
+    if store is not None and not from_first(lambda: b"yes" if _is_file(store) else b""):
+        prior = dataclasses.replace(prior, store=None)
+    return dataclasses.replace(settings, run=run, prior=prior)
+
+
+def _is_file(path: str) -> bool:
+    return pathlib.Path(path).expanduser().is_file()
 
 
 def _go_back(
@@ -340,18 +354,52 @@ def _go_back(
     run.restore(state, meta)
 
 
-def _clear(workdir: pathlib.Path) -> None:
-    """Removes the run that a directory holds, and nothing else that may lie there."""
+def _of_run(workdir: pathlib.Path) -> list[pathlib.Path]:
+    """What the run that a directory holds has made, and nothing else that may lie there.
+
+    Files come before the directories that they are in. A directory of the run in which something
+    else lies is to stay, and so are the other things in it.
+
+    Raises:
+      ValueError: the configuration is damaged, or a link stands where the run had made something.
+    """
+    from llmprior_jax.play import row_files
+
     try:
         config = read_config(workdir)
     except FileNotFoundError:
-        return
-    for name in config.agents:
-        shutil.rmtree(workdir / name, ignore_errors=True)
-    shutil.rmtree(workdir / _PRIOR_TABLE, ignore_errors=True)
-    for name in (_QUERIES, SUMMARY_FILE, _CURVES, _PRIOR_ALONE, provenance.FILE, examples.FILE):
-        (workdir / name).unlink(missing_ok=True)
-    (workdir / CONFIG_FILE).unlink(missing_ok=True)
+        return []
+    top = (_QUERIES, SUMMARY_FILE, _CURVES, _PRIOR_ALONE, provenance.FILE, examples.FILE)
+    folders: dict[pathlib.Path, Sequence[str]] = dict.fromkeys(
+        (workdir / name for name in config.agents), _OF_AGENT
+    )
+    folders[workdir / _PRIOR_TABLE] = row_files.FILES
+    made: list[pathlib.Path] = []
+    for folder, patterns in folders.items():
+        # A link is named below; what it leads to is not looked at.
+        if not folder.is_symlink():
+            made += [path for pattern in patterns for path in sorted(folder.glob(pattern))]
+        if folder.is_symlink() or folder.is_dir():
+            made.append(folder)
+    # Without the configuration nothing would say what is left, should this be killed.
+    made += [workdir / name for name in (*top, CONFIG_FILE)]
+    if links := [path for path in made if path.is_symlink()]:
+        raise ValueError(
+            f"{links[0]} is a symbolic link, which no run makes, and --noresume follows none: "
+            "remove it yourself, or use another --workdir"
+        )
+    return made
+
+
+def _clear(workdir: pathlib.Path) -> None:
+    """Removes the run that a directory holds; see `_of_run`."""
+    for path in _of_run(workdir):
+        if not path.is_dir():
+            path.unlink(missing_ok=True)
+        elif path.parent != workdir:
+            shutil.rmtree(path)
+        elif not any(path.iterdir()):
+            path.rmdir()
 
 
 def _look(
@@ -416,10 +464,10 @@ def _train(
     should_stop: Callable[[], bool] | None,
 ) -> None:
     """Trains one agent to the end, or goes on with it."""
-    with Checkpoints(directory / "checkpoints", settings.checkpoint.keep) as checkpoints:
+    with Checkpoints(directory / _CHECKPOINTS, settings.checkpoint.keep) as checkpoints:
         restored = checkpoints.restore_latest(run.state)
         if restored is not None:
-            _go_back(run, *restored, directory / "checkpoints")
+            _go_back(run, *restored, directory / _CHECKPOINTS)
             if is_first():
                 how = "is finished" if run.steps >= run.num_steps else "resumes"
                 tqdm.tqdm.write(f"{name}: {how} after {run.steps:,} {run.unit}")

@@ -3,14 +3,17 @@
 Weights & Biases (https://wandb.ai) gets what TensorBoard gets, where a project is named.
 """
 
+import contextlib
 import importlib
 import json
 import pathlib
+import typing
 import uuid
 from typing import Any
 
 import numpy as np
 import tensorboardX
+from absl import logging
 
 from llmprior_jax.files import write_atomically
 from llmprior_jax.settings import Settings
@@ -18,6 +21,18 @@ from llmprior_jax.training.config import flat
 
 _FILE = "metrics.jsonl"
 _WANDB_ID = "wandb_id"
+# Fields that every record has.
+_COUNTED = ("segment", "step")
+_TENSORBOARD = "tensorboard"
+# What is made in an agent's directory; "wandb" is where that library keeps its own.
+METRICS_FILES = (
+    _FILE,
+    f".{_FILE}.partial",
+    _WANDB_ID,
+    f".{_WANDB_ID}.partial",
+    _TENSORBOARD,
+    "wandb",
+)
 
 
 class MetricsWriter:
@@ -53,7 +68,7 @@ class MetricsWriter:
         )
         self._file = (self._directory / _FILE).open("a")
         self._tensorboard = tensorboardX.SummaryWriter(
-            str(self._directory / "tensorboard"), purge_step=resume_step + 1
+            str(self._directory / _TENSORBOARD), purge_step=resume_step + 1
         )
         self._wandb: Any = None
         if settings is not None and settings.wandb_project is not None:
@@ -130,17 +145,47 @@ def import_wandb() -> Any:
 
 
 def read_metrics(directory: str | pathlib.Path) -> list[dict[str, Any]]:
-    """The records of `directory`, without a last line that was cut off."""
+    """The records of `directory`, in the order of the file; none if there is no file.
+
+    A last line that a kill has cut off is left out. Any other line that is no record is left out,
+    too, and a warning names the file, the line and what is wrong with it.
+
+    Returns:
+      For each record its fields: `segment` and `step`, which are integers, and what was measured, a
+      number, or a list with one number per seed.
+    """
     path = pathlib.Path(directory) / _FILE
     if not path.exists():
         return []
-    records = []
-    for line in path.read_text().splitlines():
+    records: list[dict[str, Any]] = []
+    *lines, last = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines, start=1):
         try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+            records.append(_record(line))
+        except (ValueError, RecursionError) as error:
+            logging.warning("%s, line %d is damaged and left out: %s", path, number, error)
+    # What a kill has left of a line may still be all of it, but for its end.
+    with contextlib.suppress(ValueError, RecursionError):
+        records.append(_record(last))
     return records
+
+
+def _record(line: bytes) -> dict[str, Any]:
+    """One line of the file.
+
+    Raises:
+      ValueError: it is no record.
+    """
+    record = json.loads(line)
+    if not isinstance(record, dict):
+        raise ValueError("no JSON object")
+    fields = typing.cast(dict[str, Any], record)
+    for name in _COUNTED:
+        if name not in fields:
+            raise ValueError(f"there is no field {name}")
+        if type(fields[name]) is not int:
+            raise ValueError(f"{name} is {fields[name]!r}, which is no integer")
+    return fields
 
 
 def _jsonable(array: np.ndarray) -> Any:

@@ -66,8 +66,16 @@ def summarize(records: Sequence[Mapping[str, Any]], unit: str) -> dict[str, Any]
         weight of each from `trust_1` on: `mean` and `per_seed`;
       `steps_to_90`: `median`, `quartiles` and `per_seed`, each None where not reached, and
       `reached`, the share of seeds that got there; `steps`, those taken, and `unit`.
+
+    Raises:
+      ValueError: no record is of an evaluation.
     """
     evaluations = [record for record in records if "success_rate" in record]
+    if not evaluations:
+        raise ValueError(
+            "no evaluation is left in the records of an agent (its metrics.jsonl); start the run "
+            "again with --noresume"
+        )
     success = np.array([record["success_rate"] for record in evaluations], float)
     returns = np.array([record["return"] for record in evaluations], float)
     steps = steps_to(SOLVED, [record["step"] for record in evaluations], success)

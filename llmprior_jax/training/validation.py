@@ -19,7 +19,7 @@ from llmprior_jax.training.build import (
     shared_environments,
 )
 from llmprior_jax.training.build_agent import build_agent, build_policy
-from llmprior_jax.training.config import priors_of
+from llmprior_jax.training.config import check_agents, priors_of
 from llmprior_jax.training.metrics import import_wandb
 
 
@@ -32,6 +32,7 @@ def validate(settings: Settings) -> None:
     """
     if settings.wandb_project is not None:
         import_wandb()
+    check_agents(settings.agents)
     _check_sizes(settings)
     _check_prior(settings.prior)
     _check_environment(settings)
