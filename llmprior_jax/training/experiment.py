@@ -178,7 +178,8 @@ def restore(
 
     Raises:
       FileNotFoundError: the directory holds no run, or no checkpoint of the agent.
-      ValueError: the run has no such agent, or the mesh or the mode is not possible.
+      ValueError: the run has no such agent, or the mesh, the mode or the number of episodes is not
+        possible.
       RestoreError: the agent has checkpoints, and none can be read, or another version wrote them.
     """
     from llmprior_jax.training import build
@@ -309,8 +310,9 @@ def _for_evaluation(
     settings: Settings, eval_episodes: int, mesh: str | None, eval_mode: str | None
 ) -> Settings:
     """The settings of a run with other evaluations, on the devices that are here."""
-    from llmprior_jax.training import build
+    from llmprior_jax.training import build, validation
 
+    validation.RANGES["eval_episodes"].check("eval_episodes", eval_episodes)
     run = settings.run
     if mesh is None:
         mesh = run.mesh
