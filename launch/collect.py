@@ -26,7 +26,7 @@ import numpy as np
 from absl import flags
 
 from launch.common import app
-from llmprior_jax import datasets, training
+from llmprior_jax import datasets, ranges, training
 from llmprior_jax.settings import EnvironmentSettings
 
 if TYPE_CHECKING:
@@ -43,7 +43,9 @@ _TRANSITIONS = FLAGS.integer("transitions", None, "Transitions to collect, at le
 _SUCCESS_SHARE = FLAGS.float("success_share", None, "Share of episodes that succeed.")
 _PRIOR = FLAGS.string("prior", "tiny", "Language model of the behavior `prior`.")
 _AGENT_SEED = FLAGS.integer("agent_seed", 0, "Which seed's agent of a run.", lower_bound=0)
-_SEED = FLAGS.integer("seed", 0, "Seed; the same one gives the same dataset.")
+_SEED = FLAGS.integer(
+    "seed", 0, "Seed; the same one gives the same dataset.", 0, ranges.LARGEST_SEED
+)
 _OUT = FLAGS.string("out", None, "File to write, .parquet or .jsonl.", required=True)
 
 

@@ -19,10 +19,17 @@ import jax
 from flax import nnx
 
 from launch.common import app
+from llmprior_jax import ranges
 
 FLAGS = app.Flags()
 _OUT = FLAGS.string("out", None, "Folder to write the checkpoint to.", required=True)
-_SEED = FLAGS.integer("seed", 0, "Seed of the corpus and of the initial parameters.")
+_SEED = FLAGS.integer(
+    "seed",
+    0,
+    "Seed of the corpus and of the initial parameters.",
+    0,
+    ranges.LARGEST_SEED,
+)
 _DOCUMENTS = FLAGS.integer(
     "documents", 32_000, "Documents to train on, each once.", lower_bound=500
 )

@@ -15,14 +15,14 @@ from collections.abc import Sequence
 import jax
 
 from launch.common import app, pictures
-from llmprior_jax import progress, training
+from llmprior_jax import progress, ranges, training
 from llmprior_jax.files import write_atomically
 
 FLAGS = app.Flags()
 _WORKDIR = FLAGS.string("workdir", None, "Directory of the run.", required=True)
 _AGENT = FLAGS.string("agent", "dqn_prior", "Which of the run's agents plays.")
 _SEED = FLAGS.integer("seed", 0, "Which seed's agent plays.", lower_bound=0)
-_EPISODE = FLAGS.integer("episode", 0, "Number of the episode to play.", lower_bound=0)
+_EPISODE = FLAGS.integer("episode", 0, "Number of the episode to play.", 0, ranges.LARGEST_SEED)
 _OUT = FLAGS.string("out", None, "Directory to write to; by default --workdir/watch.")
 _MESH = FLAGS.string(
     "mesh", None, "Devices, such as data:1,model:2; by default those of the run if they are there."

@@ -9,7 +9,7 @@ one. A file has one row per transition, those of an episode after one another in
 | `task` | string | what is to be achieved |
 | `observation` | string | what was seen |
 | `action` | string | what was done, one of `admissible_actions` |
-| `reward` | double | finite |
+| `reward` | double | finite in float32, in which it is learned from |
 | `next_observation` | string | what was seen then; also where the episode ended |
 | `terminated` | bool | the episode ended for good |
 | `truncated` | bool | a time limit ended the episode: the state has a value nevertheless |
@@ -26,7 +26,6 @@ that others made needs none.
 
 import hashlib
 import json
-import math
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -55,6 +54,7 @@ SCHEMA = pa.schema(
     }
 )
 UNITS = ("transition", "episode")
+_LARGEST_REWARD = float(np.finfo(np.float32).max)
 
 
 class Dataset(NamedTuple):
@@ -346,8 +346,8 @@ def _check_row(where: str, row: dict[str, Any]) -> None:
     for name, column in zip(SCHEMA.names, SCHEMA.types, strict=True):
         if not _has_type(row[name], column):
             raise ValueError(f"{where}: {name} is {row[name]!r}, which is no {column}")
-    if not math.isfinite(row["reward"]):
-        raise ValueError(f"{where}: reward is {row['reward']}; rewards must be finite")
+    if not abs(row["reward"]) <= _LARGEST_REWARD:
+        raise ValueError(f"{where}: reward is {row['reward']}; rewards must be finite in float32")
     if row["terminated"] and row["truncated"]:
         raise ValueError(f"{where}: terminated and truncated; an episode ends in one way")
     for name in ("admissible_actions", "next_admissible_actions"):

@@ -9,6 +9,10 @@ class OutOfMemoryError(RuntimeError):
     """A device had too little memory; the message says what to lower."""
 
 
+class DivergedError(ArithmeticError):
+    """What an agent learns is no longer finite; the message says since when, and what to lower."""
+
+
 class InterruptedRunError(RuntimeError):
     """Training was asked to stop; the work directory holds all that was learned until then."""
 

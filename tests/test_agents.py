@@ -174,11 +174,19 @@ def test_candidates_are_drawn_from_the_prior_and_then_weighed_by_q():
 @pytest.mark.parametrize(
     ("argument", "value", "message"),
     [
-        ("alpha", 0.0, "alpha is 0.0; use a number > 0"),
+        ("alpha", 0.0, r"alpha is 0\.0; use a number from 1e-30 to 1e\+30"),
         ("alpha", float("nan"), "alpha is nan"),
         ("backup", "mean", "backup is 'mean'; use one of posterior, soft, max"),
         ("discount", 1.5, "discount is 1.5; use a number from 0 to 1"),
         ("num_candidates", -1, "num_candidates is -1"),
+        ("num_candidates", 1.5, "num_candidates is 1.5; use a whole number"),
+        ("alpha", 1e-300, "alpha is 1e-300"),
+        ("learning_rate", float("inf"), "learning_rate is inf"),
+        ("learning_rate", 1e39, r"learning_rate is 1e\+39"),
+        ("max_grad_norm", 0, "max_grad_norm is 0"),
+        ("max_grad_norm", float("nan"), "max_grad_norm is nan"),
+        ("target_rate", float("nan"), "target_rate is nan"),
+        ("hidden_sizes", (64, 0.5), "an entry of hidden_sizes is 0.5"),
     ],
 )
 def test_parameters_out_of_range_are_refused(argument, value, message):
@@ -187,7 +195,7 @@ def test_parameters_out_of_range_are_refused(argument, value, message):
 
 
 def test_cql_prior_refuses_a_negative_penalty():
-    with pytest.raises(ValueError, match="beta is -1; use a number >= 0"):
+    with pytest.raises(ValueError, match="beta is -1; use 0, or a number from"):
         agents.cql_prior(beta=-1)
 
 
@@ -248,11 +256,12 @@ def test_a_temperature_is_chosen_by_what_is_given():
     [
         ({"initial": 1.0}, "has no number of updates; give both, or neither"),
         ({"num_updates": 5}, "has no initial alpha; give both, or neither"),
-        ({"initial": 0.0, "num_updates": 5}, "initial is 0.0; use a number > 0"),
-        ({"initial": 1.0, "num_updates": 0}, "num_updates is 0; use a number > 0"),
+        ({"initial": 0.0, "num_updates": 5}, "initial is 0.0; use a number from"),
+        ({"initial": 1.0, "num_updates": 0}, "num_updates is 0; use a whole number from 1"),
         ({"initial": 1.0, "num_updates": 5, "target_kl": 0.1}, "both a schedule and a target_kl"),
-        ({"target_kl": 0.0}, "target_kl is 0.0; use a number > 0"),
-        ({"target_kl": -0.1}, "target_kl is -0.1; use a number > 0"),
+        ({"target_kl": 0.0}, "target_kl is 0.0; use a number from"),
+        ({"target_kl": float("inf")}, "target_kl is inf; use a number from"),
+        ({"target_kl": -0.1}, "target_kl is -0.1; use a number from"),
     ],
 )
 def test_temperatures_that_contradict_themselves_are_refused(numbers, message):

@@ -137,6 +137,8 @@ def without(name: str) -> list[dict]:
         (broken(0, action="jump"), "row 1: the action 'jump' is none of the admissible actions"),
         (broken(1, reward=float("nan")), "row 2: reward is nan"),
         (broken(1, reward=float("inf")), "row 2: reward is inf"),
+        (broken(1, reward=1e300), r"row 2: reward is 1e\+300; rewards must be finite in float32"),
+        (broken(1, reward=-1e39), r"row 2: reward is -1e\+39"),
         (broken(2, terminated=True), "row 3: terminated and truncated"),
         (broken(2, admissible_actions=["go left"] * 2), "row 3: admissible_actions has 'go left'"),
         (broken(1, observation="attic"), "row 2: episode 4 does not chain: observation is 'attic'"),

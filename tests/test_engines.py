@@ -45,7 +45,8 @@ class Corridor(gymnasium.Env):
         print("noise from the engine")
         self.place += action == "right"
         won = self.place == 3
-        return self.text(), float(won), won, action == "give up", self.info()
+        reward = {"nothing": None, "nan": float("nan"), "much": 1e300}.get(action, float(won))
+        return self.text(), reward, won, action == "give up", self.info()
 
     def text(self):
         return f"You are at {self.place}; the number is {self.draw}."
@@ -485,6 +486,22 @@ def test_an_answer_that_is_none_is_an_error_in_an_episode_too(one):
         one.step(["cheat"])
 
 
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("nothing", "None as 'reward', which must be a float"),
+        ("nan", "nan as 'reward', which must be finite in float32"),
+        ("much", r"1e\+300 as 'reward', which must be finite in float32"),
+    ],
+)
+def test_a_reward_that_is_no_number_is_refused_by_the_name_of_the_game(corridor, command, message):
+    with engines.Bridge(num_environments=1, timeout=60) as opened:
+        opened.reset([_GAME])
+        with pytest.raises(engines.GameError, match=f"^{_GAME}: .* {message}"):
+            opened.step([command])
+        assert opened.restarts == 0
+
+
 def test_an_answer_that_is_none_leaves_the_other_environments_where_they_are(nim):
     with engines.Bridge(num_environments=2, timeout=60) as opened:
         opened.reset(["engine:matches:Nim:3"] * 2)
@@ -535,6 +552,8 @@ def test_an_answer_without_a_field_is_malformed(field):
         ("commands", ["take 1", 2], "as 'commands', which must be a list of str"),
         ("reward", "1", "as 'reward', which must be a float"),
         ("reward", True, "as 'reward', which must be a float, not bool"),
+        ("reward", float("-inf"), "-inf as 'reward', which must be finite"),
+        ("reward", 10**400, "as 'reward', which must be finite"),
         ("won", 1, "1 as 'won', which must be a bool"),
         ("terminated", None, "as 'terminated', which must be a bool"),
         ("truncated", np.bool_(False), "as 'truncated', which must be a bool"),

@@ -117,7 +117,7 @@ def test_a_history_of_what_is_no_integers_is_refused():
 
 @pytest.mark.parametrize("length", [0, -1])
 def test_a_history_without_length_is_refused(kitchen, length):
-    with pytest.raises(ValueError, match=f"at least one pair; got length={length}"):
+    with pytest.raises(ValueError, match=f"length of a history is {length}; use a"):
         envs.with_history(kitchen[0], length)
 
 

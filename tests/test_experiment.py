@@ -155,6 +155,34 @@ def test_a_work_directory_says_where_it_comes_from(finished):
     assert "python" in started["command"]
 
 
+def test_a_run_that_diverges_stops_and_keeps_the_checkpoint_before(tmp_path, monkeypatch):
+    online, trained = learning.online.OnlineRun.train, []
+
+    def train(run):
+        metrics = online(run)
+        trained.append(run.steps)
+        if run.steps == 480:  # In one of two seeds.
+            params = jax.tree.map(lambda leaf: leaf.at[1].set(jnp.nan), run.state.agent.params)
+            run.state = run.state._replace(agent=run.state.agent._replace(params=params))
+        return metrics
+
+    monkeypatch.setattr(learning.online.OnlineRun, "train", train)
+    since = r"dqn_prior has diverged: .* after step 320 and before step 481 .*, in seeds 1; lower"
+    with pytest.raises(training.DivergedError, match=since):
+        training.run(small_config(agents=("dqn_prior",)), tmp_path)
+    assert trained == [160, 320, 480]
+    assert training.restore(tmp_path, "dqn_prior", eval_episodes=1).steps == 320
+    assert [record["segment"] for record in read_metrics(tmp_path / "dqn_prior")] == [0, 1, 2]
+
+
+def test_a_loss_is_nan_before_an_agent_learns_and_no_reason_to_stop(tmp_path):
+    late = {"agents": ("dqn_prior",), "num_steps": 320, "loop.warmup_steps": 30}
+    training.run(small_config(**late), tmp_path)
+    first, second = read_metrics(tmp_path / "dqn_prior")[1:]
+    assert first["loss"] == [None, None]
+    assert np.isfinite(second["loss"]).all()
+
+
 def test_a_damaged_checkpoint_is_trained_again_from_the_one_before(finished, tmp_path, caplog):
     workdir = tmp_path / "damaged"
     training.run(small_config(), workdir)

@@ -58,7 +58,8 @@ NAMES = {
         plain read_examples register room_for story think_first words write_examples
     """,
     "llmprior_jax.training": """
-        Checkpoints Config ConfigMismatchError InterruptedRunError OutOfMemoryError RestoreError
+        Checkpoints Config ConfigMismatchError DivergedError InterruptedRunError OutOfMemoryError
+        RestoreError
         SUMMARY_FILE default_config make_agent read_config restore run settled to_settings
     """,
 }

@@ -172,9 +172,9 @@ def test_a_baseline_weighs_nothing():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: trust.by_episodes(odds=0.0), "odds is 0.0; use a number > 0"),
+        (lambda: trust.by_episodes(odds=0.0), "odds is 0.0; use a number from"),
         (lambda: trust.by_episodes(window=0), "at least 1"),
-        (lambda: trust.by_states(rate=0.0), "over 0"),
+        (lambda: trust.by_states(rate=0.0), "rate is 0.0; use a number from"),
         (lambda: trust.by_states(num_priors=0), "num_priors"),
         (lambda: trust.choose("always", online=True), "learned"),
         (lambda: trust.choose("fixed", online=True, num_priors=2), "a single prior"),

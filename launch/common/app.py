@@ -24,6 +24,7 @@ from ml_collections import config_flags
 
 from llmprior_jax import stopping
 from llmprior_jax.errors import (
+    DivergedError,
     FirstProcessError,
     InterruptedRunError,
     OutOfMemoryError,
@@ -39,6 +40,7 @@ MISTAKES = (
     ImportError,  # of an extra, which the message names
     RestoreError,
     OutOfMemoryError,
+    DivergedError,
     FirstProcessError,
 )
 

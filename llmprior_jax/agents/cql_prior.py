@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from llmprior_jax import bellman
+from llmprior_jax import bellman, ranges
 from llmprior_jax.agents import temperature
 from llmprior_jax.agents import trust as trusts
 from llmprior_jax.agents.agent import Agent, Metrics, Transitions
@@ -73,10 +73,9 @@ def cql_prior(
       ValueError: a parameter is out of its range.
     """
     check_target(backup, discount)
-    if not beta >= 0:
-        raise ValueError(f"beta is {beta}; use a number >= 0")
-    if penalty_temperature is not None and not penalty_temperature > 0:
-        raise ValueError(f"penalty_temperature is {penalty_temperature}; use a number > 0, or None")
+    ranges.NOT_NEGATIVE.check("beta", beta)
+    if penalty_temperature is not None:
+        ranges.POSITIVE.check("penalty_temperature", penalty_temperature, ", or None")
     q = q_function(hidden_sizes)
 
     def loss(values: Values, batch: Transitions) -> tuple[jax.Array, Metrics]:

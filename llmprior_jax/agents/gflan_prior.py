@@ -29,7 +29,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from llmprior_jax import refine
+from llmprior_jax import ranges, refine
 from llmprior_jax.agents import trust as trusts
 from llmprior_jax.agents.agent import Metrics
 from llmprior_jax.agents.policy_agent import PolicyAgent, Rollout, States, advantage_estimates
@@ -122,23 +122,20 @@ def gflan_prior(
     """
     if kl_in not in get_args(KLIn):
         raise ValueError(f"kl_in is {kl_in!r}; use one of {', '.join(get_args(KLIn))}")
-    if not alpha >= 0:
-        raise ValueError(f"alpha is {alpha}; use a number >= 0, where 0 is GFlan")
+    ranges.NOT_NEGATIVE.check("alpha", alpha)
     positive = {
         "clip_epsilon": clip_epsilon,
         "learning_rate": learning_rate,
         "value_learning_rate": value_learning_rate,
         "value_coefficient": value_coefficient,
         "max_grad_norm": max_grad_norm,
-        "epochs": epochs,
-        "minibatch_states": minibatch_states,
     }
     for name, value in positive.items():
-        if not value > 0:
-            raise ValueError(f"{name} is {value}; use a number > 0")
-    for name, value in (("discount", discount), ("gae_lambda", gae_lambda)):
-        if not 0 <= value <= 1:
-            raise ValueError(f"{name} is {value}; use a number from 0 to 1")
+        ranges.POSITIVE.check(name, value)
+    ranges.SHARE.check("discount", discount)
+    ranges.SHARE.check("gae_lambda", gae_lambda)
+    ranges.WIDTH.check("epochs", epochs)
+    ranges.SIZE.check("minibatch_states", minibatch_states)
     value_head = q_function(hidden_sizes)
     optimizer = optax.partition(
         {

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
+from llmprior_jax.ranges import SHARE
 from llmprior_jax.types import ActionPrior
 
 
@@ -72,10 +73,7 @@ def reversed_order(prior: ActionPrior) -> ActionPrior:
 
 def _mixed(log_probs: jax.Array, share: float) -> jax.Array:
     """One prior f32[..., A] with a share of the uniform distribution."""
-    if not 0 <= share <= 1:
-        raise ValueError(
-            f"the share of the uniform distribution is {share}; use a number from 0 to 1"
-        )
+    SHARE.check("the share of the uniform distribution", share)
     admissible, count = _admissible(log_probs)
     mixed = (1 - share) * jnp.exp(log_probs) + share * admissible / count
     return jnp.where(admissible, jnp.log(mixed), -jnp.inf)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from llmprior_jax import bellman, posterior, refine
+from llmprior_jax import bellman, posterior, ranges, refine
 from llmprior_jax.agents import trust as trusts
 from llmprior_jax.agents.agent import Agent, Exploration, Metrics, Policy, Transitions
 from llmprior_jax.agents.q_network import QFunction
@@ -121,11 +121,12 @@ def q_learner(
     Raises:
       ValueError: a parameter is out of its range.
     """
-    if not learning_rate > 0:
-        raise ValueError(f"learning_rate is {learning_rate}; use a number > 0")
-    _check_share("target_rate", target_rate)
-    if num_candidates is not None and num_candidates < 1:
-        raise ValueError(f"num_candidates is {num_candidates}; use a number >= 1, or None")
+    ranges.POSITIVE.check("learning_rate", learning_rate)
+    ranges.SHARE.check("target_rate", target_rate)
+    ranges.POSITIVE.check("max_grad_norm", max_grad_norm)
+    ranges.SHARE.check("discount", discount)
+    if num_candidates is not None:
+        ranges.WIDTH.check("num_candidates", num_candidates, ", or None")
     optimizer = optax.chain(
         optax.clip_by_global_norm(max_grad_norm), optax.adam(learning_rate, eps=1e-5)
     )
@@ -257,10 +258,4 @@ def check_target(backup: str, discount: float) -> None:
     """Raises a ValueError unless `bellman.posterior_bellman_target` takes these."""
     if backup not in get_args(bellman.Backup):
         raise ValueError(f"backup is {backup!r}; use one of {', '.join(get_args(bellman.Backup))}")
-    _check_share("discount", discount)
-
-
-def _check_share(name: str, value: float) -> None:
-    """Raises a ValueError unless `value` is a number from 0 to 1."""
-    if not 0 <= value <= 1:
-        raise ValueError(f"{name} is {value}; use a number from 0 to 1")
+    ranges.SHARE.check("discount", discount)

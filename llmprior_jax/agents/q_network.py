@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from llmprior_jax.ranges import WIDTH
+
 
 class QNetwork(nnx.Module):
     """Maps features f32[..., D] to values f32[...].
@@ -51,7 +53,13 @@ class QFunction(NamedTuple):
 
 
 def q_function(hidden_sizes: Sequence[int]) -> QFunction:
-    """A `QNetwork` with its parameters outside, so that they can be vmapped and checkpointed."""
+    """A `QNetwork` with its parameters outside, so that they can be vmapped and checkpointed.
+
+    Raises:
+      ValueError: a size is out of its range (`ranges.WIDTH`).
+    """
+    for size in hidden_sizes:
+        WIDTH.check("an entry of hidden_sizes", size)
 
     def split(key: jax.Array, num_features: int) -> tuple[Any, Any]:
         return nnx.split(QNetwork(num_features, hidden_sizes, rngs=nnx.Rngs(key)))

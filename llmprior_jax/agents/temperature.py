@@ -20,6 +20,7 @@ import optax
 
 from llmprior_jax import posterior
 from llmprior_jax.agents.agent import Metrics
+from llmprior_jax.ranges import COUNT, POSITIVE
 
 
 class Temperature(NamedTuple):
@@ -41,9 +42,9 @@ def fixed(alpha: float) -> Temperature:
     """The same alpha all along.
 
     Raises:
-      ValueError: alpha is not > 0.
+      ValueError: alpha is out of its range (`ranges.POSITIVE`).
     """
-    _check("alpha", alpha)
+    POSITIVE.check("alpha", alpha)
     return Temperature(
         init=lambda: (),
         value=lambda state: jnp.float32(alpha),
@@ -72,7 +73,7 @@ def choose(
       ValueError: a number is out of its range, a schedule lacks one of its numbers, or there are
         both a schedule and a target.
     """
-    _check("alpha", alpha)
+    POSITIVE.check("alpha", alpha)
     if initial is None and num_updates is None:
         return fixed(alpha) if target_kl is None else adapted(target_kl, initial=alpha)
     if initial is None or num_updates is None:
@@ -80,8 +81,8 @@ def choose(
         raise ValueError(f"the schedule of alpha has no {lacking}; give both, or neither")
     if target_kl is not None:
         raise ValueError("alpha has both a schedule and a target_kl; leave one of them out")
-    _check("initial", initial)
-    _check("num_updates", num_updates)
+    POSITIVE.check("initial", initial)
+    COUNT.check("num_updates", num_updates)
     return scheduled(optax.linear_schedule(initial, alpha, num_updates))
 
 
@@ -125,11 +126,11 @@ def adapted(
       learning_rate: of Adam.
 
     Raises:
-      ValueError: an argument is not > 0.
+      ValueError: an argument is out of its range (`ranges.POSITIVE`).
     """
     arguments = {"target_kl": target_kl, "initial": initial, "minimum": minimum}
     for name, number in (arguments | {"learning_rate": learning_rate}).items():
-        _check(name, number)
+        POSITIVE.check(name, number)
     optimizer = optax.adam(learning_rate)
 
     def init() -> Any:
@@ -157,8 +158,3 @@ def adapted(
         return (log_alpha, optimizer_state), {"alpha": value(state)}
 
     return Temperature(init, value, update)
-
-
-def _check(name: str, value: float) -> None:
-    if not value > 0:
-        raise ValueError(f"{name} is {value}; use a number > 0")

@@ -13,14 +13,13 @@ Example:
   [0.63 0.37]
 """
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from llmprior_jax import refine
+from llmprior_jax import ranges, refine
 from llmprior_jax.agents.agent import Metrics, uniform_log_probs
 from llmprior_jax.types import ActionPrior
 
@@ -106,8 +105,7 @@ def by_states(odds: float = 1.0, rate: float = 0.02, num_priors: int = 1) -> Tru
       ValueError: an argument is out of its range.
     """
     begin = _begin(odds, num_priors)
-    if not 0 < rate <= 1:
-        raise ValueError(f"rate is {rate}; use a number over 0 and up to 1")
+    ranges.SHARE_NOT_ZERO.check("rate", rate)
 
     return Trust(
         init=lambda: jnp.asarray(begin, jnp.float32),
@@ -154,9 +152,7 @@ def metrics(weights: jax.Array) -> Metrics:
 
 def _begin(odds: float, num_priors: int) -> tuple[float, ...]:
     """The members' weights to begin with."""
-    if not (odds > 0 and math.isfinite(odds)):
-        raise ValueError(f"odds is {odds}; use a number > 0")
-    if num_priors < 1:
-        raise ValueError(f"num_priors is {num_priors}; use a number >= 1")
+    ranges.POSITIVE.check("odds", odds)
+    ranges.WIDTH.check("num_priors", num_priors)
     total = num_priors * odds + 1
     return (*[odds / total] * num_priors, 1 / total)

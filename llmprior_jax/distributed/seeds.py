@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from llmprior_jax.distributed.mesh import DATA, make_mesh, place, shares_seeds
+from llmprior_jax.ranges import SEED
 
 
 def seed_keys(seed: int, num_seeds: int) -> jax.Array:
@@ -15,7 +16,11 @@ def seed_keys(seed: int, num_seeds: int) -> jax.Array:
     Examples:
       >>> distributed.seed_keys(0, num_seeds=3).shape
       (3,)
+
+    Raises:
+      ValueError: the seed is out of its range (`ranges.SEED`).
     """
+    SEED.check("seed", seed)
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(
         jax.random.key(seed), jnp.arange(num_seeds)
     )

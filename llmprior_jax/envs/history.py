@@ -16,6 +16,7 @@ from gymnax.environments import environment, spaces
 
 from llmprior_jax.envs.base import Scene, TextEnvironment
 from llmprior_jax.examples import Example
+from llmprior_jax.ranges import WIDTH
 from llmprior_jax.types import TextState
 
 _NO_ACTION = -1
@@ -68,8 +69,7 @@ class HistoryWrapper(TextEnvironment[HistoryState, environment.EnvParams]):
     """
 
     def __init__(self, env: TextEnvironment, length: int):
-        if length < 1:
-            raise ValueError(f"A history must have at least one pair; got length={length}.")
+        WIDTH.check("the length of a history", length)
         self.env = env
         self._length = length
         observed, _ = jax.eval_shape(env.reset, jax.random.key(0), env.default_params)

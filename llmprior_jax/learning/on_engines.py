@@ -210,5 +210,5 @@ class EngineRun(Run):
 def _nanmean(values: Sequence[Any]) -> np.ndarray:
     """Mean over the first axis of what is there; NaN where nothing is."""
     array = np.array(values)
-    there = np.isfinite(array)
+    there = ~np.isnan(array)
     return np.where(there, array, 0).sum(0) / np.where(there.any(0), there.sum(0), np.nan)

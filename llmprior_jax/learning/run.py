@@ -5,12 +5,14 @@ A run trains one agent, all seeds together, a segment at a time. A subclass writ
 """
 
 import abc
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from llmprior_jax.distributed.processes import fetch
 from llmprior_jax.distributed.seeds import fold_in, seed_keys
 from llmprior_jax.play import evaluation
 from llmprior_jax.play.evaluation import Decision, Episodes
@@ -89,6 +91,24 @@ class Run(abc.ABC):
     def train(self) -> dict[str, np.ndarray]:
         """One segment of all seeds; returns their metrics [S], or numbers for all of them."""
 
+    def diverged(self, metrics: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Which seeds, bool[S], have losses or parameters that are not finite.
+
+        Parameters are those of agents whose state has a field `params`. A loss is NaN where nothing
+        was learned, as before an agent begins to; a step that makes it NaN makes parameters NaN.
+
+        Args:
+          metrics: what `train` returned.
+        """
+        seeds = np.zeros(len(self._taken), bool)
+        for name, values in metrics.items():
+            if name == "loss" or name.endswith("_loss"):
+                seeds |= np.isinf(values)
+        params = jax.tree.leaves(getattr(self.state.agent, "params", ()))
+        for finite in fetch([_are_finite(leaf) for leaf in params]):
+            seeds |= ~finite
+        return seeds
+
     def count(self, steps: int | np.ndarray) -> None:
         """Adds steps that each seed has taken, one number or [S]."""
         self._taken = self._taken + steps
@@ -147,3 +167,9 @@ class Run(abc.ABC):
           ValueError: it is of another run.
         """
         del own
+
+
+@jax.jit
+def _are_finite(leaf: jax.Array) -> jax.Array:
+    """For each seed, bool[S], whether all of its numbers [S, ...] are finite."""
+    return jnp.all(jnp.isfinite(leaf), axis=tuple(range(1, leaf.ndim)))

@@ -21,6 +21,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from llmprior_jax.ranges import WIDTH
+
 
 class Factors(NamedTuple):
     """The two factors of one matrix's change: `a` [I, R] and `b` [R, O]."""
@@ -43,10 +45,9 @@ def init(key: jax.Array, params: Any, rank: int, pattern: str = "kernel") -> dic
       The factors by the path of the matrix. They have the dtype of the matrix.
 
     Raises:
-      ValueError: the rank is no positive number, or no matrix is chosen.
+      ValueError: the rank is out of its range (`ranges.WIDTH`), or no matrix is chosen.
     """
-    if rank < 1:
-        raise ValueError(f"rank is {rank}; use a number >= 1")
+    WIDTH.check("rank", rank)
     chosen = {
         path: leaf
         for path, leaf in _leaves(params)

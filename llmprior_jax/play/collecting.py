@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from llmprior_jax import datasets
+from llmprior_jax import datasets, ranges
 from llmprior_jax.datasets import Dataset
 from llmprior_jax.envs import TextEnvironment
 from llmprior_jax.play.expert import encode, plan
@@ -118,10 +118,11 @@ def collect(
     if (num_episodes is None) == (num_transitions is None):
         raise ValueError("say how many episodes or how many transitions to collect: one of the two")
     for name, number in (("episodes", num_episodes), ("transitions", num_transitions)):
-        if number is not None and number < 1:
-            raise ValueError(f"{number} {name} were asked for; use a number >= 1")
-    if success_share is not None and not 0 <= success_share <= 1:
-        raise ValueError(f"success_share is {success_share}; use a share from 0 to 1")
+        if number is not None and number not in ranges.COUNT:
+            raise ValueError(f"{number} {name} were asked for; use {ranges.COUNT}")
+    if success_share is not None:
+        ranges.SHARE.check("success_share", success_share)
+    ranges.SEED.check("seed", seed)
     _check_mixture(mixture)
 
     kept: list[_Episode] = []
@@ -150,10 +151,8 @@ class _Episode(NamedTuple):
 
 def _check_mixture(mixture: Sequence[Part]) -> None:
     for part in mixture:
-        if not part.share > 0:
-            raise ValueError(f"a behavior has the share {part.share}; use numbers > 0")
-        if not 0 <= part.epsilon <= 1:
-            raise ValueError(f"epsilon is {part.epsilon}; use a number from 0 to 1")
+        ranges.POSITIVE.check("the share of a behavior", part.share)
+        ranges.SHARE.check("epsilon", part.epsilon)
     if not mixture:
         raise ValueError("name at least one behavior")
 

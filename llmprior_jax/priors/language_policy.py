@@ -20,6 +20,7 @@ from llmprior_jax.models import LanguageModel, lora
 from llmprior_jax.posterior import normalize
 from llmprior_jax.priors import table as tables
 from llmprior_jax.priors.scoring import packing, score
+from llmprior_jax.ranges import WIDTH_OR_ZERO
 from llmprior_jax.types import LanguagePolicy
 
 # Logits held at once: of more states than this many fit, they are computed a few states at a time,
@@ -90,8 +91,7 @@ def language_policy(
       ValueError: the normalization is unknown, the temperature not positive, or the rank negative.
     """
     score.check_options(normalization, temperature)
-    if lora_rank < 0:
-        raise ValueError(f"lora_rank is {lora_rank}; use a number >= 1, or 0 for full fine-tuning")
+    WIDTH_OR_ZERO.check("lora_rank", lora_rank, ", where 0 is full fine-tuning")
     merge = lora.merge if lora_rank else lambda frozen, params: params
     return LanguagePolicy(
         read=functools.partial(_read, lm, num_actions, normalization),

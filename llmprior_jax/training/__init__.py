@@ -4,7 +4,12 @@ Importing this package uses no device, so that a configuration can be read befor
 have joined.
 """
 
-from llmprior_jax.errors import InterruptedRunError, OutOfMemoryError, RestoreError
+from llmprior_jax.errors import (
+    DivergedError,
+    InterruptedRunError,
+    OutOfMemoryError,
+    RestoreError,
+)
 from llmprior_jax.training.build_agent import make_agent
 from llmprior_jax.training.checkpoints import Checkpoints
 from llmprior_jax.training.config import (
@@ -23,6 +28,7 @@ __all__ = [
     "Checkpoints",
     "Config",
     "ConfigMismatchError",
+    "DivergedError",
     "InterruptedRunError",
     "OutOfMemoryError",
     "RestoreError",

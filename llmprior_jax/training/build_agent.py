@@ -7,6 +7,7 @@ from typing import Any
 from llmprior_jax import agents, models
 from llmprior_jax.agents import prior_transforms
 from llmprior_jax.priors.language_policy import language_policy
+from llmprior_jax.ranges import SHARE
 from llmprior_jax.settings import AgentSettings, PolicySettings, PriorSettings
 from llmprior_jax.training.config import Config, to_settings
 from llmprior_jax.types import LanguagePolicy
@@ -53,8 +54,7 @@ def build_agent(
     made = agents.make(name, alpha=alpha, trust=trust, **parameters)
     shares = (prior.uniform_share, *(other.uniform_share for other in prior.others))
     for share in shares:
-        if not 0 <= share <= 1:
-            raise ValueError(f"prior.uniform_share is {share}; use a number from 0 to 1")
+        SHARE.check("prior.uniform_share", share)
     # What is put around an agent last is done to the prior first: reversed, then mixed.
     if any(shares):
         mix = functools.partial(prior_transforms.mixed_with_uniform, share=shares[0])

@@ -23,7 +23,12 @@ import tqdm
 from llmprior_jax import agents, progress
 from llmprior_jax.distributed.mesh import make_mesh
 from llmprior_jax.distributed.processes import from_first, in_any, in_first, is_first
-from llmprior_jax.errors import InterruptedRunError, OutOfMemoryError, RestoreError
+from llmprior_jax.errors import (
+    DivergedError,
+    InterruptedRunError,
+    OutOfMemoryError,
+    RestoreError,
+)
 from llmprior_jax.files import write_atomically
 from llmprior_jax.priors import prompts
 from llmprior_jax.priors.prompts import Example
@@ -101,6 +106,8 @@ def run(
       RestoreError: the directory has checkpoints, and none can be read, or another version wrote
         them.
       InterruptedRunError: `should_stop` said so.
+      DivergedError: a loss or the parameters of an agent are no longer finite; its last checkpoint
+        is from before.
       OutOfMemoryError: a device had too little memory.
       ImportError: the configuration asks for what an extra brings; the message names it.
     """
@@ -184,7 +191,8 @@ def restore(
 
     Raises:
       FileNotFoundError: the directory holds no run, or no checkpoint of the agent.
-      ValueError: the run has no such agent, or the mesh or the mode is not possible.
+      ValueError: the run has no such agent, or the mesh, the mode or the number of episodes is not
+        possible.
       RestoreError: the agent has checkpoints, and none can be read, or another version wrote them.
     """
     from llmprior_jax.training import build
@@ -315,8 +323,9 @@ def _for_evaluation(
     settings: Settings, eval_episodes: int, mesh: str | None, eval_mode: str | None
 ) -> Settings:
     """The settings of a run with other evaluations, on the devices that are here."""
-    from llmprior_jax.training import build
+    from llmprior_jax.training import build, validation
 
+    validation.RANGES["eval_episodes"].check("eval_episodes", eval_episodes)
     run = settings.run
     if mesh is None:
         mesh = run.mesh
@@ -502,7 +511,11 @@ def _train(
                 # A restart before that would begin with a fuller table, and end with other bits.
                 checkpoints.wait()
             while run.steps < run.num_steps:
-                record(run.train() | run.evaluate())
+                before = run.steps
+                learned = run.train()
+                if np.any(diverged := run.diverged(learned)):
+                    raise DivergedError(_diverged(name, run, before, np.flatnonzero(diverged)))
+                record(learned | run.evaluate())
                 done, stop = (
                     run.steps >= run.num_steps,
                     in_any(should_stop is not None and should_stop()),
@@ -514,6 +527,17 @@ def _train(
                         f"stopped after {run.steps:,} of {run.num_steps:,} {run.unit} of {name}; "
                         "the same command goes on from there"
                     )
+
+
+def _diverged(name: str, run: "Run", before: int, seeds: np.ndarray) -> str:
+    """What to say of an agent that has diverged in some seeds since so many steps."""
+    part = "policy" if agents.is_policy(name) else "agent"
+    return (
+        f"{name} has diverged: its loss or parameters are not finite since after step {before:,} "
+        f"and before step {run.steps + 1:,} ({run.unit}), in seeds {', '.join(map(str, seeds))}; "
+        f"lower config.{part}.learning_rate or config.{part}.max_grad_norm, or look for rewards "
+        "that are too large, and use another --workdir. The last checkpoint is from before"
+    )
 
 
 def _bar(name: str, run: "Run") -> Any:

@@ -11,7 +11,21 @@ from llmprior_jax.priors import Sampling, check_options, prompts
 from llmprior_jax.priors.sampling.generation import check_sampling
 from llmprior_jax.priors.sampling.proposals import check_estimate
 from llmprior_jax.priors.sources.registry import check_method
-from llmprior_jax.settings import PolicySettings, PriorSettings, Settings
+from llmprior_jax.ranges import (
+    COUNT,
+    COUNT_OR_ZERO,
+    NOT_NEGATIVE,
+    POSITIVE,
+    SEED,
+    SHARE,
+    SHARE_NOT_ZERO,
+    SIZE,
+    STEPS,
+    WIDTH,
+    WIDTH_OR_ZERO,
+    Range,
+)
+from llmprior_jax.settings import PriorSettings, Settings
 from llmprior_jax.training.build import (
     ENGINE,
     check_eval_mode,
@@ -19,8 +33,74 @@ from llmprior_jax.training.build import (
     shared_environments,
 )
 from llmprior_jax.training.build_agent import build_agent, build_policy
-from llmprior_jax.training.config import check_agents, priors_of
+from llmprior_jax.training.config import check_agents, flat, priors_of
 from llmprior_jax.training.metrics import import_wandb
+
+# What each number of the settings may be, by its name in a configuration. Of a field that may be
+# unset it is a number if it is set, and of one with several numbers each of them.
+RANGES: dict[str, Range] = {
+    "history": WIDTH_OR_ZERO,
+    "engine.num_actions": WIDTH,
+    "engine.max_steps": COUNT,
+    "engine.timeout": Range(1, 1_000_000),
+    "freeform.k": WIDTH,
+    "freeform.max_new_tokens": WIDTH,
+    "freeform.temperature": NOT_NEGATIVE,
+    "freeform.top_p": SHARE_NOT_ZERO,
+    "prior.temperature": POSITIVE,
+    "prior.uniform_share": SHARE,
+    "prior.num_features": WIDTH,
+    "prior.examples.count": WIDTH,
+    "prior.history": WIDTH_OR_ZERO,
+    "prior.propose.k": WIDTH,
+    "prior.propose.temperature": NOT_NEGATIVE,
+    "prior.propose.top_p": SHARE_NOT_ZERO,
+    "prior.propose.max_new_tokens": WIDTH,
+    "prior.propose.pseudo_count": NOT_NEGATIVE,
+    "agent.alpha": POSITIVE,
+    "agent.alpha_from": POSITIVE,
+    "agent.alpha_updates": COUNT,
+    "agent.target_kl": POSITIVE,
+    "agent.beta": NOT_NEGATIVE,
+    "agent.penalty_temperature": POSITIVE,
+    "agent.num_candidates": WIDTH,
+    "agent.discount": SHARE,
+    "agent.learning_rate": POSITIVE,
+    "agent.target_rate": SHARE,
+    "agent.max_grad_norm": POSITIVE,
+    "agent.hidden_sizes": WIDTH,
+    "policy.lora_rank": WIDTH,
+    "policy.alpha": NOT_NEGATIVE,
+    "policy.clip_epsilon": POSITIVE,
+    "policy.discount": SHARE,
+    "policy.gae_lambda": SHARE,
+    "policy.learning_rate": POSITIVE,
+    "policy.value_learning_rate": POSITIVE,
+    "policy.value_coefficient": POSITIVE,
+    "policy.max_grad_norm": POSITIVE,
+    "policy.epochs": WIDTH,
+    "policy.minibatch_states": SIZE,
+    "policy.hidden_sizes": WIDTH,
+    "policy.num_envs": SIZE,
+    "policy.rollout_steps": SIZE,
+    "loop.num_envs": SIZE,
+    "loop.replay_capacity": STEPS,
+    "loop.warmup_steps": COUNT_OR_ZERO,
+    "loop.batch_size": SIZE,
+    "loop.updates_per_step": SIZE,
+    "offline.size": COUNT,
+    "seed": SEED,
+    "num_seeds": SIZE,
+    "num_steps": COUNT,
+    "eval_every": STEPS,
+    "segment_steps": STEPS,
+    "eval_episodes": SIZE,
+    "checkpoint.every": COUNT,
+    "checkpoint.keep": COUNT,
+}
+_DEFAULTS = flat(Settings())
+# Fields that may be left unset, which a command line says by 0.
+_UNSET = {name for name in RANGES if _DEFAULTS[name] is None}
 
 
 def validate(settings: Settings) -> None:
@@ -33,6 +113,7 @@ def validate(settings: Settings) -> None:
     if settings.wandb_project is not None:
         import_wandb()
     check_agents(settings.agents)
+    _check_numbers(settings)
     _check_sizes(settings)
     _check_prior(settings.prior)
     _check_environment(settings)
@@ -49,41 +130,31 @@ def validate(settings: Settings) -> None:
     _check_agents(settings)
 
 
+def _check_numbers(settings: Settings) -> None:
+    """Checks each number by itself."""
+    fields = flat(settings)
+    for name, allowed in RANGES.items():
+        value = fields[name]
+        if isinstance(value, list):
+            for each in value:
+                allowed.check(f"an entry of config.{name}", each)
+        elif value is not None:
+            also = ", or 0 for none" if name in _UNSET and 0 not in allowed else ""
+            allowed.check(f"config.{name}", value, also)
+    for other in settings.prior.others:
+        name = f"the uniform_share of {other.model} in config.prior.others"
+        RANGES["prior.uniform_share"].check(name, other.uniform_share)
+
+
 def _check_sizes(settings: Settings) -> None:
-    run, loop = settings.run, settings.loop
-    positive: dict[str, float] = {
-        "num_seeds": run.num_seeds,
-        "num_steps": run.num_steps,
-        "eval_every": run.eval_every,
-        "eval_episodes": run.eval_episodes,
-        **{f"loop.{name}": value for name, value in vars(loop).items()},
-        **{f"checkpoint.{name}": value for name, value in vars(settings.checkpoint).items()},
-        "engine.num_actions": settings.environment.engine.num_actions,
-        "engine.max_steps": settings.environment.engine.max_steps,
-        "engine.timeout": settings.environment.engine.timeout,
-        "prior.num_features": settings.prior.num_features,
-        "agent.hidden_sizes": min(settings.agent.hidden_sizes, default=1),
-    }
-    for name, value in positive.items():
-        if value < (0 if name == "loop.warmup_steps" else 1):
-            raise ValueError(f"config.{name} is {value}; use a larger number")
+    """Checks numbers that depend on one another."""
+    loop = settings.loop
     history, told = settings.environment.history, settings.prior.history
-    if history < 0:
-        raise ValueError(f"config.history is {history}; use a number of pairs >= 0")
     if told is not None and told < history:
         raise ValueError(
             f"config.prior.history is {told}, and config.history is {history}: the language model "
             "is told all that Q sees; use a number that is not smaller, or 0 for the same"
         )
-    for name, value in (
-        ("segment_steps", run.segment_steps),
-        ("agent.num_candidates", settings.agent.num_candidates),
-        ("offline.size", settings.offline.size),
-        ("freeform.k", settings.environment.freeform.k),
-        ("policy.lora_rank", settings.policy.lora_rank),
-    ):
-        if value is not None and value < 1:
-            raise ValueError(f"config.{name} is {value}; use a number >= 1, or 0 for none")
     if loop.replay_capacity < max(loop.num_envs, loop.batch_size):
         raise ValueError(
             f"config.loop.replay_capacity is {loop.replay_capacity}; it must hold at least "
@@ -128,8 +199,6 @@ def _check_examples(prior: PriorSettings) -> None:
             "to take them from (config.prior.examples.workdir) or a file of them "
             "(config.prior.examples.file), not both"
         )
-    if shows and shown.workdir is not None and shown.count < 1:
-        raise ValueError(f"config.prior.examples.count is {shown.count}; use a number >= 1")
 
 
 def _check_prompt(prior: PriorSettings) -> None:
@@ -207,13 +276,7 @@ def _check_agents(settings: Settings) -> None:
 
 
 def _check_policy(name: str, settings: Settings) -> None:
-    policy: PolicySettings = settings.policy
-    for field in ("num_envs", "rollout_steps"):
-        if getattr(policy, field) < 1:
-            value = getattr(policy, field)
-            raise ValueError(f"config.policy.{field} is {value}; use a number >= 1")
-    if min(policy.hidden_sizes, default=1) < 1:
-        raise ValueError(f"config.policy.hidden_sizes is {policy.hidden_sizes}; use numbers >= 1")
+    policy = settings.policy
     steps = policy.num_envs * policy.rollout_steps
     if settings.run.eval_every % steps:
         raise ValueError(

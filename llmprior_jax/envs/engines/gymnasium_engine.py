@@ -46,8 +46,11 @@ class GymnasiumEngine:
 
     def step(self, command: str) -> "Answer":
         action = command if self._numbers is None else self._numbers[command]
-        observation, reward, terminated, truncated, info = self._environment.step(action)
-        return self._read(observation, info, float(reward), terminated, truncated)
+        step: Any = self._environment.step(action)
+        observation, reward, terminated, truncated, info = step
+        # No reward is for the bridge to refuse, which names the game.
+        number: Any = reward if reward is None else float(reward)
+        return self._read(observation, info, number, terminated, truncated)
 
     def _read(
         self,

@@ -41,7 +41,7 @@ class Answer(TypedDict):
       task: what the game asks for, or "".
       observation: what there is to see.
       commands: the commands that are admissible now; none if the engine cannot list them.
-      reward: the reward of the last step, 0 after a reset.
+      reward: the reward of the last step, finite in float32; 0 after a reset.
       won: the game is won.
       terminated: the game is over, won or not.
       truncated: the engine has cut the episode.
@@ -144,12 +144,15 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
+_LARGEST_REWARD = (2 - 2**-23) * 2.0**127  # of float32
+
+
 def check_answer(engine: str, answer: Any) -> dict[str, Any]:
     """Returns an answer as JSON can have it.
 
     Raises:
-      MalformedAnswerError: a field is missing or of a wrong type; the message names the engine and
-        the field.
+      MalformedAnswerError: a field is missing or of a wrong type, or the reward is not finite; the
+        message names the engine and the field.
     """
     if not isinstance(answer, dict):
         raise MalformedAnswerError(f"{engine} answered {reprlib.repr(answer)}, which is no dict")
@@ -162,6 +165,12 @@ def check_answer(engine: str, answer: Any) -> dict[str, Any]:
                 f"the answer of {engine} has {reprlib.repr(value)} as {field!r}, which must be "
                 f"{wanted}, not {type(value).__name__}"
             )
+    # A comparison, since float() of a large whole number raises another error.
+    if not abs(answer["reward"]) <= _LARGEST_REWARD:
+        raise MalformedAnswerError(
+            f"the answer of {engine} has {reprlib.repr(answer['reward'])} as 'reward', which must "
+            "be finite in float32"
+        )
     return {field: answer[field] for field in _FIELDS} | {"reward": float(answer["reward"])}
 
 

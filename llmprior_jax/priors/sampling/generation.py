@@ -12,7 +12,6 @@ string that is spread over several tokens is found afterwards, in the text.
 
 import functools
 import hashlib
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -26,6 +25,7 @@ from llmprior_jax.models import EncoderDecoder, EncoderDecoderConfig, KVCache, L
 from llmprior_jax.models.encoder_decoder import AnswerCache
 from llmprior_jax.priors.scoring.packing import bucket
 from llmprior_jax.priors.tokens import encode_from_start, encode_whole
+from llmprior_jax.ranges import NOT_NEGATIVE, SHARE_NOT_ZERO, WIDTH
 
 # Answers that grow together, and tokens of prompts that are read together: enough to keep the
 # matrix units busy, few enough that logits and activations stay small beside the parameters.
@@ -175,17 +175,10 @@ def prompt_keys(key: jax.Array, prompts: Sequence[str]) -> jax.Array:
 
 def check_sampling(num_samples: int, sampling: Sampling) -> None:
     """Raises a ValueError if an argument of `generate` is out of its range."""
-    if num_samples < 1:
-        raise ValueError(f"num_samples is {num_samples}; ask for at least 1 answer")
-    if sampling.max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens is {sampling.max_new_tokens}; it must be at least 1")
-    if not 0 <= sampling.temperature < math.inf:
-        raise ValueError(
-            f"temperature is {sampling.temperature}; use a finite number, positive to sample or 0 "
-            "to take the likeliest token"
-        )
-    if not 0 < sampling.top_p <= 1:
-        raise ValueError(f"top_p is {sampling.top_p}; it must be above 0 and at most 1")
+    WIDTH.check("num_samples", num_samples)
+    WIDTH.check("max_new_tokens", sampling.max_new_tokens)
+    NOT_NEGATIVE.check("temperature", sampling.temperature, " (0 takes the likeliest token)")
+    SHARE_NOT_ZERO.check("top_p", sampling.top_p)
     if isinstance(sampling.stop, str) or not all(sampling.stop):
         raise ValueError(f"stop is {sampling.stop!r}; use a tuple of strings that are not empty")
 

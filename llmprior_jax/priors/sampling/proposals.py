@@ -29,6 +29,7 @@ from llmprior_jax.priors.sampling.generation import (
     prompt_keys,
 )
 from llmprior_jax.priors.tokens import literal, visible
+from llmprior_jax.ranges import NOT_NEGATIVE
 
 EXACT, MENTION, OVERLAP, NO_MATCH = "exact", "mention", "overlap", "no_match"
 _RULES: tuple[str, ...] = (EXACT, MENTION, OVERLAP, NO_MATCH)
@@ -286,8 +287,7 @@ def check_estimate(no_match: str, pseudo_count: float) -> None:
         raise ValueError(
             f"no_match is {no_match!r}; there are {' and '.join(map(repr, NO_MATCH_POLICIES))}"
         )
-    if not 0 <= pseudo_count < float("inf"):
-        raise ValueError(f"pseudo_count is {pseudo_count}; use a finite number of at least 0")
+    NOT_NEGATIVE.check("pseudo_count", pseudo_count)
 
 
 def words(text: str) -> tuple[str, ...]:

@@ -21,7 +21,6 @@ or the batch. An encoder-decoder reads the two apart; see `encoder_decoder`.
 
 import collections
 import functools
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -34,6 +33,7 @@ from llmprior_jax.distributed import data_parallel
 from llmprior_jax.models import DecoderConfig, EncoderDecoderConfig, KVCache, LanguageModel
 from llmprior_jax.priors.scoring import encoder_decoder, packing, shared_prefix
 from llmprior_jax.priors.tokens import align, check_known, encode_from_start, visible
+from llmprior_jax.ranges import POSITIVE
 from llmprior_jax.registry import unknown
 from llmprior_jax.types import ActionPrior
 
@@ -296,8 +296,7 @@ def check_options(normalization: str, temperature: float) -> None:
     """
     if normalization not in NORMALIZATIONS:
         raise ValueError(unknown("normalization", str(normalization), NORMALIZATIONS))
-    if not 0 < temperature < math.inf:
-        raise ValueError(f"temperature must be positive and finite, not {temperature}")
+    POSITIVE.check("temperature", temperature)
 
 
 @functools.partial(jax.jit, static_argnames="graphdef")

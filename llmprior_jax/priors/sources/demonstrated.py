@@ -7,7 +7,6 @@ demonstrators.
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -16,6 +15,7 @@ from llmprior_jax.datasets import Dataset, count_actions
 from llmprior_jax.priors.prompts import Builder, Prompt
 from llmprior_jax.priors.sources.base import PriorBatch
 from llmprior_jax.priors.sources.cached import CachedModel
+from llmprior_jax.ranges import POSITIVE
 
 _PSEUDO_COUNT = 1.0  # Laplace's rule of succession
 
@@ -49,8 +49,7 @@ class Demonstrated:
         Raises:
           ValueError: a temperature that is not positive.
         """
-        if not 0 < temperature < math.inf:
-            raise ValueError(f"temperature must be positive and finite, not {temperature}")
+        POSITIVE.check("temperature", temperature)
         self._model = model
         self._counts = counts
         self._temperature = temperature
