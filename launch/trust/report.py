@@ -49,19 +49,23 @@ def _of_place(name: str, level: float, curves: Mapping[str, Any]) -> str:
     lines = [f"## Online: {name}\n"]
     lines.append(
         f"{num_seeds} seeds. Steps to a success of {level:g}: median over seeds [95% interval of "
-        f"the median]; beside them, times those of DQN on the same features. Success after "
-        f"{last:,} steps: interquartile mean, and how far it is from DQN's. Trust: the weight of "
-        "the priors at the end, mean over seeds.\n"
+        "the median], never if half of them do not get there; beside them, times those of DQN on "
+        f"the same features, which comes first. Success after {last:,} steps: interquartile mean, "
+        "and how far it is from DQN's. Trust: the weight of the priors at the end, mean over "
+        "seeds.\n"
     )
     lines += [
         "| prior | agent | steps | times DQN's | success | less DQN's | trust |",
         "|---|---|---|---|---|---|---|",
     ]
+    told: set[str] = set()
     for prior in PRIORS:
         dqn = curves.get(f"{DQN} {prior.features}")
         if dqn is None or f"{LEARNED} {prior.label}" not in curves:
             continue
-        lines.append(_row(prior.label, f"DQN, {prior.features} features", dqn, None, level))
+        if prior.features not in told:
+            told.add(prior.features)
+            lines.append(_row("", f"DQN, {prior.features} features", dqn, None, level))
         agents = {LEARNED: "DQN-Prior", FIXED: "DQN-Prior, fixed", _BEST: "DQN-Prior, "}
         for kind, agent in agents.items():
             curve = curves.get(f"{kind} {prior.label}")
@@ -81,9 +85,10 @@ def _row(
     if dqn is None:
         cells += ["", _success(final), "", ""]
     else:
-        trust = curve.get("trust")
+        trust, dqns = curve.get("trust"), steps.steps_to(level, dqn)
+        half_there = np.isfinite(np.median(dqns))
         cells += [
-            steps.ratio(needed, steps.steps_to(level, dqn)).text("{:.2f}"),
+            steps.ratio(needed, dqns).text("{:.2f}") if half_there else "DQN never",
             _success(final),
             steps.difference(final, np.asarray(dqn[SUCCESS][-1])).text("{:+.2f}"),
             "" if trust is None else f"{np.mean(trust):.2f}",
