@@ -77,7 +77,8 @@ def summarize(records: Sequence[Mapping[str, Any]], unit: str) -> dict[str, Any]
     trust = {
         name: {"mean": float(np.mean(values)), "per_seed": list(values)}
         for name, values in last.items()
-        if name.split("_")[0] == _TRUST
+        # There is none where nothing was learned, as in a run that is all warm-up.
+        if name.split("_")[0] == _TRUST and None not in values
     }
     unseen = {_UNSEEN: _over_seeds(np.array(last[_UNSEEN], float))} if _UNSEEN in last else {}
     return {
