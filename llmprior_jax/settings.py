@@ -345,7 +345,7 @@ class RunSettings:
       seed: of everything drawn.
       num_seeds: trained side by side, as a vmapped axis.
       num_steps: environment steps of each seed (offline: updates).
-      eval_every: steps between two evaluations.
+      eval_every: steps between two evaluations; before the last one there may be fewer.
       segment_steps: environment steps of one jitted segment, after which the host scores the states
         that were missing; None is all until the next evaluation. Where almost every step leads to a
         new state, as with a history, a short segment wastes less on waiting.

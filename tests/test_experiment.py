@@ -155,6 +155,12 @@ def test_a_work_directory_says_where_it_comes_from(finished):
     assert "python" in started["command"]
 
 
+@pytest.mark.parametrize(("num_steps", "steps"), [(80, [0, 80]), (240, [0, 160, 240])])
+def test_a_run_stops_where_it_says(num_steps, steps, tmp_path):
+    training.run(small_config(agents=("dqn_prior",), num_steps=num_steps), tmp_path)
+    assert [record["step"] for record in read_metrics(tmp_path / "dqn_prior")] == steps
+
+
 def test_a_run_that_diverges_stops_and_keeps_the_checkpoint_before(tmp_path, monkeypatch):
     online, trained = learning.online.OnlineRun.train, []
 

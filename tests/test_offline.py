@@ -53,6 +53,15 @@ def success(run: OfflineRun) -> np.ndarray:
     return run.evaluate()["success_rate"]
 
 
+def test_a_run_stops_where_it_says(expert):
+    run = make_run("bc", collected(expert, 0.5), num_steps=50, eval_every=40)
+    taken = []
+    while run.steps < run.num_steps:
+        run.train()
+        taken.append(run.steps)
+    assert taken == [40, 50]
+
+
 def test_from_bad_data_cql_opens_the_lock_and_cloning_does_not(expert):
     # Of the actions at each wheel 58% are right, so cloning opens it in 1% of episodes.
     dataset = collected(expert, 0.5)

@@ -1,5 +1,6 @@
 """Learning offline: agents that learn from a dataset, and act only to be evaluated."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -92,9 +93,13 @@ class OfflineRun(Run):
                 if name != "prior"
             },
         )
-        segment = make_segment(agent, batch_size, settings.eval_every)
-        self._segment = over_seeds(segment, (0, None))
-        self._updates = settings.eval_every
+
+        # Each length is a program of its own, compiled when it is first needed.
+        @functools.cache
+        def segment(num_updates: int) -> Callable[..., Any]:
+            return over_seeds(make_segment(agent, batch_size, num_updates), (0, None))
+
+        self._segment = segment
         self._dataset = datasets.digest(dataset)
         orders = [
             datasets.subset_order(dataset, subset.unit, seed=(settings.seed, seed))
@@ -113,9 +118,10 @@ class OfflineRun(Run):
 
     def train(self) -> dict[str, np.ndarray]:
         """One segment of all seeds; returns their metrics [S]."""
-        self.state, metrics = self._segment(self.state, self._experience)
+        due = self.due
+        self.state, metrics = self._segment(due)(self.state, self._experience)
         self.segments += 1
-        self.count(self._updates)
+        self.count(due)
         return fetch(metrics)
 
     def own(self) -> str:

@@ -119,7 +119,6 @@ class EngineRun(Run):
     ):
         super().__init__(player, settings, learns=agent.update is not None)
         self._engines = player
-        self._iterations = settings.eval_every // loop.num_envs
         self._entropy = settings.seed
         jitted = make_engine_loop(agent, loop)
         self._learn = over_seeds(jitted.learn, (0, None, 0, 0, None))
@@ -135,10 +134,11 @@ class EngineRun(Run):
         """
         player = self._engines
         num_seeds, num_envs = player.shape
+        iterations = -(-self.due // num_envs)
         begun: collections.Counter[tuple[int, int]] = collections.Counter()
 
         def schedule(seed: int, env: int, taken: int) -> EngineEpisode | None:
-            if taken >= self._iterations:
+            if taken >= iterations:
                 return None
             number = begun[seed, env]
             begun[seed, env] += 1

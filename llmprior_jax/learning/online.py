@@ -6,6 +6,7 @@ scored yet stalls for the rest of the segment (`play.stepping`), after which the
 Meanwhile its entries in replay are empty, of weight 0.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -175,28 +176,37 @@ class OnlineRun(Run):
     """A `Run` that learns from the environments it acts in: all seeds together.
 
     Args:
-      loop: trains one seed.
+      make_loop: `num_iterations -> Loop`, which trains one seed so long in a segment.
       player: plays episodes with the agent.
       settings: seeds, steps, evaluations.
       learns: whether the agent learns at all.
-      num_iterations: those of a segment of `loop`.
+      num_iterations: those of a segment; a last one may have fewer.
+      num_envs: environments of each seed.
       over_seeds: maps functions of one seed over all.
     """
 
     def __init__(
         self,
-        loop: Loop,
+        make_loop: Callable[[int], Loop],
         player: Player,
         settings: RunSettings,
         learns: bool,
         num_iterations: int,
+        num_envs: int,
         over_seeds: OverSeeds,
     ):
         super().__init__(player, settings, learns)
-        self._eval_every = settings.eval_every
         self._num_iterations = num_iterations
-        self._segment = over_seeds(loop.segment, (0, None, None))
-        self.state: LoopState = over_seeds(loop.init, (0, None))(self.keys["train"], self.table)
+        self._num_envs = num_envs
+
+        # Each length is a program of its own, compiled when it is first needed.
+        @functools.cache
+        def segment(num_iterations: int) -> Callable[..., Any]:
+            return over_seeds(make_loop(num_iterations).segment, (0, None, None))
+
+        self._segment = segment
+        init = over_seeds(make_loop(num_iterations).init, (0, None))
+        self.state: LoopState = init(self.keys["train"], self.table)
 
     def train(self) -> dict[str, np.ndarray]:
         """Trains all seeds until each has taken the steps that lie between two evaluations.
@@ -204,14 +214,18 @@ class OnlineRun(Run):
         Returns:
           Their metrics [S], means over the jitted segments that it took.
         """
-        enough = self.steps + self._eval_every
+        due = self.due
+        enough, iterations = self.steps + due, self._num_iterations
+        if due < self._eval_every:
+            iterations = min(iterations, -(-due // self._num_envs))
         collected: list[dict[str, np.ndarray]] = []
         while self.steps < enough:
             iteration = jnp.asarray(self.iteration, jnp.int32)
-            self.state, metrics, missing = self._segment(self.state, self.table, iteration)
+            segment = self._segment(iterations)
+            self.state, metrics, missing = segment(self.state, self.table, iteration)
             metrics = fetch(metrics)
             self.count(metrics.pop("committed"))
-            self.iteration += self._num_iterations
+            self.iteration += iterations
             self.scored.fill(missing)
             collected.append(metrics)
         self.segments += 1

@@ -59,7 +59,6 @@ class PolicyRun(Run):
         env, env_params = player.env, player.env_params
         self._actor, self._player = actor, player
         self._steps = num_envs * rollout_steps
-        self._updates = settings.eval_every // self._steps
         roller = make_roller(env, env_params, actor.in_rollouts, rollout_steps, _keep)
         self._start = over_seeds(roller.start, (0, None, 0, None, None))
         self._advance = over_seeds(roller.advance, (0, 0, None, None), one_by_one=True)
@@ -82,7 +81,7 @@ class PolicyRun(Run):
     def train(self) -> dict[str, np.ndarray]:
         """One segment of all seeds, one or more rollouts and updates; returns their metrics [S]."""
         history: list[dict[str, np.ndarray]] = []
-        for _ in range(self._updates):
+        for _ in range(-(-self.due // self._steps)):
             shared = self._actor.shared(self.table)
             progress = self._start(self.state.agent, shared, self.state.envs, (), self.table)
             progress = self._player.complete(self._advance, progress, self.state.agent)

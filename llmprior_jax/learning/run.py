@@ -62,6 +62,7 @@ class Run(abc.ABC):
         self.iteration = 0
         self.evaluated: dict[str, Episodes] = {}
         self._num_steps = settings.num_steps if learns else 0
+        self._eval_every = settings.eval_every
         self._taken = np.zeros(settings.num_seeds, int)
         keys = seed_keys(settings.seed, settings.num_seeds)
         split = jax.vmap(lambda key: jax.random.split(key, len(self.STREAMS)))(keys)
@@ -76,6 +77,13 @@ class Run(abc.ABC):
     def num_steps(self) -> int:
         """Steps after which training is finished; 0 for agents that do not learn."""
         return self._num_steps
+
+    @property
+    def due(self) -> int:
+        """Steps from now to the next evaluation: as set, but for what is left of a last part."""
+        left = self._num_steps - self.steps
+        is_last = self._num_steps % self._eval_every and 0 < left < self._eval_every
+        return left if is_last else self._eval_every
 
     @property
     def scored(self) -> ScoredStates:

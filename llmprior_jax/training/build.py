@@ -344,9 +344,9 @@ def make_run(
         )
     steps = settings.run.segment_steps or settings.run.eval_every
     num_iterations = steps // settings.loop.num_envs
-    loop = make_loop(env, env_params, agent, settings.loop, num_iterations, share)
-    learns = agent.update is not None
-    return OnlineRun(loop, player, settings.run, learns, num_iterations, mapped)
+    make = functools.partial(make_loop, env, env_params, agent, settings.loop, share=share)
+    learns, sizes = agent.update is not None, (num_iterations, settings.loop.num_envs)
+    return OnlineRun(make, player, settings.run, learns, *sizes, mapped)
 
 
 def check_eval_mode(mode: str) -> None:

@@ -121,7 +121,8 @@ def validate(settings: Settings) -> None:
     make_mesh(run.mesh, run.num_seeds, shared_environments(settings))
     datasets.check_unit(settings.offline.unit)
     check_eval_mode(run.eval_mode)
-    for name, steps in (("eval_every", run.eval_every), ("segment_steps", run.segment_steps)):
+    counts = {name: getattr(run, name) for name in ("num_steps", "eval_every", "segment_steps")}
+    for name, steps in counts.items():
         if steps is not None and not settings.offline.dataset and steps % settings.loop.num_envs:
             raise ValueError(
                 f"config.{name} is {steps}, which {settings.loop.num_envs} environments "
@@ -278,11 +279,12 @@ def _check_agents(settings: Settings) -> None:
 def _check_policy(name: str, settings: Settings) -> None:
     policy = settings.policy
     steps = policy.num_envs * policy.rollout_steps
-    if settings.run.eval_every % steps:
-        raise ValueError(
-            f"config.eval_every is {settings.run.eval_every}, and a rollout is {policy.num_envs} "
-            f"environments x {policy.rollout_steps} steps (config.policy.num_envs, "
-            f"config.policy.rollout_steps); use a multiple of {steps}"
-        )
+    for field in ("num_steps", "eval_every"):
+        if (wanted := getattr(settings.run, field)) % steps:
+            raise ValueError(
+                f"config.{field} is {wanted}, and a rollout is {policy.num_envs} environments x "
+                f"{policy.rollout_steps} steps (config.policy.num_envs, "
+                f"config.policy.rollout_steps); use a multiple of {steps}"
+            )
     # The embedded model stands in for a large one: arguments are checked, and nothing is loaded.
     build_policy(name, models.load("tiny"), 1, policy, settings.prior)
