@@ -19,5 +19,5 @@ def get_config() -> training.Config:
     config = alfworld_pick.get_config()
     config.games.train = ("data/examine/json_2.1.1/train",)
     config.games.unseen = ("data/examine/json_2.1.1/valid_unseen",)
-    config.eval_every = 3_200
+    config.num_steps, config.eval_every = 38_400, 3_200
     return config
