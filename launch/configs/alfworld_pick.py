@@ -26,6 +26,8 @@ def get_config() -> training.Config:
             # There are tens of commands in each of thousands of states.
             "prior.num_features": 32,
             "agent.discount": 0.9,
+            # As it was measured; there are few episodes to learn by how far to trust it.
+            "agent.trust": "fixed",
             "loop.num_envs": 16,
             "loop.batch_size": 64,
             "loop.updates_per_step": 4,
