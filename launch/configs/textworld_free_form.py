@@ -7,9 +7,10 @@ What there is to choose from are the language model's own proposals, 16 at a tim
 parser refuses, and what has worked before. Measured over 5 seeds, 16 episodes each, after 2,400
 environment steps; success rate, interquartile mean [95% interval]: a proposal at random 0.04 [0.00,
 0.10], the prior alone 0.04 [0.00, 0.10], DQN 0.92 [0.58, 1.00], DQN-Prior, when it took the prior
-as it is (`--config.agent.trust=fixed`), 0.75 [0.54, 0.79]. Which of its proposals is better the embedded model does not know; that it proposes is what counts: where
-the proposals are verbs and words of the observation (`freeform.source` "vocabulary"), random play
-stands at 0.00 and DQN at 0.08 [0.00, 0.33].
+as it is (`--config.agent.trust=fixed`), 0.75 [0.54, 0.79]. Which of its proposals is better the
+embedded model does not know; that it proposes is what counts: where the proposals are verbs and
+words of the observation (`freeform.source` "vocabulary"), random play stands at 0.00 and DQN at
+0.08 [0.00, 0.33].
 """
 
 from llmprior_jax import training
