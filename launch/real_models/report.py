@@ -138,10 +138,10 @@ def _of_learning(learning: Mapping[str, Any]) -> str:
         return ""
     lines = ["## Learning on TomatoLettuceSalad\n"]
     lines.append(
-        "16 seeds with the quickstart's settings and the prior as it is; all agents of a run have the features of the "
-        "same model and prompt, and each run is compared with its own DQN. Best of the surveys: "
-        f"by success on {' and '.join(CHOOSING)}, where it differs from the default. Steps to a "
-        f"success of {LEVEL}: median over seeds [95% interval of the median].\n"
+        "16 seeds with the quickstart's settings and the prior as it is; all agents of a run have "
+        "the features of the same model and prompt, and each run is compared with its own DQN. "
+        f"Best of the surveys: by success on {' and '.join(CHOOSING)}, where it differs from the "
+        f"default. Steps to a success of {LEVEL}: median over seeds [95% interval of the median].\n"
     )
     lines += [
         f"| model | asked | agent | final success | steps to {LEVEL} | times DQN's |",
