@@ -23,7 +23,6 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmprior_jax import types
 from llmprior_jax.models import Decoder, load
 from llmprior_jax.priors import score, score_actions
 from llmprior_jax.priors.scoring import packing, shared_prefix
@@ -62,7 +61,7 @@ def score_in_a_crowd(lm, prompts, actions, *args):
     """`score`, of NumPy arrays, with other states in the batch."""
     prior = score(lm, [*prompts, *CROWD], [*actions, *[[" go"]] * 3], *args)
     n, widest = len(prompts), max(map(len, actions))
-    return types.ActionPrior(*(np.asarray(x)[:n, :widest] for x in prior))
+    return jax.tree.map(lambda leaf: np.asarray(leaf)[:n, :widest], prior)
 
 
 def _bpe(pre_tokenizer, vocab_size):
