@@ -72,7 +72,7 @@ def config(tmp_path):
 def test_the_prompts_of_a_run_show_its_examples(config, tmp_path, monkeypatch):
     restored, asked = [], []
 
-    def restore(workdir, name, eval_episodes):
+    def restore(workdir, name, eval_episodes, eval_mode):
         restored.append((workdir, name))
         return Played(([0, 1], True))
 

@@ -10,7 +10,7 @@ import llmprior_jax
 
 ROOMS = [
     *("agents", "datasets", "distributed", "envs", "learning", "models", "play", "priors"),
-    *("settings", "training"),
+    *("refine", "settings", "training"),
 ]
 
 NAMES = {
@@ -21,10 +21,10 @@ NAMES = {
         posterior_log_probs sample_candidates sample_posterior soft_value
     """,
     "llmprior_jax.agents": """
-        Agent AgentState GFlanState Policy PolicyAgent QLearnerState Rollout States Transitions
-        bc_prior cql_prior dqn_prior gflan_prior is_policy make make_policy names policy_names
-        prior_alone prior_transforms q_learner register register_policy sees_prior temperature
-        uniform with_prior with_uniform_prior
+        Agent AgentState Exploration GFlanState Policy PolicyAgent QLearnerState Rollout States
+        Transitions bc_prior cql_prior dqn_prior gflan_prior greedy is_policy make make_policy
+        names policy_names prior_alone prior_transforms q_learner register register_policy
+        sees_prior temperature trust uniform weighs_prior with_prior with_uniform_prior
     """,
     "llmprior_jax.envs": """
         HistoryWrapper NAMES Scene TextEnvironment Thing engines make register with_history
@@ -60,7 +60,11 @@ NAMES = {
     "llmprior_jax.training": """
         Checkpoints Config ConfigMismatchError DivergedError InterruptedRunError OutOfMemoryError
         RestoreError
-        SUMMARY_FILE default_config make_agent read_config restore run settled to_settings
+        SUMMARY_FILE default_config make_agent name_priors read_config restore run settled
+        to_settings
+    """,
+    "llmprior_jax.refine": """
+        Returns add_returns mixed_log_probs no_returns responsibilities trust
     """,
 }
 
