@@ -73,6 +73,12 @@ class Policy(NamedTuple):
 class Exploration(NamedTuple):
     """How an agent acts while it learns, where a whole episode is played in one way.
 
+    Examples:
+      >>> agent = agents.dqn_prior(trust=agents.trust.by_episodes())
+      >>> state = agent.init(jax.random.key(0), ActionPrior(jnp.zeros(2), jnp.zeros((2, 3))))
+      >>> agent.explore.begin(state, jax.random.key(1)).shape  # with the prior or without it
+      ()
+
     Attributes:
       begin: `(state, key) -> i32[]`, the way to play an episode, drawn when it begins.
       act: `(state, key, prior, way) -> i32[]`, one action.
