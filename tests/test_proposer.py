@@ -123,7 +123,8 @@ def small_config(tmp_path, **changes):
 
 
 def test_a_run_learns_with_what_the_model_proposes(tmp_path):
-    training.run(small_config(tmp_path), tmp_path / "run")
+    # The prior as it is proposed is to be seen.
+    training.run(small_config(tmp_path, **{"agent.trust": "fixed"}), tmp_path / "run")
     records = read_metrics(tmp_path / "run" / "dqn_prior")
     assert [record["step"] for record in records] == [0, 160, 320]
     assert all(0 <= record["no_match_rate"] <= 1 for record in records[1:])
@@ -145,7 +146,7 @@ def test_a_run_learns_with_what_the_model_proposes(tmp_path):
         ),
         ({"prior.prompt": "plane"}, "no prompt 'plane'; did you mean 'plain'"),
         ({"prior.prompt": "think_first", "prior.method": "score"}, "prior.method to 'propose'"),
-        ({"prior.propose.k": 0}, "num_samples is 0"),
+        ({"prior.propose.k": 0}, "propose.k is 0"),
         ({"prior.propose.top_p": 2.0}, "top_p is 2.0"),
         ({"prior.propose.no_match": "last"}, "no_match is 'last'"),
     ],
