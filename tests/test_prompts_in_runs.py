@@ -142,7 +142,8 @@ def test_a_policy_of_another_model_is_asked_before_anything_is_written(tmp_path,
     (chatty / "chat_template.jinja").write_text(
         "{% for each in messages %}{{ each.content }}{% endfor %}"
     )
-    policy = {"agents": ("gflan",), "eval_every": 1000, "policy.model": "tiny"}
+    steps = {"eval_every": 1000, "num_steps": 1000}
+    policy = {"agents": ("gflan",), "policy.model": "tiny", **steps}
     asked = {"prior.model": str(chatty), "prior.prompt": "chat"}
     with pytest.raises(ValueError, match="needs a language model with a chat template"):
         training.run(lake(tmp_path, **policy, **asked), tmp_path / "run")
@@ -275,7 +276,8 @@ def test_the_model_is_told_a_history_that_q_does_not_see(few_states, tmp_path):
     known = build.make_priors(settings, env, env_params, tmp_path / "rows")
     table = known.scored.load()
     size = int(table.size)
-    log_probs, features = (np.asarray(leaf)[:size] for leaf in table.prior)
+    log_probs = np.asarray(table.prior.log_probs)[:size]
+    features = np.asarray(table.prior.features)[:size]
     rows_of = {}
     for row, observation in enumerate(np.asarray(table.observations)[:size]):
         rows_of.setdefault(env.text_state(observation).observation, []).append(row)
