@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from lock_env import Lock, LockSource, prior_of
+from test_experiment import SMALL
 
 from llmprior_jax import agents, training
 from llmprior_jax.play.row_files import RowFiles
@@ -226,23 +227,12 @@ def test_each_is_mixed_with_its_own_share_of_the_uniform_prior():
     np.testing.assert_array_equal(mixed.log_probs, prior.log_probs)
 
 
-SMALL = {
-    "env": "FrozenLake-4x4",
-    "agents": ("dqn", "dqn_prior"),
-    "num_seeds": 2,
-    "num_steps": 320,
-    "eval_every": 160,
-    "eval_episodes": 16,
-    "checkpoint.every": 1,
-}
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """The work directory of a run with two priors, the same model asked in two ways."""
     workdir = tmp_path_factory.mktemp("several") / "run"
     config = named("tiny,tiny@options")
-    config.update_from_flattened_dict(SMALL)
+    config.update_from_flattened_dict(SMALL | {"agents": ("dqn", "dqn_prior"), "num_steps": 320})
     training.run(config, workdir)
     return workdir
 

@@ -42,7 +42,7 @@ def others_mixed_with_uniform(prior: ActionPrior, shares: Sequence[float]) -> Ac
     """`mixed_with_uniform` for a state's other priors, each with a share of its own.
 
     Args:
-      prior: `others` f32[..., J, A].
+      prior: `others` f32[..., J, A], or None, which stays so: a uniform prior has none.
       shares: J, of the uniform distribution, 0 to 1.
 
     Raises:

@@ -56,12 +56,12 @@ def build_agent(
     for share in shares:
         SHARE.check("prior.uniform_share", share)
     # What is put around an agent last is done to the prior first: reversed, then mixed.
-    if any(shares):
+    if shares[0]:
         mix = functools.partial(prior_transforms.mixed_with_uniform, share=shares[0])
         made = agents.with_prior(made, mix)
-        made = agents.with_prior(
-            made, functools.partial(prior_transforms.others_mixed_with_uniform, shares=shares[1:])
-        )
+    if any(shares[1:]):
+        mix = functools.partial(prior_transforms.others_mixed_with_uniform, shares=shares[1:])
+        made = agents.with_prior(made, mix)
     if prior.reversed:
         made = agents.with_prior(made, prior_transforms.reversed_order)
     return made

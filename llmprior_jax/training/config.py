@@ -139,16 +139,14 @@ def _suit(prior: dict[str, Any], has_examples: bool, counted: bool = False) -> N
 
 def _check_different(prior: Mapping[str, Any]) -> None:
     """Raises a ValueError if a prior comes twice, which would give it twice the weight."""
-    own = ("model", *_EMBEDDED)
-    kinds = [tuple(each[name] for name in own) for each in (prior, *prior[_OTHERS])]
-    first = (prior["method"] == "score", kinds[0])
-    every = [first, *((True, kind) for kind in kinds[1:])]
-    for number, kind in enumerate(every):
-        if kind in every[:number]:
-            model, prompt = kind[1][0], kind[1][-1]
+    # Another method makes another prior of the same model.
+    scored = [*([prior] if prior["method"] == "score" else []), *prior[_OTHERS]]
+    kinds = [tuple(each[name] for name in ("model", *_EMBEDDED)) for each in scored]
+    for number, each in enumerate(scored):
+        if kinds[number] in kinds[:number]:
             raise ValueError(
-                f"config.prior.others has {model!r}, asked with {prompt!r}, a second time; name "
-                "each prior once"
+                f"config.prior.others has {each['model']!r}, asked with {each['prompt']!r}, a "
+                "second time; name each prior once"
             )
 
 
@@ -158,21 +156,20 @@ def _parse_other(other: Any) -> dict[str, Any]:
     Raises:
       ValueError: it is none of these.
     """
-    if not isinstance(other, str | Mapping):
+    if isinstance(other, str):
+        model, prompt = split_prompt(other)
+        return {"model": model, **({"prompt": prompt} if prompt else {})}
+    if not isinstance(other, Mapping):
         raise ValueError(f"config.prior.others has {other!r}; use MODEL or MODEL@PROMPT")
-    if not isinstance(other, str):
-        unknown = sorted(
-            set(other) - {field.name for field in dataclasses.fields(OtherPriorSettings)}
+    fields: dict[str, Any] = dict(typing.cast(Mapping[str, Any], other))
+    unknown = sorted(fields.keys() - {each.name for each in dataclasses.fields(OtherPriorSettings)})
+    if unknown or "model" not in fields:
+        what = f"has {', '.join(unknown)}" if unknown else "names no model"
+        raise ValueError(
+            f"config.prior.others has {fields!r}, which {what}; a further prior is MODEL, "
+            "MODEL@PROMPT, or the fields of settings.OtherPriorSettings"
         )
-        if unknown or "model" not in other:
-            what = f"has {', '.join(unknown)}" if unknown else "names no model"
-            raise ValueError(
-                f"config.prior.others has {dict(other)!r}, which {what}; a further prior is "
-                "MODEL, MODEL@PROMPT, or the fields of settings.OtherPriorSettings"
-            )
-        return dict(other)
-    model, prompt = split_prompt(other)
-    return {"model": model, **({"prompt": prompt} if prompt else {})}
+    return fields
 
 
 def name_priors(config: Config, text: str) -> None:
