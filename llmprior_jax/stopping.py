@@ -68,7 +68,8 @@ def run(
       StoppedError: `should_stop` said so before the last result.
       Exception: what the work raises.
     """
-    said: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+    # A `SimpleQueue` may wait for ever where a signal's handler outlasts the timeout.
+    said: queue.Queue[tuple[str, Any]] = queue.Queue()
     over = threading.Event()
 
     def do() -> None:

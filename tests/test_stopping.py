@@ -50,6 +50,31 @@ def test_what_takes_long_is_left(monkeypatch):
     assert time.monotonic() - begun < 5
 
 
+def test_a_signal_whose_handler_is_slow_is_answered(monkeypatch):
+    monkeypatch.setattr(stopping, "_PATIENCE", 0.2)
+    handled, let_go = threading.Event(), threading.Event()
+
+    def handle(number, frame):
+        time.sleep(3 * stopping._BETWEEN_QUESTIONS)
+        handled.set()
+
+    def work():
+        time.sleep(1.5 * stopping._BETWEEN_QUESTIONS)  # The main thread is amid its waiting.
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
+        let_go.wait(20)
+        yield 1
+
+    before = signal.signal(signal.SIGUSR1, handle)
+    began = time.monotonic()
+    try:
+        with pytest.raises(stopping.StoppedError):
+            stopping.run(work, print, handled.is_set)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+        let_go.set()
+    assert time.monotonic() - began < 10
+
+
 def test_an_error_of_the_work_is_raised():
     def work():
         yield 1

@@ -30,7 +30,8 @@ class EngineProcess:
             text=True,
             encoding="utf-8",
         )
-        self._answers: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        # A `SimpleQueue` may wait for ever where a signal's handler outlasts the timeout.
+        self._answers: queue.Queue[str | None] = queue.Queue()
         threading.Thread(target=self._listen, daemon=True).start()
 
     def _listen(self) -> None:
