@@ -184,9 +184,8 @@ def test_distances_are_numbered_as_in_transformers(bidirectional, buckets, furth
 
 
 def test_actions_share_their_common_beginnings(lm):
-    state = packing.Sequences(
-        [np.array([0, 5, 6, 7]), np.array([0, 5, 6, 8])], [1, 1], np.array([3, 1])
-    )
+    tails = packing.lay_out([[5, 6, 7], [5, 6, 8]])
+    state = packing.Sequences(np.array([0]), tails, np.array([3, 1]))
     ((packed, _),) = packing.passes([state])
     assert packed.tokens[0, :5].tolist() == [0, 5, 6, 7, 8]
     assert packed.prompts is not None
@@ -210,7 +209,7 @@ def test_bfloat16_is_close(flan):
 
 def test_gradients_are_finite(flan):
     lm = models.load(flan.directory)
-    state = packing.Sequences([np.array([0, 5, 6]), np.array([0, 7])], [1, 1], np.array([3, 1]))
+    state = packing.Sequences(np.array([0]), packing.lay_out([[5, 6], [7]]), np.array([3, 1]))
     ((packed, places),) = packing.passes([state])
 
     def loss(params):

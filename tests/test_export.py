@@ -37,8 +37,8 @@ def lm():
 
 
 def packed(prompt: np.ndarray | None) -> packing.Packed:
-    texts = [np.array(text, np.int32) for text in ([1, 2, 3], [1, 2, 4, 5])]
-    ((packed, _),) = packing.passes([packing.Sequences(texts, [1, 1], prompt)])
+    tails = packing.lay_out([[2, 3], [2, 4, 5]])
+    ((packed, _),) = packing.passes([packing.Sequences(np.array([1], np.int32), tails, prompt)])
     return packed
 
 

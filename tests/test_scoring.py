@@ -360,9 +360,7 @@ def test_leading_special_tokens_are_kept_and_trailing_ones_are_not(bos_tokenizer
 
 
 def test_common_beginnings_are_computed_once():
-    texts = [[7, 8, 1, 2, 3], [7, 8, 1, 4], [7, 8, 5], [7, 8, 1, 2, 3]]
-    state = packing.Sequences([np.array(t, np.int32) for t in texts], [2, 2, 2, 2])
-    (texts,) = packing.passes([state])
+    (texts,) = packing.passes([sequences([7, 8], [[1, 2, 3], [1, 4], [5], [1, 2, 3]])])
     packed = texts.packed
     assert packed.tokens.tolist() == [[7, 8, 1, 2, 3, 4, 5, *[0] * 9]]
     assert packed.positions[0, :7].tolist() == [0, 1, 2, 3, 4, 3, 2]
@@ -378,6 +376,10 @@ def test_common_beginnings_are_computed_once():
     }
 
 
+def sequences(head, tails):
+    return packing.Sequences(np.array(head, np.int32), packing.lay_out(tails))
+
+
 token_lists = st.lists(st.integers(0, 3), min_size=1, max_size=12)
 
 
@@ -390,23 +392,17 @@ token_lists = st.lists(st.integers(0, 3), min_size=1, max_size=12)
 )
 @settings(max_examples=50, deadline=None)
 def test_every_text_can_be_read_back_from_its_slot(states):
-    sequences = [
-        packing.Sequences(
-            [np.array(prompt + action, np.int32) for action in actions],
-            [len(prompt)] * len(actions),
-        )
-        for prompt, actions in states
-    ]
     seen = []
-    for packed, places in packing.passes(sequences):
+    for packed, places in packing.passes([sequences(*state) for state in states]):
         L = packed.tokens.shape[1]
         queries = packed.queries[: packed.num_queries]
         assert len(set(queries.tolist())) == len(queries)
         for b, a, slot in places:
-            text, first = sequences[b].tokens[a], sequences[b].first[a]
+            prompt, actions = states[b]
+            text, first = prompt + actions[a], len(prompt)
             row, last = divmod(packed.last[slot], L)
             path = [j for j in range(last + 1) if last < packed.ends[row, j]]
-            assert packed.tokens[row, path].tolist() == text.tolist()
+            assert packed.tokens[row, path].tolist() == text
             assert packed.positions[row, path].tolist() == list(range(len(text)))
             assert packed.first[slot] == first
             before = [row * L + j for j in path[first - 1 : -1]]
@@ -423,9 +419,7 @@ def test_a_run_compiles_a_handful_of_shapes():
     def state():
         prompt = rng.integers(0, 1000, rng.integers(60, 100))
         actions = [rng.integers(0, 1000, rng.integers(3, 10)) for _ in range(rng.integers(2, 9))]
-        return packing.Sequences(
-            [np.concatenate([prompt, action]) for action in actions], [len(prompt)] * len(actions)
-        )
+        return sequences(prompt, actions)
 
     shapes = {
         tuple(array.shape for array in jax.tree.leaves(texts.packed))
@@ -470,18 +464,17 @@ class Bigram(nnx.Module):
 
 
 def test_gradients_reach_the_parameters_of_any_model():
-    texts = [[5, 6, 7, 2], [5, 6, 1], [5, 8]]
-    (packed, places), *_ = packing.passes(
-        [packing.Sequences([np.array(text, np.int32) for text in texts], [1, 2, 1])]
-    )
-    slots = places[np.argsort(places[:, 1]), 2]
+    states = [sequences([5], [[6, 7, 2], [8]]), sequences([5, 6], [[1]])]
+    ((packed, places),) = packing.passes(states)
+    places = places[np.lexsort((places[:, 1], places[:, 0]))]
+    slots = places[:, 2]
     table = jax.random.normal(jax.random.key(0), (9, 9))
     graphdef, params = nnx.split(Bigram(table))
 
     def by_hand(table):
         log_probs = jax.nn.log_softmax(table)
         return jnp.stack(
-            [log_probs[5, 6] + log_probs[6, 7] + log_probs[7, 2], log_probs[6, 1], log_probs[5, 8]]
+            [log_probs[5, 6] + log_probs[6, 7] + log_probs[7, 2], log_probs[5, 8], log_probs[6, 1]]
         )
 
     def packed_scores(params):
@@ -496,8 +489,7 @@ def test_gradients_reach_the_parameters_of_any_model():
 
 def test_log_softmax_is_in_float32_whatever_the_dtype():
     table = jax.random.normal(jax.random.key(1), (9, 9)).astype(jnp.bfloat16)
-    state = packing.Sequences([np.array([5, 6, 7], np.int32)], [1])
-    ((packed, places),) = packing.passes([state])
+    ((packed, places),) = packing.passes([sequences([5], [[6, 7]])])
     scores, features = score_packed(*nnx.split(Bigram(table)), packed)
     assert scores.dtype == features.dtype == jnp.float32
     wide = np.asarray(table, np.float64)
@@ -544,7 +536,7 @@ def test_an_action_that_the_tokenizer_drops_is_refused(lm, plain_tokenizer):
 
 def test_a_tokenizer_of_another_model_is_refused(lm):
     lm = dataclasses.replace(lm, config=dataclasses.replace(lm.config, vocab_size=5))
-    with pytest.raises(ValueError, match=r"action 0 of prompt 0 .* the tokenizer belongs"):
+    with pytest.raises(ValueError, match=r"prompt 0 has token .* the tokenizer belongs"):
         score_actions(lm, ["Next:"], [[" go"]])
 
 

@@ -1,22 +1,33 @@
 """Where actions begin, one BOS for a text, and text that looks like special tokens."""
 
 import itertools
+from types import SimpleNamespace
 
+import hypothesis
 import numpy as np
 import pytest
 import tokenizers
 import transformers
+from hypothesis import strategies as st
 from small_lm import small_lm
 from tokenizers import decoders, normalizers, pre_tokenizers, processors
 
 from llmprior_jax import models, priors
 from llmprior_jax.priors import PriorStore, tokens
 from llmprior_jax.priors.sampling.generation import _tokenize
+from llmprior_jax.priors.scoring.tokenizing import tokenize
+from llmprior_jax.priors.tokens import words
 
 TEXTS = [
     'Task: make tea\nNow: "The kettle" is empty.\n\nNext: fill the kettle',
     "Say: caf\u00e9 \u2603 go to  the sink\nNext:\ngo",
 ]
+WORDS = [
+    *("go", "to", "the", "kettle.", "Now:", "sink,", "1", "234", "It's", "caf\u00e9", "\u2603"),
+    *("e\u0301", "\u0301x", "\u2581", "a\u2581b", "Next:\n", "\n\nIt", "", " ", "<s>", "\t"),
+    *("x<|im_end|>", "[SEP]y", "\u0600", "\U0001f600.", "a.\u00a0b", "GO", "\u01c5"),
+]
+UNICODE = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\ufdd0"), max_size=6)
 SPECIAL = ["<unk>", "<s>", "</s>", "<|im_end|>", "[SEP]"]
 # Prompts by how they end, and actions that follow them.
 LISTS = [
@@ -79,7 +90,62 @@ def word_piece():
     return tokenizer
 
 
-KINDS = {f.__name__: f for f in (byte_level, merging, sentencepiece, word_piece)}
+def split_by_pattern():
+    """As Llama 3 and Qwen cut texts before they merge bytes."""
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
+    tokenizer.normalizer = normalizers.NFC()
+    pattern = r"""(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"""
+    pattern += r""" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"""
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(tokenizers.Regex(pattern), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=400,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        special_tokens=SPECIAL,
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(TEXTS, trainer)
+    return tokenizer
+
+
+def unsplit_sentencepiece():
+    """As Llama 2 and Gemma: one stretch of text, whose merges keep before spaces."""
+    words = {word for text in TEXTS for word in text.replace("\n", " ").split()}
+    alphabet = sorted({c for text in [*TEXTS, *SPECIAL, *WORDS] for c in text if c != " "})
+    vocabulary, merges = dict.fromkeys([*SPECIAL, "\u2581", *alphabet]), []
+    for word in sorted(words):
+        merged = "\u2581"
+        for character in word:
+            merges.append((merged, character))
+            merged += character
+            vocabulary[merged] = None
+    tokenizer = tokenizers.Tokenizer(
+        tokenizers.models.BPE(
+            {token: i for i, token in enumerate(vocabulary)},
+            list(dict.fromkeys(merges)),
+            unk_token="<unk>",
+            fuse_unk=True,
+        )
+    )
+    tokenizer.add_special_tokens(SPECIAL)
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]
+    )
+    return tokenizer
+
+
+KINDS = {
+    kind.__name__: kind
+    for kind in (
+        *(byte_level, split_by_pattern, merging),
+        *(sentencepiece, unsplit_sentencepiece, word_piece),
+    )
+}
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -96,6 +162,65 @@ def tokenizer(request):
 def ids(tokenizer, text):
     """As the tokenizer itself reads a text."""
     return tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
+
+
+# Words that are known.
+
+
+@hypothesis.given(
+    st.lists(
+        st.lists(st.sampled_from(WORDS) | UNICODE, max_size=12).map(" ".join),
+        max_size=6,
+    )
+)
+@hypothesis.settings(max_examples=100, deadline=None)
+def test_texts_put_together_have_the_tokens_of_the_whole(tokenizer, texts):
+    for _ in range(2):  # New words, and known ones.
+        assert tokens.encode(tokenizer, texts) == [ids(tokenizer, text) for text in texts]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_known_words_are_used_where_tokens_end_before_spaces(kind):
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=KINDS[kind]())
+    known = words.words_of(tokenizer)
+    read = []
+    known._read, reading = lambda texts: read.extend(texts) or reading(texts), known._read
+    first, again = "go to the sink. Now wait", "go to the kettle. Now wait, wait."
+    tokens.encode(tokenizer, [first, "go kettle. wait, wait."])
+    read.clear()
+    assert tokens.encode(tokenizer, [again]) == [ids(tokenizer, again)]
+    assert read == ([again] if kind == "merging" else [])
+
+
+def test_a_tokenizer_that_looks_further_than_a_word_reads_whole_texts():
+    backend = byte_level()
+    # Two words that follow one another are one, unless what comes next ends the text.
+    backend.normalizer = normalizers.Replace(tokenizers.Regex("to the(?= sink)"), "to")
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=backend)
+    for text in ("go to the kettle", "go to the sink"):
+        assert tokens.encode(tokenizer, [text]) == [ids(tokenizer, text)]
+    text = "Now: go to the sink"
+    assert tokens.encode(tokenizer, [text]) == [ids(tokenizer, text)]
+    assert not words.words_of(tokenizer).are_sure
+
+
+@pytest.mark.parametrize("content", ["go", "end."])
+def test_a_token_that_swallows_spaces_forbids_cuts(content):
+    backend = byte_level()
+    backend.add_tokens([tokenizers.AddedToken(content, lstrip=True, rstrip=True)])
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=backend)
+    text = f"Now {content} to. Then {content} x"
+    assert tokens.encode(tokenizer, [text]) == [ids(tokenizer, text)]
+    assert not words.words_of(tokenizer).are_sure
+
+
+def test_forgotten_words_are_read_again(monkeypatch):
+    monkeypatch.setattr(words, "_MOST_REMEMBERED", 3)
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=byte_level())
+    texts = [f"Task {i}: go to the sink {i % 3}" for i in range(9)] + ["Task 1: go"]
+    for text in texts:
+        assert tokens.encode(tokenizer, [text]) == [ids(tokenizer, text)]
+    assert words.words_of(tokenizer).are_sure
 
 
 # Where actions begin.
@@ -144,6 +269,26 @@ def test_what_is_remembered_is_what_was_found(tokenizer):
     assert again[0] == again[1]
     longer = tokens.align(tokenizer, "Task: make tea\n" + LISTS[1][0], LISTS[1][1])
     assert longer[1] == again[0][1]
+
+
+@pytest.mark.parametrize("begins", ["", "It is. ", "Say: caf\u00e9\n"])
+def test_actions_are_counted_from_where_all_agree(tokenizer, begins):
+    config = SimpleNamespace(max_position_embeddings=999, vocab_size=999)
+    lm = SimpleNamespace(config=config, tokenizer=tokenizer)
+    # WordPiece drops accents that stand alone.
+    pairs = [(begins + prompt, actions) for prompt, actions in LISTS if "\u0301" not in actions]
+    prompts, lists = zip(*pairs, strict=True)
+    bos = tokenizer.bos_token_id
+    for order in (slice(None), slice(None, None, -1)):  # New actions, and known ones.
+        states = tokenize(lm, prompts[order], lists[order])
+        for prompt, actions, state in zip(prompts[order], lists[order], states, strict=True):
+            whole = [ids(tokenizer, prompt + action) for action in actions]
+            whole = [text if text[:1] == [bos] else [bos, *text] for text in whole]
+            paths = [state.tails.tokens[path] for path in state.tails.paths]
+            assert [[*state.head, *tail] for tail in paths] == whole
+            kept, _ = tokens.align(tokenizer, prompt, actions)
+            kept_ids = ids(tokenizer, kept)
+            assert len(state.head) == len(kept_ids) + (kept_ids[:1] != [bos])
 
 
 def test_the_space_that_a_prompt_ends_with_counts_for_all_actions():
@@ -236,7 +381,7 @@ def test_markup_around_a_literal_text_is_still_read_as_markup(tokenizer):
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
     assert read[0] == 1
     assert read.count(end) == 1
-    assert read.index(end) >= len(read) - 2
+    assert read.index(end) >= len(read) - 3
 
 
 def test_a_text_without_look_alikes_is_left_alone(tokenizer):

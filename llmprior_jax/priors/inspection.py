@@ -14,7 +14,7 @@ import numpy as np
 from flax import nnx
 
 from llmprior_jax.models import LanguageModel
-from llmprior_jax.priors.scoring.score import tokenize
+from llmprior_jax.priors.scoring.tokenizing import tokenize
 from llmprior_jax.priors.tokens import must_be_decoder
 
 
@@ -70,7 +70,9 @@ def inspect(lm: LanguageModel, prompt: str, actions: Sequence[str]) -> Inspectio
     must_be_decoder(lm.config, "this view of a prompt")
     (state,) = tokenize(lm, [prompt], [actions])
     scored = []
-    for tokens, first in zip(state.tokens, state.first, strict=True):
+    first = len(state.head)
+    for path in state.tails.paths:
+        tokens = np.concatenate([state.head, state.tails.tokens[path]])
         before = np.arange(first - 1, len(tokens) - 1)  # A token is foretold by the one before it.
         log_probs = _log_probs_after(
             lm.graphdef, lm.params, _padded(tokens, 64), _padded(before, 8)
@@ -78,8 +80,7 @@ def inspect(lm: LanguageModel, prompt: str, actions: Sequence[str]) -> Inspectio
         texts = [_text(lm, token) for token in tokens[first:]]
         pairs = zip(texts, log_probs[: len(texts)].tolist(), strict=True)
         scored.append(tuple(Token(*pair) for pair in pairs))
-    read = state.tokens[0][: min(state.first)]
-    return Inspection(tuple(_text(lm, token) for token in read), tuple(scored))
+    return Inspection(tuple(_text(lm, token) for token in state.head), tuple(scored))
 
 
 def _text(lm: LanguageModel, token: int) -> str:

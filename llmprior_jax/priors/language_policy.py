@@ -20,6 +20,7 @@ from llmprior_jax.models import LanguageModel, lora
 from llmprior_jax.posterior import normalize
 from llmprior_jax.priors import table as tables
 from llmprior_jax.priors.scoring import packing, score
+from llmprior_jax.priors.scoring.tokenizing import tokenize
 from llmprior_jax.ranges import WIDTH_OR_ZERO
 from llmprior_jax.types import LanguagePolicy
 
@@ -144,16 +145,12 @@ def _read(
     most = max(map(len, actions))
     if most > num_actions:
         raise ValueError(f"a state has {most} actions, and the policy has {num_actions} slots")
-    states = score.tokenize(lm, prompts, actions)
+    states = tokenize(lm, prompts, actions)
     packed = packing.alone(states)
     read_before = [() if state.prompt is None else state.prompt for state in states]
     M, L = len(states), packed[0].tokens.shape[1]
     num_queries = max(int(row.num_queries) for row in packed)
-    longest = max(
-        len(text) - first
-        for state in states
-        for text, first in zip(state.tokens, state.first, strict=True)
-    )
+    longest = max(len(path) for state in states for path in state.tails.paths)
     rows = Rows(
         tokens=np.concatenate([row.tokens for row in packed]),
         positions=np.concatenate([row.positions for row in packed]),
@@ -162,7 +159,7 @@ def _read(
         action_tokens=np.zeros((M, num_actions, longest), np.int32),
         action_queries=np.zeros((M, num_actions, longest), np.int32),
         divisor=np.zeros((M, num_actions), np.float32),
-        last=np.array([min(state.first) - 1 for state in states], np.int32),
+        last=np.array([len(state.head) - 1 for state in states], np.int32),
         prompt=np.zeros((M, max(map(len, read_before))), np.int32),
         prompt_length=np.array([len(prompt) for prompt in read_before], np.int32),
     )
@@ -172,25 +169,11 @@ def _read(
         used = row.ends[0, 0]
         rows.ends[m, :used] = row.ends[0, :used]
         rows.queries[m, : row.num_queries] = row.queries[: row.num_queries]
-        # Slots are in the order of the trie; the text of an action says which is its own.
-        for a, (text, first) in enumerate(zip(state.tokens, state.first, strict=True)):
-            path = _path(row, text)[first:]
-            rows.action_tokens[m, a, : len(path)] = text[first:]
-            rows.action_queries[m, a, : len(path)] = row.query[0, path] + 1
+        for a, path in enumerate(state.tails.paths):
+            rows.action_tokens[m, a, : len(path)] = state.tails.tokens[path]
+            rows.action_queries[m, a, : len(path)] = row.query[0, len(state.head) + path] + 1
             rows.divisor[m, a] = score.divisor(normalization, actions[m][a], len(path))
     return rows
-
-
-def _path(row: packing.Packed, text: np.ndarray) -> np.ndarray:
-    """The row's tokens that hold one of its texts, from the root on."""
-    path, here = [], 0
-    for token in text:
-        # The children of a token follow it one after the other, each with its descendants.
-        while row.tokens[0, here] != token:
-            here = row.ends[0, here]
-        path.append(here)
-        here += 1
-    return np.array(path)
 
 
 def _pad(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:

@@ -42,17 +42,16 @@ def tokenize(
     """
     encoded = encode_whole(tokenizer, prompts)
     answers = iter(encode(tokenizer, [action for group in actions for action in group]))
-    states = []
+    states: list[packing.Sequences] = []
+    start = np.asarray([config.decoder_start_token_id], np.int32)
     for b, group in enumerate(actions):
         _check(encoded[b], config, f"prompt {b}", "encoder")
-        tokens = []
-        for a, action in enumerate(group):
-            answer = next(answers)
-            _check(answer, config, f"action {a} of prompt {b} ({visible(action)!r})", "decoder")
-            tokens.append(np.asarray([config.decoder_start_token_id, *answer], np.int32))
-        states.append(
-            packing.Sequences(tokens, [1] * len(tokens), np.asarray(encoded[b], np.int32))
-        )
+        tails = [next(answers) for _ in group]
+        for a, answer in enumerate(tails):
+            where = f"action {a} of prompt {b} ({visible(group[a])!r})"
+            _check(answer, config, where, "decoder")
+        prompt = np.asarray(encoded[b], np.int32)
+        states.append(packing.Sequences(start, packing.lay_out(tails), prompt))
     return states
 
 

@@ -13,6 +13,7 @@ token i may attend to token j if `j <= i < ends[j]`. Several tries stand in a ro
 Everything here is NumPy on the host.
 """
 
+import functools
 import itertools
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -35,17 +36,39 @@ _TOKENS_LIKE_A_PASS = 64
 _TOKENS_PER_SLOT = 4
 
 
-class Sequences(NamedTuple):
-    """The tokens of one state's texts, each from the beginning of the prompt to the action's end.
+class Tails(NamedTuple):
+    """What the texts of one state go on with after their head, laid out as a trie of T tokens.
+
+    Indices count from the first token after the head; -1 is the head's last token.
 
     Attributes:
-      tokens: i32[length] for each action; equal ones are computed once.
-      first: for each action, the index of its first token that counts as the action's.
+      tokens: i32[T], depth first.
+      depths: i32[T], how many tokens each text has between the head and the token.
+      ends: i32[T], one past the last descendant of each token.
+      queries: i32[Q], the tokens that others come after, each once and in order; the first is -1.
+      query: i32[T], for each token the index in `queries` of the token before it.
+      paths: i32[length] for each action, the tokens of its text.
+    """
+
+    tokens: np.ndarray
+    depths: np.ndarray
+    ends: np.ndarray
+    queries: np.ndarray
+    query: np.ndarray
+    paths: tuple[np.ndarray, ...]
+
+
+class Sequences(NamedTuple):
+    """The tokens of one state's texts, which are a head that all have, and a tail for each.
+
+    Attributes:
+      head: i32[length], one or more tokens that do not count as the actions'.
+      tails: the tokens of the actions; equal beginnings are computed once.
       prompt: i32[length], what an encoder reads before; None where the prompt begins the texts.
     """
 
-    tokens: Sequence[np.ndarray]
-    first: Sequence[int]
+    head: np.ndarray
+    tails: Tails
     prompt: np.ndarray | None = None
 
 
@@ -100,6 +123,43 @@ def common_prefix(a: np.ndarray, b: np.ndarray) -> int:
     return int(differs[0]) if len(differs) else n
 
 
+def lay_out(texts: Sequence[Sequence[int] | np.ndarray]) -> Tails:
+    """Lays the tails of texts out as a trie.
+
+    Args:
+      texts: the token ids of each action, one or more.
+    """
+    ids = [np.asarray(text).tolist() for text in texts]
+    paths: list[list[int]] = [[]] * len(ids)
+    tokens: list[int] = []
+    depths: list[int] = []
+    ends: list[int] = []
+    before: list[int] = []
+    previous: list[int] = []
+    path: list[int] = []
+    for a in sorted(range(len(ids)), key=ids.__getitem__):
+        text = ids[a]
+        shared = 0
+        while shared < min(len(previous), len(text)) and previous[shared] == text[shared]:
+            shared += 1
+        for closed in path[shared:]:
+            ends[closed] = len(tokens)
+        path = path[:shared]
+        for depth in range(shared, len(text)):
+            before.append(path[-1] if path else -1)
+            path.append(len(tokens))
+            tokens.append(text[depth])
+            depths.append(depth)
+            ends.append(0)
+        paths[a], previous = path, text
+    for closed in path:
+        ends[closed] = len(tokens)
+    queries, query = np.unique(np.asarray(before, np.int32), return_inverse=True)
+    vector = functools.partial(np.asarray, dtype=np.int32)
+    of_trie = vector(tokens), vector(depths), vector(ends), queries, vector(query)
+    return Tails(*of_trie, paths=tuple(map(vector, paths)))
+
+
 def passes(states: Sequence[Sequences]) -> Iterator[Pass]:
     """Distributes states over rows and rows over forward passes.
 
@@ -120,12 +180,10 @@ def passes(states: Sequence[Sequences]) -> Iterator[Pass]:
     # Sorted, states with a common beginning are neighbors and meet in a row.
     short: list[int] = []
     long: list[int] = []  # Apart, so that one long state does not make every row long.
-    sizes = [_trie_size(state.tokens) for state in states]
-    for b in sorted(range(len(states)), key=lambda b: _sort_key(states[b].tokens[0])):
-        is_short = max(sizes[b], _tokens_for_slots(states[b])) <= SHARED_ROW_TOKENS
-        (short if is_short else long).append(b)
+    for b in sorted(range(len(states)), key=lambda b: sort_key(states[b].head)):
+        (short if _tokens_needed(states[b]) <= SHARED_ROW_TOKENS else long).append(b)
     for order in filter(None, (short, long)):
-        rows, length = _fill_rows(states, sizes, order)
+        rows, length = _fill_rows(states, order)
         for begin, end in itertools.pairwise(_cuts(len(rows), length)):
             yield _pack(states, rows[begin:end], length)
 
@@ -158,15 +216,12 @@ def _cuts(rows: int, length: int) -> list[int]:
     return [*range(0, rows - rows % several, several), *range(rows - rows % several, rows + 1)]
 
 
-def _fill_rows(
-    states: Sequence[Sequences], trie_sizes: Sequence[int], order: Sequence[int]
-) -> tuple[list[list[int]], int]:
+def _fill_rows(states: Sequence[Sequences], order: Sequence[int]) -> tuple[list[list[int]], int]:
     """Puts indices of states into rows, in their order, and says how many tokens every row has."""
-    # What the first texts of two neighbors share is the least that their tries share.
-    firsts = [states[b].tokens[0] for b in order]
-    shared = [0, *itertools.starmap(common_prefix, itertools.pairwise(firsts))]
-    sizes = [trie_sizes[b] for b in order]
-    slots = [len(states[b].tokens) for b in order]
+    heads = [states[b].head for b in order]
+    shared = [0, *itertools.starmap(common_prefix, itertools.pairwise(heads))]
+    sizes = [_size(states[b]) for b in order]
+    slots = [len(states[b].tails.paths) for b in order]
 
     def fill(length: int) -> list[list[int]]:
         rows: list[list[int]] = []
@@ -186,7 +241,7 @@ def _fill_rows(
 
     # Either rows that fit the longest state, or rows of a standard length for several states. Both
     # vary little within a run, whatever the size of a batch.
-    needs = [max(trie_sizes[b], _tokens_for_slots(states[b])) for b in order]
+    needs = [_tokens_needed(states[b]) for b in order]
     close = bucket(max(needs), steps=8)
     standard = min(bucket(sum(needs), steps=1), SHARED_ROW_TOKENS)
     length = min((close, max(close, standard)), key=cost)
@@ -199,64 +254,62 @@ def _pack(states: Sequence[Sequences], rows: Sequence[Sequence[int]], length: in
     tokens = np.zeros((R, L), np.int32)
     positions = np.zeros((R, L), np.int32)
     ends = np.tile(np.arange(1, L + 1, dtype=np.int32), (R, 1))  # Padding sees itself only.
-    before = np.full((R, L), -1, np.int32)  # Of each token to score, the token before it.
+    queries = np.zeros(R * L, np.int32)
+    query = np.full((R, L), -1, np.int32)
     first = np.zeros(R * slots_per_row, np.int32)
     last = np.zeros(R * slots_per_row, np.int32)
-    places = []
+    places: list[np.ndarray] = []
+    num_queries = of_head = 0  # Queries, and which is that of the head's last token.
     for r, row in enumerate(rows):
-        texts = [
-            (tokens_a, first_a, b, a)
-            for b in row
-            for a, (tokens_a, first_a) in enumerate(
-                zip(states[b].tokens, states[b].first, strict=True)
-            )
-        ]
-        texts.sort(key=lambda text: _sort_key(text[0]))
-        used = 0
-        previous = path = np.zeros(0, np.int32)  # A text and the row's tokens that hold it.
-        for slot, (text, first_a, b, a) in enumerate(texts, start=r * slots_per_row):
-            shared = common_prefix(previous, text)
+        used, slot = 0, r * slots_per_row
+        head = path = np.zeros(0, np.int32)  # The row's tokens that hold the head.
+        for b in row:
+            before, (head, tails, _) = head, states[b]
+            shared = common_prefix(before, head)
             ends[r, path[shared:]] = used
-            new = np.arange(used, used + len(text) - shared, dtype=np.int32)
-            tokens[r, new] = text[shared:]
-            positions[r, new] = np.arange(shared, len(text))
-            previous, path = text, np.concatenate([path[:shared], new])
+            new = np.arange(used, used + len(head) - shared, dtype=np.int32)
+            path = np.concatenate([path[:shared], new])
+            tokens[r, new] = head[shared:]
+            positions[r, new] = np.arange(shared, len(head))
             used += len(new)
-            before[r, path[first_a:]] = r * L + path[first_a - 1 : -1]
-            first[slot], last[slot] = first_a, r * L + path[-1]
-            places.append((b, a, slot))
+
+            here = slice(used, used + len(tails.tokens))
+            tokens[r, here] = tails.tokens
+            positions[r, here] = len(head) + tails.depths
+            ends[r, here] = used + tails.ends
+            if len(new) or len(before) != len(head):
+                of_head, num_queries = num_queries, num_queries + 1
+                queries[of_head] = r * L + path[-1]
+            others = len(tails.queries) - 1
+            queries[num_queries : num_queries + others] = r * L + used + tails.queries[1:]
+            query[r, here] = np.where(tails.query == 0, of_head, num_queries - 1 + tails.query)
+            num_queries += others
+
+            count = len(tails.paths)
+            slots = np.arange(slot, slot + count, dtype=np.int32)
+            first[slots] = len(head)
+            last[slots] = r * L + used + np.asarray([path_a[-1] for path_a in tails.paths])
+            places.append(np.stack([np.full(count, b), np.arange(count), slots], axis=1))
+            used, slot = here.stop, slot + count
         ends[r, path] = used
-
-    needed, query_of_needed = np.unique(before[before >= 0], return_inverse=True)
-    queries = np.zeros(R * L, np.int32)
-    queries[: len(needed)] = needed
-    query = np.full((R, L), -1, np.int32)
-    query[before >= 0] = query_of_needed
-    num_queries = np.asarray(len(needed), np.int32)
-    packed = Packed(tokens, positions, ends, queries, num_queries, query, first, last)
-    return Pass(packed, np.asarray(places, np.int32))
+    counted = np.asarray(num_queries, np.int32)
+    packed = Packed(tokens, positions, ends, queries, counted, query, first, last)
+    return Pass(packed, np.concatenate(places).astype(np.int32))
 
 
-def _sort_key(tokens: np.ndarray) -> bytes:
+def sort_key(tokens: np.ndarray) -> bytes:
     """Sorts as the tokens would, one after the other, only faster: bytes compare in C."""
     return tokens.astype(">u4").tobytes()
 
 
-def _trie_size(texts: Sequence[np.ndarray]) -> int:
-    """Number of tokens in the trie of some texts."""
-    ordered = sorted(texts, key=_sort_key)
-    shared = sum(common_prefix(a, b) for a, b in itertools.pairwise(ordered))
-    return sum(len(text) for text in texts) - shared
+def _size(state: Sequences) -> int:
+    """Number of tokens in the trie of a state's texts."""
+    return len(state.head) + len(state.tails.tokens)
 
 
 def _tokens_needed(state: Sequences) -> int:
-    """Tokens that a row must have for one state."""
-    return max(_trie_size(state.tokens), _tokens_for_slots(state))
-
-
-def _tokens_for_slots(state: Sequences) -> int:
-    """Tokens that a row must have so that there is a slot for each text of a state."""
-    return _TOKENS_PER_SLOT * len(state.tokens)
+    """Tokens that a row must have for one state, and for a slot for each of its texts."""
+    return max(_size(state), _TOKENS_PER_SLOT * len(state.tails.paths))
 
 
 def bucket(n: int, steps: int) -> int:

@@ -30,9 +30,10 @@ import numpy as np
 from flax import nnx
 
 from llmprior_jax.distributed import data_parallel
-from llmprior_jax.models import DecoderConfig, EncoderDecoderConfig, KVCache, LanguageModel
-from llmprior_jax.priors.scoring import encoder_decoder, packing, shared_prefix
-from llmprior_jax.priors.tokens import align, check_known, encode_from_start, visible
+from llmprior_jax.models import DecoderConfig, KVCache, LanguageModel
+from llmprior_jax.priors.scoring import packing, shared_prefix
+from llmprior_jax.priors.scoring.tokenizing import tokenize
+from llmprior_jax.priors.tokens import encode_from_start, visible
 from llmprior_jax.ranges import POSITIVE
 from llmprior_jax.registry import unknown
 from llmprior_jax.types import ActionPrior
@@ -198,7 +199,7 @@ def score_in_passes(
     _check(prompts, actions, head)
     states = tokenize(lm, prompts, actions)
     length = _head_length(lm, states, head)
-    cache = shared_prefix.read(lm, states[0].tokens[0][:length]) if length else None
+    cache = shared_prefix.read(lm, states[0].head[:length]) if length else None
 
     # Dispatch is asynchronous: while the device works on a pass, the host packs the next.
     under_way: collections.deque[tuple[list[np.ndarray], Any]] = collections.deque()
@@ -240,8 +241,8 @@ def _gather(
         if features:
             scores.features[at, a] = features[0][row][slot]
     for row, b in enumerate(numbers):
-        for a, (text, first) in enumerate(zip(states[b].tokens, states[b].first, strict=True)):
-            scores.num_tokens[row, a] = len(text) - first
+        paths = states[b].tails.paths
+        scores.num_tokens[row, : len(paths)] = [len(path) for path in paths]
         _check_finite(scores.log_probs[row], actions[b], b)
     return done, scores
 
@@ -382,58 +383,16 @@ def _check_finite(log_probs: np.ndarray, actions: Sequence[str], b: int) -> None
         )
 
 
-def tokenize(
-    lm: LanguageModel, prompts: Sequence[str], actions: Sequence[Sequence[str]]
-) -> list[packing.Sequences]:
-    """Token ids of every `prompt + action`, and where in them the actions of the list begin."""
-    if isinstance(lm.config, EncoderDecoderConfig):
-        return encoder_decoder.tokenize(lm.tokenizer, lm.config, prompts, actions)
-    texts: list[str] = []
-    for prompt, group in zip(prompts, actions, strict=True):
-        begun, rest = align(lm.tokenizer, prompt, group)
-        texts += [begun, *(begun + action for action in rest)]
-    encoded = iter(encode_from_start(lm.tokenizer, texts))
-    states = []
-    for b, group in enumerate(actions):
-        prompt = np.asarray(next(encoded), np.int32)
-        tokens = [np.asarray(next(encoded), np.int32) for _ in group]
-        first = min(packing.common_prefix(prompt, text) for text in tokens)
-        for a, text in enumerate(tokens):
-            where = f"action {a} of prompt {b} ({visible(group[a])!r})"
-            _check_tokens(text, first, lm.config, where)
-        states.append(packing.Sequences(tokens, [first] * len(tokens)))
-    return states
-
-
-def _check_tokens(text: np.ndarray, first: int, config: Any, where: str) -> None:
-    """Refuses what cannot be scored, by the tokens of one prompt + action."""
-    if len(text) > config.max_position_embeddings:
-        raise ValueError(
-            f"{where} makes {len(text)} tokens together with its prompt, and the language model's "
-            f"context is {config.max_position_embeddings}; shorten the prompt, e.g. its history"
-        )
-    if first == len(text):
-        raise ValueError(
-            f"{where} adds no token to its prompt, so it has no probability; the tokenizer drops it"
-        )
-    if first == 0:
-        raise ValueError(
-            f"{where} has no token before it to be predicted from; begin the prompt with some text "
-            "(this tokenizer has no beginning-of-text token)"
-        )
-    check_known(text, config.vocab_size, where)
-
-
 def _head_length(lm: LanguageModel, states: Sequence[packing.Sequences], head: str | None) -> int:
     """How many tokens all texts begin with are read apart from them."""
     if not states or not isinstance(lm.config, DecoderConfig):
         return 0
     if head is None:
         return shared_prefix.find(states)
-    (tokens,) = encode_from_start(lm.tokenizer, [head])
-    tokens = np.asarray(tokens, np.int32)
+    (ids,) = encode_from_start(lm.tokenizer, [head])
+    tokens = np.asarray(ids, np.int32)
     # The last token of the head may be another one in a text that goes on.
-    shared = min(packing.common_prefix(tokens, text) for state in states for text in state.tokens)
+    shared = min(packing.common_prefix(tokens, state.head) for state in states)
     return shared_prefix.longest_possible(states, shared)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from flax import nnx
 
 from llmprior_jax.models import KVCache, LanguageModel
-from llmprior_jax.priors.scoring.packing import Sequences, common_prefix
+from llmprior_jax.priors.scoring.packing import Sequences, common_prefix, sort_key
 
 # What is found in common is worth a pass of its own from here on.
 _SHORTEST_FOUND = 64
@@ -30,9 +30,10 @@ def find(states: Sequence[Sequences]) -> int:
     """
     if len(states) < 2:
         return 0
-    firsts = [state.tokens[0] for state in states]
+    heads = [state.head for state in states]
     # The least and the greatest of sorted texts differ first.
-    longest = longest_possible(states, common_prefix(min(firsts, key=list), max(firsts, key=list)))
+    in_common = common_prefix(min(heads, key=sort_key), max(heads, key=sort_key))
+    longest = longest_possible(states, in_common)
     if longest < _SHORTEST_FOUND:
         return 0
     step = (1 << (longest.bit_length() - 1)) // 2  # Two lengths to each doubling.
@@ -40,17 +41,14 @@ def find(states: Sequence[Sequences]) -> int:
 
 
 def longest_possible(states: Sequence[Sequences], length: int) -> int:
-    """The most of `length` tokens that stand before the last token of every state's prompt."""
+    """The most of `length` tokens that stand before the last token of every state's head."""
     # The last one is read with the actions, whose first tokens it predicts.
-    return max(0, min(length, *(min(state.first) - 1 for state in states)))
+    return max(0, min(length, *(len(state.head) - 1 for state in states)))
 
 
 def without(states: Sequence[Sequences], length: int) -> list[Sequences]:
     """The texts of states after a head of so many tokens."""
-    return [
-        Sequences([text[length:] for text in state.tokens], [k - length for k in state.first])
-        for state in states
-    ]
+    return [state._replace(head=state.head[length:]) for state in states]
 
 
 def read(lm: LanguageModel, tokens: np.ndarray) -> KVCache:

@@ -1,0 +1,24 @@
+"""What is found out about a tokenizer once, and kept for as long as the tokenizer lives."""
+
+import weakref
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+_Found = TypeVar("_Found")
+
+
+class OnceForEach(Generic[_Found]):
+    """Gives each tokenizer the one object that is made of it.
+
+    The object must not hold the tokenizer, or neither would ever go.
+    """
+
+    def __init__(self, make: Callable[[Any], _Found]):
+        self._make = make
+        self._found: weakref.WeakKeyDictionary[Any, _Found] = weakref.WeakKeyDictionary()
+
+    def __call__(self, tokenizer: Any) -> _Found:
+        found = self._found.get(tokenizer)
+        if found is None:
+            found = self._found[tokenizer] = self._make(tokenizer)
+        return found
