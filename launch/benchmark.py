@@ -2,7 +2,7 @@
 
     python -m launch.benchmark envs [--num_envs=4096] [--games=DIR] [--json]
     python -m launch.benchmark generation [--shape=Qwen2.5-0.5B] [--json]
-    python -m launch.benchmark scoring [--shape=Qwen2.5-0.5B] [--json]
+    python -m launch.benchmark scoring [--shape=Qwen2.5-0.5B] [--host_only] [--json]
     python -m launch.benchmark train [--json]
 
 What each measures, and how, stands in its module of `launch/benchmarks/`. With `--json` the last
@@ -41,6 +41,7 @@ _REPEATS = FLAGS.integer(
     lower_bound=1,
 )
 _ACTIONS = FLAGS.list("actions", ["8", "50"], "Actions of a state (scoring).")
+_HOST_ONLY = FLAGS.boolean("host_only", False, "Measure what the host does alone (scoring).")
 _SAMPLES = FLAGS.list("samples", ["1", "8"], "Answers to a prompt (generation).")
 _NEW_TOKENS = FLAGS.integer("new_tokens", 16, "Tokens of an answer (generation).", lower_bound=1)
 
@@ -63,12 +64,14 @@ def _measure_generation() -> timing.Result:
 
 
 def _measure_scoring() -> timing.Result:
+    prompt_tokens = scoring.whole_numbers("prompt_tokens", _PROMPT_TOKENS.value)
+    actions = scoring.whole_numbers("actions", _ACTIONS.value)
+    if _HOST_ONLY.value:
+        from launch.benchmarks import scoring_host
+
+        return scoring_host.measure(prompt_tokens, actions, _REPEATS.value)
     return scoring.measure(
-        _SHAPE.value,
-        _DTYPE.value,
-        prompt_tokens=scoring.whole_numbers("prompt_tokens", _PROMPT_TOKENS.value),
-        actions=scoring.whole_numbers("actions", _ACTIONS.value),
-        repeats=_REPEATS.value,
+        _SHAPE.value, _DTYPE.value, prompt_tokens, actions, repeats=_REPEATS.value
     )
 
 

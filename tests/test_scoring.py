@@ -419,7 +419,7 @@ def test_a_run_compiles_a_handful_of_shapes():
     def state():
         prompt = rng.integers(0, 1000, rng.integers(60, 100))
         actions = [rng.integers(0, 1000, rng.integers(3, 10)) for _ in range(rng.integers(2, 9))]
-        return sequences(prompt, actions)
+        return sequences(prompt, [action.tolist() for action in actions])
 
     shapes = {
         tuple(array.shape for array in jax.tree.leaves(texts.packed))

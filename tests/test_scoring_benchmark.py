@@ -1,6 +1,7 @@
 """The scoring benchmark: its ways agree, and its counts are those of a workload done by hand."""
 
 import dataclasses
+import json
 
 import jax
 import numpy as np
@@ -8,7 +9,8 @@ import pytest
 import torch
 import transformers
 
-from launch.benchmarks import scoring, scoring_torch
+from launch import benchmark
+from launch.benchmarks import scoring, scoring_host, scoring_torch
 from llmprior_jax import models, priors
 from llmprior_jax.models import DecoderConfig
 from llmprior_jax.models.formats import places
@@ -53,6 +55,19 @@ def test_both_sides_write_the_same_answers(model):
         # Theirs goes on after the end of a text, so as to be as long as asked.
         assert written.startswith(answer.text)
         assert answer.finished or written == answer.text
+
+
+def test_what_the_host_does_is_measured_alone(capsys, monkeypatch):
+    monkeypatch.setattr(scoring_host, "_STATES", 3)
+    monkeypatch.setattr(scoring_host, "_STORED", 4)
+    flags = ["--host_only", "--json", "--prompt_tokens=16", "--actions=2,3", "--repeats=1"]
+    benchmark.main(benchmark.FLAGS(["benchmark", "scoring", *flags]))
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    first, _ = told["rows"]
+    assert (first["prompt"], first["actions"]) == (16, 2)
+    assert told["host_states_per_second"] == first["states_per_s"] > 0
+    assert told["host_ratio_vs_whole_text"] == first["ratio"] > 0
+    assert told["store_states_per_second"] > 0
 
 
 @pytest.mark.parametrize("shared_prefix", [False, True])

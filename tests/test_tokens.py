@@ -284,8 +284,8 @@ def test_actions_are_counted_from_where_all_agree(tokenizer, begins):
         for prompt, actions, state in zip(prompts[order], lists[order], states, strict=True):
             whole = [ids(tokenizer, prompt + action) for action in actions]
             whole = [text if text[:1] == [bos] else [bos, *text] for text in whole]
-            paths = [state.tails.tokens[path] for path in state.tails.paths]
-            assert [[*state.head, *tail] for tail in paths] == whole
+            tails = [state.tails.tokens[state.tails.path(a)] for a in range(len(actions))]
+            assert [[*state.head, *tail] for tail in tails] == whole
             kept, _ = tokens.align(tokenizer, prompt, actions)
             kept_ids = ids(tokenizer, kept)
             assert len(state.head) == len(kept_ids) + (kept_ids[:1] != [bos])

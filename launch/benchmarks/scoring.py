@@ -91,7 +91,11 @@ class State(NamedTuple):
 
 
 def workload(
-    prompt_tokens: int, num_actions: int, shared_prefix: bool, seed: int = 0
+    prompt_tokens: int,
+    num_actions: int,
+    shared_prefix: bool,
+    seed: int = 0,
+    states: int = _STATES,
 ) -> list[State]:
     """States to score.
 
@@ -100,6 +104,7 @@ def workload(
       num_actions: actions of a state.
       shared_prefix: whether all prompts begin with the same half, or each with its own.
       seed: other seeds give other texts.
+      states: how many.
     """
     tokenizer = models.load("tiny").tokenizer
     draw = random.Random(seed)
@@ -116,15 +121,15 @@ def workload(
     words = itertools.product(_VERBS, _THINGS, _PLACES)
     everything = [f" {verb} the {thing} on the {place}" for verb, thing, place in words]
     prefix = write(prompt_tokens // 2)
-    states = []
-    for number in range(_STATES):
+    written = []
+    for number in range(states):
         start = prefix if shared_prefix else f"{number} {write(prompt_tokens // 2)}"
         prompt = f"{start}{number} {write(prompt_tokens - len(encode(start)) - 6)}Next:"
         actions = draw.sample(everything, num_actions)
         prompt_ids = encode(prompt)
         action_ids = [encode(prompt + action)[len(prompt_ids) :] for action in actions]
-        states.append(State(prompt, actions, prompt_ids, action_ids))
-    return states
+        written.append(State(prompt, actions, prompt_ids, action_ids))
+    return written
 
 
 def needed_flops(config: DecoderConfig, states: Sequence[State]) -> float:

@@ -71,8 +71,8 @@ def inspect(lm: LanguageModel, prompt: str, actions: Sequence[str]) -> Inspectio
     (state,) = tokenize(lm, [prompt], [actions])
     scored = []
     first = len(state.head)
-    for path in state.tails.paths:
-        tokens = np.concatenate([state.head, state.tails.tokens[path]])
+    for a in range(len(actions)):
+        tokens = np.concatenate([state.head, state.tails.tokens[state.tails.path(a)]])
         before = np.arange(first - 1, len(tokens) - 1)  # A token is foretold by the one before it.
         log_probs = _log_probs_after(
             lm.graphdef, lm.params, _padded(tokens, 64), _padded(before, 8)

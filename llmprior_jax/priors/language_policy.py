@@ -150,7 +150,7 @@ def _read(
     read_before = [() if state.prompt is None else state.prompt for state in states]
     M, L = len(states), packed[0].tokens.shape[1]
     num_queries = max(int(row.num_queries) for row in packed)
-    longest = max(len(path) for state in states for path in state.tails.paths)
+    longest = max(int(state.tails.lengths.max()) for state in states)
     rows = Rows(
         tokens=np.concatenate([row.tokens for row in packed]),
         positions=np.concatenate([row.positions for row in packed]),
@@ -169,7 +169,8 @@ def _read(
         used = row.ends[0, 0]
         rows.ends[m, :used] = row.ends[0, :used]
         rows.queries[m, : row.num_queries] = row.queries[: row.num_queries]
-        for a, path in enumerate(state.tails.paths):
+        for a in range(len(actions[m])):
+            path = state.tails.path(a)
             rows.action_tokens[m, a, : len(path)] = state.tails.tokens[path]
             rows.action_queries[m, a, : len(path)] = row.query[0, len(state.head) + path] + 1
             rows.divisor[m, a] = score.divisor(normalization, actions[m][a], len(path))

@@ -13,7 +13,6 @@ token i may attend to token j if `j <= i < ends[j]`. Several tries stand in a ro
 Everything here is NumPy on the host.
 """
 
-import functools
 import itertools
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -45,17 +44,29 @@ class Tails(NamedTuple):
       tokens: i32[T], depth first.
       depths: i32[T], how many tokens each text has between the head and the token.
       ends: i32[T], one past the last descendant of each token.
+      before: i32[T], the token before each in its texts.
       queries: i32[Q], the tokens that others come after, each once and in order; the first is -1.
       query: i32[T], for each token the index in `queries` of the token before it.
-      paths: i32[length] for each action, the tokens of its text.
+      last: i32[A], the last token of each action.
+      lengths: i32[A], how many tokens each action has.
     """
 
     tokens: np.ndarray
     depths: np.ndarray
     ends: np.ndarray
+    before: np.ndarray
     queries: np.ndarray
     query: np.ndarray
-    paths: tuple[np.ndarray, ...]
+    last: np.ndarray
+    lengths: np.ndarray
+
+    def path(self, a: int) -> np.ndarray:
+        """The tokens of one action, i32[length]."""
+        path = np.empty(self.lengths[a], np.int32)
+        token = self.last[a]
+        for depth in range(len(path) - 1, -1, -1):
+            path[depth], token = token, self.before[token]
+        return path
 
 
 class Sequences(NamedTuple):
@@ -123,41 +134,52 @@ def common_prefix(a: np.ndarray, b: np.ndarray) -> int:
     return int(differs[0]) if len(differs) else n
 
 
-def lay_out(texts: Sequence[Sequence[int] | np.ndarray]) -> Tails:
+def lay_out(texts: Sequence[list[int]]) -> Tails:
     """Lays the tails of texts out as a trie.
 
     Args:
       texts: the token ids of each action, one or more.
     """
-    ids = [np.asarray(text).tolist() for text in texts]
-    paths: list[list[int]] = [[]] * len(ids)
     tokens: list[int] = []
     depths: list[int] = []
     ends: list[int] = []
     before: list[int] = []
+    last = [-1] * len(texts)
     previous: list[int] = []
     path: list[int] = []
-    for a in sorted(range(len(ids)), key=ids.__getitem__):
-        text = ids[a]
+    for a in sorted(range(len(texts)), key=lambda a: texts[a]):
+        text = texts[a]
         shared = 0
-        while shared < min(len(previous), len(text)) and previous[shared] == text[shared]:
+        for one, other in zip(previous, text, strict=False):
+            if one != other:
+                break
             shared += 1
         for closed in path[shared:]:
             ends[closed] = len(tokens)
-        path = path[:shared]
+        del path[shared:]
+        parent = path[-1] if path else -1
         for depth in range(shared, len(text)):
-            before.append(path[-1] if path else -1)
-            path.append(len(tokens))
+            before.append(parent)
+            parent = len(tokens)
+            path.append(parent)
             tokens.append(text[depth])
             depths.append(depth)
             ends.append(0)
-        paths[a], previous = path, text
+        last[a], previous = parent, text
     for closed in path:
         ends[closed] = len(tokens)
-    queries, query = np.unique(np.asarray(before, np.int32), return_inverse=True)
-    vector = functools.partial(np.asarray, dtype=np.int32)
-    of_trie = vector(tokens), vector(depths), vector(ends), queries, vector(query)
-    return Tails(*of_trie, paths=tuple(map(vector, paths)))
+    queries = sorted(set(before))
+    index = {token: i for i, token in enumerate(queries)}
+    query = [index[token] for token in before]
+    of_tokens = np.array([tokens, depths, ends, before, query], np.int32)
+    lengths = list(map(len, texts))
+    return Tails(
+        *of_tokens[:4],
+        queries=np.array(queries, np.int32),
+        query=of_tokens[4],
+        last=np.array(last, np.int32),
+        lengths=np.array(lengths, np.int32),
+    )
 
 
 def passes(states: Sequence[Sequences]) -> Iterator[Pass]:
@@ -221,7 +243,7 @@ def _fill_rows(states: Sequence[Sequences], order: Sequence[int]) -> tuple[list[
     heads = [states[b].head for b in order]
     shared = [0, *itertools.starmap(common_prefix, itertools.pairwise(heads))]
     sizes = [_size(states[b]) for b in order]
-    slots = [len(states[b].tails.paths) for b in order]
+    slots = [len(states[b].tails.last) for b in order]
 
     def fill(length: int) -> list[list[int]]:
         rows: list[list[int]] = []
@@ -258,8 +280,8 @@ def _pack(states: Sequence[Sequences], rows: Sequence[Sequence[int]], length: in
     query = np.full((R, L), -1, np.int32)
     first = np.zeros(R * slots_per_row, np.int32)
     last = np.zeros(R * slots_per_row, np.int32)
-    places: list[np.ndarray] = []
-    num_queries = of_head = 0  # Queries, and which is that of the head's last token.
+    places = np.empty((sum(len(states[b].tails.last) for row in rows for b in row), 3), np.int32)
+    num_queries = of_head = num_placed = 0  # Queries, and which is that of the head's last token.
     for r, row in enumerate(rows):
         used, slot = 0, r * slots_per_row
         head = path = np.zeros(0, np.int32)  # The row's tokens that hold the head.
@@ -285,16 +307,19 @@ def _pack(states: Sequence[Sequences], rows: Sequence[Sequence[int]], length: in
             query[r, here] = np.where(tails.query == 0, of_head, num_queries - 1 + tails.query)
             num_queries += others
 
-            count = len(tails.paths)
-            slots = np.arange(slot, slot + count, dtype=np.int32)
+            count = len(tails.last)
+            slots = slice(slot, slot + count)
             first[slots] = len(head)
-            last[slots] = r * L + used + np.asarray([path_a[-1] for path_a in tails.paths])
-            places.append(np.stack([np.full(count, b), np.arange(count), slots], axis=1))
+            last[slots] = r * L + used + tails.last
+            placed = places[num_placed : num_placed + count]
+            placed[:, 0], placed[:, 1] = b, np.arange(count)
+            placed[:, 2] = np.arange(slot, slot + count)
+            num_placed += count
             used, slot = here.stop, slot + count
         ends[r, path] = used
     counted = np.asarray(num_queries, np.int32)
     packed = Packed(tokens, positions, ends, queries, counted, query, first, last)
-    return Pass(packed, np.concatenate(places).astype(np.int32))
+    return Pass(packed, places)
 
 
 def sort_key(tokens: np.ndarray) -> bytes:
@@ -309,7 +334,7 @@ def _size(state: Sequences) -> int:
 
 def _tokens_needed(state: Sequences) -> int:
     """Tokens that a row must have for one state, and for a slot for each of its texts."""
-    return max(_size(state), _TOKENS_PER_SLOT * len(state.tails.paths))
+    return max(_size(state), _TOKENS_PER_SLOT * len(state.tails.last))
 
 
 def bucket(n: int, steps: int) -> int:

@@ -241,8 +241,8 @@ def _gather(
         if features:
             scores.features[at, a] = features[0][row][slot]
     for row, b in enumerate(numbers):
-        paths = states[b].tails.paths
-        scores.num_tokens[row, : len(paths)] = [len(path) for path in paths]
+        lengths = states[b].tails.lengths
+        scores.num_tokens[row, : len(lengths)] = lengths
         _check_finite(scores.log_probs[row], actions[b], b)
     return done, scores
 

@@ -110,21 +110,21 @@ def _common(a: _Ids, b: _Ids) -> int:
 
 def _check(state: packing.Sequences, config: Any, actions: Sequence[str], b: int) -> None:
     """Refuses what cannot be scored, naming the first action that cannot."""
-    lengths = [len(state.head) + len(path) for path in state.tails.paths]
-    longest = max(lengths)
+    lengths = state.tails.lengths
+    longest = len(state.head) + int(lengths.max())
 
     def where(a: int) -> str:
         return f"action {a} of prompt {b} ({visible(actions[a])!r})"
 
     if longest > config.max_position_embeddings:
         raise ValueError(
-            f"{where(lengths.index(longest))} makes {longest} tokens together with its prompt, and "
+            f"{where(int(lengths.argmax()))} makes {longest} tokens together with its prompt, and "
             f"the language model's context is {config.max_position_embeddings}; shorten the "
             "prompt, e.g. its history"
         )
-    if min(lengths) == len(state.head):
+    if not lengths.all():
         raise ValueError(
-            f"{where(lengths.index(len(state.head)))} adds no token to its prompt, so it has no "
+            f"{where(int(lengths.argmin()))} adds no token to its prompt, so it has no "
             "probability; the tokenizer drops it"
         )
     if not len(state.head):
@@ -134,5 +134,5 @@ def _check(state: packing.Sequences, config: Any, actions: Sequence[str], b: int
         )
     if max(state.head.max(), state.tails.tokens.max()) >= config.vocab_size:
         check_known(state.head, config.vocab_size, f"prompt {b}")
-        for a, path in enumerate(state.tails.paths):
-            check_known(state.tails.tokens[path], config.vocab_size, where(a))
+        for a in range(len(lengths)):
+            check_known(state.tails.tokens[state.tails.path(a)], config.vocab_size, where(a))
