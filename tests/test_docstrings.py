@@ -142,7 +142,12 @@ def test_an_example_runs(name, folder, load_once, monkeypatch):
     _run_example(name, given)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/extend.md", "docs/trust.md"])
+@pytest.mark.parametrize(
+    "page",
+    [
+        *("README.md", "docs/extend.md", "docs/language-models.md", "docs/trust.md"),
+    ],
+)
 def test_the_python_of_a_page_runs(page, folder, load_once, monkeypatch):
     monkeypatch.chdir(folder)
     text = (pathlib.Path(__file__).parent.parent / page).read_text()
