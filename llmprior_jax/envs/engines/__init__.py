@@ -5,7 +5,8 @@
 - a path ending in ``.tw-pddl``: an ALFWorld game; `find_games` lists those of a data directory,
 - a path ending in ``.z8``, ``.ulx`` or the like: a game file for TextWorld, as ``tw-make`` writes,
 - ``gymnasium:ID``: a registered Gymnasium environment whose observation is text; as Gymnasium has
-  it, ``gymnasium:module:ID`` imports the module first,
+  it, ``gymnasium:module:ID`` imports the module first. Actions are texts, or go by their names; the
+  environment's ``info`` may hold ``task``, ``admissible_commands``, ``action_mask`` and ``won``,
 - ``NAME:ARGUMENT``: a game of the engine that was given that name with `register`; the engine is
   told the argument,
 - ``engine:MODULE:CLASS:ARGUMENT``: the same for an engine without a name, a class that the process
