@@ -9,10 +9,12 @@ import time
 
 import numpy as np
 import pytest
+import z_code
 
 pytest.importorskip("alfworld")
 pytest.importorskip("gymnasium")
 
+from launch import make_textworld
 from llmprior_jax.envs import engines
 from llmprior_jax.envs.alfworld import game_maker
 from llmprior_jax.envs.engines import alfworld_engine, games
@@ -803,6 +805,139 @@ def test_a_damaged_file_of_a_data_directory_is_named(game_files, tmp_path, name)
 
 
 # --------------------------------------------------------------------------------------- TextWorld
+
+
+@pytest.fixture(scope="module")
+def salad(tmp_path_factory) -> str:
+    """A game of which the first wanted food is the carrot."""
+    path = tmp_path_factory.mktemp("textworld") / "salad.z8"
+    make_textworld.make_game(path, 2, random.Random("0 0"))
+    return str(path)
+
+
+@pytest.fixture
+def own_folder(tmp_path, monkeypatch) -> pathlib.Path:
+    """An empty working directory, for the processes, too, that a bridge starts in it."""
+    folder = tmp_path / "working"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def _story(folder: pathlib.Path, code: bytes) -> pathlib.Path:
+    path = folder / "story.z8"
+    path.write_bytes(z_code.story(code))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        *((name, name) for name in ("save", "restore", "script", "quit", "restart", "undo")),
+        ("  SAVE  ", "save"),
+        ("transcripts on", "transcript"),  # A game looks at nine letters.
+        ("q", "q"),
+        ("look. save", "save"),
+        ("look, save", "save"),
+        ("look then save", "save"),
+        ("oops save", "save"),
+        ("superbrief", "superbrief"),
+        ("restrict commands", "restrict commands"),
+        ("tw-print version", "tw-print"),
+    ],
+)
+def test_what_is_not_for_the_game_is_answered_and_not_passed_on(single, salad, command, name):
+    before = single.reset([salad])
+    seen = single.step([command])
+    assert seen.observations == (f'"{name}" is no command of this game.',)
+    assert seen.commands == before.commands
+    assert not seen.done[0]
+    seen = single.step(["inventory"])
+    assert seen.observations == ("You are carrying nothing.",)
+
+
+@pytest.mark.parametrize("command", ["look\nlook", "look\rlook", "look\0look", "\x10", "\\help"])
+def test_a_command_is_one_line_of_text(single, salad, command):
+    single.reset([salad])
+    assert single.step([command]).observations == (
+        "A command is one line of text, without backslashes.",
+    )
+    assert single.step(["inventory"]).observations == ("You are carrying nothing.",)
+    assert single.restarts == 0
+
+
+@pytest.mark.parametrize("command", ["é" * 300, "\ud800", "save the carrots", "take o", ""])
+def test_any_text_is_a_command(single, salad, command):
+    single.reset([salad])
+    assert single.step([command]).observations[0]
+    assert single.step(["inventory"]).observations == ("You are carrying nothing.",)
+    assert single.restarts == 0
+
+
+def test_what_is_not_passed_on_is_a_step_and_leaves_the_description(single, salad, monkeypatch):
+    monkeypatch.setattr(single, "_describe", True)
+    monkeypatch.setattr(single, "_max_steps", 2)
+    first = single.reset([salad])
+    for last in (False, True):
+        seen = single.step(["save"])
+        assert seen.observations == first.observations
+        assert seen.truncated[0] == last
+
+
+def test_no_episode_restores_another(single, salad):
+    single.reset([salad])
+    assert single.step(["take carrot"]).reward[0] == 1
+    single.step(["save"])
+    single.reset([salad])
+    assert single.step(["restore"]).reward[0] == 0
+    assert single.step(["inventory"]).observations == ("You are carrying nothing.",)
+
+
+def test_files_of_a_game_end_with_its_episode(own_folder):
+    game = _story(own_folder, 3 * z_code.READ + z_code.SAVE)
+    with engines.Bridge(num_environments=1) as opened:
+        folder = pathlib.Path(opened._workers[0]._folder.name)
+        opened.reset([game.name])
+        for _ in range(3):
+            opened.step(["wait"])
+        assert list(folder.rglob("story*"))
+        opened.reset([game.name])
+        assert not list(folder.rglob("story*"))
+    assert not folder.exists()
+    assert list(own_folder.iterdir()) == [game]
+
+
+def test_a_halted_emulator_is_a_lost_process(single, tmp_path):
+    before = single.restarts
+    seen = single.reset([_story(tmp_path, 3 * z_code.READ + z_code.ILLEGAL)])
+    while not seen.done[0]:
+        seen = single.step(["wait"])
+    assert seen.lost[0]
+    assert not seen.terminated[0]
+    assert single.restarts == before + 1
+
+
+def test_a_game_that_halts_on_starting_is_named(single, tmp_path):
+    before = single.restarts
+    with pytest.raises(engines.GameError, match=r"story\.z8: the emulator halted"):
+        single.reset([_story(tmp_path, z_code.ILLEGAL)])
+    assert single.restarts == before
+
+
+def test_a_damaged_game_that_hangs_takes_one_timeout(single, salad, tmp_path, monkeypatch):
+    single.reset([salad])  # TextWorld is loaded.
+    before = single.restarts
+    monkeypatch.setattr(single, "_timeout", 1)
+    game = _story(tmp_path, z_code.HANG)
+    with pytest.raises(engines.GameError, match=r"story\.z8: .* did not answer within 1 seconds"):
+        single.reset([game])
+    assert single.restarts == before + 1, "no second try"
+
+
+def test_only_textworlds_own_games_are_described(single, tmp_path, monkeypatch):
+    monkeypatch.setattr(single, "_describe", True)
+    with pytest.raises(engines.GameError, match=r"own games only.*engine\.describe"):
+        single.reset([_story(tmp_path, z_code.READ)])
 
 
 def test_textworlds_own_games_play(single, tmp_path):

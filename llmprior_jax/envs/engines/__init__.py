@@ -12,6 +12,16 @@
 - ``engine:MODULE:CLASS:ARGUMENT``: the same for an engine without a name, a class that the process
   can import. This is how a command names it.
 
+A TextWorld game plays in an empty folder of its own, one for each episode. Some commands are not
+for it, but for the interpreter that runs it: ``save``, ``restore``, ``script`` and ``transcript``
+(and ``noscript``, ``unscript``, ``recording``, ``replay``), ``restart``, ``quit``, ``q``, ``die``,
+``undo``; ``short`` and ``superbrief``, which cut descriptions; what TextWorld itself tells a game
+(``tw-...``, ``restrict commands``, ``print_state``, ``enable print state``,
+``disable print state``); and what is for testers (``#...``, ``$...``). Wherever in a line one of
+these would begin a command, the game is not told: the observation says so, unless it is a
+description of the state, and the step counts. The same holds for control characters, line breaks
+among them, and backslashes. A command that the game lists as admissible is told as it is.
+
 ALFWorld, TextWorld and Gymnasium come with ``pip install 'llmprior-jax[alfworld]'``. What a class
 of your own has to have to be an engine is in `Engine`.
 
