@@ -126,9 +126,9 @@ def _checked(method: Callable[..., Any], name: str, fields: tuple[str, ...]) -> 
     @functools.wraps(method)
     def checked(*args: Any, **kwargs: Any) -> Any:
         result = method(*args, **kwargs)
-        if not isinstance(result, tuple | list) or len(result) != len(fields):
-            is_several = isinstance(result, tuple | list)
-            found = f"{len(result)} values" if is_several else f"{_shown(result)}"
+        several = isinstance(result, tuple | list)
+        if not several or len(result) != len(fields):
+            found = f"{len(result)} values" if several else _shown(result)
             raise MalformedAnswerError(
                 f"its {name} returns {found}, which must be {len(fields)} values: "
                 f"({', '.join(fields)})"
