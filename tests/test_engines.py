@@ -5,13 +5,16 @@ import pathlib
 import random
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
+import z_code
 
 pytest.importorskip("alfworld")
 pytest.importorskip("gymnasium")
 
+from launch import make_textworld
 from llmprior_jax.envs import engines
 from llmprior_jax.envs.alfworld import game_maker
 from llmprior_jax.envs.engines import alfworld_engine, games
@@ -75,6 +78,56 @@ gymnasium.register("Numbered-v0", Numbered, disable_env_checker=True)
 gymnasium.register("Pictures-v0", Pictures, disable_env_checker=True)
 '''
 
+# One that is made of what its methods return, to have each of them wrong.
+_DOORS = """
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+class Doors(gymnasium.Env):
+    observation_space = spaces.Text(100)
+
+    def __init__(self, names=("left", "right"), start=0, info={}, first=None, then=None):
+        self.action_space = spaces.Discrete(2, start=start) if names else spaces.Text(20)
+        self.names, self.info, self.first, self.then = names, info, first, then
+
+    def get_action_meanings(self):
+        return self.names
+
+    def reset(self, *, seed=None, options=None):
+        return self.first or ("Two doors.", self.info)
+
+    def step(self, action):
+        return self.then or (f"You opened {action}.", 1.0, False, False, self.info)
+
+def register(name, limit=None, **kwargs):
+    gymnasium.register(f"{name}-v0", Doors, max_episode_steps=limit, kwargs=kwargs)
+
+register("Doors")
+register("FromOne", start=1)
+register("Twins", names=["left", "left"])
+register("Few", names=["left"])
+register("Spelled", names="lr")
+register("OldReset", first="Two doors.")
+register("NoInfo", first=("Two doors.", None))
+register("Bytes", first=(b"Two doors.", {}))
+register("NoTask", info={"task": None})
+register("Letters", info={"admissible_commands": "left"})
+register("Digits", info={"admissible_commands": [0, 1]})
+register("Nowhere", info={"admissible_commands": ["left", "up"]})
+register("Masked", info={"action_mask": np.array([0, 1], np.int8)})
+register("MaskedTwice", info={"action_mask": [True, False],
+                              "admissible_commands": ["right", "left"]})
+register("ShortMask", info={"action_mask": np.array([1])})
+register("OddMask", info={"action_mask": [0, 2]})
+register("MaskedTexts", names=None, info={"action_mask": [0, 1]})
+register("OldStep", then=("A wall.", 1.0, False, {}))
+register("OldStepWithLimit", limit=9, then=("A wall.", 1.0, False, {}))
+register("NoReward", then=("A wall.", None, False, False, {}))
+register("NoFlag", then=("A wall.", 1.0, "no", False, {}))
+register("Numpy", then=("A wall.", np.float32(0.5), np.bool_(False), 1, {"won": np.True_}))
+"""
+
 _GAME = "gymnasium:text_corridor:Corridor-v0"
 
 
@@ -83,6 +136,7 @@ def corridor(tmp_path_factory):
     """Makes the environments importable, here and so in the engines' processes."""
     folder = tmp_path_factory.mktemp("modules")
     (folder / "text_corridor.py").write_text(_CORRIDOR)
+    (folder / "text_doors.py").write_text(_DOORS)
     sys.path.insert(0, str(folder))
     yield
     sys.path.remove(str(folder))
@@ -227,12 +281,30 @@ def test_a_process_killed_from_outside_is_replaced(pair):
     assert pair.restarts == 2
 
 
-def test_a_process_that_hangs_is_given_up(corridor):
-    with engines.Bridge(num_environments=1, timeout=30) as opened:
-        opened.reset([_GAME])
-        opened._timeout = 0.5
-        assert opened.step(["hang"]).truncated[0]
-        assert opened.restarts == 1
+def test_processes_that_hang_are_given_up_after_one_timeout(corridor):
+    with engines.Bridge(num_environments=2, timeout=30) as opened:
+        opened.reset([_GAME, _GAME])
+        opened._timeout = 1
+        start = time.monotonic()
+        assert opened.step(["hang", "hang"]).lost.all()
+        assert time.monotonic() - start < 2
+        assert opened.restarts == 2
+
+
+def test_games_that_hang_on_starting_are_given_up_after_one_timeout(nim):
+    with engines.Bridge(num_environments=2, timeout=1) as opened:
+        with pytest.raises(engines.GameError, match="did not answer within 1 seconds on starting"):
+            opened.reset(["engine:matches:Hang:1"] * 2)
+        assert opened.restarts == 2, "no second try"
+
+
+def test_a_game_that_cannot_be_started_leaves_the_others_begun(pair):
+    pair.reset([_GAME, _GAME])
+    with pytest.raises(engines.GameError, match="Twins"):
+        pair.reset([_doors("Twins"), _GAME])
+    assert pair.step([None, "right"]).observations[1].startswith("You are at 1;")
+    with pytest.raises(ValueError, match="environment 0 is over"):
+        pair.step(["right", None])
 
 
 @pytest.mark.parametrize(
@@ -317,11 +389,88 @@ def test_expressions_of_the_grammar_are_evaluated():
     assert alfworld_engine.evaluate(" o ", {"o": mug}) is mug
 
 
+# -------------------------------------------------------------------------------------- Gymnasium
+
+
+def _doors(name: str) -> str:
+    return f"gymnasium:text_doors:{name}-v0"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("Twins", r"its actions \[0, 1\] are all called 'left'.* a name of its own"),
+        ("Few", r"returns 1 names, \['left'\], for 2 actions"),
+        ("Spelled", "get_action_meanings returns 'lr', which must be a list of str"),
+        ("OldReset", r"its reset returns 'Two doors.', .* 2 values: \(observation, info\)"),
+        ("NoInfo", "its info is None, which must be a dict"),
+        ("Bytes", "b'Two doors.' as 'observation', which must be a str"),
+        ("NoTask", "None as 'task', which must be a str"),
+        ("Letters", "'left' as 'admissible_commands', which must be a list of str"),
+        ("Digits", r"\[0, 1\] as 'admissible_commands', which must be a list of str"),
+        ("Nowhere", r"'up' in 'admissible_commands', .* its actions: \['left', 'right'\]"),
+        ("ShortMask", r"array\(\[1\]\) as 'action_mask', .* array of 2 flags"),
+        ("OddMask", r"\[0, 2\] as 'action_mask', .* array of 2 flags"),
+        ("MaskedTexts", "'action_mask', but its actions are texts .* 'admissible_commands'"),
+    ],
+)
+def test_what_an_environment_begins_with_is_checked(pair, name, message):
+    with pytest.raises(engines.GameError, match=f"^{_doors(name)}: .*{message}"):
+        pair.reset([_doors(name), None])
+    assert pair.restarts == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("OldStep", r"its step returns 4 values, .* \(observation, reward, terminated, truncated"),
+        ("OldStepWithLimit", "its step returns 4 values, which must be 5 values"),
+        ("NoReward", "None as 'reward', which must be a float"),
+        ("NoFlag", "'no' as 'terminated', which must be a bool"),
+    ],
+)
+def test_what_a_step_of_an_environment_returns_is_checked(pair, name, message):
+    pair.reset([_doors(name), None])
+    with pytest.raises(engines.GameError, match=f"^{_doors(name)}: .*{message}"):
+        pair.step(["left", None])
+    assert pair.restarts == 0
+
+
+def test_a_command_that_is_no_action_is_refused_and_costs_nothing(pair):
+    pair.reset([_doors("Doors"), _doors("Doors")])
+    for _ in range(9):  # The time limit is 5.
+        with pytest.raises(engines.GameError, match=r"no action 'jump'; .* \['left', 'right'\]"):
+            pair.step(["jump", None])
+    seen = pair.step(["right", "left"])
+    assert seen.observations == ("You opened 1.", "You opened 0.")
+    assert not seen.done.any()
+    assert pair.restarts == 0
+
+
+def test_the_number_of_an_action_begins_where_its_space_does(pair):
+    pair.reset([_doors("FromOne"), _doors("FromOne")])
+    seen = pair.step(["left", "right"])
+    assert seen.observations == ("You opened 1.", "You opened 2.")
+
+
+@pytest.mark.parametrize(("name", "commands"), [("Masked", ("right",)), ("MaskedTwice", ("left",))])
+def test_actions_that_are_masked_are_not_admissible(pair, name, commands):
+    assert pair.reset([_doors(name), None]).commands[0] == commands
+    assert pair.step(["right", None]).commands[0] == commands
+
+
+def test_numbers_and_flags_may_be_those_of_numpy(pair):
+    pair.reset([_doors("Numpy"), None])
+    seen = pair.step(["left", None])
+    values = seen.reward[0], seen.terminated[0], seen.truncated[0], seen.won[0]
+    assert values == (0.5, False, True, True)
+
+
 # --------------------------------------------------------------------------- engines of one's own
 
 # An engine that imports nothing, and some that are none.
 _NIM = '''
-import sys
+import sys, time
 
 class Nim:
     """Take one or two matches; whoever takes the last one wins, and nobody else plays."""
@@ -357,6 +506,10 @@ class Modules(Nim):
 class File(Nim):
     def __init__(self, argument):
         self.start = int(open(argument).read())
+
+class Hang(Nim):
+    def reset(self, seed, describe):
+        time.sleep(60)
 
 class Silent(Nim):
     def answer(self, reward):
@@ -424,7 +577,8 @@ def test_an_argument_may_have_colons_and_be_empty():
 
 def test_a_process_loads_an_engine_and_nothing_else_of_ours(one):
     (modules,) = one.reset(["engine:matches:Modules:1"]).observations
-    roots = {name.partition(".")[0] for name in modules.split()}
+    own_script = "llmprior_jax.envs.engines.worker"
+    roots = {name.partition(".")[0] for name in modules.split() if name != own_script}
     assert "matches" in roots
     assert not roots & {"jax", "numpy", "gymnax", "llmprior_jax", "games", "bridge", "process"}
 
@@ -651,6 +805,139 @@ def test_a_damaged_file_of_a_data_directory_is_named(game_files, tmp_path, name)
 
 
 # --------------------------------------------------------------------------------------- TextWorld
+
+
+@pytest.fixture(scope="module")
+def salad(tmp_path_factory) -> str:
+    """A game of which the first wanted food is the carrot."""
+    path = tmp_path_factory.mktemp("textworld") / "salad.z8"
+    make_textworld.make_game(path, 2, random.Random("0 0"))
+    return str(path)
+
+
+@pytest.fixture
+def own_folder(tmp_path, monkeypatch) -> pathlib.Path:
+    """An empty working directory, for the processes, too, that a bridge starts in it."""
+    folder = tmp_path / "working"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def _story(folder: pathlib.Path, code: bytes) -> pathlib.Path:
+    path = folder / "story.z8"
+    path.write_bytes(z_code.story(code))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        *((name, name) for name in ("save", "restore", "script", "quit", "restart", "undo")),
+        ("  SAVE  ", "save"),
+        ("transcripts on", "transcript"),  # A game looks at nine letters.
+        ("q", "q"),
+        ("look. save", "save"),
+        ("look, save", "save"),
+        ("look then save", "save"),
+        ("oops save", "save"),
+        ("superbrief", "superbrief"),
+        ("restrict commands", "restrict commands"),
+        ("tw-print version", "tw-print"),
+    ],
+)
+def test_what_is_not_for_the_game_is_answered_and_not_passed_on(single, salad, command, name):
+    before = single.reset([salad])
+    seen = single.step([command])
+    assert seen.observations == (f'"{name}" is no command of this game.',)
+    assert seen.commands == before.commands
+    assert not seen.done[0]
+    seen = single.step(["inventory"])
+    assert seen.observations == ("You are carrying nothing.",)
+
+
+@pytest.mark.parametrize("command", ["look\nlook", "look\rlook", "look\0look", "\x10", "\\help"])
+def test_a_command_is_one_line_of_text(single, salad, command):
+    single.reset([salad])
+    assert single.step([command]).observations == (
+        "A command is one line of text, without backslashes.",
+    )
+    assert single.step(["inventory"]).observations == ("You are carrying nothing.",)
+    assert single.restarts == 0
+
+
+@pytest.mark.parametrize("command", ["é" * 300, "\ud800", "save the carrots", "take o", ""])
+def test_any_text_is_a_command(single, salad, command):
+    single.reset([salad])
+    assert single.step([command]).observations[0]
+    assert single.step(["inventory"]).observations == ("You are carrying nothing.",)
+    assert single.restarts == 0
+
+
+def test_what_is_not_passed_on_is_a_step_and_leaves_the_description(single, salad, monkeypatch):
+    monkeypatch.setattr(single, "_describe", True)
+    monkeypatch.setattr(single, "_max_steps", 2)
+    first = single.reset([salad])
+    for last in (False, True):
+        seen = single.step(["save"])
+        assert seen.observations == first.observations
+        assert seen.truncated[0] == last
+
+
+def test_no_episode_restores_another(single, salad):
+    single.reset([salad])
+    assert single.step(["take carrot"]).reward[0] == 1
+    single.step(["save"])
+    single.reset([salad])
+    assert single.step(["restore"]).reward[0] == 0
+    assert single.step(["inventory"]).observations == ("You are carrying nothing.",)
+
+
+def test_files_of_a_game_end_with_its_episode(own_folder):
+    game = _story(own_folder, 3 * z_code.READ + z_code.SAVE)
+    with engines.Bridge(num_environments=1) as opened:
+        folder = pathlib.Path(opened._workers[0]._folder.name)
+        opened.reset([game.name])
+        for _ in range(3):
+            opened.step(["wait"])
+        assert list(folder.rglob("story*"))
+        opened.reset([game.name])
+        assert not list(folder.rglob("story*"))
+    assert not folder.exists()
+    assert list(own_folder.iterdir()) == [game]
+
+
+def test_a_halted_emulator_is_a_lost_process(single, tmp_path):
+    before = single.restarts
+    seen = single.reset([_story(tmp_path, 3 * z_code.READ + z_code.ILLEGAL)])
+    while not seen.done[0]:
+        seen = single.step(["wait"])
+    assert seen.lost[0]
+    assert not seen.terminated[0]
+    assert single.restarts == before + 1
+
+
+def test_a_game_that_halts_on_starting_is_named(single, tmp_path):
+    before = single.restarts
+    with pytest.raises(engines.GameError, match=r"story\.z8: the emulator halted"):
+        single.reset([_story(tmp_path, z_code.ILLEGAL)])
+    assert single.restarts == before
+
+
+def test_a_damaged_game_that_hangs_takes_one_timeout(single, salad, tmp_path, monkeypatch):
+    single.reset([salad])  # TextWorld is loaded.
+    before = single.restarts
+    monkeypatch.setattr(single, "_timeout", 1)
+    game = _story(tmp_path, z_code.HANG)
+    with pytest.raises(engines.GameError, match=r"story\.z8: .* did not answer within 1 seconds"):
+        single.reset([game])
+    assert single.restarts == before + 1, "no second try"
+
+
+def test_only_textworlds_own_games_are_described(single, tmp_path, monkeypatch):
+    monkeypatch.setattr(single, "_describe", True)
+    with pytest.raises(engines.GameError, match=r"own games only.*engine\.describe"):
+        single.reset([_story(tmp_path, z_code.READ)])
 
 
 def test_textworlds_own_games_play(single, tmp_path):

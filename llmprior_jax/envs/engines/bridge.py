@@ -10,6 +10,7 @@ JSON with this one, never pickles.
 import dataclasses
 import logging
 import os
+import time
 import weakref
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -180,7 +181,7 @@ class Bridge:
 
         Raises:
           GameError: a game is not there, has no engine, or cannot be started, or its engine gives
-            what is no answer; the message names the game and says why.
+            what is no answer; the message names the game and says why. The others have begun.
         """
         self._check_length(games, "games")
         if seeds is not None:
@@ -200,26 +201,32 @@ class Bridge:
                 }
         answers = self._ask(requests)
         for _ in range(_TRIES - 1):
-            lost = {index: requests[index] for index in requests if answers[index] is None}
-            for index in lost:
+            ended = {index: requests[index] for index in requests if answers[index] is None}
+            for index in ended:
                 self._replace(index, f"while starting {named[index]}")
-            answers |= self._ask(lost)
+            answers |= self._ask(ended)
+        troubles: list[str] = []
         for index, game in named.items():
             answer = answers[index]
-            if answer is None:
-                said = self._workers[index].last_words()
+            if answer is None or "hung" in answer:
+                said = self._workers[index].last_words() or "nothing"
                 self._replace(index, f"while starting {game}")
-                raise GameError(
-                    f"{game}: the engine's process ended {_TRIES} times on starting it, so the "
-                    f"file is probably damaged or of another version. It said: {said or 'nothing'}"
-                )
-            for trouble in ("error", "malformed"):
-                if trouble in answer:
-                    raise GameError(f"{game}: {answer[trouble]}")
+                how = f"ended {_TRIES} times" if answer is None else answer["hung"]
+                answer = {
+                    "error": f"the engine's process {how} on starting it, so the file is probably "
+                    f"damaged or of another version. It said: {said}"
+                }
+            trouble = answer.get("error") or answer.get("malformed")
+            if trouble is not None:
+                troubles.append(f"{game}: {trouble}")
+                answer = dict(_NOT_STARTED)
+            else:
+                self._episodes[index] += 1
             self._games[index] = game
             self._rows[index] = answer
             self._lengths[index] = 0
-            self._episodes[index] += 1
+        if troubles:  # The others have begun, and are now known to have.
+            raise GameError("\n".join(troubles))
         return self._batch(named)
 
     def step(self, commands: Sequence[str | None]) -> HostStep:
@@ -233,7 +240,8 @@ class Bridge:
 
         Raises:
           ValueError: a command is for an environment whose episode is over.
-          GameError: an engine gives what is no answer; the message names the game and the field.
+          GameError: an engine gives what is no answer, which ends its episode, or a game has no
+            such command, and waits for another; the message names the game and what is wanted.
         """
         self._check_length(commands, "commands")
         stepped = [index for index, command in enumerate(commands) if command is not None]
@@ -241,21 +249,25 @@ class Bridge:
             if self._rows[index]["terminated"] or self._rows[index]["truncated"]:
                 raise ValueError(f"The episode of environment {index} is over: reset it first.")
         answers = self._ask({index: {"step": commands[index]} for index in stepped})
-        malformed: list[str] = []
+        troubles: list[str] = []
         for index in stepped:
             answer = answers[index]
+            if answer is not None and "unknown" in answer:
+                troubles.append(f"{self._games[index]}: {answer['unknown']}")
+                continue  # It is where it was.
             if answer is not None and "malformed" in answer:
-                malformed.append(f"{self._games[index]}: {answer['malformed']}")
+                troubles.append(f"{self._games[index]}: {answer['malformed']}")
                 answer = self._rows[index] | _LOST
-            elif answer is None or "error" in answer:
-                self._replace(index, "during an episode" if answer is None else answer["error"])
+            elif answer is None or "error" in answer or "hung" in answer:
+                how = "ended" if answer is None else answer.get("hung") or answer["error"]
+                self._replace(index, f"during an episode: {how}")
                 answer = self._rows[index] | _LOST
             self._lengths[index] += 1
             if self._max_steps is not None and self._lengths[index] >= self._max_steps:
                 answer["truncated"] = answer["truncated"] or not answer["terminated"]
             self._rows[index] = answer
-        if malformed:  # The others have moved, too, and are now known to have.
-            raise GameError("\n".join(malformed))
+        if troubles:  # The others have moved, too, and are now known to have.
+            raise GameError("\n".join(troubles))
         return self._batch(stepped)
 
     def _next_seed(self, index: int) -> int:
@@ -263,10 +275,17 @@ class Bridge:
         return int(entropy.generate_state(1)[0] >> 1)
 
     def _ask(self, requests: dict[int, dict[str, Any]]) -> dict[int, dict[str, Any] | None]:
-        """Sends all requests, then awaits all answers; None where the process is lost."""
+        """Sends all requests, then awaits all answers; None where the process has ended."""
         for index, request in requests.items():
             self._workers[index].send(request)
-        return {index: self._workers[index].receive(self._timeout) for index in requests}
+        deadline = time.monotonic() + self._timeout  # However many of them hang.
+        return {index: self._receive(index, deadline) for index in requests}
+
+    def _receive(self, index: int, deadline: float) -> dict[str, Any] | None:
+        try:
+            return self._workers[index].receive(deadline)
+        except TimeoutError:
+            return {"hung": f"did not answer within {self._timeout:g} seconds"}
 
     def _replace(self, index: int, circumstance: str) -> None:
         process = self._workers[index]

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from typing import Any
 
 from llmprior_jax.envs.engines import worker
@@ -20,13 +21,15 @@ class EngineProcess:
         # The script is run by its path, and its folder left out of Python's (-P), so that the
         # process never imports this package, nor JAX. The engine is found where it would be here.
         path = os.pathsep.join([*filter(None, sys.path), os.getcwd()])
+        # Temporary files of the process end with it, however it ends.
+        self._folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         self._words = tempfile.TemporaryFile()  # noqa: SIM115
         self._process = subprocess.Popen(
             [sys.executable, "-P", worker.__file__],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._words,
-            env=os.environ | {"PYTHONPATH": path},
+            env=os.environ | {"PYTHONPATH": path, "TMPDIR": self._folder.name},
             text=True,
             encoding="utf-8",
         )
@@ -49,12 +52,16 @@ class EngineProcess:
         except OSError:
             pass
 
-    def receive(self, timeout: float) -> dict[str, Any] | None:
-        """The answer to a request; None where the process has ended, or takes longer (seconds)."""
+    def receive(self, deadline: float) -> dict[str, Any] | None:
+        """The answer to a request; None where the process has ended.
+
+        Raises:
+          TimeoutError: there is none yet at the deadline, a time of `time.monotonic`.
+        """
         try:
-            line = self._answers.get(timeout=timeout)
+            line = self._answers.get(timeout=max(0.0, deadline - time.monotonic()))
         except queue.Empty:
-            return None
+            raise TimeoutError from None
         return None if line is None else json.loads(line)
 
     def last_words(self) -> str:
@@ -73,3 +80,4 @@ class EngineProcess:
             except OSError:
                 pass
         self._words.close()
+        self._folder.cleanup()

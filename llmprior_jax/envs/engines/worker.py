@@ -7,7 +7,7 @@ engine prints goes to standard error instead. Nothing but JSON crosses the pipe 
 Requests are ``{"reset": {"engine": path, "argument": text, "seed": n, "describe": flag}}``, which
 names the engine's class by its import path, and ``{"step": command}``. What comes back is an
 `Answer`; or ``{"error": text}`` when the engine failed; or ``{"malformed": text}`` when it gave
-what is no answer.
+what is no answer; or ``{"unknown": text}`` when the game has no such command, and is where it was.
 """
 
 import functools
@@ -117,6 +117,10 @@ class Engine(Protocol):
 
 class MalformedAnswerError(TypeError):
     """What an engine gave is no `Answer`."""
+
+
+class UnknownCommandError(ValueError):
+    """A game has no such command; the engine was told nothing, and its game is where it was."""
 
 
 def _is_text(value: Any) -> bool:
@@ -251,6 +255,8 @@ def serve() -> None:
                 assert engine is not None
                 said = engine.reset(wanted["seed"], wanted["describe"])
             answer = check_answer(path, said)
+        except UnknownCommandError as error:
+            answer = {"unknown": str(error)}
         except MalformedAnswerError as error:
             opened, engine = None, None
             answer = {"malformed": str(error)}
@@ -263,4 +269,6 @@ def serve() -> None:
 
 
 if __name__ == "__main__":
+    # By this name our engines know the errors above; importing it would load the package.
+    sys.modules["llmprior_jax.envs.engines.worker"] = sys.modules[__name__]
     serve()
