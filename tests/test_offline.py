@@ -11,7 +11,7 @@ from llmprior_jax import datasets, training
 from llmprior_jax.learning.offline import OfflineRun
 from llmprior_jax.play import collecting
 from llmprior_jax.play.collecting import Part
-from llmprior_jax.training import build
+from llmprior_jax.training import build, known_states
 
 LOCK = Lock()
 SEEDS = 4
@@ -129,3 +129,40 @@ def test_a_dataset_that_changed_between_stop_and_resume_is_refused(expert):
     second = make_run("bc", dataset._replace(reward=reward))
     with pytest.raises(ValueError, match="transitions have changed since"):
         second.restore(first.state, first.meta())
+
+
+def reworded(dataset, num_states):
+    """The dataset with another observation in so many states in which nothing ended."""
+    states = [*dataset.states]
+    for row in np.unique(dataset.row)[:num_states].tolist():
+        states[row] = states[row]._replace(observation=f"Room {row}.")
+    return dataset._replace(states=tuple(states))
+
+
+def test_states_that_the_environment_lacks_are_warned_of(expert, caplog):
+    dataset = collected(expert, 0.5)
+    known_states.check(dataset, LOCK, "lock.jsonl")
+    assert not caplog.records
+    known_states.check(reworded(dataset, 1), LOCK, "lock.jsonl")
+    (record,) = caplog.records
+    assert "lock.jsonl" in record.message
+    assert "Room 0." in record.message
+
+
+def test_a_dataset_of_another_environment_is_refused(expert):
+    dataset = collected(expert, 0.5)
+    foreign = reworded(dataset, len(dataset.states))
+    used = len(np.union1d(dataset.row, dataset.next_row[~dataset.terminated]))
+    with pytest.raises(ValueError, match=rf"lock.jsonl: 0 of its {used} states \(0%\)"):
+        known_states.check(foreign, LOCK, "lock.jsonl")
+
+
+def test_a_run_refuses_a_dataset_of_another_environment(expert, tmp_path):
+    path = tmp_path / "lock.jsonl"
+    datasets.write(path, collected(expert, 0.5))
+    config = training.default_config()
+    config.env, config.agents, config.offline.dataset = "FrozenLake-4x4", ("cql",), str(path)
+    config.offline.size = 10
+    with pytest.raises(ValueError, match="worded as the environment words them"):
+        training.run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

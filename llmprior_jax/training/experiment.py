@@ -101,8 +101,9 @@ def run(
       are in `learning_curves.png`.
 
     Raises:
-      ValueError: the configuration is invalid, the directory belongs to another one, or it is to be
-        cleared and has a link where the run had made something.
+      ValueError: the configuration is invalid, the directory belongs to another one, it is to be
+        cleared and has a link where the run had made something, or most states of the dataset are
+        not the environment's.
       RestoreError: the directory has checkpoints, and none can be read, or another version wrote
         them.
       InterruptedRunError: `should_stop` said so.
@@ -111,12 +112,14 @@ def run(
       OutOfMemoryError: a device had too little memory.
       ImportError: the configuration asks for what an extra brings; the message names it.
     """
-    from llmprior_jax.training import build
+    from llmprior_jax.training import build, known_states
 
     workdir = pathlib.Path(workdir)
     config, env, env_params = prepare(config, workdir if resume else None)
     settings = to_settings(config)
     dataset = build.read_dataset(settings)
+    if dataset is not None:
+        known_states.check(dataset, env, str(settings.offline.dataset))
     shown = make_examples(settings, env, workdir if resume else None)
     # All that can be wrong with what was given shows before anything is written or removed.
     in_first((lambda: check_workdir(workdir, config)) if resume else (lambda: _of_run(workdir)))
