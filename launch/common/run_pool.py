@@ -1,7 +1,7 @@
 """Trains many runs, each once: in this process, or in several that share them.
 
-Whoever trains a run holds a lock on it, which the operating system lifts however the process ends.
-So a command that is given twice, or by several processes, trains no run twice.
+Whoever trains a run holds the lock on its directory, which the operating system lifts however the
+process ends. So a command that is given twice, or by several processes, trains no run twice.
 """
 
 import collections
@@ -18,12 +18,14 @@ import time
 import traceback
 from collections.abc import Callable, Generator, Mapping, Sequence
 
-import filelock
 import jax
 
 from launch.common import app
 from llmprior_jax import progress, stopping, training
+from llmprior_jax.errors import InUseError
+from llmprior_jax.files import append
 from llmprior_jax.training.config import check_workdir
+from llmprior_jax.training.experiment import locked
 
 SECONDS_FILE = "seconds.jsonl"
 LOG_FILE = "log.txt"
@@ -132,8 +134,7 @@ def timed(workdir: pathlib.Path, name: str) -> Generator[None]:
     finally:
         workdir.mkdir(parents=True, exist_ok=True)
         line = {"name": name, "seconds": round(time.monotonic() - started, 1)}
-        with (workdir / SECONDS_FILE).open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        append(workdir / SECONDS_FILE, json.dumps(line))
 
 
 def _unfinished(workdir: pathlib.Path, configs: Mapping[str, training.Config]) -> list[str]:
@@ -156,26 +157,17 @@ def _train(
     workdir: pathlib.Path, name: str, config: training.Config, should_stop: Callable[[], bool]
 ) -> None:
     """Trains a run, unless it is finished or another process is at it."""
-    with _claim(workdir / f"{name}.lock") as is_ours:
-        if is_ours and not is_finished(workdir, name):
+    directory = workdir / name
+    directory.mkdir(exist_ok=True)
+    with contextlib.ExitStack() as opened:
+        try:
+            opened.enter_context(locked(directory))
+        except InUseError:
+            return
+        if not is_finished(workdir, name):
             with timed(workdir, name):
-                training.run(config, workdir / name, should_stop=should_stop)
+                training.run(config, directory, should_stop=should_stop)
             jax.clear_caches()  # Programs are kept on disk, and nothing else would free them.
-
-
-@contextlib.contextmanager
-def _claim(path: pathlib.Path) -> Generator[bool]:
-    """Whether no other process holds a lock; it is held until the end."""
-    lock = filelock.FileLock(path)
-    try:
-        lock.acquire(blocking=False)
-    except filelock.Timeout:
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        lock.release()
 
 
 class _Worker:
@@ -272,7 +264,7 @@ def _fails(
         print(interruption)
         return True
     except app.MISTAKES as error:
-        print(f"error: {error}")
+        print(f"error: {app.told(error)}")
         return True
     except Exception:  # Whatever it was, the other runs go on.
         traceback.print_exc()

@@ -6,10 +6,9 @@ import subprocess
 import sys
 from collections.abc import Collection
 
-import filelock
-
 from launch.common import run_pool
 from launch.paper import plan
+from llmprior_jax.distributed import locks
 from llmprior_jax.files import write_atomically
 
 
@@ -68,7 +67,7 @@ def _make(path: pathlib.Path, module: str, *arguments: str) -> None:
     finished = path.with_suffix(f"{path.suffix}.complete")
     # Wherever the work directory lies.
     command = shlex.join([module, *arguments]).replace(f"{path.parent}/", "")
-    with filelock.FileLock(path.with_suffix(f"{path.suffix}.lock")):
+    with locks.hold(path.with_suffix(f"{path.suffix}.lock"), of=path, wait=True):
         if not finished.exists():
             with run_pool.timed(path.parent, path.name):
                 words = [sys.executable, "-m", module, *arguments, f"--out={path}"]

@@ -19,10 +19,11 @@ from launch.common import run_pool
 from launch.paper import claims
 from launch.paper.claims import Curve
 from launch.paper.plan import Claim, Experiment, Run, Scale, distinct_runs
-from llmprior_jax.files import write_atomically
+from llmprior_jax.files import replaced, write_atomically
 from llmprior_jax.training import provenance, summary
 from llmprior_jax.training.config import step_unit
 
+FILE = "report.md"
 _RESULTS, _CALLS = "results.jsonl", "calls.jsonl"
 _METRICS = ("success_rate", "return", "unseen_success_rate")
 _OF_A_CALL = (
@@ -144,7 +145,7 @@ def write(out: pathlib.Path, planned: Mapping[str, Experiment], evidence: Eviden
         _section(name, experiment, evidence.records, out) for name, experiment in known.items()
     ]
     head = _head(evidence, len(distinct_runs(planned)))
-    write_atomically(out / "report.md", "\n\n".join([head, *sections]) + "\n")
+    write_atomically(out / FILE, "\n\n".join([head, *sections]) + "\n")
     return len(known)
 
 
@@ -269,7 +270,8 @@ def _draw(curves: Mapping[str, Curve], experiment: Experiment, path: pathlib.Pat
         axes.set_xscale("log")
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
-    figure.savefig(path, dpi=110)
+    with replaced(path) as temporary:
+        figure.savefig(temporary, dpi=110, format="png")
 
 
 def _table(experiment: Experiment, records: Mapping[str, Records]) -> str:

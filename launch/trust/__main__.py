@@ -20,6 +20,7 @@ from typing import Any
 from launch.common import app, run_pool, steps
 from launch.real_models.plan import find_model
 from launch.trust import plan
+from llmprior_jax.files import check_writable
 from llmprior_jax.registry import unknown
 from llmprior_jax.training.metrics import read_metrics
 
@@ -44,6 +45,7 @@ def main(argv: Sequence[str]) -> None:
     for part in _PARTS_WANTED.value:
         if part not in _PARTS:
             raise ValueError(f"--parts: {unknown('part', part, _PARTS)}")
+    check_writable(pathlib.Path(_OUT.value) / report.FILE)
     workdir = pathlib.Path(_WORKDIR.value).absolute()
     workdir.mkdir(parents=True, exist_ok=True)
     models = {name: find_model(name, workdir) for name in _MODELS.value}

@@ -15,7 +15,7 @@ import numpy as np
 import tensorboardX
 from absl import logging
 
-from llmprior_jax.files import write_atomically
+from llmprior_jax.files import naming, write_atomically
 from llmprior_jax.settings import Settings
 from llmprior_jax.training.config import flat
 
@@ -106,8 +106,9 @@ class MetricsWriter:
         record = {"segment": segment, "step": step} | {
             name: _jsonable(array) for name, array in arrays.items()
         }
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
+        with naming(self._file.name):
+            self._file.write(json.dumps(record) + "\n")
+            self._file.flush()
         means = {
             name: float(np.nanmean(array))
             for name, array in arrays.items()
