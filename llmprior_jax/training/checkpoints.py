@@ -180,7 +180,6 @@ class Checkpoints:
             options=ocp.CheckpointManagerOptions(
                 max_to_keep=keep,
                 create=not self._read_only,
-                read_only=self._read_only,
                 enable_async_checkpointing=True,
             ),
         )
