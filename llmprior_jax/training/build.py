@@ -20,6 +20,7 @@ from llmprior_jax.learning.on_engines import EngineRun
 from llmprior_jax.learning.online import OnlineRun, make_loop
 from llmprior_jax.learning.policy_gradient import PolicyRun
 from llmprior_jax.learning.run import Run
+from llmprior_jax.models.language_model import check as check_model
 from llmprior_jax.play.actors import PolicyActor, ValueActor
 from llmprior_jax.play.candidates import (
     Admissible,
@@ -225,6 +226,17 @@ def try_prompts(
     if model != known.model.name and any(map(agents.is_policy, settings.agents)):
         read = functools.cache(lambda: models.load_tokenizer(model))
         make_builder(settings.prior, known.examples, read)(state)
+
+
+def check_policy_model(settings: Settings) -> None:
+    """Looks for the language model that policies begin as; no weights are read.
+
+    Raises:
+      CheckpointError: it cannot be loaded.
+    """
+    policy = settings.policy.model
+    if policy != settings.prior.model and any(map(agents.is_policy, settings.agents)):
+        check_model(policy)
 
 
 def _a_state(env: envs.TextEnvironment | EngineGames, env_params: Any) -> TextState:

@@ -50,7 +50,7 @@ from llmprior_jax.training.config import (
     step_unit,
     to_settings,
 )
-from llmprior_jax.training.metrics import METRICS_FILES, MetricsWriter, read_metrics
+from llmprior_jax.training.metrics import METRICS_FILES, MetricsWriter, check_login, read_metrics
 
 if TYPE_CHECKING:
     from llmprior_jax.envs import TextEnvironment
@@ -106,6 +106,7 @@ def run(
     Raises:
       ValueError: the configuration is invalid, the directory belongs to another one, or it is to be
         cleared and has a link where the run had made something.
+      ValueError: a language model cannot be loaded, or nobody is logged in to Weights & Biases.
       RestoreError: the directory has checkpoints, and none can be read, or another version wrote
         them.
       InterruptedRunError: `should_stop` said so.
@@ -129,6 +130,8 @@ def run(
                 check_workdir(workdir, config)
             else:
                 _of_run(workdir)
+            if settings.wandb_project is not None:
+                check_login()
             if not (workdir / CONFIG_FILE).exists():
                 # The directory is made, and locked, once nothing else can be wrong.
                 check_writable(workdir / CONFIG_FILE)
@@ -145,6 +148,7 @@ def run(
         # All that can be wrong with what was given shows before anything is written or removed.
         if kept := from_first(begin):
             return _of_agents(settings, kept)
+        build.check_policy_model(settings)
         dataset = build.read_dataset(settings)
         shown = make_examples(settings, env, workdir if resume else None)
         priors = build.make_priors(
