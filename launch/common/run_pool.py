@@ -7,20 +7,17 @@ process ends. So a command that is given twice, or by several processes, trains 
 import collections
 import contextlib
 import json
-import multiprocessing
 import multiprocessing.connection
 import os
 import pathlib
-import signal
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable, Generator, Mapping, Sequence
 
 import jax
 
-from launch.common import app
+from launch.common import app, children
 from llmprior_jax import progress, stopping, training
 from llmprior_jax.errors import InUseError
 from llmprior_jax.files import append
@@ -31,8 +28,6 @@ SECONDS_FILE = "seconds.jsonl"
 LOG_FILE = "log.txt"
 
 _POLL_SECONDS = 0.5
-# A process with JAX's threads is not to be forked.
-_SPAWN = multiprocessing.get_context("spawn")
 
 
 def train_here(workdir: pathlib.Path, configs: Mapping[str, training.Config]) -> None:
@@ -180,10 +175,9 @@ class _Worker:
     """
 
     def __init__(self, workdir: pathlib.Path):
-        self.connection, its_end = _SPAWN.Pipe()
+        self.connection, its_end = children.SPAWN.Pipe()
         self.run = ""
-        self.process = _SPAWN.Process(target=_work, args=(workdir, its_end, sys.orig_argv))
-        self.process.start()
+        self.process = children.start(_work, workdir, its_end)
         its_end.close()  # Or nobody would notice that the process has ended.
 
     def train(self, name: str, config: training.Config) -> None:
@@ -216,14 +210,8 @@ def _terminate(workers: Sequence[_Worker]) -> None:
         worker.process.terminate()
 
 
-def _work(
-    workdir: pathlib.Path, connection: multiprocessing.connection.Connection, command: list[str]
-) -> None:
+def _work(workdir: pathlib.Path, connection: multiprocessing.connection.Connection) -> None:
     """What a worker does: trains runs and says of each whether it failed."""
-    # In a session of its own: Ctrl-C reaches the first process alone, which asks this one to end.
-    os.setsid()
-    threading.Thread(target=_stop_with_parent, daemon=True).start()
-    sys.orig_argv = command  # For those who ask what led to a run.
     sys.stdout = sys.stderr  # It is written line by line.
     app.set_up()
     should_stop = app.StopSignal()
@@ -237,13 +225,6 @@ def _work(
         app.leave(termination.status)
     if should_stop():  # What was stopped may have left work to another thread.
         app.leave(0)
-
-
-def _stop_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _print_to(path: pathlib.Path) -> None:

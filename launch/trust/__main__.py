@@ -12,12 +12,11 @@ theirs. Given again, the command goes on where it stopped. The settings are in
 
 import pathlib
 import shlex
-import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from launch.common import app, run_pool, steps
+from launch.common import app, children, run_pool, steps
 from launch.real_models.plan import find_model
 from launch.trust import plan
 from llmprior_jax.files import check_writable
@@ -55,8 +54,7 @@ def main(argv: Sequence[str]) -> None:
             results["online"][place.name] = found
     dataset = workdir / plan.DATASET
     if "offline" in _PARTS_WANTED.value and not dataset.exists():
-        made = [sys.executable, "-m", *plan.COLLECT, f"--out={dataset}"]
-        subprocess.run(made, check=True)
+        children.run(*plan.COLLECT, f"--out={dataset}")
     from_data = plan.offline(str(dataset), _OFFLINE_SEEDS.value)
     found = _curves("offline", from_data.values(), workdir)
     for (size, what), run in from_data.items():
