@@ -148,6 +148,15 @@ def test_a_policy_s_model_is_looked_for_before_other_agents_are_trained(tmp_path
         assert not (tmp_path / "run").exists()
 
 
+def test_no_store_is_made_for_a_model_that_is_not_there(tmp_path):
+    store = tmp_path / "new" / "priors.sqlite"
+    config = training.default_config()
+    config.prior.model, config.prior.store = str(tmp_path / "none"), str(store)
+    with pytest.raises(models.CheckpointError, match="no directory"):
+        build.make_model(training.to_settings(config))
+    assert not store.parent.exists()
+
+
 def test_a_model_is_looked_for_without_reading_its_weights(monkeypatch):
     monkeypatch.setattr("jax.device_put", lambda *_: pytest.fail("weights were read"))
     language_model.check("tiny")

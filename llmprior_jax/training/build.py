@@ -13,6 +13,7 @@ import numpy as np
 from llmprior_jax import agents, datasets, envs, models, priors
 from llmprior_jax.datasets import Dataset
 from llmprior_jax.distributed.mesh import make_mesh, share_environments
+from llmprior_jax.distributed.processes import in_first
 from llmprior_jax.distributed.seeds import over_seeds
 from llmprior_jax.envs.engines import Bridge, list_games
 from llmprior_jax.learning.offline import OfflineRun
@@ -276,9 +277,14 @@ def make_model(settings: Settings, should_stop: Callable[[], bool] | None = None
 
     Raises:
       StoreError: the store cannot be used.
+      CheckpointError: there is no such store yet, and no such model.
     """
     prior = settings.prior
-    store = None if prior.store is None else SharedStore(prior.store)
+    store = None
+    if path := prior.store:
+        # A store is made for a model that is there, not for a name that is mistyped.
+        in_first(lambda: pathlib.Path(path).expanduser().exists() or check_model(prior.model))
+        store = SharedStore(path)
     mesh = make_mesh(settings.run.mesh, settings.run.num_seeds, shared_environments(settings))
     no_mesh = settings.run.mesh is None
     if no_mesh and jax.default_backend() == "cpu" and jax.process_count() == 1:
