@@ -27,6 +27,7 @@ from absl import flags
 
 from launch.common import app
 from llmprior_jax import datasets, ranges, training
+from llmprior_jax.files import check_writable
 from llmprior_jax.settings import EnvironmentSettings
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def main(argv: Sequence[str]) -> None:
 
     del argv
     datasets.check_path(_OUT.value)
-    pathlib.Path(_OUT.value).parent.mkdir(parents=True, exist_ok=True)
+    check_writable(_OUT.value)
     config = training.default_config()
     config.env, config.history = _ENV.value, _HISTORY.value
     config.games.train, config.prior.model = tuple(_GAMES.value), _PRIOR.value
@@ -94,6 +95,7 @@ def main(argv: Sequence[str]) -> None:
         ]
         wanted = _EPISODES.value, _TRANSITIONS.value, _SUCCESS_SHARE.value
         dataset = collecting.collect(env, env_params, mixture, *wanted, _SEED.value)
+    pathlib.Path(_OUT.value).parent.mkdir(parents=True, exist_ok=True)
     datasets.write(_OUT.value, dataset)
     returns = np.bincount(dataset.episode, dataset.reward)
     print(

@@ -30,7 +30,7 @@ from matplotlib.figure import Figure
 
 from launch.common import app, pictures
 from llmprior_jax import priors, progress, training
-from llmprior_jax.files import write_atomically
+from llmprior_jax.files import check_writable, write_atomically
 from llmprior_jax.priors.prompts import FEW_SHOT
 from llmprior_jax.priors.scoring.score import divisor
 from llmprior_jax.settings import AgentSettings, PriorSettings
@@ -93,6 +93,7 @@ img { max-width: 100%; height: auto }
 
 def main(argv: Sequence[str]) -> None:
     del argv
+    check_writable(_OUT.value)
     with (
         tempfile.TemporaryDirectory() as scratch,
         priors.PriorStore(f"{scratch}/said.sqlite") as store,  # so that nothing is asked twice
@@ -147,6 +148,7 @@ def _inspect(store: priors.PriorStore) -> None:
     if settings.others:
         title += f" (the first of {1 + len(settings.others)})"
     body = f"<h1>{html.escape(title)}</h1>{chart}{''.join(sections)}"
+    pathlib.Path(_OUT.value).parent.mkdir(parents=True, exist_ok=True)
     write_atomically(_OUT.value, pictures.document(title, body, _STYLE))
     print(f"{len(states)} states are in {_OUT.value}")
 

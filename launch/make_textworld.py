@@ -13,6 +13,7 @@ import random
 from collections.abc import Sequence
 
 from launch.common import app
+from llmprior_jax.files import check_writable
 
 FLAGS = app.Flags()
 _OUT = FLAGS.string("out", None, "Directory for the games.", required=True)
@@ -63,9 +64,10 @@ def make_game(path: pathlib.Path, num_wanted: int, rng: random.Random) -> None:
 def main(argv: Sequence[str]) -> None:
     del argv
     out = pathlib.Path(_OUT.value)
+    paths = [out / f"salad-{_SEED.value}-{number}.z8" for number in range(_GAMES.value)]
+    check_writable(paths[-1])
     out.mkdir(parents=True, exist_ok=True)
-    for number in range(_GAMES.value):
-        path = out / f"salad-{_SEED.value}-{number}.z8"
+    for number, path in enumerate(paths):
         make_game(path, _WANTED.value, random.Random(f"{_SEED.value} {number}"))
         print(path)
 

@@ -20,6 +20,8 @@ from flax import nnx
 
 from launch.common import app
 from llmprior_jax import ranges
+from llmprior_jax.files import check_writable
+from llmprior_jax.models.formats import hf_directory
 
 FLAGS = app.Flags()
 _OUT = FLAGS.string("out", None, "Folder to write the checkpoint to.", required=True)
@@ -45,6 +47,8 @@ def main(argv: Sequence[str]) -> None:
     from launch.pretraining.tokenizer import train_tokenizer
 
     del argv
+    out = pathlib.Path(_OUT.value)
+    check_writable(out / hf_directory.CONFIG)
     start = time.time()
     seed = _SEED.value
     documents = list(corpus.documents(seed, "train", _DOCUMENTS.value))
@@ -66,7 +70,7 @@ def main(argv: Sequence[str]) -> None:
     training.train(decoder, rows, seed)
     held_out_rows = packing.pack(packing.encode(tokenizer, held_out), packing.ROW_TOKENS)
     every, decision = training.held_out_loss(decoder, held_out_rows)
-    training.save(pathlib.Path(_OUT.value), decoder, tokenizer)
+    training.save(out, decoder, tokenizer)
     print(
         f"held-out loss per token, on {len(held_out):,} documents: {every:.4f}, "
         f"of decisions {decision:.4f}; {time.time() - start:.0f} s in all; wrote {_OUT.value}"

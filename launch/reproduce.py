@@ -19,6 +19,7 @@ from collections.abc import Sequence
 
 from launch.common import app, run_pool
 from launch.paper import inputs, plan, report
+from llmprior_jax.files import check_writable
 from llmprior_jax.registry import unknown
 from llmprior_jax.training.metrics import read_metrics
 
@@ -40,6 +41,7 @@ def main(argv: Sequence[str]) -> None:
     del argv
     scale = plan.QUICK if _QUICK.value else plan.FULL
     workdir, out = pathlib.Path(_WORKDIR.value), pathlib.Path(_OUT.value)
+    check_writable(out / report.FILE)
     found = plan.find_inputs(workdir)
     planned = plan.make(scale, found)
     chosen = {name: each for name, each in planned.items() if name.startswith(_ONLY.value)}
@@ -68,7 +70,7 @@ def main(argv: Sequence[str]) -> None:
     # Read again: another call may have added to it meanwhile.
     evidence = report.read(out).add(finished, report.describe_call(scale, workdir, finished))
     num_experiments = report.write(out, planned, evidence)
-    print(f"the report of {num_experiments} experiments is in {out / 'report.md'}")
+    print(f"the report of {num_experiments} experiments is in {out / report.FILE}")
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ import rich.markup
 from launch.common import app
 from llmprior_jax import datasets, training
 from llmprior_jax.errors import InterruptedRunError
+from llmprior_jax.files import check_writable
 from llmprior_jax.priors import check_options, prompts
 from llmprior_jax.settings import Settings
 
@@ -75,6 +76,7 @@ def main(argv: Sequence[str]) -> None:
         check_options(normalization, 1.0)
     settings = training.to_settings(_config())
     validation.validate(settings)
+    check_writable(pathlib.Path(_OUT.value) / showing.FILE)
     dataset = None
     if _DATASET.value is not None:
         dataset = datasets.read(_DATASET.value, build.history(settings))

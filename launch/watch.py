@@ -16,7 +16,7 @@ import jax
 
 from launch.common import app, pictures
 from llmprior_jax import progress, ranges, training
-from llmprior_jax.files import write_atomically
+from llmprior_jax.files import check_writable, write_atomically
 
 FLAGS = app.Flags()
 _WORKDIR = FLAGS.string("workdir", None, "Directory of the run.", required=True)
@@ -28,9 +28,13 @@ _MESH = FLAGS.string(
     "mesh", None, "Devices, such as data:1,model:2; by default those of the run if they are there."
 )
 
+_PAGE = "episode.html"
+
 
 def main(argv: Sequence[str]) -> None:
     del argv
+    out = pathlib.Path(_OUT.value or pathlib.Path(_WORKDIR.value) / "watch")
+    check_writable(out / _PAGE)
     run = training.restore(
         _WORKDIR.value, _AGENT.value, eval_episodes=1, mesh=_MESH.value, should_stop=app.never
     )
@@ -39,12 +43,11 @@ def main(argv: Sequence[str]) -> None:
         raise ValueError(f"--seed is {_SEED.value}; the run has seeds 0 to {num_seeds - 1}")
     key = jax.random.fold_in(jax.random.key(_SEED.value), _EPISODE.value)
     decisions = list(progress.bar(run.play(_SEED.value, key), desc="playing", unit="step"))
-    out = pathlib.Path(_OUT.value or pathlib.Path(_WORKDIR.value) / "watch")
     out.mkdir(parents=True, exist_ok=True)
     title = f"{_AGENT.value} after {run.steps:,} steps, episode {_EPISODE.value}"
-    write_atomically(out / "episode.html", pictures.episode_page(title, decisions))
+    write_atomically(out / _PAGE, pictures.episode_page(title, decisions))
     pictures.write_gif(decisions, out / "episode.gif")
-    print(f"{len(decisions)} decisions are in {out / 'episode.html'} and {out / 'episode.gif'}")
+    print(f"{len(decisions)} decisions are in {out / _PAGE} and {out / 'episode.gif'}")
 
 
 console = functools.partial(app.run, main, FLAGS)  # The command as an installed script.

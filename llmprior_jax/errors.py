@@ -29,5 +29,9 @@ class InterruptedScoringError(InterruptedRunError):
         self.done = done
 
 
+class InUseError(RuntimeError):
+    """Another process writes where this one was to; the message says which, if that is known."""
+
+
 class FirstProcessError(RuntimeError):
     """The first process failed, and says why; this one cannot go on without it."""

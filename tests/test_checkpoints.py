@@ -129,8 +129,10 @@ def test_a_reader_leaves_a_damaged_checkpoint_where_it_is(tmp_path):
     directory = tmp_path / "checkpoints"
     save(directory, 1, 2)
     remove_arrays(directory)
-    with Checkpoints(directory, 3) as checkpoints:
-        assert checkpoints.restore_latest(state_of(0), set_aside=False)[0] == 1
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    with Checkpoints(directory, 3, read_only=True) as checkpoints:
+        assert checkpoints.restore_latest(state_of(0))[0] == 1
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
     assert (directory / "2").is_dir()
 
 

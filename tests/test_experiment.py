@@ -1,5 +1,6 @@
 """Whole runs with the embedded model: what they leave, and that no kill changes their end."""
 
+import errno
 import json
 import os
 import pathlib
@@ -92,6 +93,39 @@ def test_a_finished_run_started_again_changes_nothing(finished):
     training.run(small_config(), finished)
     assert (finished / "dqn_prior" / "metrics.jsonl").read_text() == metrics
     assert_same_bits(final_state(finished), before)
+
+
+_read_only: set[str] = set()
+
+
+def refuse_to_write(event: str, arguments: tuple) -> None:
+    """Has directories be read-only, to root as well."""
+    writes = event in ("os.mkdir", "os.rename", "os.remove", "os.rmdir")
+    if event == "open":
+        writes = bool(arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
+    if writes and any(str(arguments[0]).startswith(path) for path in _read_only):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(arguments[0]))
+
+
+@pytest.fixture
+def read_only(finished):
+    """The work directory of `finished`, in which nothing can be written."""
+    if not getattr(refuse_to_write, "is_added", False):
+        sys.addaudithook(refuse_to_write)  # For good, so it is added once.
+        refuse_to_write.is_added = True
+    _read_only.add(str(finished))
+    yield finished
+    _read_only.clear()
+
+
+def test_a_finished_run_is_shown_from_a_read_only_directory(read_only):
+    summary = json.loads((read_only / "summary.json").read_text())
+    assert training.run(small_config(), read_only)["dqn_prior"] == summary["dqn_prior"]
+    run = training.restore(read_only, "dqn_prior", eval_episodes=4)
+    assert run.steps == 1600
+    assert len(run.evaluate()["success_rate"]) == 2
+    with pytest.raises(OSError, match=r"Read-only file system: '.*/finished/"):
+        training.run(small_config(), read_only, resume=False)
 
 
 def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits(finished, tmp_path):

@@ -50,9 +50,10 @@ def launch(*arguments: str) -> subprocess.CompletedProcess:
         (["--prior=/nowhere"], "/nowhere"),
         (["--messh=data:1"], "did you mean '--mesh'"),
         (["--config.agents[0]=dqn"], "only whole fields can be set"),
+        (["--workdir=/dev/null/run"], "error: /dev/null/run"),
         (["now"], "unexpected argument 'now'"),
     ],
-    ids=["field", "environment", "alpha", "prior", "flag", "element", "word"],
+    ids=["field", "environment", "alpha", "prior", "flag", "element", "directory", "word"],
 )
 def test_a_mistake_is_told_in_a_sentence_and_nothing_is_trained(tmp_path, arguments, message):
     workdir = tmp_path / "run"

@@ -10,7 +10,7 @@ import pytest
 from tensorboardX.proto import event_pb2
 
 from llmprior_jax import training
-from llmprior_jax.training.metrics import MetricsWriter, read_metrics
+from llmprior_jax.training.metrics import MetricsWriter, check_login, read_metrics
 from llmprior_jax.training.validation import validate
 
 
@@ -54,6 +54,47 @@ def test_where_it_is_missing_the_extra_is_named_before_anything_is_done(config, 
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ImportError, match=r"llmprior-jax\[wandb\]"):
         validate(training.to_settings(config))
+
+
+@pytest.fixture
+def online(config, monkeypatch, tmp_path) -> training.Config:
+    """A configuration whose metrics are to be sent, by somebody who never logged in."""
+    import wandb
+
+    wandb.teardown()  # It remembers the mode.
+    for name in ("WANDB_MODE", "WANDB_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "config"))
+    config.env, config.agents, config.prior.store = "FrozenLake-4x4", ("random",), ""
+    yield config
+    wandb.teardown()
+
+
+def test_who_is_not_logged_in_is_told_before_the_directory_is_made(online, tmp_path):
+    with pytest.raises(ValueError, match=r"no API key is known.*wandb login.*WANDB_MODE=offline"):
+        training.run(online, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_login_that_the_server_refuses_is_told_before_the_directory_is_made(
+    online, tmp_path, monkeypatch
+):
+    import wandb
+
+    def login(**how: object) -> None:
+        raise wandb.errors.AuthenticationError("the key is of nobody")
+
+    monkeypatch.setattr(wandb, "login", login)
+    with pytest.raises(ValueError, match="nobody is logged in: the key is of nobody"):
+        training.run(online, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("mode", ["offline", "disabled"])
+def test_where_nothing_is_sent_nobody_need_be_logged_in(online, monkeypatch, mode):
+    monkeypatch.setenv("WANDB_MODE", mode)
+    check_login()
 
 
 def test_a_directory_of_its_name_is_not_taken_for_the_library(config, monkeypatch, tmp_path):

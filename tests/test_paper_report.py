@@ -93,10 +93,36 @@ def test_a_call_that_no_run_is_from_any_more_is_not_told(known):
     assert [call["minutes"] for call in later.calls] == [5]
 
 
-def test_a_damaged_file_is_named(planned, known, tmp_path):
+@pytest.mark.parametrize(
+    ("file", "line", "why"),
+    [
+        ("results.jsonl", b'{"name": "old-100"}', "there is no field seed"),
+        ("results.jsonl", b'{"name": "old-1', "Unterminated string"),
+        ("results.jsonl", b"[]", "no JSON object"),
+        ("results.jsonl", b"\xff", "can't decode"),
+        (
+            "results.jsonl",
+            b'{"name": "a", "seed": 0, "steps": [1, 2], "success_rate": [1]}',
+            "its curves are not of one length",
+        ),
+        ("calls.jsonl", b"{}", "there is no field written"),
+    ],
+)
+def test_a_damaged_line_is_named(planned, known, tmp_path, file, line, why):
     report.write(tmp_path, planned, known)
-    (tmp_path / "results.jsonl").write_text('{"name": "old-100"}\n')
-    with pytest.raises(ValueError, match=r"results\.jsonl is damaged"):
+    lines = (tmp_path / file).read_bytes().splitlines()
+    number = len(lines) // 2
+    lines[number] = line
+    (tmp_path / file).write_bytes(b"\n".join(lines))
+    with pytest.raises(ValueError, match=rf"{file}, line {number + 1} is damaged: .*{why}"):
+        report.read(tmp_path)
+
+
+def test_a_seed_that_is_missing_is_named(planned, known, tmp_path):
+    report.write(tmp_path, planned, known)
+    lines = (tmp_path / "results.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "results.jsonl").write_text("".join(lines[1:]))
+    with pytest.raises(ValueError, match=r"results\.jsonl is damaged: of .* seed 0 is"):
         report.read(tmp_path)
 
 

@@ -15,7 +15,8 @@ from small_lm import TINY
 from test_proposer import small_config
 
 from launch import collect, evaluate, inspect_prior, watch
-from llmprior_jax import datasets, envs, training
+from llmprior_jax import datasets, envs, models, training
+from llmprior_jax.models import language_model
 from llmprior_jax.play import collecting, scored_states
 from llmprior_jax.priors import CachedModel, prompts
 from llmprior_jax.training import build
@@ -134,6 +135,31 @@ def test_a_prompt_that_no_state_can_have_removes_no_run_and_begins_none(
     assert all((run / name).exists() for name in kept)
     assert not fresh.exists()
     sys.modules.pop("broken_prompts", None)
+
+
+def test_a_policy_s_model_is_looked_for_before_other_agents_are_trained(tmp_path, monkeypatch):
+    cut = pathlib.Path(shutil.copytree(TINY, tmp_path / "cut"))
+    (cut / "model.safetensors").write_bytes((cut / "model.safetensors").read_bytes()[:1000])
+    for model, why in ((str(cut), "model.safetensors"), (str(tmp_path / "none"), "no directory")):
+        steps = {"eval_every": 1000, "num_steps": 1000}
+        policy = {"agents": ("random", "gflan"), "policy.model": model, **steps}
+        with pytest.raises(models.CheckpointError, match=why):
+            training.run(lake(tmp_path, **policy), tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+
+
+def test_no_store_is_made_for_a_model_that_is_not_there(tmp_path):
+    store = tmp_path / "new" / "priors.sqlite"
+    config = training.default_config()
+    config.prior.model, config.prior.store = str(tmp_path / "none"), str(store)
+    with pytest.raises(models.CheckpointError, match="no directory"):
+        build.make_model(training.to_settings(config))
+    assert not store.parent.exists()
+
+
+def test_a_model_is_looked_for_without_reading_its_weights(monkeypatch):
+    monkeypatch.setattr("jax.device_put", lambda *_: pytest.fail("weights were read"))
+    language_model.check("tiny")
 
 
 def test_a_policy_of_another_model_is_asked_before_anything_is_written(tmp_path, monkeypatch):

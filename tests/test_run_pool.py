@@ -61,7 +61,8 @@ def test_a_run_has_a_log_and_the_command_that_led_to_it(tmp_path, configs):
 
 @pytest.mark.parametrize("jobs", [None, 1])
 def test_a_run_that_another_process_is_at_is_left_to_it(tmp_path, configs, jobs):
-    with filelock.FileLock(tmp_path / "run1.lock"):
+    (tmp_path / "run1").mkdir()
+    with filelock.FileLock(tmp_path / "run1" / ".lock"):
         if jobs is None:
             run_pool.train_here(tmp_path, configs)
         else:
@@ -163,5 +164,5 @@ def test_processes_end_with_a_checkpoint_when_the_first_one_is_killed(tmp_path, 
     long_run.kill()
     long_run.wait(60)
     # The worker lets go of the run when all is written.
-    with filelock.FileLock(tmp_path / "long.lock", timeout=60):
+    with filelock.FileLock(tmp_path / "long" / ".lock", timeout=60):
         assert last_checkpoint(tmp_path) > 0

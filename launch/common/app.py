@@ -7,6 +7,7 @@ command therefore imports in the functions that use it.
 """
 
 import contextlib
+import errno
 import functools
 import os
 import pathlib
@@ -27,6 +28,7 @@ from llmprior_jax.errors import (
     DivergedError,
     FirstProcessError,
     InterruptedRunError,
+    InUseError,
     OutOfMemoryError,
     RestoreError,
 )
@@ -36,14 +38,27 @@ from llmprior_jax.registry import nearest, unknown
 MISTAKES = (
     ValueError,
     TypeError,
-    FileNotFoundError,
+    OSError,  # as far as `told` has words for it
     ImportError,  # of an extra, which the message names
     RestoreError,
     OutOfMemoryError,
     DivergedError,
     FirstProcessError,
+    InUseError,
 )
 
+# What to do about what the operating system refuses.
+_ADVICE = {
+    errno.ENOSPC: "make room on its disk, and give the same command again",
+    errno.EDQUOT: "make room on its disk, and give the same command again",
+    errno.EACCES: "see to its permissions, or name another place",
+    errno.EPERM: "see to its permissions, or name another place",
+    errno.EROFS: "name another place",
+    errno.EEXIST: "a file stands where a directory is to be; name another place",
+    errno.ENOTDIR: "a file stands where a directory is to be; name another place",
+    errno.EISDIR: "name a file",
+    errno.ENAMETOOLONG: "use a shorter name",
+}
 _CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 _CONFIG_FLAG = re.compile(r"^--?config=(.*)$")
 _ELEMENT_FLAG = re.compile(r"^--?(config\.[\w.]+\[[^=]*)")
@@ -160,7 +175,7 @@ def run(
         try:
             main(argv)
         except MISTAKES as error:
-            sys.exit(f"error: {error}")
+            sys.exit(f"error: {told(error)}")
         except InterruptedRunError as interruption:
             end(str(interruption))
         except KeyboardInterrupt:
@@ -171,6 +186,21 @@ def run(
     set_up()
     doc = (sys.modules[main.__module__].__doc__ or "").strip()
     app.run(guarded, flags_parser=functools.partial(_parse_flags, own=own, doc=doc))
+
+
+def told(error: Exception) -> str:
+    """What is said of one of the `MISTAKES`.
+
+    Raises:
+      OSError: the operating system refused something that has no name, which is nobody's mistake.
+    """
+    if not isinstance(error, OSError) or error.errno is None:
+        return str(error)
+    if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        raise error
+    advice = _ADVICE.get(error.errno)
+    said = [error.filename and str(error.filename), error.strerror]
+    return ": ".join(filter(None, said)) + (f"; {advice}" if advice else "")
 
 
 def never() -> bool:

@@ -20,6 +20,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
+from llmprior_jax.files import replaced
+
 if TYPE_CHECKING:
     from llmprior_jax.envs import Scene
     from llmprior_jax.play import Decision
@@ -97,7 +99,15 @@ def write_gif(decisions: Sequence[Decision], path: pathlib.Path, seconds: float 
     frames = [_frame(number, decision, drawn) for number, decision in enumerate(decisions, start=1)]
     milliseconds = int(1000 * seconds)
     durations = [milliseconds] * (len(frames) - 1) + [3 * milliseconds]
-    frames[0].save(path, save_all=True, append_images=frames[1:], duration=durations, loop=0)
+    with replaced(path) as temporary:
+        frames[0].save(
+            temporary,
+            "GIF",
+            save_all=True,
+            append_images=frames[1:],
+            duration=durations,
+            loop=0,
+        )
 
 
 def _drawn(decisions: Sequence[Decision]) -> tuple[str, ...]:

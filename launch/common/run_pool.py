@@ -1,36 +1,33 @@
 """Trains many runs, each once: in this process, or in several that share them.
 
-Whoever trains a run holds a lock on it, which the operating system lifts however the process ends.
-So a command that is given twice, or by several processes, trains no run twice.
+Whoever trains a run holds the lock on its directory, which the operating system lifts however the
+process ends. So a command that is given twice, or by several processes, trains no run twice.
 """
 
 import collections
 import contextlib
 import json
-import multiprocessing
 import multiprocessing.connection
 import os
 import pathlib
-import signal
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable, Generator, Mapping, Sequence
 
-import filelock
 import jax
 
-from launch.common import app
+from launch.common import app, children
 from llmprior_jax import progress, stopping, training
+from llmprior_jax.errors import InUseError
+from llmprior_jax.files import append
 from llmprior_jax.training.config import check_workdir
+from llmprior_jax.training.experiment import locked
 
 SECONDS_FILE = "seconds.jsonl"
 LOG_FILE = "log.txt"
 
 _POLL_SECONDS = 0.5
-# A process with JAX's threads is not to be forked.
-_SPAWN = multiprocessing.get_context("spawn")
 
 
 def train_here(workdir: pathlib.Path, configs: Mapping[str, training.Config]) -> None:
@@ -132,8 +129,7 @@ def timed(workdir: pathlib.Path, name: str) -> Generator[None]:
     finally:
         workdir.mkdir(parents=True, exist_ok=True)
         line = {"name": name, "seconds": round(time.monotonic() - started, 1)}
-        with (workdir / SECONDS_FILE).open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        append(workdir / SECONDS_FILE, json.dumps(line))
 
 
 def _unfinished(workdir: pathlib.Path, configs: Mapping[str, training.Config]) -> list[str]:
@@ -156,26 +152,17 @@ def _train(
     workdir: pathlib.Path, name: str, config: training.Config, should_stop: Callable[[], bool]
 ) -> None:
     """Trains a run, unless it is finished or another process is at it."""
-    with _claim(workdir / f"{name}.lock") as is_ours:
-        if is_ours and not is_finished(workdir, name):
+    directory = workdir / name
+    directory.mkdir(exist_ok=True)
+    with contextlib.ExitStack() as opened:
+        try:
+            opened.enter_context(locked(directory))
+        except InUseError:
+            return
+        if not is_finished(workdir, name):
             with timed(workdir, name):
-                training.run(config, workdir / name, should_stop=should_stop)
+                training.run(config, directory, should_stop=should_stop)
             jax.clear_caches()  # Programs are kept on disk, and nothing else would free them.
-
-
-@contextlib.contextmanager
-def _claim(path: pathlib.Path) -> Generator[bool]:
-    """Whether no other process holds a lock; it is held until the end."""
-    lock = filelock.FileLock(path)
-    try:
-        lock.acquire(blocking=False)
-    except filelock.Timeout:
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        lock.release()
 
 
 class _Worker:
@@ -188,10 +175,9 @@ class _Worker:
     """
 
     def __init__(self, workdir: pathlib.Path):
-        self.connection, its_end = _SPAWN.Pipe()
+        self.connection, its_end = children.SPAWN.Pipe()
         self.run = ""
-        self.process = _SPAWN.Process(target=_work, args=(workdir, its_end, sys.orig_argv))
-        self.process.start()
+        self.process = children.start(_work, workdir, its_end)
         its_end.close()  # Or nobody would notice that the process has ended.
 
     def train(self, name: str, config: training.Config) -> None:
@@ -224,14 +210,8 @@ def _terminate(workers: Sequence[_Worker]) -> None:
         worker.process.terminate()
 
 
-def _work(
-    workdir: pathlib.Path, connection: multiprocessing.connection.Connection, command: list[str]
-) -> None:
+def _work(workdir: pathlib.Path, connection: multiprocessing.connection.Connection) -> None:
     """What a worker does: trains runs and says of each whether it failed."""
-    # In a session of its own: Ctrl-C reaches the first process alone, which asks this one to end.
-    os.setsid()
-    threading.Thread(target=_stop_with_parent, daemon=True).start()
-    sys.orig_argv = command  # For those who ask what led to a run.
     sys.stdout = sys.stderr  # It is written line by line.
     app.set_up()
     should_stop = app.StopSignal()
@@ -245,13 +225,6 @@ def _work(
         app.leave(termination.status)
     if should_stop():  # What was stopped may have left work to another thread.
         app.leave(0)
-
-
-def _stop_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _print_to(path: pathlib.Path) -> None:
@@ -272,7 +245,7 @@ def _fails(
         print(interruption)
         return True
     except app.MISTAKES as error:
-        print(f"error: {error}")
+        print(f"error: {app.told(error)}")
         return True
     except Exception:  # Whatever it was, the other runs go on.
         traceback.print_exc()

@@ -2,14 +2,11 @@
 
 import pathlib
 import shlex
-import subprocess
-import sys
 from collections.abc import Collection
 
-import filelock
-
-from launch.common import run_pool
+from launch.common import children, run_pool
 from launch.paper import plan
+from llmprior_jax.distributed import locks
 from llmprior_jax.files import write_atomically
 
 
@@ -68,11 +65,10 @@ def _make(path: pathlib.Path, module: str, *arguments: str) -> None:
     finished = path.with_suffix(f"{path.suffix}.complete")
     # Wherever the work directory lies.
     command = shlex.join([module, *arguments]).replace(f"{path.parent}/", "")
-    with filelock.FileLock(path.with_suffix(f"{path.suffix}.lock")):
+    with locks.hold(path.with_suffix(f"{path.suffix}.lock"), of=path, wait=True):
         if not finished.exists():
             with run_pool.timed(path.parent, path.name):
-                words = [sys.executable, "-m", module, *arguments, f"--out={path}"]
-                subprocess.run(words, check=True)
+                children.run(module, *arguments, f"--out={path}")
             write_atomically(finished, command + "\n")
     if finished.read_text().strip() != command:
         raise ValueError(

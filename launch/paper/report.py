@@ -19,12 +19,14 @@ from launch.common import run_pool
 from launch.paper import claims
 from launch.paper.claims import Curve
 from launch.paper.plan import Claim, Experiment, Run, Scale, distinct_runs
-from llmprior_jax.files import write_atomically
+from llmprior_jax.files import replaced, write_atomically
 from llmprior_jax.training import provenance, summary
 from llmprior_jax.training.config import step_unit
 
+FILE = "report.md"
 _RESULTS, _CALLS = "results.jsonl", "calls.jsonl"
 _METRICS = ("success_rate", "return", "unseen_success_rate")
+_OF_A_RESULT = ("name", "seed", "steps", "success_rate")
 _OF_A_CALL = (
     *("written", "command", "minutes", "commits", "devices", "python", "versions", "sizes"),
     *("runs", "finished"),
@@ -81,12 +83,11 @@ def describe_call(scale: Scale, workdir: pathlib.Path, finished: Collection[str]
     """
     here = provenance.describe()
     commits = dict.fromkeys(
-        json.loads(line)["commit"]
+        line["commit"]
         for name in finished
-        for line in (workdir / name / provenance.FILE).read_text().splitlines()
+        for line in _lines(workdir / name / provenance.FILE, ["commit"])
     )
-    spent = workdir / run_pool.SECONDS_FILE
-    times = [json.loads(line) for line in spent.read_text().splitlines()] if finished else []
+    times = _lines(workdir / run_pool.SECONDS_FILE, ["name", "seconds"])
     return {
         "written": str(datetime.date.today()),
         "command": here["command"],
@@ -104,16 +105,19 @@ def read(out: pathlib.Path) -> Evidence:
       ValueError: a file is damaged.
     """
     by_seed: dict[str, dict[int, Mapping[str, Any]]] = {}
-    path = out / _RESULTS
-    try:
-        for line in _lines(path):
-            by_seed.setdefault(line["name"], {})[line["seed"]] = line
-        records = {name: _records(seeds) for name, seeds in by_seed.items()}
-        path = out / _CALLS
-        calls = [{field: call[field] for field in _OF_A_CALL} for call in _lines(path)]
-        return Evidence(records, calls)
-    except (KeyError, ValueError, IndexError) as error:
-        raise ValueError(f"{path} is damaged ({error!r}); use another --out") from error
+    for line in _lines(out / _RESULTS, _OF_A_RESULT):
+        by_seed.setdefault(line["name"], {})[line["seed"]] = line
+    for name, seeds in by_seed.items():
+        if missing := set(range(max(seeds) + 1)) - seeds.keys():
+            raise ValueError(
+                f"{out / _RESULTS} is damaged: of {name} seed {min(missing)} is missing; use "
+                "another --out"
+            )
+    records = {name: _records(seeds) for name, seeds in by_seed.items()}
+    calls = [
+        {field: call[field] for field in _OF_A_CALL} for call in _lines(out / _CALLS, _OF_A_CALL)
+    ]
+    return Evidence(records, calls)
 
 
 def write(out: pathlib.Path, planned: Mapping[str, Experiment], evidence: Evidence) -> int:
@@ -144,7 +148,7 @@ def write(out: pathlib.Path, planned: Mapping[str, Experiment], evidence: Eviden
         _section(name, experiment, evidence.records, out) for name, experiment in known.items()
     ]
     head = _head(evidence, len(distinct_runs(planned)))
-    write_atomically(out / "report.md", "\n\n".join([head, *sections]) + "\n")
+    write_atomically(out / FILE, "\n\n".join([head, *sections]) + "\n")
     return len(known)
 
 
@@ -159,10 +163,30 @@ def _evaluations(records: Records) -> Records:
     return [{"step": record["step"], **rounded(record)} for record in evaluations]
 
 
-def _lines(path: pathlib.Path) -> Iterator[dict[str, Any]]:
-    if path.exists():
-        for line in path.read_text().splitlines():
-            yield json.loads(line)
+def _lines(path: pathlib.Path, fields: Collection[str]) -> Iterator[dict[str, Any]]:
+    """The lines of a file, none if it is not there.
+
+    Raises:
+      ValueError: a line is no JSON object, or lacks one of the fields, or its curves are not of one
+        length. It names the line.
+    """
+    if not path.exists():
+        return
+    for number, text in enumerate(path.read_bytes().splitlines(), start=1):
+        try:
+            line = json.loads(text)
+            if not isinstance(line, dict):
+                raise ValueError("no JSON object")
+            if missing := [name for name in fields if name not in line]:
+                raise ValueError(f"there is no field {missing[0]}")
+            curves = [line[name] for name in ("steps", *_METRICS) if name in line]
+            if len({len(curve) for curve in curves}) > 1:
+                raise ValueError("its curves are not of one length")
+        except (RecursionError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{path}, line {number} is damaged: {error}; remove the line, or write elsewhere"
+            ) from error
+        yield line
 
 
 def _records(by_seed: Mapping[int, Mapping[str, Any]]) -> Records:
@@ -269,7 +293,8 @@ def _draw(curves: Mapping[str, Curve], experiment: Experiment, path: pathlib.Pat
         axes.set_xscale("log")
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
-    figure.savefig(path, dpi=110)
+    with replaced(path) as temporary:
+        figure.savefig(temporary, dpi=110, format="png")
 
 
 def _table(experiment: Experiment, records: Mapping[str, Records]) -> str:

@@ -26,6 +26,7 @@ from launch.common import app, run_pool
 from launch.real_models import plan
 from llmprior_jax import models, progress, training
 from llmprior_jax.errors import InterruptedRunError
+from llmprior_jax.files import check_writable
 from llmprior_jax.registry import unknown
 
 _STEPS = ("surveys", "learning", "proposals", "formats", "low_rank")
@@ -46,6 +47,7 @@ def main(argv: Sequence[str]) -> None:
     for step in _STEPS_WANTED.value:
         if step not in _STEPS:
             raise ValueError(f"--steps: {unknown('step', step, _STEPS)}")
+    check_writable(pathlib.Path(_OUT.value) / report.FILE)
     workdir = pathlib.Path(_WORKDIR.value).absolute()
     workdir.mkdir(parents=True, exist_ok=True)
     places = {place.name: place for place in plan.places(workdir)}

@@ -10,8 +10,6 @@ import hashlib
 import json
 import pathlib
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -20,7 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from launch.common import app
+from launch.common import app, children
 from launch.real_models import plan
 from launch.surveying import measuring, recommending, showing
 from llmprior_jax import envs, models, priors, training
@@ -138,8 +136,7 @@ def make_games(workdir: pathlib.Path) -> None:
         if not made.exists() or made.read_text() != said:
             made.unlink(missing_ok=True)
             shutil.rmtree(workdir / name, ignore_errors=True)
-            words = [sys.executable, "-m", *command, f"--out={workdir / name}"]
-            subprocess.run(words, check=True)
+            children.run(*command, f"--out={workdir / name}")
             write_atomically(made, said)
 
 

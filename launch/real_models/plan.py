@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from llmprior_jax import training
+from llmprior_jax.files import replaced
 from llmprior_jax.priors import prompts
 
 SALAD = "Overcooked-TomatoLettuceSalad"
@@ -125,12 +126,10 @@ def find_model(name: str, workdir: pathlib.Path) -> str:
         return str(parts[0])
     whole = workdir / f"{name}.gguf"
     if not whole.exists():
-        joined = whole.with_suffix(".partial")
-        with joined.open("wb") as out:
+        with replaced(whole) as joined, joined.open("wb") as out:
             for part in parts:
                 with part.open("rb") as file:
                     shutil.copyfileobj(file, out)
-        joined.replace(whole)
     return str(whole)
 
 

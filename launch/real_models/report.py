@@ -13,7 +13,7 @@ from launch.common import steps
 from launch.common.pictures import POSTERIOR, PRIOR
 from launch.real_models.measure import SETTINGS
 from launch.real_models.plan import CHOOSING
-from llmprior_jax.files import write_atomically
+from llmprior_jax.files import replaced, write_atomically
 from llmprior_jax.training import summary
 from llmprior_jax.training.prior_alone import RETURN, SUCCESS, verdict, with_interval
 
@@ -231,4 +231,5 @@ def _draw(learning: Mapping[str, Any], path: pathlib.Path) -> None:
         axes.grid(alpha=0.3)
         axes.legend(fontsize=7)
     panels[0].set_ylabel("success, interquartile mean")
-    figure.savefig(path, dpi=120)
+    with replaced(path) as temporary:
+        figure.savefig(temporary, dpi=120, format="png")

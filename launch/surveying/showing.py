@@ -16,10 +16,11 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from launch.common.pictures import POSTERIOR, PRIOR
 from launch.surveying.measuring import Finding, Survey
 from launch.surveying.recommending import Recommendation
-from llmprior_jax.files import write_atomically
+from llmprior_jax.files import replaced, write_atomically
 from llmprior_jax.training.prior_alone import RETURN, SUCCESS, with_interval
 from llmprior_jax.training.summary import bounds
 
+FILE = "survey.json"
 _RECOMMENDED = "#2e8b57"
 
 
@@ -201,7 +202,8 @@ def draw(survey: Survey, recommended: Finding | None, title: str, path: pathlib.
         tick.set_fontweight("bold" if each == recommended else "normal")
     mark = "; bold and green: recommended" if recommended is not None else ""
     figure.suptitle(f"{title}\ndashed and gray: uniform{mark}".replace("$", r"\$"), fontsize=10)
-    figure.savefig(path, dpi=120)
+    with replaced(path) as temporary:
+        figure.savefig(temporary, dpi=120, format="png")
 
 
 def write(
@@ -216,7 +218,7 @@ def write(
       out: the directory.
     """
     out.mkdir(parents=True, exist_ok=True)
-    write_atomically(out / "survey.json", to_json(survey, recommendation, about))
+    write_atomically(out / FILE, to_json(survey, recommendation, about))
     prior, place = (_short(about[name]) for name in ("prior", "place"))
     title = f"{prior} in {place}{_mixed(survey)}"
     draw(survey, recommendation.finding, title, out / "survey.png")

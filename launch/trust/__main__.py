@@ -12,14 +12,14 @@ theirs. Given again, the command goes on where it stopped. The settings are in
 
 import pathlib
 import shlex
-import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from launch.common import app, run_pool, steps
+from launch.common import app, children, run_pool, steps
 from launch.real_models.plan import find_model
 from launch.trust import plan
+from llmprior_jax.files import check_writable
 from llmprior_jax.registry import unknown
 from llmprior_jax.training.metrics import read_metrics
 
@@ -44,6 +44,7 @@ def main(argv: Sequence[str]) -> None:
     for part in _PARTS_WANTED.value:
         if part not in _PARTS:
             raise ValueError(f"--parts: {unknown('part', part, _PARTS)}")
+    check_writable(pathlib.Path(_OUT.value) / report.FILE)
     workdir = pathlib.Path(_WORKDIR.value).absolute()
     workdir.mkdir(parents=True, exist_ok=True)
     models = {name: find_model(name, workdir) for name in _MODELS.value}
@@ -53,8 +54,7 @@ def main(argv: Sequence[str]) -> None:
             results["online"][place.name] = found
     dataset = workdir / plan.DATASET
     if "offline" in _PARTS_WANTED.value and not dataset.exists():
-        made = [sys.executable, "-m", *plan.COLLECT, f"--out={dataset}"]
-        subprocess.run(made, check=True)
+        children.run(*plan.COLLECT, f"--out={dataset}")
     from_data = plan.offline(str(dataset), _OFFLINE_SEEDS.value)
     found = _curves("offline", from_data.values(), workdir)
     for (size, what), run in from_data.items():

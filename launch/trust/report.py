@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from launch.common import steps
 from launch.common.pictures import POSTERIOR, PRIOR
 from launch.trust.plan import CQL, DQN, FIXED, GFLAN, LEARNED, PLACES, PRIORS
-from llmprior_jax.files import write_atomically
+from llmprior_jax.files import replaced, write_atomically
 from llmprior_jax.training import summary
 from llmprior_jax.training.prior_alone import SUCCESS
 
@@ -162,4 +162,5 @@ def _draw(curves: Mapping[str, Any], shown: list[str], path: pathlib.Path) -> No
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("success, interquartile mean")
     panels[0].legend(fontsize=8)
-    figure.savefig(path, dpi=120)
+    with replaced(path) as temporary:
+        figure.savefig(temporary, dpi=120, format="png")

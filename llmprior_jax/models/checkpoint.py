@@ -123,10 +123,26 @@ class Contents(NamedTuple):
     tokenizer: PreTrainedTokenizerFast
 
 
-def read(checkpoint: Checkpoint, dtype: Any, supported: Mapping[str, Architecture]) -> Contents:
-    """Reads the model of a checkpoint.
+class _Checked(NamedTuple):
+    """A model without its weights.
 
-    On a CPU the host's memory holds the parameters once, and some 50 MB while it reads.
+    Attributes:
+      config: of the model.
+      graphdef: graph definition.
+      parameters: those of the model, of which only shapes are known.
+      tensors: what holds each of them.
+      tokenizer: its tokenizer.
+    """
+
+    config: Any
+    graphdef: nnx.GraphDef[Any]
+    parameters: dict[tuple[Any, ...], Any]
+    tensors: dict[tuple[Any, ...], Tensor]
+    tokenizer: PreTrainedTokenizerFast
+
+
+def check(checkpoint: Checkpoint, dtype: Any, supported: Mapping[str, Architecture]) -> _Checked:
+    """Finds all that `read` wants; no weights are read, but those that may be tied.
 
     Args:
       checkpoint: an open checkpoint.
@@ -159,11 +175,29 @@ def read(checkpoint: Checkpoint, dtype: Any, supported: Mapping[str, Architectur
     if problems:
         raise CheckpointError(str(checkpoint.path), problems)
 
-    # Before the weights, so that what making it takes is free again when they come.
+    of_parameters = {path: tensors[architecture.tensor_name(path, config)] for path in parameters}
     tokenizer = _load_tokenizer(checkpoint, config)
+    return _Checked(config, graphdef, parameters, of_parameters, tokenizer)
+
+
+def read(checkpoint: Checkpoint, dtype: Any, supported: Mapping[str, Architecture]) -> Contents:
+    """Reads the model of a checkpoint.
+
+    On a CPU the host's memory holds the parameters once, and some 50 MB while it reads.
+
+    Args:
+      checkpoint: an open checkpoint.
+      dtype: of the parameters, whatever the files have.
+      supported: the architectures that will do, by `model_type`.
+
+    Raises:
+      CheckpointError: see `check`; or a weight is not finite.
+    """
+    # The tokenizer before the weights, so that what making it takes is free when they come.
+    config, graphdef, parameters, tensors, tokenizer = check(checkpoint, dtype, supported)
     not_finite: list[str] = []
     for path, parameter in parameters.items():
-        tensor = tensors[architecture.tensor_name(path, config)]
+        tensor = tensors[path]
         value, finite = _read_tensor(tensor, jnp.dtype(dtype), _is_kernel(path))
         if not finite:
             not_finite.append(f"{tensor.name} in {tensor.file.name}")

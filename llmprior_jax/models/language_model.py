@@ -176,6 +176,17 @@ def load(
     )
 
 
+def check(path_or_hub_id: str | Path) -> None:
+    """Raises the error that `load` would, as far as that shows without reading the weights.
+
+    Raises:
+      CheckpointError: there is no such directory or hub id, or the checkpoint is not complete, or
+        not supported.
+    """
+    found = places.open_checkpoint(places.find(path_or_hub_id, hf_directory.FILES))
+    checkpoint.check(found, _default_dtype(), architectures.LANGUAGE_MODELS)
+
+
 def fingerprint(path_or_hub_id: str | Path, dtype: Any = None, quantize: str | None = None) -> str:
     """The `fingerprint` of the model that `load` would give, without loading it.
 

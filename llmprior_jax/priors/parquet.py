@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from llmprior_jax.files import DIGEST, digest
+from llmprior_jax.files import DIGEST, digest, replaced
 from llmprior_jax.priors.store import PriorStore, StoredScores, StoreError
 
 _ROWS_AT_ONCE = 1024
@@ -49,18 +49,19 @@ def export_parquet(store: PriorStore, path: str | os.PathLike[str]) -> int:
 
     Raises:
       StoreError: the store is damaged.
-      OSError: the file cannot be written.
+      OSError: the file cannot be written; what was there stays.
     """
     count, hashed = 0, b""
-    temporary = f"{os.fspath(path)}.partial"
-    with pq.ParquetWriter(temporary, _SCHEMA, compression="zstd") as writer:
+    with (
+        replaced(os.fspath(path)) as temporary,
+        pq.ParquetWriter(temporary, _SCHEMA, compression="zstd") as writer,
+    ):
         rows = _rows(store)
         while batch := list(itertools.islice(rows, _ROWS_AT_ONCE)):
             writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=_SCHEMA))
             count += len(batch)
             hashed = _hash(hashed, batch)
         writer.add_key_value_metadata({DIGEST: hashed.hex()})
-    os.replace(temporary, path)
     return count
 
 

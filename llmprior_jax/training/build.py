@@ -13,6 +13,7 @@ import numpy as np
 from llmprior_jax import agents, datasets, envs, models, priors
 from llmprior_jax.datasets import Dataset
 from llmprior_jax.distributed.mesh import make_mesh, share_environments
+from llmprior_jax.distributed.processes import in_first
 from llmprior_jax.distributed.seeds import over_seeds
 from llmprior_jax.envs.engines import Bridge, list_games
 from llmprior_jax.learning.offline import OfflineRun
@@ -20,6 +21,7 @@ from llmprior_jax.learning.on_engines import EngineRun
 from llmprior_jax.learning.online import OnlineRun, make_loop
 from llmprior_jax.learning.policy_gradient import PolicyRun
 from llmprior_jax.learning.run import Run
+from llmprior_jax.models.language_model import check as check_model
 from llmprior_jax.play.actors import PolicyActor, ValueActor
 from llmprior_jax.play.candidates import (
     Admissible,
@@ -227,6 +229,17 @@ def try_prompts(
         make_builder(settings.prior, known.examples, read)(state)
 
 
+def check_policy_model(settings: Settings) -> None:
+    """Looks for the language model that policies begin as; no weights are read.
+
+    Raises:
+      CheckpointError: it cannot be loaded.
+    """
+    policy = settings.policy.model
+    if policy != settings.prior.model and any(map(agents.is_policy, settings.agents)):
+        check_model(policy)
+
+
 def _a_state(env: envs.TextEnvironment | EngineGames, env_params: Any) -> TextState:
     """A state that an episode may begin in."""
     if isinstance(env, EngineGames):
@@ -264,9 +277,14 @@ def make_model(settings: Settings, should_stop: Callable[[], bool] | None = None
 
     Raises:
       StoreError: the store cannot be used.
+      CheckpointError: there is no such store yet, and no such model.
     """
     prior = settings.prior
-    store = None if prior.store is None else SharedStore(prior.store)
+    store = None
+    if path := prior.store:
+        # A store is made for a model that is there, not for a name that is mistyped.
+        in_first(lambda: pathlib.Path(path).expanduser().exists() or check_model(prior.model))
+        store = SharedStore(path)
     mesh = make_mesh(settings.run.mesh, settings.run.num_seeds, shared_environments(settings))
     no_mesh = settings.run.mesh is None
     if no_mesh and jax.default_backend() == "cpu" and jax.process_count() == 1:

@@ -45,8 +45,15 @@ class Checkpoints:
       (1, {'note': 'first'})
     """
 
-    def __init__(self, directory: str | pathlib.Path, keep: int):
-        """Opens, or creates, the checkpoints in `directory`, of which the newest `keep` stay."""
+    def __init__(self, directory: str | pathlib.Path, keep: int, read_only: bool = False):
+        """Opens, or creates, the checkpoints in `directory`, of which the newest `keep` stay.
+
+        Args:
+          directory: of the checkpoints.
+          keep: how many stay.
+          read_only: leave the directory, which is there, as it is.
+        """
+        self._read_only = read_only
         self._directory = pathlib.Path(directory).absolute()
         self._manager = self._open(keep)
         self._keep = keep
@@ -77,15 +84,14 @@ class Checkpoints:
         """Waits until what was saved is on disk."""
         self._manager.wait_until_finished()
 
-    def restore_latest(
-        self, like: Any, set_aside: bool = True
-    ) -> tuple[int, Any, dict[str, Any]] | None:
+    def restore_latest(self, like: Any) -> tuple[int, Any, dict[str, Any]] | None:
         """Restores the newest checkpoint that is whole.
+
+        Newer ones that cannot be read are moved out of the way, for they are to be written again;
+        not so where all is only read.
 
         Args:
           like: a pytree with the structure, shapes, dtypes and devices that the state is to have.
-          set_aside: whether to move newer checkpoints that cannot be read out of the way, which
-            training needs to write them again; readers leave everything as it is.
 
         Returns:
           `(step, state, meta)`, or None where nothing was ever saved.
@@ -114,7 +120,7 @@ class Checkpoints:
                 )
                 damaged.append(step)
             else:
-                if damaged and set_aside:
+                if damaged and not self._read_only:
                     self._set_aside(damaged)
                 return step, *restored
         if damaged:
@@ -172,7 +178,9 @@ class Checkpoints:
         return ocp.CheckpointManager(
             self._directory,
             options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep, create=True, enable_async_checkpointing=True
+                max_to_keep=keep,
+                create=not self._read_only,
+                enable_async_checkpointing=True,
             ),
         )
 

@@ -21,6 +21,7 @@ import numpy as np
 import tqdm
 
 from llmprior_jax import agents, progress
+from llmprior_jax.distributed import locks
 from llmprior_jax.distributed.mesh import make_mesh
 from llmprior_jax.distributed.processes import from_first, in_any, in_first, is_first
 from llmprior_jax.errors import (
@@ -29,7 +30,7 @@ from llmprior_jax.errors import (
     OutOfMemoryError,
     RestoreError,
 )
-from llmprior_jax.files import write_atomically
+from llmprior_jax.files import append, check_writable, write_atomically
 from llmprior_jax.priors import prompts
 from llmprior_jax.priors.prompts import Example
 from llmprior_jax.settings import Settings
@@ -49,7 +50,7 @@ from llmprior_jax.training.config import (
     step_unit,
     to_settings,
 )
-from llmprior_jax.training.metrics import METRICS_FILES, MetricsWriter, read_metrics
+from llmprior_jax.training.metrics import METRICS_FILES, MetricsWriter, check_login, read_metrics
 
 if TYPE_CHECKING:
     from llmprior_jax.envs import TextEnvironment
@@ -64,6 +65,7 @@ _QUERIES = "prior_queries.jsonl"
 _CURVES = "learning_curves.png"
 _PRIOR_ALONE = "prior_alone.json"
 _CHECKPOINTS = "checkpoints"
+_LOCK = ".lock"
 # What is made in an agent's directory.
 _OF_AGENT = (*METRICS_FILES, _CHECKPOINTS, f"{_CHECKPOINTS}{BROKEN}")
 
@@ -88,7 +90,8 @@ def run(
     Args:
       config: see `default_config`.
       workdir: directory of the run; made if need be.
-      resume: go on from what the directory holds; otherwise start again in it, losing its results.
+      resume: go on from what the directory holds, which of a finished run may be read-only;
+        otherwise start again in it, losing its results.
         Only what the run made is removed then, and no link is followed.
       should_stop: asked after every segment; once it says yes, a checkpoint is written and training
         ends with `InterruptedRunError`. It is also asked all the time while the language model is
@@ -102,8 +105,9 @@ def run(
 
     Raises:
       ValueError: the configuration is invalid, the directory belongs to another one, it is to be
-        cleared and has a link where the run had made something, or most states of the dataset are
-        not the environment's.
+        cleared and has a link where the run had made something, most states of the dataset are not
+        the environment's, a language model cannot be loaded, or nobody is logged in to Weights &
+        Biases.
       RestoreError: the directory has checkpoints, and none can be read, or another version wrote
         them.
       InterruptedRunError: `should_stop` said so.
@@ -111,27 +115,53 @@ def run(
         is from before.
       OutOfMemoryError: a device had too little memory.
       ImportError: the configuration asks for what an extra brings; the message names it.
+      InUseError: another process trains in the directory.
+      OSError: the directory cannot be written.
     """
     from llmprior_jax.training import build, known_states
 
     workdir = pathlib.Path(workdir)
     config, env, env_params = prepare(config, workdir if resume else None)
     settings = to_settings(config)
-    dataset = build.read_dataset(settings)
-    if dataset is not None:
-        known_states.check(dataset, env, str(settings.offline.dataset))
-    shown = make_examples(settings, env, workdir if resume else None)
-    # All that can be wrong with what was given shows before anything is written or removed.
-    in_first((lambda: check_workdir(workdir, config)) if resume else (lambda: _of_run(workdir)))
-    priors = build.make_priors(
-        settings,
-        env,
-        env_params,
-        workdir / _PRIOR_TABLE,
-        examples=shown,
-        should_stop=should_stop,
-    )
     with contextlib.ExitStack() as opened:
+
+        def begin() -> bytes:
+            """The summary of a run that is finished where nothing can be written."""
+            if resume:
+                check_workdir(workdir, config)
+            else:
+                _of_run(workdir)
+            if settings.wandb_project is not None:
+                check_login()
+            if not (workdir / CONFIG_FILE).exists():
+                # The directory is made, and locked, once nothing else can be wrong.
+                check_writable(workdir / CONFIG_FILE)
+                return b""
+            try:
+                opened.enter_context(locked(workdir))
+            except OSError:
+                path = workdir / SUMMARY_FILE
+                if resume and path.exists():
+                    return path.read_bytes()
+                raise
+            return b""
+
+        # All that can be wrong with what was given shows before anything is written or removed.
+        if kept := from_first(begin):
+            return _of_agents(settings, kept)
+        build.check_policy_model(settings)
+        dataset = build.read_dataset(settings)
+        if dataset is not None:
+            known_states.check(dataset, env, str(settings.offline.dataset))
+        shown = make_examples(settings, env, workdir if resume else None)
+        priors = build.make_priors(
+            settings,
+            env,
+            env_params,
+            workdir / _PRIOR_TABLE,
+            examples=shown,
+            should_stop=should_stop,
+        )
         for model in priors.models:
             opened.callback(model.close)
         if not resume or not priors.scored.has_rows:
@@ -140,6 +170,8 @@ def run(
                 model.load()
 
         def claim() -> None:
+            workdir.mkdir(parents=True, exist_ok=True)
+            opened.enter_context(locked(workdir))
             if not resume:
                 _clear(workdir)
             claim_workdir(workdir, config)
@@ -161,8 +193,18 @@ def run(
                     _look(name, settings, env, env_params, priors, workdir)
                     is_looked_at = True
                 _train(name, trained, priors.models, settings, workdir / name, should_stop)
-    summary = json.loads(from_first(lambda: _conclude(config, workdir).encode()))
+    return _of_agents(settings, from_first(lambda: _conclude(config, workdir).encode()))
+
+
+def _of_agents(settings: Settings, content: bytes) -> dict[str, Any]:
+    """What a summary says of a run's agents."""
+    summary = json.loads(content)
     return {name: summary[name] for name in settings.agents}
+
+
+def locked(workdir: pathlib.Path) -> contextlib.AbstractContextManager[None]:
+    """The lock on a work directory, which is there; who writes a run in it holds that."""
+    return locks.hold(workdir / _LOCK, of=workdir)
 
 
 def restore(
@@ -214,8 +256,8 @@ def restore(
     directory = workdir / name / _CHECKPOINTS
     if not directory.exists():
         raise FileNotFoundError(f"{workdir} has no checkpoint of {name} yet")
-    with Checkpoints(directory, settings.checkpoint.keep) as checkpoints:
-        restored = checkpoints.restore_latest(run.state, set_aside=False)
+    with Checkpoints(directory, settings.checkpoint.keep, read_only=True) as checkpoints:
+        restored = checkpoints.restore_latest(run.state)
     if restored is None:
         raise FileNotFoundError(f"{workdir} has no checkpoint of {name} yet")
     _go_back(run, *restored, directory)
@@ -463,8 +505,7 @@ def _report(model: "CachedModel", workdir: pathlib.Path) -> None:
         + (f", {queries.not_kept:,} not kept" if queries.not_kept else "")
     )
     record = {"model": model.name} | queries._asdict() | {"per_second": queries.per_second}
-    with (workdir / _QUERIES).open("a") as file:
-        file.write(json.dumps(record) + "\n")
+    append(workdir / _QUERIES, json.dumps(record))
 
 
 def _train(

@@ -15,7 +15,7 @@ import numpy as np
 import tensorboardX
 from absl import logging
 
-from llmprior_jax.files import write_atomically
+from llmprior_jax.files import naming, write_atomically
 from llmprior_jax.settings import Settings
 from llmprior_jax.training.config import flat
 
@@ -24,6 +24,8 @@ _WANDB_ID = "wandb_id"
 # Fields that every record has.
 _COUNTED = ("segment", "step")
 _TENSORBOARD = "tensorboard"
+# Modes of Weights & Biases in which nothing is sent.
+_WITHOUT_LOGIN = ("offline", "dryrun", "disabled")
 # What is made in an agent's directory; "wandb" is where that library keeps its own.
 METRICS_FILES = (
     _FILE,
@@ -106,8 +108,9 @@ class MetricsWriter:
         record = {"segment": segment, "step": step} | {
             name: _jsonable(array) for name, array in arrays.items()
         }
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
+        with naming(self._file.name):
+            self._file.write(json.dumps(record) + "\n")
+            self._file.flush()
         means = {
             name: float(np.nanmean(array))
             for name, array in arrays.items()
@@ -142,6 +145,28 @@ def import_wandb() -> Any:
             "pip install 'llmprior-jax[wandb]'"
         )
     return wandb
+
+
+def check_login() -> None:
+    """Raises an error unless metrics can be sent to Weights & Biases, or need not be.
+
+    Raises:
+      ImportError: it is not installed.
+      ValueError: there is no API key, or the server does not take it or cannot be reached.
+    """
+    wandb = import_wandb()
+    if wandb.setup().settings.mode in _WITHOUT_LOGIN:
+        return
+    try:
+        if wandb.login(prompt=False, verify=True):
+            return
+        why = "no API key is known"
+    except (wandb.errors.AuthenticationError, wandb.errors.UsageError) as error:
+        why = str(error)
+    raise ValueError(
+        "config.wandb_project names a project of Weights & Biases, and nobody is logged in: "
+        f"{why}. Give the command `wandb login`, or set WANDB_MODE=offline"
+    )
 
 
 def read_metrics(directory: str | pathlib.Path) -> list[dict[str, Any]]:

@@ -16,6 +16,8 @@ from typing import Any
 
 import jax
 
+from llmprior_jax.files import append
+
 FILE = "provenance.jsonl"
 _LIBRARIES = ("llmprior-jax", "jax", "jaxlib", "flax", "optax", "numpy", "transformers")
 
@@ -39,8 +41,7 @@ def describe() -> dict[str, Any]:
 
 def record(directory: pathlib.Path) -> None:
     """Appends what runs now to the file in `directory`."""
-    with (directory / FILE).open("a") as file:
-        file.write(json.dumps(describe()) + "\n")
+    append(directory / FILE, json.dumps(describe()))
 
 
 def _version(name: str) -> str | None:

@@ -15,6 +15,8 @@ import scipy.stats
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from llmprior_jax.files import replaced
+
 _CONFIDENCE = 0.95
 _RESAMPLES = 2_000
 SOLVED = 0.9
@@ -190,7 +192,8 @@ def plot(
         axes.grid(alpha=0.3)
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(columns, len(labels)))
-    figure.savefig(path, dpi=150)
+    with replaced(path) as temporary:
+        figure.savefig(temporary, dpi=150, format="png")
 
 
 def _policies(before: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

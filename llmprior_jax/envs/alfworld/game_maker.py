@@ -13,6 +13,7 @@ format, so every program that reads ALFWorld's games reads these.
 Everything is drawn from explicit seeds: same arguments, same bytes.
 """
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -37,6 +38,7 @@ from llmprior_jax.envs.alfworld.tasks import (
     starting_places,
 )
 from llmprior_jax.envs.engines import Bridge, GameError
+from llmprior_jax.files import check_writable, write_atomically
 
 # How readily things are put down on a kind of furniture, and how many it holds. The proportions
 # follow the areas: a counter top holds most of a kitchen, a drawer or a cabinet one or two things.
@@ -119,10 +121,11 @@ def make_games(
     if (out / "json_2.1.1").exists():
         raise GameError(f"{out / 'json_2.1.1'} already exists: name another directory.")
     chosen = choose_tasks(tasks, train, unseen, seed)
+    check_writable(out / "logic" / "alfred.pddl")
     for name, text in floor_plans.game_logic().items():
         path = out / "logic" / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+        write_atomically(path, text)
 
     paths: dict[str, list[pathlib.Path]] = {split: [] for split in SPLITS}
     with Bridge(num_environments=1) as player:
@@ -163,37 +166,42 @@ def draw_game(
     room = floor_plans.read_room(task.plan)
     templates = _goals()[task.task_type]["templates"]
     logic = floor_plans.game_logic()
-    directory.mkdir(parents=True)
     path = directory / "game.tw-pddl"
-    for attempt in range(_ATTEMPTS):
-        rng = np.random.default_rng([*seed, attempt])
-        things = _furnish(room, task, rng)
-        if things is None:
-            continue
-        point = room.points[rng.integers(len(room.points))]
-        start = floor_plans.location_name(point[0], point[1], int(rng.integers(4)), 30)
-        commands = _plan(room, things, task, start)
-        if not commands:
-            continue
-        sentence = templates[rng.integers(len(templates))].format(
-            obj=task.target.lower(), recep=task.receptacle.lower(), toggle=task.receptacle.lower()
-        )
-        game = {
-            "pddl_domain": logic["alfred.pddl"],
-            "grammar": logic["alfred.twl2"].replace("UNKNOWN GOAL", sentence),
-            "pddl_problem": _problem(room, things, task, start, trial),
-            "solvable": True,
-            "walkthrough": commands,
-        }
-        path.write_text(json.dumps(game))
-        if not _wins(player, path, commands):
-            continue
-        (directory / "initial_state.pddl").write_text(game["pddl_problem"])
-        (directory / "traj_data.json").write_text(
-            json.dumps(_trajectory(task, trial, sentence, seed), indent=4)
-        )
-        return path
-    shutil.rmtree(directory)
+    with contextlib.ExitStack() as unfinished:
+        directory.mkdir(parents=True)
+        unfinished.callback(shutil.rmtree, directory, ignore_errors=True)
+        for attempt in range(_ATTEMPTS):
+            rng = np.random.default_rng([*seed, attempt])
+            things = _furnish(room, task, rng)
+            if things is None:
+                continue
+            point = room.points[rng.integers(len(room.points))]
+            start = floor_plans.location_name(point[0], point[1], int(rng.integers(4)), 30)
+            commands = _plan(room, things, task, start)
+            if not commands:
+                continue
+            sentence = templates[rng.integers(len(templates))].format(
+                obj=task.target.lower(),
+                recep=task.receptacle.lower(),
+                toggle=task.receptacle.lower(),
+            )
+            game = {
+                "pddl_domain": logic["alfred.pddl"],
+                "grammar": logic["alfred.twl2"].replace("UNKNOWN GOAL", sentence),
+                "pddl_problem": _problem(room, things, task, start, trial),
+                "solvable": True,
+                "walkthrough": commands,
+            }
+            write_atomically(path, json.dumps(game))
+            if not _wins(player, path, commands):
+                continue
+            write_atomically(directory / "initial_state.pddl", game["pddl_problem"])
+            write_atomically(
+                directory / "traj_data.json",
+                json.dumps(_trajectory(task, trial, sentence, seed), indent=4),
+            )
+            unfinished.pop_all()
+            return path
     raise GameError(
         f"No solvable game of {task.directory} in {_ATTEMPTS} draws: the floor plan has too little "
         "room for what the task needs. Choose another floor plan."
