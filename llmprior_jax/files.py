@@ -51,11 +51,18 @@ def write_atomically(path: str | pathlib.Path, content: str | bytes) -> None:
     """Replaces `path` by `content` in one step.
 
     What a kill leaves beside it is overwritten the next time.
+
+    Raises:
+      OSError: it cannot be written.
+      ValueError: the content is a text that has half of a character.
     """
     path = pathlib.Path(path)
+    if isinstance(content, str):
+        check_text(content, f"what is to be written to {path}")
+        content = content.encode()
     temporary = path.with_name(f".{path.name}.partial")
     with temporary.open("wb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
@@ -144,10 +151,18 @@ def parse_lines(
 
 def _loads(content: bytes | str) -> Any:
     text = content.decode("utf-8-sig") if isinstance(content, bytes) else content
-    value = json.loads(text)
+    # What we wrote has no name twice; where two lines have run together, it may.
+    value = json.loads(text, object_pairs_hook=_unique if DIGEST in text else None)
     if _SPELLED_HALF.search(text):
         _check_texts(value)
     return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        raise ValueError("a name stands twice in it")
+    return fields
 
 
 def _unsealed(value: Any) -> Any:

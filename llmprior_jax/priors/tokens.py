@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from llmprior_jax.files import check_text
 from llmprior_jax.models import EncoderDecoderConfig
 
 if TYPE_CHECKING:
@@ -268,6 +269,8 @@ def _ids(backend: tokenizers.Tokenizer, texts: list[str]) -> list[list[int]]:
     # half as long again, and warns of long texts before our error does, saying less.
     backend.no_truncation()
     backend.no_padding()
+    for text in texts:
+        check_text(text, "a text for a language model")
     encoded = backend.encode_batch_fast(texts, add_special_tokens=False)
     return [text.ids for text in encoded]
 

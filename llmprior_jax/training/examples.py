@@ -74,7 +74,8 @@ def read(workdir: pathlib.Path) -> list[Example] | None:
       ValueError: the file is damaged.
     """
     path = workdir / FILE
-    content = from_first(lambda: path.read_bytes() if path.exists() else b"")
+    # An empty file is there, and damaged.
+    content = from_first(lambda: path.read_bytes() or b"\n" if path.exists() else b"")
     if not content:
         return None
     try:

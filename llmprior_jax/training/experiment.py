@@ -29,6 +29,7 @@ from llmprior_jax.errors import (
     InterruptedRunError,
     OutOfMemoryError,
     RestoreError,
+    is_out_of_memory,
 )
 from llmprior_jax.files import parse_json, read_json, sealed, write_atomically
 from llmprior_jax.priors import prompts
@@ -291,8 +292,8 @@ def explain_out_of_memory(name: str, settings: Settings, workdir: object) -> Gen
     """Turns the runtime's report of a full device into advice, while an agent is trained."""
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if not is_out_of_memory(error):
             raise
         reason = str(error).split("\n")[0]
         run, loop, policy = settings.run, settings.loop, settings.policy
