@@ -36,14 +36,14 @@ if TYPE_CHECKING:
 FLAGS = app.Flags()
 _ENV = FLAGS.string("env", None, "Environment to collect from.", required=True)
 _GAMES = FLAGS.list("games", [], "Games of an environment that takes them from files.")
-_HISTORY = FLAGS.integer("history", 0, "Pairs that an observation holds.", lower_bound=0)
+_HISTORY = FLAGS.integer("history", 0, "Pairs that an observation holds.")
 _BEHAVIOR = FLAGS.string("behavior", "expert", "Mixture, NAME[@EPSILON]:SHARE,...")
 flags.DEFINE_alias("behaviour", "behavior", flag_values=FLAGS)  # As version 0.1 spelled it.
 _EPISODES = FLAGS.integer("episodes", None, "Episodes to collect.")
 _TRANSITIONS = FLAGS.integer("transitions", None, "Transitions to collect, at least.")
 _SUCCESS_SHARE = FLAGS.float("success_share", None, "Share of episodes that succeed.")
 _PRIOR = FLAGS.string("prior", "tiny", "Language model of the behavior `prior`.")
-_AGENT_SEED = FLAGS.integer("agent_seed", 0, "Which seed's agent of a run.", lower_bound=0)
+_AGENT_SEED = FLAGS.integer("agent_seed", 0, "Which seed's agent of a run.")
 _SEED = FLAGS.integer(
     "seed", 0, "Seed; the same one gives the same dataset.", 0, ranges.LARGEST_SEED
 )

@@ -39,7 +39,7 @@ _SHOW = FLAGS.boolean("show_episode", False, "Also print one episode as text.")
 _REPLAY = FLAGS.boolean(
     "replay_on_engine", False, "Also play the episodes again on ALFWorld's own engine."
 )
-_SEED = FLAGS.integer("seed", 0, "Which seed's agent plays the printed episode.", lower_bound=0)
+_SEED = FLAGS.integer("seed", 0, "Which seed's agent plays the printed episode.")
 _MESH = FLAGS.string(
     "mesh", None, "Devices, such as data:1,model:2; by default those of the run if they are there."
 )

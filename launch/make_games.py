@@ -21,9 +21,9 @@ _TASKS = FLAGS.list(
     ["pick", "examine"],
     "Tasks to make games of, or all: pick, examine, clean, heat, cool, pick2.",
 )
-_TRAIN = FLAGS.integer("train", 28, "Training games of each task.", lower_bound=0)
-_UNSEEN = FLAGS.integer("unseen", 26, "Unseen games of each task.", lower_bound=0)
-_SEED = FLAGS.integer("seed", 0, "Seed of everything drawn.", lower_bound=0)
+_TRAIN = FLAGS.integer("train", 28, "Training games of each task.")
+_UNSEEN = FLAGS.integer("unseen", 26, "Unseen games of each task.")
+_SEED = FLAGS.integer("seed", 0, "Seed of everything drawn.")
 _OUT = FLAGS.string("out", None, "Data directory to write.", required=True)
 
 

@@ -19,7 +19,7 @@ FLAGS = app.Flags()
 _OUT = FLAGS.string("out", None, "Directory for the games.", required=True)
 _GAMES = FLAGS.integer("games", 1, "How many games.", lower_bound=1)
 _WANTED = FLAGS.integer("wanted", 2, "Foods of each salad.", 1, 5)
-_SEED = FLAGS.integer("seed", 0, "Which games.", lower_bound=0)
+_SEED = FLAGS.integer("seed", 0, "Which games.")
 
 _FOODS = ("tomato", "carrot", "onion", "cucumber", "potato", "mushroom", "pepper", "celery")
 _ON_TABLE = 5

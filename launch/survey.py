@@ -33,7 +33,7 @@ FLAGS = app.Flags()
 _PRIOR = FLAGS.string("prior", None, "Language model: tiny, a directory, a GGUF file, or a hub id.")
 _ENV = FLAGS.string("env", None, "Environment to play in, by name.")
 _GAMES = FLAGS.list("games", [], "Games of an environment that takes them from files.")
-_HISTORY = FLAGS.integer("history", None, "Pairs that an observation holds.", lower_bound=0)
+_HISTORY = FLAGS.integer("history", None, "Pairs that an observation holds.")
 _CONFIG = FLAGS.config_file("Where all else comes from: a file with `get_config()`.")
 _DATASET = FLAGS.string("dataset", None, "Demonstrations, to say how likely they are.")
 _PROMPTS = FLAGS.list(

@@ -21,7 +21,7 @@ from llmprior_jax.files import check_writable, write_atomically
 FLAGS = app.Flags()
 _WORKDIR = FLAGS.string("workdir", None, "Directory of the run.", required=True)
 _AGENT = FLAGS.string("agent", "dqn_prior", "Which of the run's agents plays.")
-_SEED = FLAGS.integer("seed", 0, "Which seed's agent plays.", lower_bound=0)
+_SEED = FLAGS.integer("seed", 0, "Which seed's agent plays.")
 _EPISODE = FLAGS.integer("episode", 0, "Number of the episode to play.", 0, ranges.LARGEST_SEED)
 _OUT = FLAGS.string("out", None, "Directory to write to; by default --workdir/watch.")
 _MESH = FLAGS.string(

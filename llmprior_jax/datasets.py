@@ -17,18 +17,20 @@ one. A file has one row per transition, those of an episode after one another in
 | `next_admissible_actions` | list of strings | for the next state; may be empty if terminated |
 | `episode` | int64 | number of the episode |
 
-JSONL files hold the same fields, one object per line. Other columns are ignored. The past of a
-state is not stored: it is the rows before, and `read` adds as much of it as is asked for.
+JSONL files hold the same fields, one object per line, in UTF-8; empty lines are nothing. Other
+columns are ignored. The past of a state is not stored: it is the rows before, and `read` adds as
+much of it as is asked for.
 
-A Parquet file that `write` made has a hash of its rows in its metadata, which `read` compares. One
-that others made needs none.
+A Parquet file that `write` made has a hash of its rows in its metadata, which `read` compares, and
+each line of a JSONL file has one of its fields. A line is easily changed by hand: one that does not
+match its hash is read as it is, and a warning names it. Files that others made need no hashes.
 """
 
 import hashlib
 import json
 import pathlib
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -54,6 +56,23 @@ SCHEMA = pa.schema(
     }
 )
 UNITS = ("transition", "episode")
+
+
+class _Row(TypedDict):
+    """A row as `SCHEMA` has it."""
+
+    task: str
+    observation: str
+    action: str
+    reward: float
+    next_observation: str
+    terminated: bool
+    truncated: bool
+    admissible_actions: list[str]
+    next_admissible_actions: list[str]
+    episode: int
+
+
 _LARGEST_REWARD = float(np.finfo(np.float32).max)
 
 
@@ -114,7 +133,8 @@ def write(path: str | pathlib.Path, dataset: Dataset) -> None:
             writer.add_key_value_metadata({files.DIGEST: _hash(table.to_pylist())})
         write_atomically(path, sink.getvalue().to_pybytes())
     else:
-        write_atomically(path, "".join(json.dumps(row) + "\n" for row in table.to_pylist()))
+        rows = map(files.sealed, table.to_pylist())
+        write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def read(path: str | pathlib.Path, history: int = 0) -> Dataset:
@@ -140,12 +160,12 @@ def read(path: str | pathlib.Path, history: int = 0) -> Dataset:
     columns: dict[str, list[Any]] = {name: [] for name in Dataset._fields if name != "states"}
     numbers: set[int] = set()
     past: tuple[tuple[str, str], ...] = ()
-    before = None
-    for number, row in enumerate(rows, start=1):
+    before, last = None, 0
+    for number, row in rows:
         where = f"{path}, row {number}"
         _check_row(where, row)
         if before is None or before["episode"] != row["episode"]:
-            _check_ended(f"{path}, row {number - 1}", before)
+            _check_ended(f"{path}, row {last}", before)
             if row["episode"] in numbers:
                 raise ValueError(
                     f"{where}: episode {row['episode']} goes on after another one began; the rows "
@@ -171,8 +191,8 @@ def read(path: str | pathlib.Path, history: int = 0) -> Dataset:
         columns["truncated"].append(row["truncated"])
         columns["next_row"].append(index_of.setdefault(reached, len(index_of)))
         columns["episode"].append(len(numbers) - 1)
-        before = row
-    _check_ended(f"{path}, row {len(rows)}", before)
+        before, last = row, number
+    _check_ended(f"{path}, row {last}", before)
     return from_columns(tuple(index_of), **columns)
 
 
@@ -297,7 +317,7 @@ def _is_parquet(path: pathlib.Path) -> bool:
     return path.suffix == ".parquet"
 
 
-def _read_parquet(path: pathlib.Path) -> list[dict[str, Any]]:
+def _read_parquet(path: pathlib.Path) -> list[tuple[int, _Row]]:
     try:
         with pq.ParquetFile(path) as file:
             table, about = file.read(), file.metadata.metadata or {}
@@ -312,7 +332,14 @@ def _read_parquet(path: pathlib.Path) -> list[dict[str, Any]]:
         raise ValueError(
             f"{path} is damaged: its rows do not match the hash kept with them; collect them again"
         )
-    return rows
+    return [(number, _typed(row, f"{path}, row {number}")) for number, row in enumerate(rows, 1)]
+
+
+def _typed(row: dict[str, Any], where: str) -> _Row:
+    try:
+        return files.typed(_Row, row)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
 
 
 def _hash(rows: Sequence[dict[str, Any]]) -> str:
@@ -323,29 +350,12 @@ def _hash(rows: Sequence[dict[str, Any]]) -> str:
     return hashed.hex()
 
 
-def _read_jsonl(path: pathlib.Path) -> list[dict[str, Any]]:
-    rows = []
-    # Lines as a file has them: str.splitlines would also break texts at, say, U+2028.
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path}, row {number}: no JSON object: {error}") from error
-            missing = [
-                name for name in SCHEMA.names if not isinstance(row, dict) or name not in row
-            ]
-            if missing:
-                raise ValueError(f"{path}, row {number}: there is no field {', '.join(missing)}")
-            rows.append(row)
-    return rows
+def _read_jsonl(path: pathlib.Path) -> list[tuple[int, _Row]]:
+    return list(files.parse_lines(path.read_bytes(), path, _Row, unit="row"))
 
 
-def _check_row(where: str, row: dict[str, Any]) -> None:
+def _check_row(where: str, row: _Row) -> None:
     """Checks one row by itself."""
-    for name, column in zip(SCHEMA.names, SCHEMA.types, strict=True):
-        if not _has_type(row[name], column):
-            raise ValueError(f"{where}: {name} is {row[name]!r}, which is no {column}")
     if not abs(row["reward"]) <= _LARGEST_REWARD:
         raise ValueError(f"{where}: reward is {row['reward']}; rewards must be finite in float32")
     if row["terminated"] and row["truncated"]:
@@ -366,17 +376,7 @@ def _check_row(where: str, row: dict[str, Any]) -> None:
         )
 
 
-def _has_type(value: Any, column: Any) -> bool:
-    if column == _TEXTS:
-        return isinstance(value, list) and all(isinstance(entry, str) for entry in value)
-    if column == pa.float64():
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if column == pa.int64():
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, bool if column == pa.bool_() else str)
-
-
-def _check_chain(where: str, before: dict[str, Any], row: dict[str, Any]) -> None:
+def _check_chain(where: str, before: _Row, row: _Row) -> None:
     """Checks that a row goes on where the one before it, of the same episode, left off."""
     if before["terminated"] or before["truncated"]:
         raise ValueError(
@@ -395,7 +395,7 @@ def _check_chain(where: str, before: dict[str, Any], row: dict[str, Any]) -> Non
             )
 
 
-def _check_ended(where: str, row: dict[str, Any] | None) -> None:
+def _check_ended(where: str, row: _Row | None) -> None:
     """Checks that the last row of an episode says how it ended."""
     if row is not None and not (row["terminated"] or row["truncated"]):
         raise ValueError(

@@ -9,6 +9,13 @@ class OutOfMemoryError(RuntimeError):
     """A device had too little memory; the message says what to lower."""
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there was too little memory, of a device or of the host."""
+    # Devices say the first; CPUs, depending on where they notice it, the second.
+    says = str(error)
+    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in says or "Out of memory" in says
+
+
 class DivergedError(ArithmeticError):
     """What an agent learns is no longer finite; the message says since when, and what to lower."""
 

@@ -11,10 +11,10 @@ for each step the list of actions that were admissible, [] where they are not kn
 import json
 import os
 import pathlib
-from collections.abc import Iterable
-from typing import Any, NamedTuple, TypeGuard
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
-from llmprior_jax.files import write_atomically
+from llmprior_jax.files import parse_lines, typed, write_atomically
 from llmprior_jax.registry import unknown
 
 _WANTED = (
@@ -22,7 +22,15 @@ _WANTED = (
     '"actions": ["fill the kettle"], "options": [["fill the kettle", "wait"]]}, the last of which '
     "may be left out"
 )
-_FIELDS = ("task", "observations", "actions", "options")
+
+
+class _Episode(TypedDict):
+    """A line of the file."""
+
+    task: str
+    observations: list[str]
+    actions: list[str]
+    options: NotRequired[tuple[tuple[str, ...], ...]]
 
 
 class Example(NamedTuple):
@@ -106,43 +114,29 @@ def parse(content: bytes, path: str | os.PathLike[str]) -> list[Example]:
       ValueError: see `read_examples`.
     """
     path = os.fspath(path)
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise ValueError(
-            f"{path}, line {line}: this is not UTF-8 ({error.reason}); save the file in UTF-8"
-        ) from error
     examples: list[Example] = []
-    # Not `splitlines`, which also breaks at marks that a JSON text may hold.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
+    try:
+        for number, fields in parse_lines(content, path, Mapping):
             try:
-                examples.append(_episode(json.loads(line)))
-            except (ValueError, RecursionError) as error:
-                raise ValueError(f"{path}, line {number}: {error}; {_WANTED}") from error
+                examples.append(_episode(fields))
+            except ValueError as error:
+                raise ValueError(f"{path}, line {number}: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{error}; {_WANTED}") from error
     if not examples:
         raise ValueError(f"{path} holds no examples; {_WANTED}")
     return examples
 
 
-def _episode(fields: Any) -> Example:
+def _episode(fields: Mapping[str, Any]) -> Example:
     """Raises a ValueError that says what is wrong with an episode."""
-    if not isinstance(fields, dict):
-        raise ValueError(f"this is {fields!r:.40}, and no object")
+    known = _Episode.__annotations__
     for name in fields:
-        if name not in _FIELDS:
-            raise ValueError(unknown("field", name, _FIELDS))
-    for name in _FIELDS[:3]:
-        if name not in fields:
-            raise ValueError(f"there is no {name!r}")
-    task, observations, actions = (fields[name] for name in _FIELDS[:3])
-    options = fields.get("options", [])
-    if not _is_text(task):
-        raise ValueError(f"'task' is {task!r:.40}, and no text")
-    for name, texts in (("observations", observations), ("actions", actions)):
-        if not _is_texts(texts):
-            raise ValueError(f"{name!r} is {texts!r:.40}, and no list of texts")
+        if name not in known:
+            raise ValueError(unknown("field", name, known))
+    episode = typed(_Episode, fields)
+    observations, actions = episode["observations"], episode["actions"]
+    options = episode.get("options", ())
     if not actions:
         raise ValueError("there are no 'actions'")
     if not all(actions):
@@ -152,23 +146,9 @@ def _episode(fields: Any) -> Example:
             f"there are {len(observations)} observations and {len(actions)} actions; each action "
             "needs what was seen before it"
         )
-    if not isinstance(options, list) or not all(map(_is_texts, options)):
-        raise ValueError(f"'options' is {options!r:.40}, and no list of lists of texts")
     if options and len(options) != len(actions):
         raise ValueError(f"there are options for {len(options)} steps and {len(actions)} actions")
     for step, (action, listed) in enumerate(zip(actions, options, strict=False), start=1):
         if listed and action not in listed:
             raise ValueError(f"action {step}, {action!r}, is none of its options")
-    steps = tuple(zip(observations, actions, strict=True))
-    return Example(task, steps, tuple(map(tuple, options)))
-
-
-def _is_texts(value: Any) -> TypeGuard[list[str]]:
-    return isinstance(value, list) and all(map(_is_text, value))
-
-
-def _is_text(value: Any) -> TypeGuard[str]:
-    """Whether it is a text that can be written: JSON can spell halves of characters."""
-    return isinstance(value, str) and not any(
-        "\ud800" <= character <= "\udfff" for character in value
-    )
+    return Example(episode["task"], tuple(zip(observations, actions, strict=True)), options)

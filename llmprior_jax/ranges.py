@@ -60,15 +60,15 @@ class Range:
 
 # Far inside of float32 on both ends, so that quotients of them and of usual numbers are, too.
 _SMALL, _LARGE = 1e-30, 1e30
-_INT32 = 2**31 - 1
 
 POSITIVE = Range(_SMALL, _LARGE)
 NOT_NEGATIVE = Range(_SMALL, _LARGE, or_zero=True)
 SHARE = Range(0, 1)
 SHARE_NOT_ZERO = Range(_SMALL, 1)
 # What is counted in 32 bits, and takes no memory.
-COUNT = Range(1, _INT32, whole=True)
-COUNT_OR_ZERO = Range(0, _INT32, whole=True)
+LARGEST_COUNT = 2**31 - 1
+COUNT = Range(1, LARGEST_COUNT, whole=True)
+COUNT_OR_ZERO = Range(0, LARGEST_COUNT, whole=True)
 # What memory is needed for: an axis of small arrays, of a loop's records, and of large arrays.
 STEPS = Range(1, 100_000_000, whole=True)
 SIZE = Range(1, 1_000_000, whole=True)

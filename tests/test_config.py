@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from llmprior_jax import training
+from llmprior_jax import files, training
 from llmprior_jax.settings import Settings
 from llmprior_jax.training import config as configs
 from llmprior_jax.training.config import CONFIG_FILE, changes, claim_workdir
@@ -90,7 +90,7 @@ def test_a_directory_of_before_a_field_ran_at_what_no_model_decided(field, ran_a
     config = training.default_config()
     config.prior.model = "some/model"
     claim_workdir(tmp_path, config)
-    written = json.loads((tmp_path / CONFIG_FILE).read_text())
+    written = files.read_json(tmp_path / CONFIG_FILE)
     part, name = field.split(".")
     del written[part][name]
     (tmp_path / CONFIG_FILE).write_text(json.dumps(written))
@@ -141,7 +141,7 @@ def test_reading_a_configuration_uses_no_device():
     script = """
 import jax
 from launch.configs import quickstart
-from llmprior_jax import training
+from llmprior_jax import files, training
 from llmprior_jax.training import config as configs
 training.to_settings(quickstart.get_config())
 assert not jax._src.xla_bridge._backends, "a backend was started"

@@ -128,17 +128,22 @@ def test_a_finished_run_is_shown_from_a_read_only_directory(read_only):
         training.run(small_config(), read_only, resume=False)
 
 
-def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits(finished, tmp_path):
+def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits(finished, tmp_path, is_long):
     workdir = tmp_path / "killed"
     command = [sys.executable, "-m", "launch.train", "--config=launch/configs/quickstart.py"]
     command += [f"--workdir={workdir}"]
     command += [f"--config.{name}={value}" for name, value in SMALL.items()]
     output = ""
-    # The moments: while the prior is written, in the first segments, in the middle of a save.
-    for moment in ("prior_table/rows-*", 1, 4, "dqn_prior/checkpoints/*orbax-checkpoint-tmp"):
+    # The moments: while the prior is written, in the first segments, in the middle of a save; and
+    # any moment after those.
+    saving = "dqn_prior/checkpoints/*orbax-checkpoint-tmp"
+    rng = np.random.default_rng(0)
+    for number in range(20 if is_long else 4):
+        moment = ("prior_table/rows-*", 1, 4, saving)[number % 4]
         process = start(command)
         while process.poll() is None and not reached(workdir, moment):
             time.sleep(0.002)
+        time.sleep(rng.uniform(0, 0.2) if number % 2 else 0)
         process.send_signal(signal.SIGKILL)
         output += process.communicate()[0]
     last = start(command)

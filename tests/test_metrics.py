@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tensorboardX.proto import event_pb2
 
-from llmprior_jax import training
+from llmprior_jax import files, training
 from llmprior_jax.training.metrics import MetricsWriter, check_login, read_metrics
 from llmprior_jax.training.validation import validate
 
@@ -116,20 +116,23 @@ def lines(tmp_path, *contents: bytes, end: bytes = b"\n"):
     ("line", "problem"),
     [
         (b'{"segment": 1, "st', "Unterminated"),
-        (b'{"segment": 1, "step": 8, "x": "\xff"}', "can't decode"),
-        (b"", "Expecting value"),
-        (b"[" * 100_000, "recursion"),
-        (b"[1, 8]", "no JSON object"),
+        (b'{"segment": 1, "step": 8, "x": "\xff"}', "not UTF-8"),
+        (b"-", "Expecting value"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b"[1, 8]", r"this is [1, 8], and no object"),
         (b'{"step": 8}', "there is no field segment"),
         (b'{"segment": 1}', "there is no field step"),
-        (b'{"segment": "1", "step": 8}', "segment is '1', which is no integer"),
+        (b'{"segment": "1", "step": 8}', "segment is '1', and no whole number"),
+        (b'{"segment": 1, "step": 8, "return": ["x"]}', "return[0] is 'x', and no number"),
+        (json.dumps(files.sealed({"segment": 1, "step": 8}) | {"step": 9}).encode(), "the hash"),
     ],
 )
 def test_a_damaged_line_is_named_and_those_after_it_are_kept(tmp_path, caplog, line, problem):
     with caplog.at_level("WARNING"):
         kept = read_metrics(lines(tmp_path, line))
     assert [record["segment"] for record in kept] == [0, 2]
-    assert f"{tmp_path / 'metrics.jsonl'}, line 2 is damaged" in caplog.text
+    assert f"{tmp_path / 'metrics.jsonl'}, line 2: " in caplog.text
+    assert "this line is left out" in caplog.text
     assert problem in caplog.text
 
 

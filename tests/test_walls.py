@@ -15,7 +15,8 @@ PACKAGE = "llmprior_jax"
 EQUATIONS = {"posterior", "bellman", "elbo", "refine"}
 # What everybody may import.
 LEAVES = EQUATIONS | {
-    *("errors", "examples", "files", "progress", "ranges", "registry", "settings", "stopping"),
+    *("errors", "examples", "files", "progress", "ranges", "registry"),
+    *("settings", "stopping"),
     "types",
 }
 BELOW_PLAY = {"agents", "datasets", "distributed", "envs", "models", "priors"}

@@ -23,7 +23,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from llmprior_jax import stopping
+from llmprior_jax import ranges, stopping
 from llmprior_jax.errors import (
     DivergedError,
     FirstProcessError,
@@ -31,6 +31,7 @@ from llmprior_jax.errors import (
     InUseError,
     OutOfMemoryError,
     RestoreError,
+    is_out_of_memory,
 )
 from llmprior_jax.registry import nearest, unknown
 
@@ -38,6 +39,7 @@ from llmprior_jax.registry import nearest, unknown
 MISTAKES = (
     ValueError,
     TypeError,
+    OverflowError,
     OSError,  # as far as `told` has words for it
     ImportError,  # of an extra, which the message names
     RestoreError,
@@ -96,9 +98,16 @@ class Flags(flags.FlagValues):
     def float(self):
         return functools.partial(flags.DEFINE_float, flag_values=self)
 
-    @property
-    def integer(self):
-        return functools.partial(flags.DEFINE_integer, flag_values=self)
+    def integer(
+        self,
+        name: str,
+        default: int | None,
+        help: str,
+        lower_bound: int = 0,
+        upper_bound: int = ranges.LARGEST_COUNT,
+    ) -> flags.FlagHolder[Any]:
+        """Defines a flag for a number that is counted, which has bounds whether they are given."""
+        return flags.DEFINE_integer(name, default, help, lower_bound, upper_bound, flag_values=self)
 
     @property
     def list(self):
@@ -172,16 +181,7 @@ def run(
         logging.set_verbosity(logging.WARNING)
         if len(argv) > 1 + max_arguments:
             sys.exit(f"error: unexpected argument {argv[-1]!r}; flags begin with --")
-        try:
-            main(argv)
-        except MISTAKES as error:
-            sys.exit(f"error: {told(error)}")
-        except InterruptedRunError as interruption:
-            end(str(interruption))
-        except KeyboardInterrupt:
-            end(f"\n{_STOPPED}")
-        except stopping.TerminatedError as termination:
-            end(_STOPPED, termination.status)
+        guard(functools.partial(main, argv))
 
     set_up()
     doc = (sys.modules[main.__module__].__doc__ or "").strip()
@@ -201,6 +201,25 @@ def told(error: Exception) -> str:
     advice = _ADVICE.get(error.errno)
     said = [error.filename and str(error.filename), error.strerror]
     return ": ".join(filter(None, said)) + (f"; {advice}" if advice else "")
+
+
+def guard(act: Callable[[], None]) -> None:
+    """Does what a command does; of a mistake it ends this process with a line that says which."""
+    try:
+        act()
+    except MISTAKES as error:
+        sys.exit(f"error: {told(error)}")
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        reason = str(error).split("\n")[0]
+        sys.exit(f"error: there is too little memory; ask for less at a time ({reason})")
+    except InterruptedRunError as interruption:
+        end(str(interruption))
+    except KeyboardInterrupt:
+        end(f"\n{_STOPPED}")
+    except stopping.TerminatedError as termination:
+        end(_STOPPED, termination.status)
 
 
 def never() -> bool:

@@ -26,7 +26,7 @@ def define_flags(own: Flags) -> None:
     )
     own.string("coordinator_address", None, "HOST:PORT of the first of several processes.")
     own.integer("num_processes", None, "How many processes there are.", lower_bound=1)
-    own.integer("process_id", None, "Which of them this is, from 0.", lower_bound=0)
+    own.integer("process_id", None, "Which of them this is, from 0.")
 
 
 def join(own: Flags) -> None:

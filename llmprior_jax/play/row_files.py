@@ -19,7 +19,7 @@ import safetensors
 import safetensors.numpy
 
 from llmprior_jax.distributed.processes import from_first
-from llmprior_jax.files import DIGEST, digest, write_atomically
+from llmprior_jax.files import DIGEST, digest, parse_json, write_atomically
 from llmprior_jax.models import CheckpointError
 from llmprior_jax.priors.whitening import Whitening
 
@@ -101,7 +101,7 @@ class RowFiles:
         def check(about: Mapping[str, str]) -> None:
             self._check_source(about.get("fingerprint"), identity)
 
-        return _from_bytes(Whitening, from_first(lambda: _read(path, check)))
+        return _from_bytes(Whitening, from_first(lambda: _read(path, Whitening, check)))
 
     def append(self, first: int, rows: Rows) -> Rows:
         """Keeps rows from number `first` on; those there, left by a run that was killed, go.
@@ -128,7 +128,7 @@ class RowFiles:
           ValueError: their file is damaged.
         """
         path = self._path(first)
-        content = from_first(lambda: _read(path) if path.exists() else b"")
+        content = from_first(lambda: _read(path, Rows) if path.exists() else b"")
         return _from_bytes(Rows, content) if content else None
 
     def read(self, size: int | None) -> Rows:
@@ -183,11 +183,16 @@ def of_first(rows: Rows) -> Rows:
     return Rows.joined(sent)
 
 
-def _read(path: pathlib.Path, check: Callable[[Mapping[str, str]], None] | None = None) -> bytes:
+def _read(
+    path: pathlib.Path,
+    kind: type[Rows] | type[Whitening],
+    check: Callable[[Mapping[str, str]], None] | None = None,
+) -> bytes:
     """A file of arrays, whose hash is compared.
 
     Args:
       path: of the file.
+      kind: what its arrays are.
       check: looks at the file's metadata, and may raise an error.
 
     Raises:
@@ -195,7 +200,7 @@ def _read(path: pathlib.Path, check: Callable[[Mapping[str, str]], None] | None 
     """
     try:
         content = path.read_bytes()
-        about = _checked(content)
+        about = _checked(content, kind)
     except (KeyError, OSError, TypeError, ValueError, safetensors.SafetensorError) as error:
         raise ValueError(
             f"{path} is damaged ({error}); start the run again with --noresume"
@@ -205,19 +210,22 @@ def _read(path: pathlib.Path, check: Callable[[Mapping[str, str]], None] | None 
     return content
 
 
-def _checked(content: bytes) -> dict[str, str]:
+def _checked(content: bytes, kind: type[Rows] | type[Whitening]) -> dict[str, str]:
     """The metadata of a safetensors file without its hash, which is compared.
 
     Raises:
-      ValueError: the arrays, or the metadata, are not those that were written.
+      ValueError: the arrays, or the metadata, are not those that were written, or an array lacks.
     """
     arrays = safetensors.numpy.load(content)
     # The format: the length of a header in JSON, the header, the arrays.
     header = content[8 : 8 + int.from_bytes(content[:8], "little")]
-    about: dict[str, str] = json.loads(header).get("__metadata__", {})
+    about: dict[str, str] = parse_json(header, "its header", dict).get("__metadata__", {})
     kept = about.pop(DIGEST, None)
     if kept is not None and kept != _hash(arrays, about):
         raise ValueError("its content does not match the hash kept with it")
+    needed = [name for name in kind._fields if name not in kind._field_defaults]
+    if missing := [name for name in needed if name not in arrays]:
+        raise ValueError(f"there is no array {', '.join(missing)}")
     return about
 
 

@@ -9,14 +9,14 @@ import contextlib
 import itertools
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from llmprior_jax.files import DIGEST, digest, replaced
+from llmprior_jax.files import DIGEST, digest, parse_json, replaced
 from llmprior_jax.priors.store import PriorStore, StoredScores, StoreError
 
 _ROWS_AT_ONCE = 1024
@@ -164,7 +164,8 @@ def _checked(rows: list[dict[str, Any]], path: str | os.PathLike[str]) -> _Batch
         model = row["fingerprint"], row["model"]
         try:
             if row["kind"] == _PROPOSAL:
-                answer, settings = json.loads(row["answer"]), json.loads(row["settings"])
+                answer = parse_json(row["answer"], "its answer")
+                settings = parse_json(row["settings"], "its settings", Mapping)
                 # A store takes no NaN.
                 json.dumps([answer, settings], allow_nan=False)
                 asked = batch.proposals.setdefault((model, row["settings"]), {})

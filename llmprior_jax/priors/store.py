@@ -36,7 +36,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from absl import logging
 
-from llmprior_jax.files import digest
+from llmprior_jax.files import check_text, digest, parse_json
 
 _SCHEMA = 2
 _WITHOUT_DIGESTS = 1  # The schema before entries had hashes.
@@ -113,6 +113,8 @@ class StoredScores(NamedTuple):
         A = len(self.actions)
         if not A or not all(isinstance(action, str) for action in self.actions):
             raise ValueError("actions are missing, or are no texts")
+        for action in self.actions:
+            check_text(action, "an action")
         if len(set(self.actions)) < A:
             twice = next(each for each in self.actions if self.actions.count(each) > 1)
             raise ValueError(f"the action {twice!r} stands twice")
@@ -249,6 +251,7 @@ class PriorStore:
         """
         for prompt, new in scores.items():
             try:
+                check_text(prompt, "it")
                 new.check()
             except ValueError as error:
                 raise _refused(prompt, str(error)) from error
@@ -311,9 +314,12 @@ class PriorStore:
           answers: for each prompt what was sampled; JSON.
 
         Raises:
+          ValueError: a prompt has half of a character.
           StoreError: see `put_scores`.
         """
         written = _json(settings)
+        for prompt in answers:
+            check_text(prompt, "a prompt")
         with self._writing() as connection:
             model = self._model(fingerprint, name)
             keys = {_key(fingerprint, prompt, written): prompt for prompt in answers}
@@ -593,7 +599,7 @@ def _check_digest(key: bytes, row: Sequence[Any]) -> Sequence[Any]:
 def _unpack(key: bytes, row: Sequence[Any]) -> StoredScores:
     """Checks and reads one row of scores."""
     texts, *arrays = _check_digest(key, row)
-    actions = tuple(json.loads(texts))
+    actions = parse_json(texts, "its actions", tuple[str, ...])
     log_probs, num_tokens, features = (
         np.frombuffer(column, dtype) for column, dtype in zip(arrays, _DTYPES, strict=True)
     )
@@ -606,7 +612,7 @@ def _unpack(key: bytes, row: Sequence[Any]) -> StoredScores:
 def _answer(key: bytes, row: Sequence[Any]) -> Any:
     """Checks and reads one row of answers."""
     (answer,) = _check_digest(key, row)
-    return json.loads(answer)
+    return parse_json(answer, "its answer")
 
 
 def _refused(prompt: str, why: str) -> ValueError:

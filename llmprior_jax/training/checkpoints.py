@@ -14,7 +14,7 @@ import json
 import math
 import pathlib
 import shutil
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -24,11 +24,21 @@ from absl import logging
 
 from llmprior_jax.distributed import processes
 from llmprior_jax.errors import RestoreError
+from llmprior_jax.files import typed
 
 # What the directory of checkpoints that were set aside has after its name.
 BROKEN = "-broken"
+# Under this name earlier versions kept a hash that was computed in another way.
+_HASH_OF_OTHERS = "digest"
 _MODULUS = 1 << 64
 _BLOCK = 1 << 15  # Elements that stay in a processor's cache.
+
+
+class _Meta(TypedDict):
+    """What is saved beside the arrays."""
+
+    hash: NotRequired[str]
+    meta: dict[str, Any]
 
 
 class Checkpoints:
@@ -110,7 +120,7 @@ class Checkpoints:
             everywhere = processes.in_all(read is not None)
             restored = self._checked(read, like) if everywhere else None
             if everywhere and restored is None:
-                problem = "the arrays do not match the hash that was saved with them"
+                problem = "what is there does not match the hash that was saved with it"
             if restored is None:
                 logging.warning(
                     "checkpoint %d in %s cannot be read; falling back to the one before: %s",
@@ -150,16 +160,21 @@ class Checkpoints:
 
     def _checked(self, read: Any, like: Any) -> tuple[Any, dict[str, Any]] | None:
         """`(state, meta)`, or None where they are not what was saved."""
-        arrays, kept = read.state, read.meta
-        whole = True
+        try:
+            arrays, kept = read.state, typed(_Meta, read.meta)
+        except ValueError:
+            return None
         if "hash" in kept:
-            whole = kept["hash"] == _hash(arrays, kept["meta"])
-        else:
+            if kept["hash"] != _hash(arrays, kept["meta"]):
+                return None
+        elif _HASH_OF_OTHERS in kept:
             logging.warning(
                 "a checkpoint in %s is of another version, and cannot be checked for damage",
                 self._directory,
             )
-        return (jax.tree.map(_with_key, arrays, like), kept["meta"]) if whole else None
+        else:
+            return None
+        return jax.tree.map(_with_key, arrays, like), kept["meta"]
 
     def _set_aside(self, steps: list[int]) -> None:
         self._manager.close()

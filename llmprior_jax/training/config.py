@@ -15,7 +15,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from ml_collections import ConfigDict, config_dict
 
-from llmprior_jax.files import write_atomically
+from llmprior_jax.files import parse_json, sealed, typed, write_atomically
 from llmprior_jax.settings import OtherPriorSettings, PriorSettings, Settings
 
 CONFIG_FILE = "config.json"
@@ -110,8 +110,11 @@ def _settle(
     fields: dict[str, Any], recorded: dict[str, Any] | None = None, has_examples: bool = True
 ) -> None:
     """Fills in what depends on the language model (in place)."""
+    for part in ("prior", "policy"):
+        typed(Mapping, fields.get(part), f"config.{part}")
     prior, policy = fields["prior"], fields["policy"]
-    prior[_OTHERS] = tuple(map(_parse_other, prior[_OTHERS]))
+    others = typed(tuple, prior[_OTHERS], f"config.prior.{_OTHERS}")
+    prior[_OTHERS] = tuple(map(_parse_other, others))
     if recorded is not None:
         for part, names in ((prior, tuple(_EMBEDDED)), (policy, ("model",))):
             theirs = recorded["prior" if part is prior else "policy"]
@@ -232,7 +235,7 @@ def to_settings(config: Config) -> Settings:
     """
     fields = config.to_dict()
     _settle(fields)
-    return _read(Settings, fields)
+    return _read(Settings, fields, "config")
 
 
 def _fields(part: Any) -> dict[str, Any]:
@@ -252,29 +255,37 @@ def _fields(part: Any) -> dict[str, Any]:
     return fields
 
 
-def _read(part: type[_Part], fields: Mapping[str, Any]) -> _Part:
-    """One part of the settings from the fields of a configuration."""
+def _read(part: type[_Part], fields: Mapping[str, Any], name: str) -> _Part:
+    """One part of the settings from the fields of a configuration, whose name is for errors."""
     values = {}
     types = typing.get_type_hints(part)
     for field in dataclasses.fields(typing.cast(Any, part)):
         kind = types[field.name]
-        if dataclasses.is_dataclass(kind):
-            inner = fields if field.name in _AT_TOP else fields[field.name]
-            values[field.name] = _read(typing.cast(type[Any], kind), inner)
+        of_field = f"{name}.{field.name}"
+        if field.name in _AT_TOP:
+            values[field.name] = _read(kind, fields, name)
+        elif field.name not in fields:
+            raise ValueError(f"{of_field} is not there; start from training.default_config()")
         else:
-            values[field.name] = _value(kind, fields[field.name])
+            values[field.name] = _value(kind, fields[field.name], of_field)
     return part(**values)
 
 
-def _value(kind: Any, value: Any) -> Any:
-    """A field's value as its type has it: JSON has lists for tuples, command lines no None."""
-    if type(None) in typing.get_args(kind):
-        return None if value is None or value in ("", 0) else value
-    if typing.get_origin(kind) is tuple:
-        of_each = typing.get_args(kind)[0]
-        is_part = dataclasses.is_dataclass(of_each)
-        return tuple(_read(of_each, each) if is_part else each for each in value)
-    return float(value) if kind is float else value
+def _value(kind: Any, value: Any, name: str) -> Any:
+    """A field's value as its type has it: JSON has lists for tuples, command lines no None.
+
+    Raises:
+      ValueError: it is of another type.
+    """
+    if dataclasses.is_dataclass(kind):
+        return _read(typing.cast(type[Any], kind), typed(Mapping, value, name), name)
+    if type(None) in typing.get_args(kind) and not isinstance(value, bool) and value in ("", 0):
+        return None
+    of_each = typing.get_args(kind)[:1]
+    if typing.get_origin(kind) is tuple and dataclasses.is_dataclass(of_each[0]):
+        parts = typed(tuple, value, name)
+        return tuple(_value(of_each[0], part, f"{name}[{i}]") for i, part in enumerate(parts))
+    return typed(kind, value, name)
 
 
 def check_workdir(workdir: pathlib.Path, config: Config) -> None:
@@ -313,7 +324,7 @@ def claim_workdir(workdir: pathlib.Path, config: Config) -> None:
     path = workdir / CONFIG_FILE
     if not path.exists():
         workdir.mkdir(parents=True, exist_ok=True)
-        content = json.loads(settled(config).to_json())
+        content = sealed(json.loads(settled(config).to_json()))
         write_atomically(path, json.dumps(content, indent=2) + "\n")
 
 
@@ -344,7 +355,8 @@ def parse_config(content: bytes, path: pathlib.Path) -> Config:
       path: of the file, to name it.
     """
     try:
-        said = ConfigDict(json.loads(content))
+        fields = parse_json(content, "its content", dict)
+        said = ConfigDict(fields)
         # Not of `default_config`, which leaves to the model what a run without the field had fixed.
         began = ConfigDict(_fields(Settings()))
         # Made anew, because JSON has lists for tuples, and a `ConfigDict` keeps the types it has.
@@ -354,6 +366,7 @@ def parse_config(content: bytes, path: pathlib.Path) -> Config:
             config[part].trust = "fixed"
         config.update(said)
         check_agents(config.agents)
+        to_settings(config)
         return config
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged: {error}; use another --workdir") from error

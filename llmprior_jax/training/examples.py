@@ -6,13 +6,13 @@ directory: another example makes another prompt, and another prompt another prio
 
 import json
 import pathlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import jax
 
 from llmprior_jax.distributed.processes import from_first
 from llmprior_jax.examples import Example, parse, read_bytes
-from llmprior_jax.files import write_atomically
+from llmprior_jax.files import parse_json, sealed, typed, write_atomically
 
 if TYPE_CHECKING:
     from llmprior_jax.learning import Run
@@ -20,6 +20,14 @@ if TYPE_CHECKING:
 FILE = "examples.json"
 
 _ATTEMPTS_PER_EXAMPLE = 20
+_STEPS = tuple[tuple[str, ...], ...]
+_OPTIONS = tuple[tuple[str, ...], ...]
+
+
+class _Kept(TypedDict):
+    """What the file holds beside its hash."""
+
+    examples: list[list[Any]]
 
 
 def collect(run: "Run", count: int, key: jax.Array) -> list[Example]:
@@ -66,17 +74,21 @@ def read(workdir: pathlib.Path) -> list[Example] | None:
       ValueError: the file is damaged.
     """
     path = workdir / FILE
-    content = from_first(lambda: path.read_bytes() if path.exists() else b"")
+    # An empty file is there, and damaged.
+    content = from_first(lambda: path.read_bytes() or b"\n" if path.exists() else b"")
     if not content:
         return None
     try:
+        kept = parse_json(content, "its content")
+        # Earlier versions kept a list alone, and version 0.1 no options in it.
+        listed = typed(_Kept, kept)["examples"] if isinstance(kept, dict) else kept
         return [
             Example(
-                task,
-                tuple((observation, action) for observation, action in steps),
-                tuple(map(tuple, rest[0])) if rest else (),  # Version 0.1 kept no options.
+                typed(str, task, "a task"),
+                tuple((observation, action) for observation, action in typed(_STEPS, steps)),
+                typed(_OPTIONS, rest[0]) if rest else (),
             )
-            for task, steps, *rest in json.loads(content)
+            for task, steps, *rest in typed(list[list[Any]], listed)
         ]
     except (ValueError, TypeError) as error:
         raise ValueError(
@@ -86,4 +98,4 @@ def read(workdir: pathlib.Path) -> list[Example] | None:
 
 def write(workdir: pathlib.Path, examples: list[Example]) -> None:
     """Keeps examples in a work directory."""
-    write_atomically(workdir / FILE, json.dumps(examples, indent=1) + "\n")
+    write_atomically(workdir / FILE, json.dumps(sealed({"examples": examples}), indent=1) + "\n")

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 import tqdm
+from absl import logging
 
 from llmprior_jax import agents, progress
 from llmprior_jax.distributed import locks
@@ -29,8 +30,16 @@ from llmprior_jax.errors import (
     InterruptedRunError,
     OutOfMemoryError,
     RestoreError,
+    is_out_of_memory,
 )
-from llmprior_jax.files import append, check_writable, write_atomically
+from llmprior_jax.files import (
+    append,
+    check_writable,
+    parse_json,
+    read_json,
+    sealed,
+    write_atomically,
+)
 from llmprior_jax.priors import prompts
 from llmprior_jax.priors.prompts import Example
 from llmprior_jax.settings import Settings
@@ -335,8 +344,8 @@ def explain_out_of_memory(name: str, settings: Settings, workdir: object) -> Gen
     """Turns the runtime's report of a full device into advice, while an agent is trained."""
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if not is_out_of_memory(error):
             raise
         reason = str(error).split("\n")[0]
         run, loop, policy = settings.run, settings.loop, settings.policy
@@ -474,11 +483,15 @@ def _look(
     settings = dataclasses.replace(settings, prior=seen_by(name, settings.prior))
     path = workdir / _PRIOR_ALONE
     kept = from_first(lambda: path.read_bytes() if path.exists() else b"")
+    found: Any = None
     if kept:
-        found = json.loads(kept)
-    else:
+        try:
+            found = parse_json(kept, path, prior_alone.Found)
+        except ValueError as error:
+            logging.warning("%s; the prior alone plays again", error)
+    if found is None:
         found = prior_alone.look(settings, env, env_params, priors, workdir / _PRIOR_TABLE)
-        in_first(lambda: write_atomically(path, json.dumps(found, indent=2) + "\n"))
+        in_first(lambda: write_atomically(path, json.dumps(sealed(found), indent=2) + "\n"))
     if is_first():
         prior_alone.warn(found, settings, name)
 
@@ -489,7 +502,7 @@ def _conclude(config: Config, workdir: pathlib.Path) -> str:
     records = {name: read_metrics(workdir / name) for name in config.agents}
     summary = {name: summaries.summarize(of_agent, unit) for name, of_agent in records.items()}
     if (workdir / _PRIOR_ALONE).exists():
-        summary[summaries.BEFORE_TRAINING] = json.loads((workdir / _PRIOR_ALONE).read_text())
+        summary[summaries.BEFORE_TRAINING] = read_json(workdir / _PRIOR_ALONE)
     text = json.dumps(summary, indent=2) + "\n"
     write_atomically(workdir / SUMMARY_FILE, text)
     summaries.plot(records, workdir / _CURVES, unit)

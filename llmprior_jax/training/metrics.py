@@ -3,26 +3,22 @@
 Weights & Biases (https://wandb.ai) gets what TensorBoard gets, where a project is named.
 """
 
-import contextlib
 import importlib
 import json
 import pathlib
-import typing
 import uuid
-from typing import Any
+from typing import Any, NotRequired, TypeAlias, TypedDict
 
 import numpy as np
 import tensorboardX
 from absl import logging
 
-from llmprior_jax.files import naming, write_atomically
+from llmprior_jax.files import naming, numbered_lines, parse_json, sealed, write_atomically
 from llmprior_jax.settings import Settings
 from llmprior_jax.training.config import flat
 
 _FILE = "metrics.jsonl"
 _WANDB_ID = "wandb_id"
-# Fields that every record has.
-_COUNTED = ("segment", "step")
 _TENSORBOARD = "tensorboard"
 # Modes of Weights & Biases in which nothing is sent.
 _WITHOUT_LOGIN = ("offline", "dryrun", "disabled")
@@ -35,6 +31,20 @@ METRICS_FILES = (
     _TENSORBOARD,
     "wandb",
 )
+
+
+_PerSeed: TypeAlias = list[float | None]
+_Record = TypedDict(
+    "_Record",
+    {
+        "segment": int,
+        "step": int,
+        "success_rate": NotRequired[_PerSeed],
+        "return": NotRequired[_PerSeed],
+        "unseen_success_rate": NotRequired[_PerSeed],
+    },
+)
+"""A record, as far as its fields are known here."""
 
 
 class MetricsWriter:
@@ -66,7 +76,7 @@ class MetricsWriter:
         self._directory.mkdir(parents=True, exist_ok=True)
         kept = [record for record in read_metrics(directory) if record["segment"] <= resume_segment]
         write_atomically(
-            self._directory / _FILE, "".join(json.dumps(record) + "\n" for record in kept)
+            self._directory / _FILE, "".join(json.dumps(sealed(record)) + "\n" for record in kept)
         )
         self._file = (self._directory / _FILE).open("a")
         self._tensorboard = tensorboardX.SummaryWriter(
@@ -109,7 +119,7 @@ class MetricsWriter:
             name: _jsonable(array) for name, array in arrays.items()
         }
         with naming(self._file.name):
-            self._file.write(json.dumps(record) + "\n")
+            self._file.write(json.dumps(sealed(record)) + "\n")
             self._file.flush()
         means = {
             name: float(np.nanmean(array))
@@ -182,35 +192,17 @@ def read_metrics(directory: str | pathlib.Path) -> list[dict[str, Any]]:
     path = pathlib.Path(directory) / _FILE
     if not path.exists():
         return []
+    content = path.read_bytes()
+    cut_off = 0 if content.endswith(b"\n") else content.count(b"\n") + 1
     records: list[dict[str, Any]] = []
-    *lines, last = path.read_bytes().split(b"\n")
-    for number, line in enumerate(lines, start=1):
+    for number, line in numbered_lines(content):
         try:
-            records.append(_record(line))
-        except (ValueError, RecursionError) as error:
-            logging.warning("%s, line %d is damaged and left out: %s", path, number, error)
-    # What a kill has left of a line may still be all of it, but for its end.
-    with contextlib.suppress(ValueError, RecursionError):
-        records.append(_record(last))
+            records.append(parse_json(line, f"{path}, line {number}", _Record))
+        except ValueError as error:
+            # What a kill has left of a line may still be all of it, but for its end.
+            if number != cut_off:
+                logging.warning("%s; this line is left out", error)
     return records
-
-
-def _record(line: bytes) -> dict[str, Any]:
-    """One line of the file.
-
-    Raises:
-      ValueError: it is no record.
-    """
-    record = json.loads(line)
-    if not isinstance(record, dict):
-        raise ValueError("no JSON object")
-    fields = typing.cast(dict[str, Any], record)
-    for name in _COUNTED:
-        if name not in fields:
-            raise ValueError(f"there is no field {name}")
-        if type(fields[name]) is not int:
-            raise ValueError(f"{name} is {fields[name]!r}, which is no integer")
-    return fields
 
 
 def _jsonable(array: np.ndarray) -> Any:

@@ -12,7 +12,7 @@ import pathlib
 import shlex
 import tempfile
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 import scipy.stats
@@ -51,6 +51,32 @@ _PLAIN_CONFIG = "quickstart"
 _OF_SETTING = ("env", "games.", "history", "engine.", "freeform.", "prior.")
 # States that the language model is asked about, after which no more episodes are begun.
 _LAZY_STATES = 256
+
+
+class _Statistics(TypedDict):
+    """What `Outcome.statistics` gives."""
+
+    success_rate: Mapping[str, Any]
+    episodes: int
+
+
+_Of = TypedDict(
+    "_Of",
+    {
+        "prior alone": _Statistics,
+        "uniform": _Statistics,
+        "worse_by": str | None,
+        "model": str,
+        "asked": str,
+    },
+)
+"""What `look` found of one prior."""
+
+
+class Found(_Of):
+    """What `look` found, as a file has it."""
+
+    others: NotRequired[list[_Of]]
 
 
 class Outcome(NamedTuple):

@@ -72,7 +72,7 @@ def summarize(records: Sequence[Mapping[str, Any]], unit: str) -> dict[str, Any]
     Raises:
       ValueError: no record is of an evaluation.
     """
-    evaluations = [record for record in records if "success_rate" in record]
+    evaluations = [record for record in records if {"success_rate", "return"} <= record.keys()]
     if not evaluations:
         raise ValueError(
             "no evaluation is left in the records of an agent (its metrics.jsonl); start the run "

@@ -8,7 +8,6 @@ what an observation has.
 
 import dataclasses
 import itertools
-import json
 import os
 import pathlib
 from collections import Counter
@@ -17,6 +16,7 @@ from collections.abc import Mapping
 from llmprior_jax.envs.alfworld.goals import Goal, read_goal
 from llmprior_jax.envs.alfworld.grammar import Entity, Grammar, Placeholder, Query
 from llmprior_jax.envs.alfworld.pddl import UNTRACKED, Fact, read_domain, read_problem
+from llmprior_jax.files import parse_json
 
 # Facts that TextWorld adds when an action makes a fact false.
 _NEGATIONS = {
@@ -99,7 +99,7 @@ def read_game(path: str | os.PathLike[str]) -> Game:
 
 def _load(path: pathlib.Path) -> dict[str, str]:
     try:
-        game = json.loads(path.read_text(encoding="utf-8"))
+        game = parse_json(path.read_bytes(), "its content")
     except ValueError as error:
         raise ValueError(
             f"the file is damaged or truncated, for it is not JSON ({error})"

@@ -486,7 +486,7 @@ class _Tokens:
 def _read_rules(block: str) -> dict[str, list[dict[str, Any]]]:
     try:
         rules = json.loads(textwrap.dedent(block[3:-3]))
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"the grammar has rules that are not JSON: {error}") from error
     if not isinstance(rules, dict):
         raise ValueError("the grammar has rules that are not a JSON object")

@@ -1,11 +1,12 @@
 """Games by name: which engine plays them, and what games a directory holds."""
 
 import collections
-import json
 import os
 import pathlib
 from collections.abc import Iterable, Sequence
+from typing import TypedDict
 
+from llmprior_jax.files import read_json
 from llmprior_jax.registry import Registry, unknown
 
 _FOLDER = pathlib.Path(__file__).parent
@@ -28,6 +29,12 @@ _SUFFIXES = {
     ".ulx": "textworld",
     **{f".z{version}": "textworld" for version in range(1, 9)},
 }
+
+
+class _Described(TypedDict):
+    """What is known of a game beside itself."""
+
+    task_type: str
 
 
 class GameError(ValueError):
@@ -210,9 +217,9 @@ def find_games(
         if "movable" in task or "Sliced" in task or not path.exists():
             continue
         try:
-            task_type = json.loads(described.read_text(encoding="utf-8"))["task_type"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise GameError(f"{described}: damaged or cut short ({error!r}).") from error
+            task_type = read_json(described, _Described)["task_type"]
+        except ValueError as error:
+            raise GameError(f"{described}: damaged or cut short ({error}).") from error
         if (task_types is None or task_type in task_types) and _is_solvable(path):
             paths.append(str(path))
     if not paths:
@@ -222,9 +229,9 @@ def find_games(
 
 def _is_solvable(path: pathlib.Path) -> bool:
     try:
-        game = json.loads(path.read_text(encoding="utf-8"))
+        game = read_json(path)
     except ValueError as error:
         raise GameError(
-            f"{path}: damaged or cut short, not valid JSON ({error}). Fetch or make it again."
+            f"{path}: damaged or cut short ({error}). Fetch or make it again."
         ) from error
     return isinstance(game, dict) and bool(game.get("solvable"))

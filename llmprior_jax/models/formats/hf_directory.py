@@ -6,7 +6,6 @@ A directory holds `config.json`, the weights in `model.safetensors` or in severa
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from llmprior_jax.files import parse_json
 from llmprior_jax.models.checkpoint import Checkpoint, Tensor, listed
 from llmprior_jax.models.config import CheckpointError
 from llmprior_jax.models.formats.gguf_file import is_named_so
@@ -120,10 +120,10 @@ def shard_names(index: Mapping[str, Any], problems: list[str]) -> list[str]:
 def read_json(path: Path, problems: list[str], kind: type = dict) -> Any:
     """Reads a JSON object, or a list; adds to `problems` and returns None if it cannot."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_bytes(), path.name)
     except FileNotFoundError:
         problems.append(f"{path.name} is missing")
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         problems.append(f"{path.name} cannot be read as JSON: {error}")
     else:
         if isinstance(content, kind):

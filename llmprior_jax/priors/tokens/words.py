@@ -18,6 +18,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from llmprior_jax.files import check_text
 from llmprior_jax.priors.tokens.literals import MARK, markup_of
 from llmprior_jax.priors.tokens.remembering import OnceForEach
 
@@ -126,6 +127,8 @@ def _ids(backend: tokenizers.Tokenizer, texts: Sequence[str]) -> list[_Ids]:
     # half as long again, and warns of long texts before our error does, saying less.
     backend.no_truncation()
     backend.no_padding()
+    for text in texts:
+        check_text(text, "a text for a language model")
     encoded = backend.encode_batch_fast(list(texts), add_special_tokens=False)
     return [text.ids for text in encoded]
 

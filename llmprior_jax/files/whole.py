@@ -5,10 +5,13 @@ import errno
 import hashlib
 import os
 import pathlib
+import re
 from collections.abc import Generator
 
 # Under this name files keep the hash of their content in their metadata.
 DIGEST = "llmprior_jax.digest"
+# Halves of characters: no text that UTF-8 can have.
+_HALF = re.compile("[\ud800-\udfff]")
 
 
 def digest(*parts: bytes | str) -> bytes:
@@ -33,9 +36,25 @@ def write_atomically(path: str | pathlib.Path, content: str | bytes) -> None:
 
     Raises:
       OSError: it cannot be written; the error names `path`, which is as it was.
+      ValueError: the content is a text that has half of a character.
     """
+    if isinstance(content, str):
+        check_text(content, f"what is to be written to {path}")
+        content = content.encode()
     with replaced(path) as temporary, temporary.open("wb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
+        file.write(content)
+
+
+def check_text(text: str, name: str) -> None:
+    """Raises a ValueError if a text has half of a character, which no file can have.
+
+    Python makes such texts of file names and of JSON that are no proper UTF-8.
+    """
+    if half := _HALF.search(text):
+        around = text[max(0, half.start() - 20) : half.end() + 20]
+        raise ValueError(
+            f"{name} has half of a character ({around!r}), which is no text; write it in UTF-8"
+        )
 
 
 @contextlib.contextmanager
