@@ -3,8 +3,6 @@
 import errno
 import os
 import pathlib
-import resource
-import signal
 import subprocess
 import sys
 
@@ -62,11 +60,13 @@ def test_a_read_only_file_system_is_seen_when_it_is_tried(tmp_path, monkeypatch)
 
 
 _FILL = """
-import pathlib, sys
+import pathlib, resource, signal, sys
 from launch.common import app
 from llmprior_jax import files
 path = pathlib.Path(sys.argv[1])
 full = bytes(10_000)
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 for write in (files.write_atomically, lambda path, _: files.append(path, "a" * 10_000)):
     try:
         write(path, full)
@@ -78,15 +78,9 @@ for write in (files.write_atomically, lambda path, _: files.append(path, "a" * 1
 def test_a_full_disk_is_named_and_what_was_there_stays(tmp_path):
     path = tmp_path / "report.md"
     path.write_text("before")
-
-    def limit() -> None:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
-
     result = subprocess.run(
         [sys.executable, "-B", "-c", _FILL, path],
         env=os.environ | {"PYTHONPATH": os.getcwd()},
-        preexec_fn=limit,
         capture_output=True,
         text=True,
         check=True,
