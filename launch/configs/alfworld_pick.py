@@ -26,7 +26,7 @@ def get_config() -> training.Config:
             # There are tens of commands in each of thousands of states.
             "prior.num_features": 32,
             "agent.discount": 0.9,
-            # As it was measured; there are few episodes to learn by how far to trust it.
+            # There are few episodes to learn by how far to trust it (docs/trust.md).
             "agent.trust": "fixed",
             "loop.num_envs": 16,
             "loop.batch_size": 64,
