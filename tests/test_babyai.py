@@ -1,0 +1,203 @@
+"""BabyAI is minigrid's, step for step and draw for draw, and says what is seen."""
+
+import collections
+import functools
+import operator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from llmprior_jax import envs
+from llmprior_jax.envs.babyai.environment import LEVELS
+
+minigrid_levels = pytest.importorskip("minigrid_levels")
+bots = pytest.importorskip("minigrid.utils.baby_ai_bot")
+
+BATCH = 32
+
+
+@functools.cache
+def functions(level):
+    env, params = envs.make(f"BabyAI-{level}")
+    reset = jax.jit(jax.vmap(env.reset, in_axes=(0, None)))
+    step = jax.jit(jax.vmap(env.step_env, in_axes=(0, 0, 0, None)))
+    truncated = jax.jit(jax.vmap(env.is_truncated, in_axes=(0, None)))
+    return env, params, reset, step, truncated
+
+
+def begin(level, key, number=BATCH):
+    """Episodes of ours, and the same in minigrid."""
+    env, params, reset, *_ = functions(level)
+    _, states = reset(jax.random.split(key, number), params)
+    host = jax.device_get(states)
+    width = env._rooms.width
+    theirs = [
+        minigrid_levels.Episode(
+            host.cells[index].reshape(-1, width),
+            (int(host.position[index]) % width, int(host.position[index]) // width),
+            int(host.direction[index]),
+            host.mission[index].tolist(),
+        )
+        for index in range(number)
+    ]
+    return states, theirs
+
+
+class Expert:
+    """BabyAI's bot, which now and then does something at random."""
+
+    def __init__(self, episode, rng, chance):
+        self._bot, self._rng, self._chance = bots.BabyAIBot(episode), rng, chance
+        self._last = None
+
+    def act(self):
+        action = 6
+        if self._chance < 1.0:
+            try:
+                action = int(self._bot.replan(self._last))
+            except Exception:  # It gives up, in one way or another, where it cannot go on.
+                self._chance = 1.0
+        if action == 6 or self._rng.random() < self._chance:
+            action = int(self._rng.integers(6))
+        self._last = action
+        return action
+
+
+def compare(level, seed, most_steps, chance):
+    """Plays some episodes in both engines and compares them after each step; returns the steps."""
+    env, params, _, step, is_truncated = functions(level)
+    rng = np.random.default_rng(seed)
+    states, theirs = begin(level, jax.random.key(seed))
+    for index, episode in enumerate(theirs):
+        descriptions = episode.descriptions()
+        mission = np.asarray(states.mission[index])
+        several = [len(description.obj_set) > 1 for description in descriptions]
+        assert mission[[4, 8][: len(several)]].tolist() == several
+    actors = [Expert(episode, rng, chance) for episode in theirs]
+    seen = [episode.gen_obs()["image"] for episode in theirs]
+    observation = jax.vmap(env.observe, in_axes=(None, 0, None, None))(
+        jax.random.key(0), states, None, params
+    )
+    for index, image in enumerate(seen):
+        assert_same_view(np.asarray(observation[index]), image)
+    playing, steps = set(range(len(theirs))), 0
+    keys = jax.random.split(jax.random.key(0), len(theirs))
+    for _ in range(most_steps):
+        actions = [actors[i].act() if i in playing else 0 for i in range(len(theirs))]
+        ours = step(keys, states, jnp.array(actions), params)
+        states = ours[1]
+        told = *ours, is_truncated(states, params)
+        observations, host, rewards, terminated, info, truncated = jax.device_get(told)
+        for index in sorted(playing):
+            image, reward, ended, cut, _ = theirs[index].step(actions[index])
+            assert_same_view(observations[index], image["image"])
+            assert rewards[index] == pytest.approx(float(reward), abs=1e-6)
+            assert (terminated[index], truncated[index]) == (ended, cut)
+            assert info["success"][index] == ended
+            assert_same_state(env, jax.tree.map(operator.itemgetter(index), host), theirs[index])
+            steps += 1
+            if ended or cut:
+                playing.remove(index)
+        if not playing:
+            break
+    return steps
+
+
+def assert_same_view(observation, image):
+    ours = minigrid_levels.ENCODED[observation[:49].reshape(7, 7)]
+    np.testing.assert_array_equal(ours, image.transpose(1, 0, 2))
+
+
+def assert_same_state(env, state, episode):
+    width = env._rooms.width
+    grid = minigrid_levels.ENCODED[state.cells.reshape(-1, width) & 63]
+    np.testing.assert_array_equal(grid, episode.grid.encode().transpose(1, 0, 2))
+    assert divmod(int(state.position), width)[::-1] == tuple(map(int, episode.agent_pos))
+    assert state.direction == episode.agent_dir
+    carried = minigrid_levels.ENCODED[state.carried & 63].tolist()
+    assert carried == list(episode.carrying.encode() if episode.carrying else (1, 0, 0))
+
+
+@pytest.mark.parametrize("level", ["PickupLoc", "MixedTrainLocal", "Open"])
+@pytest.mark.parametrize("chance", [0.2, 1.0])
+def test_steps_are_minigrids(level, chance):
+    assert compare(level, 0, 24, chance) > 200
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("level", LEVELS)
+def test_many_steps_are_minigrids(level):
+    steps, seed = 0, 1
+    while steps < 100_000 / len(LEVELS):
+        steps += compare(level, seed, 576, (0.0, 0.1, 0.4, 1.0)[seed % 4])
+        seed += 1
+
+
+# --------------------------------------------------------------------------------- drawing
+
+
+def own_beginnings(level, number, seed):
+    env, params, reset, *_ = functions(level)
+    _, states = jax.device_get(reset(jax.random.split(jax.random.key(seed), number), params))
+    width = env._rooms.width
+    for index in range(number):
+        row, column = divmod(int(states.position[index]), width)
+        yield minigrid_levels.Beginning(
+            states.cells[index].reshape(-1, width) & 63,
+            (row, column),
+            int(states.direction[index]),
+            tuple(states.mission[index].tolist()),
+        )
+
+
+def features(beginning):
+    """What is counted of how an episode begins."""
+    tiles, (row, column), direction, mission = beginning
+    yield "position", (row, column)
+    yield "direction", direction
+    yield "verb", mission[0]
+    yield "first description", mission[:5]
+    yield "second description", (mission[0], *mission[5:])
+    things = np.argwhere(tiles > 2).tolist()
+    doors = [(y, x) for y, x in things if tiles[y, x] >= 21]
+    yield "doors", len(doors)
+    for y, x in things:
+        yield ("place of a door" if (y, x) in doors else "place of a thing"), (y, x)
+        yield "thing", int(tiles[y, x])
+        yield "way to a thing", (abs(y - row), abs(x - column))
+    loose = [(y, x) for y, x in things if (y, x) not in doors]
+    yield "things next to things", sum((y + 1, x) in loose for y, x in loose)
+    yield "looks", len({int(tiles[y, x]) for y, x in loose})
+
+
+def assert_drawn_alike(level, number, seed):
+    """Compares the counts of all features, by a test of each that errs once in 10,000 times."""
+    env = functions(level)[0]
+    counts = collections.defaultdict(lambda: collections.Counter())
+    theirs = minigrid_levels.beginnings(level, number, 1000 * seed, env._rooms.width)
+    for side, beginnings in enumerate((own_beginnings(level, number, seed), theirs)):
+        for beginning in beginnings:
+            for name, value in features(beginning):
+                counts[name][str(value), side] += 1
+    for name, counter in counts.items():
+        values = sorted({value for value, _ in counter})
+        table = np.array([[counter[value, side] for value in values] for side in (0, 1)])
+        rare = table.sum(axis=0) < 20
+        table = np.column_stack([table[:, ~rare], table[:, rare].sum(axis=1)])
+        table = table[:, table.sum(axis=0) > 0]
+        if table.shape[1] > 1:
+            assert stats.chi2_contingency(table).pvalue > 1e-4, (name, table)
+
+
+@pytest.mark.parametrize("level", ["PickupLoc", "Open"])
+def test_levels_are_drawn_as_minigrid_draws_them(level):
+    assert_drawn_alike(level, 200, seed=0)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("level", LEVELS)
+def test_many_levels_are_drawn_as_minigrid_draws_them(level):
+    assert_drawn_alike(level, 2_000, seed=1)
