@@ -11,7 +11,8 @@ import pytest
 from scipy import stats
 
 from llmprior_jax import envs
-from llmprior_jax.envs.babyai.environment import LEVELS
+from llmprior_jax.envs.babyai import LEVELS, BabyAI, text
+from llmprior_jax.envs.babyai.on_demand import on_demand
 
 minigrid_levels = pytest.importorskip("minigrid_levels")
 bots = pytest.importorskip("minigrid.utils.baby_ai_bot")
@@ -201,3 +202,158 @@ def test_levels_are_drawn_as_minigrid_draws_them(level):
 @pytest.mark.parametrize("level", LEVELS)
 def test_many_levels_are_drawn_as_minigrid_draws_them(level):
     assert_drawn_alike(level, 2_000, seed=1)
+
+
+# ----------------------------------------------------------------------------------- words
+
+
+def look(*things, carried=1):
+    """The tiles of a view: floor, and some things by steps ahead and to the right."""
+    view = np.ones((7, 7), np.int32)
+    for ahead, right, tile in things:
+        view[6 - ahead, 3 + right] = tile
+    view[6, 3] = carried
+    return view.ravel()
+
+
+@pytest.mark.parametrize(
+    ("seen", "told"),
+    [
+        (look(), "You see nothing but the floor. Your hands are empty."),
+        (
+            look((2, 0, 9), (1, -1, 10), carried=19),
+            "You see a green ball 1 step ahead and 1 step to the left and a red ball 2 steps "
+            "ahead. You carry a yellow box.",
+        ),
+        # The nearest wall in each of three directions, unless something is before it.
+        (
+            look((0, -1, 2), (0, -2, 2), (3, 0, 2), (0, 2, 2), (0, 1, 5), (1, 1, 2)),
+            "You see a wall 1 step to the left, a blue key 1 step to the right and a wall 3 steps "
+            "ahead. Your hands are empty.",
+        ),
+        (
+            look((1, 0, 21), (0, 3, 28), (5, 0, 38)),
+            "You see an open red door 1 step ahead, a closed green door 3 steps to the right and a "
+            "locked grey door 5 steps ahead. Your hands are empty.",
+        ),
+    ],
+)
+def test_what_is_seen_is_told_the_nearest_first(seen, told):
+    assert text.observation(seen) == told
+
+
+@pytest.mark.parametrize(
+    ("mission", "told"),
+    [
+        ([0, 1, 0, 0, 0, 0, 0, 0, 0], "Go to the red ball."),
+        ([1, 2, 6, 1, 1, 0, 0, 0, 0], "Pick up a box to your left."),
+        ([1, 0, 4, 2, 0, 0, 0, 0, 0], "Pick up the yellow key to your right."),
+        ([1, 0, 4, 3, 0, 0, 0, 0, 0], "Pick up the yellow key ahead of you."),
+        ([1, 0, 4, 4, 0, 0, 0, 0, 0], "Pick up the yellow key behind you."),
+        ([2, 3, 6, 0, 0, 0, 0, 0, 0], "Open the door."),
+        ([3, 1, 5, 0, 1, 0, 3, 0, 0], "Put a grey ball next to the purple key."),
+        ([4, 0, 2, 0, 0, 1, 1, 0, 0], "Pick up the blue key, and then go to the green ball."),
+        ([5, 0, 2, 0, 0, 1, 1, 0, 0], "Go to the green ball, but pick up the blue key before."),
+    ],
+)
+def test_missions_are_sentences(mission, told):
+    assert text.task(np.array(mission, np.int32)) == told
+
+
+def observation(**changes):
+    array = np.concatenate([look(), [0, 1, 0, 0, 0, 0, 0, 0, 0]]).astype(np.int32)
+    for index, value in changes.items():
+        array[int(index.removeprefix("at"))] = value
+    return array
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (np.zeros(57, np.int32), r"observes 58 integers; got int32\[57\]"),
+        (np.zeros(58, np.float32), r"got float32\[58\]"),
+        (observation(at7=39), "tile 7 of the view is 39; tiles are 0 to 38"),
+        (observation(at45=21), "what the agent carries, is 21"),
+        (observation(at49=6), "the verb of the mission is 6; there are 0 to 5"),
+        (observation(at51=7), "the first color of the mission is 7"),
+        (observation(at52=-1), "the first side of the mission is -1"),
+        (observation(at49=1, at50=3), "no mission says to pick up the red door: doors are opened"),
+        (observation(at49=2), "no mission says to open the red ball"),
+        (observation(at55=2), r"the second is \[0, 2, 0, 0\] and must be all zeros"),
+    ],
+)
+def test_what_no_observation_says_is_refused(wrong, message):
+    env, _ = envs.make("BabyAI-GoToLocal")
+    with pytest.raises(ValueError, match=f"BabyAI-GoToLocal.*{message}"):
+        env.text_state(wrong)
+
+
+def test_a_level_that_there_is_not_is_answered_with_the_nearest():
+    with pytest.raises(ValueError, match="no level of BabyAI 'GoToLocl'; did you mean 'GoToLocal'"):
+        BabyAI("GoToLocl")
+
+
+def test_a_picture_shows_what_is_there():
+    env, _, reset, *_ = functions("MixedTrainLocal")
+    _, states = reset(jax.random.split(jax.random.key(5), BATCH), env.default_params)
+    state = jax.tree.map(operator.itemgetter(0), states)
+    state = state.replace(carried=np.uint16(4 | 1 << 6), direction=np.int32(3))
+    scene = env.scene(state)
+    row, column = divmod(int(state.position), 15)
+    assert scene.things[-2:] == (
+        envs.Thing("up agent", row, column),
+        envs.Thing("green key", row, column),
+    )
+    tiles = np.asarray(state.cells).reshape(8, 15) & 63
+    assert [[tile == "wall" for tile in tiles] for tiles in scene.tiles] == (tiles == 2).tolist()
+    for thing in scene.things[:-2]:
+        *_, color, kind = thing.name.split()
+        tile = minigrid_levels.thing(int(tiles[thing.row, thing.column]))
+        assert (tile.color, tile.type) == (color, kind)
+    assert len(scene.things) == (tiles > 2).sum() + 2
+
+
+# ------------------------------------------------------------------------------- on demand
+
+
+def toss(key, number):
+    """A number that says which attempt it is, and is valid once in three times."""
+    value = jax.random.bits(jax.random.fold_in(key, number), (), jnp.uint32)
+    return {"value": value, "attempt": number}, value % 3 == 0
+
+
+def tossed(keys):
+    """The first valid attempt of each key [B], and its number."""
+    numbers = jnp.arange(100)
+    attempts = jax.vmap(jax.vmap(toss, in_axes=(None, 0)), in_axes=(0, None))
+    made, valid = jax.device_get(jax.jit(attempts)(keys, numbers))
+    assert valid.any(axis=1).all()
+    first = valid.argmax(axis=1)
+    return made["value"][np.arange(len(first)), first], first
+
+
+@pytest.mark.parametrize("shape", [(), (300,), (3, 5), (2, 1, 4)])
+def test_each_is_given_what_its_own_key_makes(shape):
+    keys = jax.random.split(jax.random.key(0), shape)
+    wanted = jax.random.bernoulli(jax.random.key(1), 0.5, shape)
+    otherwise = {
+        "value": jnp.full(shape, 7, jnp.uint32),
+        "attempt": jnp.full(shape, -1, jnp.int32),
+    }
+    make = on_demand(toss)
+    for _ in shape:
+        make = jax.vmap(make)
+    made = jax.device_get(jax.jit(make)(keys, wanted, otherwise))
+    value, attempt = tossed(keys.ravel())
+    wanted = np.asarray(wanted).ravel()
+    np.testing.assert_array_equal(made["value"].ravel(), np.where(wanted, value, 7))
+    np.testing.assert_array_equal(made["attempt"].ravel(), np.where(wanted, attempt, -1))
+
+
+def test_what_all_of_a_batch_have_in_common_need_not_be_repeated():
+    key, wanted = jax.random.key(3), jnp.array([True, False, True])
+    otherwise = {"value": jnp.uint32(7), "attempt": jnp.int32(-1)}
+    made = jax.vmap(on_demand(toss), in_axes=(None, 0, None))(key, wanted, otherwise)
+    (value,), (attempt,) = tossed(key[None])
+    assert made["value"].tolist() == [value, 7, value]
+    assert made["attempt"].tolist() == [attempt, -1, attempt]

@@ -23,7 +23,7 @@ from llmprior_jax.envs.babyai.levels import mazes, single_rooms
 from llmprior_jax.envs.babyai.mixed import mixed_levels
 from llmprior_jax.envs.babyai.on_demand import on_demand
 from llmprior_jax.envs.babyai.view import SIDE, see
-from llmprior_jax.envs.base import TextEnvironment
+from llmprior_jax.envs.base import Scene, TextEnvironment, Thing
 from llmprior_jax.registry import unknown
 from llmprior_jax.types import TextState
 
@@ -240,7 +240,33 @@ class BabyAI(TextEnvironment[EnvState, EnvParams]):
 
     def text_state(self, observation: np.ndarray | jax.Array) -> TextState:
         """Puts an observation into words; see `TextEnvironment.text_state`."""
-        array = np.asarray(observation)
+        array, size = np.asarray(observation), SIDE**2 + missions.SIZE
+        if array.shape != (size,) or array.dtype.kind not in "iu":
+            raise ValueError(
+                f"{self.name} observes {size} integers; got {array.dtype}{list(array.shape)}."
+            )
+        try:
+            return self._tell(array)
+        except ValueError as error:
+            raise ValueError(f"This is no observation of {self.name}: {error}.") from error
+
+    def scene(self, state: EnvState) -> Scene:
+        """All rooms, their things, and the agent with what it carries."""
+        width, tile = self._rooms.width, np.asarray(state.cells) & tiles.TILE
+        grid = tile.reshape(-1, width)
+        things = [
+            Thing(tiles.name_of(grid[row, column]), row, column)
+            for row, column in np.argwhere(grid >= tiles.FIRST_THING).tolist()
+        ]
+        row, column = divmod(int(state.position), width)
+        facing = ("right", "down", "left", "up")[int(state.direction)]
+        things.append(Thing(f"{facing} agent", row, column))
+        if (carried := int(state.carried) & tiles.TILE) != tiles.EMPTY:
+            things.append(Thing(tiles.name_of(carried), row, column))
+        kinds = np.where(grid == tiles.WALL, "wall", "floor")
+        return Scene(tuple(tuple(map(str, row)) for row in kinds), tuple(things))
+
+    def _tell(self, array: np.ndarray) -> TextState:
         return TextState(
             task=text.task(array[SIDE**2 :]),
             observation=text.observation(array[: SIDE**2]),

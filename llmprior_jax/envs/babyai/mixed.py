@@ -101,7 +101,7 @@ def _draw_scene(dice: Dice, kind: jax.Array, door_colors: list[int]) -> _Scene:
     grid = grid.at[doorway].set(jnp.where(opens, locked, tiles.WALL))
 
     # Before a locked door the agent comes last; until then BabyAI has it in the middle of things.
-    first = place_agent(dice, _ROOMS, grid, here)
+    first = _ROOMS.place_agent_first(dice, rooms=1)
     clear = _ROOMS.far_from(jnp.where(opens, _ROOMS.middle, first[0]))
     things = any_things(dice, _ROOMS, _MOST_THINGS)
     exists = jnp.arange(_MOST_THINGS) < jnp.asarray(_NUM_THINGS)[kind]

@@ -76,9 +76,15 @@ class Rooms:
         x, y = position % self.width, position // self.width
         return jnp.abs(self.x - x) + jnp.abs(self.y - y) > 1
 
-    def place_agent_first(self, dice: Dice) -> tuple[jax.Array, jax.Array]:
-        """Puts the agent anywhere in empty rooms: its position and direction, i32[] each."""
-        floor = np.flatnonzero(~self.walls).astype(np.int32)
+    def place_agent_first(self, dice: Dice, rooms: int | None = None) -> tuple[Array, Array]:
+        """Puts the agent anywhere in empty rooms: its position and direction, i32[] each.
+
+        Args:
+          dice: random decisions.
+          rooms: in how many of the rooms, the first ones; in all by default.
+        """
+        inside = (self.room_of >= 0) & (self.room_of < (rooms or self.count))
+        floor = np.flatnonzero(inside).astype(np.int32)
         return jnp.asarray(floor)[dice.roll(floor.size, 1)[0]], dice.roll(4, 1)[0]
 
 

@@ -16,6 +16,8 @@ from llmprior_jax.envs.babyai.view import AGENT, SIDE
 ACTIONS = ("turn left", "turn right", "go forward", "pick up", "drop", "toggle")
 """The actions, by their numbers."""
 
+# The verbs as they are named in error messages.
+_VERBS = {verb: verb.name.lower().replace("_", " ") for verb in Verb}
 _SIDES = {
     Side.ANY: "",
     Side.LEFT: " to your left",
@@ -30,8 +32,12 @@ def task(mission: np.ndarray) -> str:
 
     Args:
       mission: i32[missions.SIZE].
+
+    Raises:
+      ValueError: it is no mission of BabyAI.
     """
     verb, first, second = missions.decode(mission.tolist())
+    _check(mission, verb, first, second)
     one, other = _means(first), _means(second)
     match Verb(verb):
         case Verb.GO_TO:
@@ -53,7 +59,20 @@ def observation(seen: np.ndarray) -> str:
 
     Args:
       seen: i32[49], see `view.see`.
+
+    Raises:
+      ValueError: a tile is none, or the agent carries what cannot be carried.
     """
+    wrong = np.flatnonzero((seen < 0) | (seen >= tiles.NUM_TILES))
+    if wrong.size:
+        raise ValueError(
+            f"tile {wrong[0]} of the view is {seen[wrong[0]]}; tiles are 0 to {tiles.NUM_TILES - 1}"
+        )
+    if not tiles.EMPTY <= seen[AGENT] < tiles.FIRST_DOOR or seen[AGENT] == tiles.WALL:
+        raise ValueError(
+            f"tile {AGENT} of the view, which is what the agent carries, is {seen[AGENT]}; it is "
+            f"{tiles.EMPTY} for nothing, or {tiles.FIRST_THING} to {tiles.FIRST_DOOR - 1}"
+        )
     view = seen.reshape(SIDE, SIDE)
     sights = sorted([*_things(view), *_walls(view)])
     told = [f"{name} {_where(ahead, right)}" for _, ahead, right, name in sights]
@@ -61,6 +80,29 @@ def observation(seen: np.ndarray) -> str:
     carried = int(seen[AGENT])
     hands = "Your hands are empty." if carried == tiles.EMPTY else f"You carry {_a(carried)}."
     return f"{sight} {hands}"
+
+
+def _check(mission: np.ndarray, verb: int, first: Description, second: Description) -> None:
+    """Raises a ValueError that says why something is no mission."""
+    wrong = np.flatnonzero((mission < 0) | (mission >= np.array(missions.LIMITS)))
+    if wrong.size:
+        name = ("verb", *[f"first {field}" for field in Description._fields])
+        name += tuple(f"second {field}" for field in Description._fields)
+        index = int(wrong[0])
+        raise ValueError(
+            f"the {name[index]} of the mission is {mission[index]}; there are 0 to "
+            f"{missions.LIMITS[index] - 1}"
+        )
+    if (verb == Verb.OPEN) != (first.kind == missions.DOOR):
+        raise ValueError(
+            f"no mission says to {_VERBS[Verb(verb)]} {_means(first)}: doors are opened, and "
+            "nothing else is"
+        )
+    if verb not in missions.TWO and any(second):
+        raise ValueError(
+            f"a mission to {_VERBS[Verb(verb)]} something has one description; the second is "
+            f"{list(second)} and must be all zeros"
+        )
 
 
 def _things(view: np.ndarray) -> Iterator[tuple[int, int, int, str]]:
@@ -100,8 +142,7 @@ def _means(description: Description) -> str:
 
 def _a(tile: int) -> str:
     """Names a thing with its article, as in "a closed red door"."""
-    *state, kind = tiles.KINDS[tiles.kind_of(tile)].split()
-    name = " ".join([*state, tiles.COLORS[tiles.color_of(tile)], kind])
+    name = tiles.name_of(tile)
     return f"an {name}" if name[0] in "aeiou" else f"a {name}"
 
 

@@ -16,6 +16,7 @@ COLORS = ("red", "green", "blue", "purple", "yellow", "grey")
 KINDS = ("key", "ball", "box", "open door", "closed door", "locked door")
 KEY, BALL, BOX, OPEN, CLOSED, LOCKED = range(len(KINDS))
 UNSEEN, EMPTY, WALL, FIRST_THING = range(4)
+FIRST_DOOR = FIRST_THING + len(COLORS) * OPEN  # before it, what can be carried
 FIRST_SHUT = FIRST_THING + len(COLORS) * CLOSED  # from here on, doors that hide what is behind
 NUM_TILES = FIRST_THING + len(COLORS) * len(KINDS)
 
@@ -40,3 +41,9 @@ def kind_of(tile: Array) -> Array:
 def color_of(tile: Array) -> Array:
     """The color of the thing on a tile, of no account where there is none."""
     return (tile - FIRST_THING) % len(COLORS)
+
+
+def name_of(tile: int) -> str:
+    """Names the thing on a tile, as in "closed red door" (host side)."""
+    *state, kind = KINDS[kind_of(tile)].split()
+    return " ".join([*state, COLORS[color_of(tile)], kind])

@@ -1,0 +1,30 @@
+"""DQN-Prior and its baselines on BabyAI's GoToLocal: go to one of eight things in a room.
+
+    python -m launch.train --config=launch/configs/babyai_go_to_local.py --workdir=runs/babyai
+"""
+
+from llmprior_jax import training
+
+
+def get_config() -> training.Config:
+    config = training.default_config()
+    config.update_from_flattened_dict(
+        {
+            "env": "BabyAI-GoToLocal",
+            "agents": ("random", "prior", "dqn", "dqn_prior"),
+            "prior.num_features": 32,
+            "agent.discount": 0.9,
+            "loop.num_envs": 16,
+            "loop.batch_size": 64,
+            "loop.updates_per_step": 4,
+            "loop.replay_capacity": 10_000,
+            "num_seeds": 3,
+            "num_steps": 6_400,
+            "eval_every": 3_200,
+            "eval_episodes": 16,
+            # Almost every step leads to a new state.
+            "segment_steps": 32,
+            "checkpoint.every": 1,
+        }
+    )
+    return config
