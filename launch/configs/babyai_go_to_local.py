@@ -1,6 +1,6 @@
 """DQN-Prior and its baselines on BabyAI's GoToLocal: go to one of eight things in a room.
 
-    python -m launch.train --config=launch/configs/babyai_go_to_local.py --workdir=runs/babyai
+python -m launch.train --config=launch/configs/babyai_go_to_local.py --workdir=runs/babyai
 """
 
 from llmprior_jax import training
@@ -11,7 +11,7 @@ def get_config() -> training.Config:
     config.update_from_flattened_dict(
         {
             "env": "BabyAI-GoToLocal",
-            "agents": ("random", "prior", "dqn", "dqn_prior"),
+            "agents": ("prior", "dqn_prior", "dqn"),
             "prior.num_features": 32,
             "agent.discount": 0.9,
             "loop.num_envs": 16,

@@ -18,12 +18,14 @@ import numpy as np
 from flax import struct
 from gymnax.environments import environment, spaces
 
+from llmprior_jax.envs import examples
 from llmprior_jax.envs.babyai import missions, text, tiles
 from llmprior_jax.envs.babyai.levels import mazes, single_rooms
 from llmprior_jax.envs.babyai.mixed import mixed_levels
 from llmprior_jax.envs.babyai.on_demand import on_demand
 from llmprior_jax.envs.babyai.view import SIDE, see
 from llmprior_jax.envs.base import Scene, TextEnvironment, Thing
+from llmprior_jax.examples import Example
 from llmprior_jax.registry import unknown
 from llmprior_jax.types import TextState
 
@@ -249,6 +251,10 @@ class BabyAI(TextEnvironment[EnvState, EnvParams]):
             return self._tell(array)
         except ValueError as error:
             raise ValueError(f"This is no observation of {self.name}: {error}.") from error
+
+    def examples(self) -> tuple[Example, ...]:
+        """An episode with a mission that this level does not have."""
+        return examples.for_babyai(self._level_name)
 
     def scene(self, state: EnvState) -> Scene:
         """All rooms, their things, and the agent with what it carries."""
