@@ -11,6 +11,7 @@ import pytest
 from scipy import stats
 
 from llmprior_jax import envs
+from llmprior_jax.envs import examples
 from llmprior_jax.envs.babyai import LEVELS, BabyAI, text
 from llmprior_jax.envs.babyai.on_demand import on_demand
 
@@ -357,3 +358,31 @@ def test_what_all_of_a_batch_have_in_common_need_not_be_repeated():
     (value,), (attempt,) = tossed(key[None])
     assert made["value"].tolist() == [value, 7, value]
     assert made["attempt"].tolist() == [attempt, -1, attempt]
+
+
+# -------------------------------------------------------------------------------- examples
+
+
+@pytest.mark.parametrize("level", ["PickupLoc", "MixedTrainLocal", "Open"])
+def test_no_mission_of_a_level_is_that_of_its_example(level):
+    env, params, reset, *_ = functions(level)
+    (shown,) = env.examples()
+    for seed in range(20):
+        _, states = reset(jax.random.split(jax.random.key(seed), BATCH), params)
+        assert shown.task not in map(text.task, np.asarray(states.mission))
+
+
+@pytest.mark.parametrize(("index", "level", "seed"), [(0, "GoToLocal", 243), (1, "Open", 546)])
+def test_an_example_is_an_episode_that_ends_well(index, level, seed):
+    env, params, reset, step, _ = functions(level)
+    shown = examples.read("babyai")[index]
+    keys = jax.vmap(jax.random.key)(jnp.full(BATCH, seed))
+    observation, states = reset(keys, params)
+    success = False
+    for (observed, action), listed in zip(shown.steps, shown.options, strict=True):
+        told = env.text_state(observation[0])
+        assert (told.task, told.observation, told.actions) == (shown.task, observed, listed)
+        actions = jnp.full(BATCH, listed.index(action))
+        observation, states, _, success, info = step(keys, states, actions, params)
+        assert (info["success"] == success).all()
+    assert success.all()
