@@ -17,7 +17,7 @@ from jax import custom_batching
 Attempt = Callable[[jax.Array, jax.Array], tuple[Any, jax.Array]]
 """`(key, number i32[]) -> (what is made, valid bool[])`."""
 
-_SHARE = 128  # environments of a batch for each counter
+_SHARE = 256  # environments of a batch for each counter
 
 
 class _Queue(NamedTuple):

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from llmprior_jax.envs.babyai import tiles
-from llmprior_jax.envs.babyai.dice import Dice
+from llmprior_jax.envs.babyai.dice import Dice, first
 from llmprior_jax.envs.babyai.tiles import Array
 from llmprior_jax.envs.babyai.view import FORWARD_X, FORWARD_Y
 
@@ -151,7 +151,7 @@ def put(
 
     def put_one(grid: jax.Array, thing: Things) -> tuple[jax.Array, jax.Array]:
         free = allowed & (grid == tiles.EMPTY) & (rooms.room_of == thing.room)
-        tile = jnp.argmax(jnp.where(free, rank, 0))
+        tile = first(rank, free)
         fits = free.any() | ~thing.exists
         index = jnp.where(thing.exists & fits, tile, grid.shape[0])
         return grid.at[index].set(thing.tile, mode="drop"), fits
