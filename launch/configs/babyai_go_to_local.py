@@ -1,6 +1,6 @@
 """DQN-Prior and its baselines on BabyAI's GoToLocal: go to one of eight things in a room.
 
-python -m launch.train --config=launch/configs/babyai_go_to_local.py --workdir=runs/babyai
+    python -m launch.train --config=launch/configs/babyai_go_to_local.py --workdir=runs/babyai
 
 The embedded model knows nothing of such rooms. Measured in 64 episodes before training: the prior
 alone solves 0.00 [0.00, 0.06], a uniform policy 0.31 [0.21, 0.43]. What the agents learn has not
