@@ -28,7 +28,7 @@ def test_no_step_that_is_shown_is_one_of_the_game_that_is_played(name):
     assert played.isdisjoint(shown.steps)
 
 
-@pytest.mark.parametrize("family", ["overcooked", "frozen_lake", "textworld", "alfworld"])
+@pytest.mark.parametrize("family", ["overcooked", "frozen_lake", "textworld", "alfworld", "babyai"])
 def test_each_step_that_is_shown_lists_several_actions(family):
     for shown in examples.read(family):
         assert len(shown.options) == len(shown.steps)

@@ -32,6 +32,12 @@ def test_the_last_line_is_the_result_as_json(capsys, alfworld_data):
         assert row["looped_steps_per_s"] > 0
 
 
+@pytest.mark.usefixtures("quick")
+def test_minigrid_is_measured_in_the_same_level():
+    pytest.importorskip("minigrid")
+    assert environments._minigrid_steps_per_second("BabyAI-GoToLocal", seed=0) > 0
+
+
 def test_an_unknown_benchmark_is_answered_with_the_nearest():
     with pytest.raises(ValueError, match="did you mean 'envs'"):
         benchmark.main(["benchmark", "env"])

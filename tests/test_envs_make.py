@@ -29,6 +29,7 @@ def test_environments_are_made_by_name(name):
         ("frozenlake-8x8", "FrozenLake-8x8"),
         ("Overcooked-TomatoeSalad", "Overcooked-TomatoSalad"),
         ("overcooked-tomatolettuce", "Overcooked-TomatoLettuceSalad"),
+        ("BabyAI-PutNextToLocal", "BabyAI-PutNextLocal"),
     ],
 )
 def test_an_unknown_name_is_answered_with_the_nearest(name, nearest):

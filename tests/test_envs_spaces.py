@@ -11,7 +11,9 @@ from gymnax.environments import spaces
 from llmprior_jax import envs
 
 NUM_STEPS, NUM_ENVS = 300, 8
-EVERY = [*envs.NAMES, "ALFWorld"]
+# The levels of BabyAI have all the same spaces, but for the size of the grid.
+OTHERS = [name for name in envs.NAMES if not name.startswith("BabyAI-")]
+EVERY = [*OTHERS, "BabyAI-GoToLocal", "ALFWorld"]
 
 
 @functools.cache
@@ -115,6 +117,8 @@ def test_the_action_space_has_every_action_and_no_other(played):
         (("ALFWorld", 0), "contents", 1 << 31),
         (("ALFWorld", 0), "opened", 1 << 31),
         (("FrozenLake-4x4", 3), "action", 4),
+        (("BabyAI-GoToLocal", 0), "cells", 1 << 10),
+        (("BabyAI-GoToLocal", 0), "mission", 7),
     ],
     indirect=["played"],
 )

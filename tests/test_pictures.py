@@ -102,6 +102,47 @@ def test_a_page_holds_every_decision_and_loads_nothing():
     assert "In the pictures: A agent." in page.text
 
 
+ROOM = envs.Scene(
+    tiles=(("wall", "floor", "floor", "floor", "floor", "floor", "floor"),),
+    things=(
+        envs.Thing("locked red door", 0, 1),
+        envs.Thing("open green door", 0, 2),
+        envs.Thing("blue ball", 0, 3),
+        envs.Thing("grey box", 0, 4),
+        envs.Thing("yellow key", 0, 5),
+        envs.Thing("left agent", 0, 6),
+    ),
+)
+
+
+def test_things_that_come_in_colors_are_told_by_their_shapes():
+    image = np.asarray(pictures.draw_scene(ROOM))
+    tile = image.shape[1] // 7
+
+    def color(column, right, down):
+        """Somewhere on a tile, from its center in fractions of it."""
+        x = int((column + 0.5 + right) * tile)
+        return "#" + bytes(image[int((0.5 + down) * tile), x]).hex()
+
+    floor, colors = color(6, 0.4, 0.4), pictures._COLORS
+    assert color(1, 0.3, 0.3) == colors["red"]
+    assert color(1, 0.0, 0.0) == "#222222"  # the keyhole
+    assert (color(2, 0.42, 0.0), color(2, 0.0, 0.0)) == (colors["green"], floor)
+    assert (color(3, 0.0, 0.08), color(3, 0.23, 0.31)) == (colors["blue"], floor)
+    assert (color(4, 0.0, 0.08), color(4, 0.22, 0.29)) == (colors["grey"], colors["grey"])
+    assert (color(5, 0.0, 0.25), color(5, 0.15, 0.25)) == (colors["yellow"], floor)
+    # It looks to the left, where it is pointed.
+    assert (color(6, -0.15, 0.08), color(6, 0.24, 0.08)) == (pictures._THINGS["agent"], floor)
+
+
+def test_a_page_says_which_shape_is_which():
+    page = Reader(pictures.episode_page("t", [AGREED._replace(scene=ROOM)]))
+    signs = (
+        "\u25b6 agent, \u25cf ball, \u25a0 box, \u25ae door, \u25c6 key; with a keyhole: locked."
+    )
+    assert f"In the pictures: {signs}" in page.text
+
+
 def test_a_page_has_no_column_for_a_q_that_the_agent_does_not_have():
     assert "action prior Q post." in columns([AGREED, OVERRULED])
     assert "action prior post." in columns([AGREED])

@@ -2,11 +2,15 @@
 
 For a batch of environments in one jitted scan, and for one environment stepped from a Python loop,
 as gym environments are. A step of Overcooked is a macro-action. ALFWorld is played in the games of
-`--games`, or in 28 games that are made for it first, and beside it stands its own engine: steps per
-second of a process on each core, playing random commands in the same games.
+`--games`, or in 28 games that are made for it first. Of BabyAI there is a level of one room, one of
+two and one of nine. Beside them stand their own engines: steps per second of a process on each
+core, which does random things in the same games or level. minigrid has no mixed level.
 """
 
+import concurrent.futures
+import contextlib
 import importlib.util
+import multiprocessing
 import os
 import random
 import sys
@@ -27,6 +31,8 @@ _LOOP_STEPS = 500  # steps per timed call of the Python loop
 _REPEATS = 5
 _MADE_GAMES = 14  # of each of two tasks
 _ENGINE_SECONDS = 10.0
+_BABYAI = ("BabyAI-GoToLocal", "BabyAI-MixedTrainLocal", "BabyAI-GoTo")
+_MINIGRID = ("BabyAI-GoToLocal", "BabyAI-GoTo")
 
 
 def measure(num_envs: int, games: Sequence[str]) -> timing.Result:
@@ -39,7 +45,11 @@ def measure(num_envs: int, games: Sequence[str]) -> timing.Result:
     Returns:
       A row for each environment, with its steps per second.
     """
-    rows = [_row(name, *envs.make(name), num_envs) for name in envs.NAMES]
+    names = [name for name in envs.NAMES if not name.startswith("BabyAI-") or name in _BABYAI]
+    rows = [_row(name, *envs.make(name), num_envs) for name in names]
+    for row in rows:
+        if row["environment"] in _MINIGRID:
+            row["engine_steps_per_s"] = _minigrid(row["environment"])
     if importlib.util.find_spec("alfworld"):
         rows.append(_alfworld_row(num_envs, games))
     else:
@@ -83,6 +93,34 @@ def _engine(games: list[str]) -> float:
             if seen.done.any():
                 seen = bridge.reset([chance.choice(games) if over else None for over in seen.done])
     return round(steps / seconds, 1)
+
+
+def _minigrid(name: str) -> float | None:
+    """Steps per second of minigrid in a level of BabyAI, of all processes together."""
+    if importlib.util.find_spec("minigrid") is None:
+        print(f"minigrid is left out for {name}; it needs pip install minigrid.", file=sys.stderr)
+        return None
+    number, spawn = os.cpu_count() or 1, multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(number, mp_context=spawn) as pool:
+        rates = pool.map(_minigrid_steps_per_second, [name] * number, range(number))
+        return round(sum(rates), 1)
+
+
+def _minigrid_steps_per_second(name: str, seed: int) -> float:
+    """Steps per second of one process."""
+    import gymnasium
+
+    # Its levels tell on standard output what they reject.
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        game, chance = gymnasium.make(f"minigrid:{name}-v0").unwrapped, random.Random(seed)
+        game.reset(seed=seed)
+        steps, start = 0, time.perf_counter()
+        while (seconds := time.perf_counter() - start) < _ENGINE_SECONDS:
+            _, _, terminated, truncated, _ = game.step(chance.randrange(6))
+            steps += 1
+            if terminated or truncated:
+                game.reset()
+    return steps / seconds
 
 
 def _batched_steps_per_second(env: envs.TextEnvironment, params, num_envs: int) -> float:

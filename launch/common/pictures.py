@@ -31,12 +31,21 @@ _TILE = 72  # pixels
 _TILES = {
     "floor": "#f4efe6", "counter": "#c9b79c", "board": "#e2c48d", "hatch": "#a9c4e0",
     "ice": "#e6f2fa", "start": "#e6f2fa", "hole": "#33506b", "goal": "#f2cf5b",
+    "wall": "#77808f",
 }  # fmt: skip
+_PLAIN = ("floor", "counter", "ice", "wall")  # tiles that everybody knows without their name
 _THINGS = {
     "cook": "#2563b8", "agent": "#2563b8", "bowl": "#ffffff", "tomato": "#d64545",
     "lettuce": "#5c9e4a", "onion": "#b58ac0",
 }  # fmt: skip
 _OTHER = "#dddddd"
+# Things that come in colors are told apart by their shape, and those that look somewhere, too.
+_COLORS = {
+    "red": "#d64545", "green": "#3f9b57", "blue": "#2f6fd0", "purple": "#8450b8",
+    "yellow": "#dcb51e", "grey": "#9aa0aa",
+}  # fmt: skip
+_TURNS = {"right": 0, "down": 1, "left": 2, "up": 3}
+_GLYPHS = {"ball": "\u25cf", "box": "\u25a0", "key": "\u25c6", "door": "\u25ae", "agent": "\u25b6"}
 _HEADS = {"prior": "prior", "Q": "Q", "posterior": "post."}
 _MOST_BARS = 12  # actions in an animation's frame; a web page has room for all
 
@@ -51,7 +60,7 @@ def draw_scene(scene: Scene) -> Image.Image:
             corner = column * _TILE, row * _TILE
             box = (*corner, corner[0] + _TILE - 2, corner[1] + _TILE - 2)
             draw.rectangle(box, fill=_TILES.get(kind, _OTHER))
-            if kind not in ("floor", "counter", "ice"):
+            if kind not in _PLAIN:
                 ink = "white" if kind == "hole" else "#555555"
                 top = corner[0] + _TILE / 2, corner[1] + 3
                 draw.text(top, kind, fill=ink, font=_font(15), anchor="ma")
@@ -72,12 +81,46 @@ def _draw_thing(draw, name: str, row: int, column: int, index: int, count: int) 
     y = (row + 0.58) * _TILE - 1 - off * np.cos(angle)
     radius = _TILE * (0.27 if count == 1 else 0.19)
     kind = name.split()[-1]
+    if _has_shape(name):
+        _draw_shape(draw, name.split(), x, y, radius)
+        return
     box = (x - radius, y - radius, x + radius, y + radius)
     draw.ellipse(box, fill=_THINGS.get(kind, _OTHER), outline="#333333", width=2)
     if name.startswith("chopped"):
         draw.line((x - radius, y + radius, x + radius, y - radius), fill="white", width=3)
     ink = "#333333" if kind == "bowl" else "white"
     draw.text((x, y), kind[0].upper(), fill=ink, font=_font(int(radius * 1.1)), anchor="mm")
+
+
+def _has_shape(name: str) -> bool:
+    """Whether a thing is told by its shape, and not by its letter."""
+    return not {*_COLORS, *_TURNS}.isdisjoint(name.split())
+
+
+def _draw_shape(draw, words: Sequence[str], x: float, y: float, radius: float) -> None:
+    """Draws what the words name, such as a closed red door, around a point."""
+    kind = words[-1]
+    fill = next((_COLORS[word] for word in words if word in _COLORS), _THINGS.get(kind, _OTHER))
+    corners = {
+        "key": ((0, -1), (0.7, 0), (0, 1), (-0.7, 0)),
+        "agent": ((1, 0), (-0.8, -0.8), (-0.4, 0), (-0.8, 0.8)),
+    }
+    if kind in corners:
+        for _ in range(next((_TURNS[word] for word in words if word in _TURNS), 0)):
+            corners[kind] = tuple((-down, right) for right, down in corners[kind])
+        points = [(x + right * radius, y + down * radius) for right, down in corners[kind]]
+        draw.polygon(points, fill=fill, outline="#333333", width=2)
+    elif kind == "door":
+        middle = y - 0.08 * _TILE + 1, 0.45 * _TILE
+        box = (x - middle[1], middle[0] - middle[1], x + middle[1], middle[0] + middle[1])
+        draw.rectangle(box, fill=None if "open" in words else fill, outline=fill, width=6)
+        if "locked" in words:
+            draw.ellipse((x - 7, middle[0] - 7, x + 7, middle[0] + 7), fill="#222222")
+    else:
+        box = (x - radius, y - radius, x + radius, y + radius)
+        (draw.ellipse if kind == "ball" else draw.rectangle)(
+            box, fill=fill, outline="#333333", width=2
+        )
 
 
 @functools.cache
@@ -197,10 +240,17 @@ bold{scale}.{_legend(decisions)}</p>
 def _legend(decisions: Sequence[Decision]) -> str:
     """What the letters in the pictures stand for."""
     names = [thing.name for step in decisions if step.scene for thing in step.scene.things]
-    kinds = sorted({name.split()[-1] for name in names})
+    kinds = {name.split()[-1]: _sign(name) for name in names}
     stroke = "; a stroke through it: chopped" if any("chopped" in name for name in names) else ""
-    letters = ", ".join(f"{kind[0].upper()} {kind}" for kind in kinds)
-    return f" In the pictures: {html.escape(letters)}{stroke}." if kinds else ""
+    locked = "; with a keyhole: locked" if any("locked" in name for name in names) else ""
+    signs = ", ".join(f"{sign} {kind}" for kind, sign in sorted(kinds.items()))
+    return f" In the pictures: {html.escape(signs)}{stroke}{locked}." if kinds else ""
+
+
+def _sign(name: str) -> str:
+    """The letter or the shape that a thing is drawn by."""
+    kind = name.split()[-1]
+    return _GLYPHS[kind] if _has_shape(name) else kind[0].upper()
 
 
 def document(title: str, body: str, style: str = "") -> str:

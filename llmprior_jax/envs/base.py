@@ -6,6 +6,7 @@ observation alone, so whoever holds an observation, of whatever age, can have it
 environment whose observations can be listed can be put into words once, before training.
 """
 
+import functools
 from typing import Any, Generic, NamedTuple
 
 import jax
@@ -70,6 +71,45 @@ class TextEnvironment(environment.Environment[State, Params], Generic[State, Par
       >>> env.action_mask(state, params).shape, env.list_observations().shape
       ((4,), (16,))
     """
+
+    @functools.partial(jax.jit, static_argnames=("self",))
+    def step(
+        self,
+        key: jax.Array,
+        state: State,
+        action: int | float | jax.Array,
+        params: Any = None,
+    ) -> tuple[Any, State, jax.Array, jax.Array, jax.Array, dict[str, Any]]:
+        """Takes one step, and begins a new episode where one ended; as in gymnax."""
+        params = self.default_params if params is None else params
+        key_step, key_reset = jax.random.split(key)
+        reached, state, reward, terminated, info = self.step_env(key_step, state, action, params)
+        truncated = self.is_truncated(state, params)
+        ended = jnp.logical_or(terminated, truncated)
+        observation, state = self.begin_where_ended(key_reset, ended, reached, state, params)
+        info |= {"terminated": terminated, "truncated": truncated, "final_observation": reached}
+        return observation, state, reward, terminated, truncated, info
+
+    def begin_where_ended(
+        self, key: jax.Array, ended: jax.Array, observation: Any, state: State, params: Params
+    ) -> tuple[Any, State]:
+        """Begins a new episode if the last one ended.
+
+        Under `vmap` this resets every environment and keeps few of the resets. Environments that
+        are costly to reset have another way.
+
+        Args:
+          key: random key of the reset.
+          ended: bool[], whether the episode ended.
+          observation: its last observation.
+          state: its last state.
+          params: the parameters.
+
+        Returns:
+          Observation and state to go on from.
+        """
+        reset = self.reset_env(key, params)
+        return jax.tree.map(functools.partial(jax.lax.select, ended), reset, (observation, state))
 
     def action_space(self, params: Params | None = None) -> spaces.Discrete:
         """The actions, of which a state may admit some only; see `action_mask`."""

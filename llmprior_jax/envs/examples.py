@@ -1,9 +1,9 @@
 """Episodes of other tasks or places, which show a language model how to act in an environment.
 
 A model that has seen one episode knows the words in which actions are said here. It is told no step
-of the game that is played: kitchens show food of other kitchens, and lakes one whose goal is in
-another corner. Each family of environments has a file of its own in `example_files`, in the format
-in which people write examples (`llmprior_jax.examples`).
+of the game that is played: kitchens show food of other kitchens, lakes one whose goal is in another
+corner, and rooms another mission. Each family of environments has a file of its own in
+`example_files`, in the format in which people write examples (`llmprior_jax.examples`).
 """
 
 import functools
@@ -47,6 +47,15 @@ def for_alfworld(games: Sequence[str]) -> tuple[Example, ...]:
         if not any(folder.startswith(kind) for folder in folders)
     ]
     return tuple(other[:1])
+
+
+def for_babyai(level: str) -> tuple[Example, ...]:
+    """An example of a mission that a level does not have: to go to something, or to open a door.
+
+    The mixed levels have both, but in training no box is yellow, and in testing no door is blue.
+    """
+    goes, opens = read("babyai")
+    return (opens if level.startswith("GoTo") or level == "MixedTestLocal" else goes,)
 
 
 def for_engines(games: Sequence[str]) -> tuple[Example, ...]:

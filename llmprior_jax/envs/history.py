@@ -5,6 +5,7 @@ wrapper keeps it in the observation array, so everything that reads observations
 of a state and the table of its prior, has it without knowing that it is there.
 """
 
+import functools
 import math
 from typing import Any
 
@@ -100,14 +101,7 @@ class HistoryWrapper(TextEnvironment[HistoryState, environment.EnvParams]):
         self, key: jax.Array, params: environment.EnvParams
     ) -> tuple[jax.Array, HistoryState]:
         """Begins an episode with an empty history."""
-        observation, env_state = self.env.reset_env(key, params)
-        past = jnp.zeros((self._length, self._size), jnp.int32)
-        state = HistoryState(
-            time=env_state.time,
-            env_state=env_state,
-            observation=jnp.concatenate([past, observation.reshape(1, -1)]),
-            action=jnp.full(self._length, _NO_ACTION, jnp.int32),
-        )
+        state = self._begin(*self.env.reset_env(key, params))
         return self.observe(key, state, None, params), state
 
     def step_env(
@@ -129,6 +123,22 @@ class HistoryWrapper(TextEnvironment[HistoryState, environment.EnvParams]):
             action=jnp.concatenate([state.action[1:], action[None]]),
         )
         return self.observe(key, state, action, params), state, reward, terminated, info
+
+    def begin_where_ended(
+        self,
+        key: jax.Array,
+        ended: jax.Array,
+        observation: jax.Array,
+        state: HistoryState,
+        params: environment.EnvParams,
+    ) -> tuple[jax.Array, HistoryState]:
+        """Begins where an episode of the environment ended, with an empty history."""
+        present, env_state = self.env.begin_where_ended(
+            key, ended, state.observation[-1].reshape(self._shape), state.env_state, params
+        )
+        begun = self._begin(present, env_state)
+        state = jax.tree.map(functools.partial(jnp.where, ended), begun, state)
+        return self.observe(key, state, None, params), state
 
     def is_truncated(self, state: HistoryState, params: environment.EnvParams) -> jax.Array:
         """Whether the environment has reached its time limit."""
@@ -198,6 +208,15 @@ class HistoryWrapper(TextEnvironment[HistoryState, environment.EnvParams]):
           ValueError: if `observation` is not one of this environment.
         """
         return self._read(observation)[0][-1]
+
+    def _begin(self, observation: jax.Array, env_state: environment.EnvState) -> HistoryState:
+        past = jnp.zeros((self._length, self._size), jnp.int32)
+        return HistoryState(
+            time=jnp.asarray(env_state.time),
+            env_state=env_state,
+            observation=jnp.concatenate([past, observation.reshape(1, -1)]),
+            action=jnp.full(self._length, _NO_ACTION, jnp.int32),
+        )
 
     def _read(self, observation: np.ndarray | jax.Array) -> tuple[np.ndarray, np.ndarray]:
         """The H + 1 observations and H actions that an observation is made of."""

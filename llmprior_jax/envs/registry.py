@@ -9,6 +9,7 @@ import gymnax
 
 from llmprior_jax.envs import frozen_lake
 from llmprior_jax.envs.alfworld import ALFWorld
+from llmprior_jax.envs.babyai import LEVELS, BabyAI
 from llmprior_jax.envs.base import TextEnvironment
 from llmprior_jax.envs.overcooked import TOMATO_LETTUCE_SALAD, TOMATO_SALAD, Overcooked
 from llmprior_jax.registry import Registry, unknown
@@ -22,6 +23,7 @@ _ENVIRONMENTS: Registry[Factory] = Registry(
         "FrozenLake-8x8": functools.partial(frozen_lake.FrozenLake, "8x8"),
         "Overcooked-TomatoSalad": functools.partial(Overcooked, TOMATO_SALAD),
         "Overcooked-TomatoLettuceSalad": functools.partial(Overcooked, TOMATO_LETTUCE_SALAD),
+        **{f"BabyAI-{level}": functools.partial(BabyAI, level) for level in LEVELS},
         "ALFWorld": ALFWorld,
     },
 )
