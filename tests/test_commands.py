@@ -247,7 +247,7 @@ ELSEWHERE = {
 # ... or it is run by hand: it takes minutes, or needs a network.
 BY_HAND = {
     *("make train", "make test", "make package", "make versions", "make docs"),
-    *("pip install", "launch.pretrain", "launch.reproduce"),
+    *("pip install", "launch.pretrain", "launch.reproduce", "launch.train babyai_go_to_local"),
 }
 
 
