@@ -21,20 +21,29 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--long", action="store_true", help="Run what takes minutes, at full length.")
+    parser.addoption("--long", action="store_true", help="Run what takes minutes, at length.")
+    parser.addoption("--longest", action="store_true", help="Run all, at full length: some hours.")
 
 
 @pytest.fixture(scope="session")
 def is_long(request: pytest.FixtureRequest) -> bool:
     """Whether tests that come in two lengths are to be long."""
-    return bool(request.config.getoption("--long"))
+    return bool(request.config.getoption("--long")) or bool(request.config.getoption("--longest"))
+
+
+@pytest.fixture(scope="session")
+def is_longest(request: pytest.FixtureRequest) -> bool:
+    """Whether tests that come in three lengths are to be the longest."""
+    return bool(request.config.getoption("--longest"))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("--long"):
+    if config.getoption("--longest"):
         return
     for item in items:
-        if "long" in item.keywords:
+        if "longest" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="it takes many minutes; --longest runs it"))
+        elif "long" in item.keywords and not config.getoption("--long"):
             item.add_marker(pytest.mark.skip(reason="it takes minutes; --long runs it"))
 
 

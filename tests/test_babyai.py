@@ -129,7 +129,7 @@ def test_steps_are_minigrids(level, chance):
     assert compare(level, 0, 24, chance) > 200
 
 
-@pytest.mark.long
+@pytest.mark.longest
 @pytest.mark.parametrize("level", LEVELS)
 def test_many_steps_are_minigrids(level):
     steps, seed = 0, 1
@@ -199,7 +199,7 @@ def test_levels_are_drawn_as_minigrid_draws_them(level):
     assert_drawn_alike(level, 200, seed=0)
 
 
-@pytest.mark.long
+@pytest.mark.longest
 @pytest.mark.parametrize("level", LEVELS)
 def test_many_levels_are_drawn_as_minigrid_draws_them(level):
     assert_drawn_alike(level, 2_000, seed=1)

@@ -304,7 +304,7 @@ def problem(
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_damage_is_noticed_or_harmless(name, tmp_path, caplog, is_long, request):
+def test_damage_is_noticed_or_harmless(name, tmp_path, caplog, is_long, is_longest, request):
     kind = KINDS[name]
     original = tmp_path / "original"
     original.mkdir()
@@ -314,7 +314,7 @@ def test_damage_is_noticed_or_harmless(name, tmp_path, caplog, is_long, request)
         kind.make(original)
     whole = kind.read(original)
     problems: list[str] = []
-    for seed in range(int((500 if is_long else 20) * kind.weight)):
+    for seed in range(int((500 if is_longest else 60 if is_long else 20) * kind.weight)):
         copy = tmp_path / "damaged"
         shutil.rmtree(copy, ignore_errors=True)
         shutil.copytree(original, copy)
@@ -364,9 +364,9 @@ def refusal(act: Callable[[], object]) -> str:
 
 
 @pytest.mark.parametrize("name", FIELDS)
-def test_whatever_a_field_of_the_settings_is_it_is_taken_or_refused(name, is_long):
+def test_whatever_a_field_of_the_settings_is_it_is_taken_or_refused(name, is_longest):
     rng = np.random.default_rng(list(name.encode()))
-    some = range(len(FUZZ)) if is_long else rng.choice(len(FUZZ), 6, replace=False)
+    some = range(len(FUZZ)) if is_longest else rng.choice(len(FUZZ), 6, replace=False)
     for value in (FUZZ[number] for number in some):
         end = refusal(lambda value=value: check(with_field(name, value)))
         assert not end or end.startswith("error: "), value
@@ -406,10 +406,10 @@ DRAWN = {
 
 @pytest.mark.parametrize("seed", range(20))
 def test_a_run_of_any_settings_is_refused_before_it_writes_or_has_finite_numbers(
-    seed, tmp_path, is_long
+    seed, tmp_path, is_longest
 ):
-    if seed and not is_long:
-        pytest.skip("it takes many seconds; --long runs it")
+    if seed and not is_longest:
+        pytest.skip("it takes many seconds; --longest runs it")
     rng = np.random.default_rng(seed)
     drawn = {name: values[rng.integers(len(values))] for name, values in DRAWN.items()}
     small = {"env": "FrozenLake-4x4", "num_seeds": 1, "num_steps": 80, "eval_every": 80}

@@ -128,7 +128,9 @@ def test_a_finished_run_is_shown_from_a_read_only_directory(read_only):
         training.run(small_config(), read_only, resume=False)
 
 
-def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits(finished, tmp_path, is_long):
+def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits(
+    finished, tmp_path, is_longest
+):
     workdir = tmp_path / "killed"
     command = [sys.executable, "-m", "launch.train", "--config=launch/configs/quickstart.py"]
     command += [f"--workdir={workdir}"]
@@ -138,7 +140,7 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits(finished, 
     # any moment after those.
     saving = "dqn_prior/checkpoints/*orbax-checkpoint-tmp"
     rng = np.random.default_rng(0)
-    for number in range(20 if is_long else 4):
+    for number in range(20 if is_longest else 4):
         moment = ("prior_table/rows-*", 1, 4, saving)[number % 4]
         process = start(command)
         while process.poll() is None and not reached(workdir, moment):
