@@ -132,8 +132,8 @@ def write_checkpoints(directory: pathlib.Path) -> None:
 
 
 def read_checkpoints(directory: pathlib.Path) -> Any:
-    with Checkpoints(directory / "checkpoints", 2) as checkpoints:
-        found = checkpoints.restore_latest(state_of(0), set_aside=False)
+    with Checkpoints(directory / "checkpoints", 2, read_only=True) as checkpoints:
+        found = checkpoints.restore_latest(state_of(0))
     assert found is None or found[2] == {"step": found[0]}
     return found
 

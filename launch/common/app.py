@@ -196,7 +196,8 @@ def told(error: Exception) -> str:
     """
     if not isinstance(error, OSError) or error.errno is None:
         return str(error)
-    if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    is_bare = error.filename is None and error.strerror == os.strerror(error.errno)
+    if is_bare and error.errno not in (errno.ENOSPC, errno.EDQUOT):
         raise error
     advice = _ADVICE.get(error.errno)
     said = [error.filename and str(error.filename), error.strerror]
