@@ -284,10 +284,10 @@ def test_a_process_killed_from_outside_is_replaced(pair):
 def test_processes_that_hang_are_given_up_after_one_timeout(corridor):
     with engines.Bridge(num_environments=2, timeout=30) as opened:
         opened.reset([_GAME, _GAME])
-        opened._timeout = 1
+        opened._timeout = 5
         start = time.monotonic()
         assert opened.step(["hang", "hang"]).lost.all()
-        assert time.monotonic() - start < 2
+        assert time.monotonic() - start < 9
         assert opened.restarts == 2
 
 

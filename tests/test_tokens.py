@@ -291,6 +291,31 @@ def test_actions_are_counted_from_where_all_agree(tokenizer, begins):
             assert len(state.head) == len(kept_ids) + (kept_ids[:1] != [bos])
 
 
+def test_what_is_remembered_of_other_prompts_changes_nothing():
+    lm = SimpleNamespace(
+        config=SimpleNamespace(max_position_embeddings=999, vocab_size=999),
+        tokenizer=transformers.PreTrainedTokenizerFast(tokenizer_object=unsplit_sentencepiece()),
+    )
+    tokenize(lm, ["see a cup"], [(" go", " to")])
+    for prompt in ("\n", "see a cup"):
+        (state,) = tokenize(lm, [prompt], [(" go", " the")])
+        tails = [state.tails.tokens[state.tails.path(a)] for a in range(2)]
+        whole = [ids(lm.tokenizer, prompt + action) for action in (" go", " the")]
+        assert [[*state.head, *tail] for tail in tails] == whole
+
+
+def test_an_action_without_tokens_is_refused_each_time():
+    backend = byte_level()
+    backend.normalizer = normalizers.Replace("\x01", "")
+    lm = SimpleNamespace(
+        config=SimpleNamespace(max_position_embeddings=999, vocab_size=999),
+        tokenizer=transformers.PreTrainedTokenizerFast(tokenizer_object=backend),
+    )
+    for actions in ((" go", "\x01"), ("\x01", " to")):
+        with pytest.raises(ValueError, match="adds no token to its prompt"):
+            tokenize(lm, ["Next: go. Now:"], [actions])
+
+
 def test_the_space_that_a_prompt_ends_with_counts_for_all_actions():
     """The probabilities of all texts of some tokens, added up by brute force."""
     lm = small_lm(["go to the sink . wait", " "])

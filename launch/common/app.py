@@ -188,17 +188,18 @@ def run(
     app.run(guarded, flags_parser=functools.partial(_parse_flags, own=own, doc=doc))
 
 
-def told(error: Exception) -> str:
-    """What is said of one of the `MISTAKES`.
+def told(error: Exception) -> str | None:
+    """What is said of a mistake; None of an error that is nobody's.
 
-    Raises:
-      OSError: the operating system refused something that has no name, which is nobody's mistake.
+    That is what is not among the `MISTAKES`, or what the operating system refused without a name.
     """
+    if not isinstance(error, MISTAKES):
+        return None
     if not isinstance(error, OSError) or error.errno is None:
         return str(error)
     is_bare = error.filename is None and error.strerror == os.strerror(error.errno)
     if is_bare and error.errno not in (errno.ENOSPC, errno.EDQUOT):
-        raise error
+        return None
     advice = _ADVICE.get(error.errno)
     said = [error.filename and str(error.filename), error.strerror]
     return ": ".join(filter(None, said)) + (f"; {advice}" if advice else "")
@@ -209,7 +210,10 @@ def guard(act: Callable[[], None]) -> None:
     try:
         act()
     except MISTAKES as error:
-        sys.exit(f"error: {told(error)}")
+        said = told(error)
+        if said is None:
+            raise
+        sys.exit(f"error: {said}")
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         if not is_out_of_memory(error):
             raise

@@ -244,10 +244,11 @@ def _fails(
     except training.InterruptedRunError as interruption:
         print(interruption)
         return True
-    except app.MISTAKES as error:
-        print(f"error: {app.told(error)}")
-        return True
-    except Exception:  # Whatever it was, the other runs go on.
-        traceback.print_exc()
+    except Exception as error:  # Whatever it was, the other runs go on.
+        said = app.told(error)
+        if said is None:
+            traceback.print_exc()
+        else:
+            print(f"error: {said}")
         return True
     return False

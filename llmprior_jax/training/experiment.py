@@ -140,25 +140,26 @@ def run(
                 check_workdir(workdir, config)
             else:
                 _of_run(workdir)
-            if settings.wandb_project is not None:
-                check_login()
             if not (workdir / CONFIG_FILE).exists():
                 # The directory is made, and locked, once nothing else can be wrong.
                 check_writable(workdir / CONFIG_FILE)
-                return b""
-            try:
-                opened.enter_context(locked(workdir))
-            except OSError:
-                path = workdir / SUMMARY_FILE
-                if resume and path.exists():
-                    return path.read_bytes()
-                raise
+            else:
+                try:
+                    opened.enter_context(locked(workdir))
+                    check_writable(workdir / CONFIG_FILE)
+                except OSError:
+                    path = workdir / SUMMARY_FILE
+                    if resume and path.exists():
+                        return path.read_bytes()
+                    raise
+            if settings.wandb_project is not None:
+                check_login()
             return b""
 
         # All that can be wrong with what was given shows before anything is written or removed.
         if kept := from_first(begin):
-            return _of_agents(settings, kept)
-        build.check_policy_model(settings)
+            return _of_agents(settings, kept, workdir)
+        in_first(lambda: build.check_policy_model(settings))
         dataset = build.read_dataset(settings)
         if dataset is not None:
             known_states.check(dataset, env, str(settings.offline.dataset))
@@ -202,12 +203,15 @@ def run(
                     _look(name, settings, env, env_params, priors, workdir)
                     is_looked_at = True
                 _train(name, trained, priors.models, settings, workdir / name, should_stop)
-    return _of_agents(settings, from_first(lambda: _conclude(config, workdir).encode()))
+    return _of_agents(settings, from_first(lambda: _conclude(config, workdir).encode()), workdir)
 
 
-def _of_agents(settings: Settings, content: bytes) -> dict[str, Any]:
+def _of_agents(settings: Settings, content: bytes, workdir: pathlib.Path) -> dict[str, Any]:
     """What a summary says of a run's agents."""
-    summary = json.loads(content)
+    path = workdir / SUMMARY_FILE
+    summary = parse_json(content, path, dict[str, dict[str, Any]])
+    if missing := [name for name in settings.agents if name not in summary]:
+        raise ValueError(f"{path} says nothing of {', '.join(missing)}")
     return {name: summary[name] for name in settings.agents}
 
 

@@ -216,7 +216,7 @@ class Bridge:
                     "error": f"the engine's process {how} on starting it, so the file is probably "
                     f"damaged or of another version. It said: {said}"
                 }
-            trouble = answer.get("error") or answer.get("malformed")
+            trouble = answer.get("error") or answer.get("malformed") or answer.get("unknown")
             if trouble is not None:
                 troubles.append(f"{game}: {trouble}")
                 answer = dict(_NOT_STARTED)

@@ -77,12 +77,13 @@ class _Remembered:
           None where the tokens of some text do not begin with those of the prompt.
         """
         cut = last_cut(tokenizer, prompt, actions)
-        end = prompt[cut:] if cut else prompt
-        known = self._lists.get((end, actions))
+        end = prompt[cut:]
+        # Without a cut, what comes after it depends on all of the prompt.
+        known = self._lists.get((end, actions)) if cut else None
         if known is not None:
             return known
-        tails = {action: self._actions.get((end, action)) for action in actions}
-        new = [action for action, tail in tails.items() if tail is None]
+        tails = {action: self._actions.get((end, action)) if cut else None for action in actions}
+        new = [action for action, tail in tails.items() if not tail]
         texts = encode_from_start(tokenizer, [prompt + action for action in new])
         if any(text[: len(head)] != head for text in texts):
             return None

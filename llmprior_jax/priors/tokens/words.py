@@ -4,9 +4,9 @@ Tokenizing a text takes a tokenizer about two microseconds a token, and the stat
 the same words again and again. So each word is tokenized once, in a sentence of its own, and a text
 whose words are all known is put together.
 
-That is exact where tokens end before spaces. A text is cut before a space that has a plain letter,
-digit or mark of ASCII on either side. If no token of the vocabulary goes on with a space after
-text, there is the end of a token at each cut, and no merge, rule or normalization reaches over it.
+That is exact where tokens end at cuts. A text is cut before a space that has a plain letter, digit
+or mark of ASCII on either side. If no token of the vocabulary goes on with a space after one of
+these, there is the end of a token at each cut, and no merge, rule or normalization reaches over it.
 Whether that is so is looked up in the vocabulary, and held against the tokens of the whole text
 whenever a text has a new word. If they ever differ, texts are read whole from then on.
 """
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 _SPACE_AFTER_TEXT = re.compile("[^\\s\u0120\u010a\u2581][ \u0120\u2581]")
 _BEFORE_CUT, _AFTER_CUT = "[A-Za-z0-9.,:;!?]", "[A-Za-z0-9]"
 _CUT = re.compile(f"(?<={_BEFORE_CUT}) (?={_AFTER_CUT})")
+_GOES_ON_OVER_CUT = re.compile(f"{_BEFORE_CUT}[ \u0120\u2581]")
 _ENDS_AT_CUT = re.compile(f"{_BEFORE_CUT}\\Z")
 _BEGINS_AT_CUT = re.compile(f" {_AFTER_CUT}")
 _LAST_CUT = re.compile(f"(?s:.*{_BEFORE_CUT})(?= {_AFTER_CUT})")
@@ -60,9 +61,10 @@ class _Words:
     def __init__(self, tokenizer: PreTrainedTokenizerFast):
         self._backend: tokenizers.Tokenizer = tokenizer.backend_tokenizer
         self._markup = markup_of(tokenizer)
-        self.end_before_spaces = not any(map(_SPACE_AFTER_TEXT.search, self._backend.get_vocab()))
+        vocabulary = self._backend.get_vocab()
+        self.end_before_spaces = not any(map(_SPACE_AFTER_TEXT.search, vocabulary))
         # A token that swallows the spaces beside it could stand at a cut.
-        self.are_sure = self.end_before_spaces and not any(
+        self.are_sure = not any(map(_GOES_ON_OVER_CUT.search, vocabulary)) and not any(
             (token.lstrip or token.rstrip or token.single_word)
             and (_ENDS_AT_CUT.search(token.content) or re.match(_AFTER_CUT, token.content))
             for token in self._backend.get_added_tokens_decoder().values()
