@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from lock_env import LENGTH, Lock, prior_of
 
-from llmprior_jax import learning, models, training
+from llmprior_jax import files, learning, models, training
 from llmprior_jax.priors import TextScores
 from llmprior_jax.priors.sources import cached
 from llmprior_jax.training import build
@@ -327,7 +327,7 @@ def test_an_agent_that_the_run_does_not_have_is_refused(finished):
 
 def test_an_evaluation_makes_no_store_where_the_run_s_is_gone(finished, tmp_path):
     shutil.copytree(finished, tmp_path / "run")
-    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    config = files.read_json(tmp_path / "run" / "config.json")
     config["prior"]["store"] = str(tmp_path / "gone" / "priors.sqlite")
     (tmp_path / "run" / "config.json").write_text(json.dumps(config))
     training.restore(tmp_path / "run", "prior", eval_episodes=1).evaluate()

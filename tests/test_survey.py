@@ -319,7 +319,13 @@ def test_a_picture_names_a_file_and_not_the_way_to_it(tmp_path, monkeypatch):
 
 def test_the_ticks_of_a_picture_do_not_collide(tmp_path, monkeypatch):
     figures = []
-    monkeypatch.setattr(showing.Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
+    save = showing.Figure.savefig
+
+    def keep(figure, *arguments, **more):
+        figures.append(figure)
+        save(figure, *arguments, **more)
+
+    monkeypatch.setattr(showing.Figure, "savefig", keep)
     findings = [
         finding(name, played(0.5))._replace(least_likely_low=low)
         for name, low in (("a", 0.041), ("b", 0.062))
