@@ -404,12 +404,10 @@ DRAWN = {
 }
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_a_run_of_any_settings_is_refused_before_it_writes_or_has_finite_numbers(
-    seed, tmp_path, is_longest
-):
-    if seed and not is_longest:
-        pytest.skip("it takes many seconds; --longest runs it")
+@pytest.mark.parametrize(
+    "seed", [0, *(pytest.param(seed, marks=pytest.mark.longest) for seed in range(1, 20))]
+)
+def test_a_run_of_any_settings_is_refused_before_it_writes_or_has_finite_numbers(seed, tmp_path):
     rng = np.random.default_rng(seed)
     drawn = {name: values[rng.integers(len(values))] for name, values in DRAWN.items()}
     small = {"env": "FrozenLake-4x4", "num_seeds": 1, "num_steps": 80, "eval_every": 80}

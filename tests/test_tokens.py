@@ -43,10 +43,8 @@ LISTS = [
 ]
 
 
-def byte_level():
-    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
+def trained_on_bytes(tokenizer):
     tokenizer.normalizer = normalizers.NFC()
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = tokenizers.trainers.BpeTrainer(
         vocab_size=400,
@@ -56,6 +54,12 @@ def byte_level():
     )
     tokenizer.train_from_iterator(TEXTS, trainer)
     return tokenizer
+
+
+def byte_level():
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    return trained_on_bytes(tokenizer)
 
 
 def merging():
@@ -93,7 +97,6 @@ def word_piece():
 def split_by_pattern():
     """As Llama 3 and Qwen cut texts before they merge bytes."""
     tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
-    tokenizer.normalizer = normalizers.NFC()
     pattern = r"""(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"""
     pattern += r""" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"""
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -102,15 +105,7 @@ def split_by_pattern():
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=400,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        special_tokens=SPECIAL,
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(TEXTS, trainer)
-    return tokenizer
+    return trained_on_bytes(tokenizer)
 
 
 def unsplit_sentencepiece():

@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 FILE = "examples.json"
 
 _ATTEMPTS_PER_EXAMPLE = 20
-_STEPS = tuple[tuple[str, ...], ...]
-_OPTIONS = tuple[tuple[str, ...], ...]
+_TEXTS = tuple[tuple[str, ...], ...]
 
 
 class _Kept(TypedDict):
@@ -85,8 +84,8 @@ def read(workdir: pathlib.Path) -> list[Example] | None:
         return [
             Example(
                 typed(str, task, "a task"),
-                tuple((observation, action) for observation, action in typed(_STEPS, steps)),
-                typed(_OPTIONS, rest[0]) if rest else (),
+                tuple((observation, action) for observation, action in typed(_TEXTS, steps)),
+                typed(_TEXTS, rest[0]) if rest else (),
             )
             for task, steps, *rest in typed(list[list[Any]], listed)
         ]

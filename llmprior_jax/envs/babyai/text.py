@@ -25,6 +25,14 @@ _SIDES = {
     Side.AHEAD: " ahead of you",
     Side.BEHIND: " behind you",
 }
+_SENTENCES = {
+    Verb.GO_TO: "Go to {one}.",
+    Verb.PICK_UP: "Pick up {one}.",
+    Verb.OPEN: "Open {one}.",
+    Verb.PUT_NEXT_TO: "Put {one} next to {other}.",
+    Verb.PICK_UP_THEN_GO_TO: "Pick up {one}, and then go to {other}.",
+    Verb.GO_TO_AFTER_PICK_UP: "Go to {other}, but pick up {one} before.",
+}
 
 
 def task(mission: np.ndarray) -> str:
@@ -39,19 +47,7 @@ def task(mission: np.ndarray) -> str:
     verb, first, second = missions.decode(mission.tolist())
     _check(mission, verb, first, second)
     one, other = _means(first), _means(second)
-    match Verb(verb):
-        case Verb.GO_TO:
-            return f"Go to {one}."
-        case Verb.PICK_UP:
-            return f"Pick up {one}."
-        case Verb.OPEN:
-            return f"Open {one}."
-        case Verb.PUT_NEXT_TO:
-            return f"Put {one} next to {other}."
-        case Verb.PICK_UP_THEN_GO_TO:
-            return f"Pick up {one}, and then go to {other}."
-        case Verb.GO_TO_AFTER_PICK_UP:
-            return f"Go to {other}, but pick up {one} before."
+    return _SENTENCES[Verb(verb)].format(one=one, other=other)
 
 
 def observation(seen: np.ndarray) -> str:

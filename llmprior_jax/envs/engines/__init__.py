@@ -3,7 +3,8 @@
 `Bridge` plays a batch of games. A game is named by a string:
 
 - a path ending in ``.tw-pddl``: an ALFWorld game; `find_games` lists those of a data directory,
-- a path ending in ``.z8``, ``.ulx`` or the like: a game file for TextWorld, as ``tw-make`` writes,
+- a path ending in ``.z8``: a game file for TextWorld, as ``tw-make`` writes; ``.ulx`` too, which
+  needs a TextWorld that still plays it (1.7 does not),
 - ``gymnasium:ID``: a registered Gymnasium environment whose observation is text; as Gymnasium has
   it, ``gymnasium:module:ID`` imports the module first. Actions are texts, or go by their names; the
   environment's ``info`` may hold ``task``, ``admissible_commands``, ``action_mask`` and ``won``,

@@ -19,7 +19,7 @@ from llmprior_jax.priors.tokens import (
     last_cut,
     visible,
 )
-from llmprior_jax.priors.tokens.remembering import OnceForEach
+from llmprior_jax.priors.tokens.remembering import OnceForEach, remember
 
 _MOST_ACTIONS, _MOST_LISTS = 1 << 16, 1 << 12
 
@@ -57,8 +57,7 @@ def tokenize(
 class _Remembered:
     """The tokens of actions, by the end of the prompt that they may depend on."""
 
-    def __init__(self, tokenizer: Any):
-        del tokenizer
+    def __init__(self):
         self._actions: dict[tuple[str, str], _Ids] = {}
         self._lists: dict[tuple[str, tuple[str, ...]], packing.Tails] = {}
 
@@ -91,18 +90,12 @@ class _Remembered:
         laid_out = packing.lay_out([tails[action] or of_new[action] for action in actions])
         if cut:
             for action, tail in of_new.items():
-                _remember(self._actions, (end, action), tail, _MOST_ACTIONS)
-            _remember(self._lists, (end, actions), laid_out, _MOST_LISTS)
+                remember(self._actions, (end, action), tail, _MOST_ACTIONS)
+            remember(self._lists, (end, actions), laid_out, _MOST_LISTS)
         return laid_out
 
 
-_remembered_by = OnceForEach(_Remembered)
-
-
-def _remember(memory: dict[Any, Any], key: Any, value: Any, most: int) -> None:
-    while len(memory) >= most:
-        del memory[next(iter(memory))]
-    memory[key] = value
+_remembered_by = OnceForEach(lambda _: _Remembered())
 
 
 def _common(a: _Ids, b: _Ids) -> int:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from llmprior_jax.priors.tokens.encoding import encode
 from llmprior_jax.priors.tokens.literals import MARK
-from llmprior_jax.priors.tokens.remembering import OnceForEach
+from llmprior_jax.priors.tokens.remembering import OnceForEach, remember
 from llmprior_jax.priors.tokens.words import words_of
 
 if TYPE_CHECKING:
@@ -86,9 +86,7 @@ class _Alignment:
             moved = self._count_moved(end, actions)
             if start and moved >= len(end) - 1:
                 return self._count_moved(prompt, actions)
-            while len(self._moved) >= _MOST_REMEMBERED:
-                del self._moved[next(iter(self._moved))]
-            self._moved[end, actions] = moved
+            remember(self._moved, (end, actions), moved, _MOST_REMEMBERED)
         return moved
 
     def _count_moved(self, prompt: str, actions: tuple[str, ...]) -> int:

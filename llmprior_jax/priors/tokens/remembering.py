@@ -5,6 +5,8 @@ from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 _Found = TypeVar("_Found")
+_Key = TypeVar("_Key")
+_Value = TypeVar("_Value")
 
 
 class OnceForEach(Generic[_Found]):
@@ -22,3 +24,10 @@ class OnceForEach(Generic[_Found]):
         if found is None:
             found = self._found[tokenizer] = self._make(tokenizer)
         return found
+
+
+def remember(memory: dict[_Key, _Value], key: _Key, value: _Value, most: int) -> None:
+    """Adds to a memory of a size; what came first goes first."""
+    while len(memory) >= most:
+        del memory[next(iter(memory))]
+    memory[key] = value

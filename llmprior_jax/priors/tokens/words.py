@@ -113,7 +113,8 @@ class _Words:
             start = len(a) if before else 0
             end = len(ids) - (len(two) - len(a) if after else 0)
             words[word] = ids[start:end]
-        self.are_sure = all(self._join(split[i]) == whole[i] for i in short)
+        if any(self._join(split[i]) != whole[i] for i in short):
+            self.are_sure = False
 
     def _read(self, texts: Sequence[str]) -> list[_Ids]:
         """Token ids of each text as it stands."""
