@@ -230,9 +230,15 @@ class AgentSettings:
       backup: value of the next state, "posterior", "soft" or "max".
       num_candidates: candidates drawn from the prior to act on and back up over; None is the exact
         posterior over all actions.
+      keep_candidates: draw them once per visit of a state, as the paper does, and not anew whenever
+        they are needed; in environments in JAX, with a fixed trust.
+      double_q: Q chooses what is done in the next state, and the target Q says what that is worth.
+      epsilon: probability of a random action while an agent learns, which otherwise takes the best
+        one by Q; None samples the posterior.
       discount: per decision. In the kitchens, longer-sighted agents learn to spoil the dish and
         chop again, since each chop is paid.
       learning_rate: of Adam.
+      weight_decay: of AdamW.
       target_rate: share of the online parameters mixed into the target parameters per update.
       max_grad_norm: gradients are clipped to this global norm.
       hidden_sizes: of the Q head.
@@ -248,8 +254,12 @@ class AgentSettings:
     penalty_temperature: float | None = None
     backup: str = "posterior"
     num_candidates: int | None = None
+    keep_candidates: bool = False
+    double_q: bool = True
+    epsilon: float | None = None
     discount: float = 0.95
     learning_rate: float = 1e-3
+    weight_decay: float = 0.0
     target_rate: float = 0.01
     max_grad_norm: float = 10.0
     hidden_sizes: tuple[int, ...] = (64, 64)
@@ -312,7 +322,8 @@ class LoopSettings:
       replay_capacity: transitions kept.
       warmup_steps: iterations before the first update; each adds `num_envs` transitions.
       batch_size: transitions per update.
-      updates_per_step: updates after each step of the environments.
+      updates_per_step: updates after each step of all environments, that is, whenever `num_envs`
+        transitions were added.
     """
 
     num_envs: int = 8
@@ -346,9 +357,6 @@ class RunSettings:
       num_seeds: trained side by side, as a vmapped axis.
       num_steps: environment steps of each seed (offline: updates).
       eval_every: steps between two evaluations; before the last one there may be fewer.
-      segment_steps: environment steps of one jitted segment, after which the host scores the states
-        that were missing; None is all until the next evaluation. Where almost every step leads to a
-        new state, as with a history, a short segment wastes less on waiting.
       eval_episodes: episodes of an evaluation, per seed.
       eval_mode: how agents act in evaluations and in episodes that are shown: "sample" draws from
         their policy, as they do when they learn, "greedy" takes its likeliest action.
@@ -360,7 +368,6 @@ class RunSettings:
     num_seeds: int = 8
     num_steps: int = 36_000
     eval_every: int = 1_000
-    segment_steps: int | None = None
     eval_episodes: int = 64
     eval_mode: str = "sample"
     mesh: str | None = None

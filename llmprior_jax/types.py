@@ -47,11 +47,14 @@ class ActionPrior(NamedTuple):
         Q is learned; zero where no action is.
       others: f32[..., J, A], log-probabilities of J further priors of the same actions, such as
         those of other models, for agents that weigh several (`agents.trust`); None is none.
+      candidates: i32[..., K], actions drawn from the prior when the state was visited, for agents
+        that act and learn on these (`agents.Candidates`); None is none.
     """
 
     log_probs: jax.Array
     features: jax.Array
     others: jax.Array | None = None
+    candidates: jax.Array | None = None
 
 
 class LanguagePolicy(NamedTuple):

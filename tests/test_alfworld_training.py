@@ -30,7 +30,6 @@ def config(alfworld_data) -> training.Config:
             "num_seeds": 1,
             "num_steps": 16,
             "eval_every": 16,
-            "segment_steps": 4,
             "eval_episodes": 2,
         }
     )

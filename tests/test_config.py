@@ -15,16 +15,16 @@ from llmprior_jax.training.config import CONFIG_FILE, changes, claim_workdir
 from llmprior_jax.training.validation import validate
 
 OPTIONAL = [
-    *("mesh", "wandb_project", "segment_steps", "freeform.k", "offline.dataset", "offline.size"),
+    *("mesh", "wandb_project", "freeform.k", "offline.dataset", "offline.size"),
     *("prior.store", "prior.quantize", "prior.demonstrations", "prior.examples.workdir"),
     *("agent.alpha_from", "agent.alpha_updates", "agent.target_kl", "agent.num_candidates"),
-    *("agent.penalty_temperature", "policy.lora_rank"),
+    *("agent.penalty_temperature", "agent.epsilon", "policy.lora_rank"),
 ]
 
 
 def at(settings: Settings, name: str):
     """The setting of a field of the configuration."""
-    parts = {"segment_steps": "run", "mesh": "run", "freeform": "environment"}
+    parts = {"mesh": "run", "freeform": "environment"}
     here = settings
     for part in [*filter(None, [parts.get(name.split(".")[0])]), *name.split(".")]:
         here = getattr(here, part)
@@ -39,9 +39,9 @@ def test_the_default_configuration_describes_the_default_settings():
 def test_zero_and_the_empty_text_say_none_as_a_command_line_must(name):
     config = training.default_config()
     is_number = isinstance(at(Settings(), name), int | float) or name in (
-        *("segment_steps", "freeform.k", "offline.size", "agent.alpha_from", "policy.lora_rank"),
+        *("freeform.k", "offline.size", "agent.alpha_from", "policy.lora_rank"),
         *("agent.alpha_updates", "agent.target_kl", "agent.num_candidates"),
-        "agent.penalty_temperature",
+        *("agent.penalty_temperature", "agent.epsilon"),
     )
     config.update_from_flattened_dict({name: 0 if is_number else ""})
     assert at(training.to_settings(config), name) is None

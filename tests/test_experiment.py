@@ -363,10 +363,7 @@ class UnlistedLock(Lock):
         return None
 
 
-@pytest.mark.parametrize("segment_steps", [0, 16])
-def test_states_that_cannot_be_listed_are_scored_as_they_are_met(
-    segment_steps, tmp_path, monkeypatch
-):
+def test_states_that_cannot_be_listed_are_scored_as_they_are_met(tmp_path, monkeypatch):
     env = UnlistedLock()
     asked = []
 
@@ -391,7 +388,6 @@ def test_states_that_cannot_be_listed_are_scored_as_they_are_met(
             "prior.num_features": 32,
             "prior.store": str(tmp_path / "priors.sqlite"),
             "agent.learning_rate": 3e-3,
-            "segment_steps": segment_steps,
         }
     )
     summary = training.run(config, tmp_path / "run")

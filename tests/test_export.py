@@ -75,7 +75,7 @@ def test_training_and_evaluation_in_environments():
         num_envs=4, replay_capacity=64, warmup_steps=1, batch_size=8, updates_per_step=1
     )
     agent, params = agents.make("dqn_prior"), ENV.default_params
-    loop = make_loop(ENV, params, agent, sizes, num_iterations=2)
+    loop = make_loop(ENV, params, agent, sizes)
     table, key = lock_table(0.9), jax.random.key(0)
     state = loop.init(key, table)
     check(jax.jit(loop.segment), state, table, jnp.int32(0))

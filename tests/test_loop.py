@@ -22,15 +22,24 @@ CONFIG = LoopSettings(
 )
 
 
+def make_agent(name: str) -> agents.Agent:
+    fields = {"alpha": 0.02, "learning_rate": 3e-3}
+    if name == "trusting":
+        return agents.dqn_prior(trust=agents.trust.by_episodes(), **fields)
+    if name == "keeping":
+        return agents.dqn_prior(num_candidates=3, keep_candidates=True, epsilon=0.3, **fields)
+    return agents.make(name, **fields)
+
+
 @functools.cache
 def compiled(name: str):
     """The loop of one agent, jitted over seeds: (init, segment, evaluate)."""
     env = Lock()
     params = env.default_params
     num_steps = params.max_steps_in_episode
-    agent = agents.make(name, alpha=0.02, learning_rate=3e-3)
+    agent = make_agent(name)
     actor = ValueActor(agent)
-    loop = make_loop(env, params, agent, CONFIG, ITERATIONS)
+    loop = make_loop(env, params, agent, CONFIG, axis_name="seeds")
     roller = make_roller(
         env,
         params,
@@ -51,7 +60,7 @@ def compiled(name: str):
 
     return (
         jax.jit(jax.vmap(loop.init, in_axes=(0, None))),
-        jax.jit(jax.vmap(loop.segment, in_axes=(0, None, None))),
+        jax.jit(jax.vmap(loop.segment, in_axes=(0, None, None), axis_name="seeds")),
         jax.jit(jax.vmap(evaluate, in_axes=(0, 0, None))),
     )
 
@@ -63,9 +72,25 @@ def keys(*seeds: int) -> jax.Array:
 def train(name: str, table: tables.PriorTable, seeds: jax.Array, segments: int):
     init, segment, _ = compiled(name)
     state = init(seeds, table)
-    for number in range(segments):
-        state, metrics, missing = segment(state, table, jnp.int32(number * ITERATIONS))
-    return state, metrics, missing
+    return segment(state, table, jnp.int32(segments * ITERATIONS))
+
+
+def train_without_a_list(name: str, seeds: jax.Array, segments: int, chance: float = 0.67):
+    """As `train`, with a table that is filled as states are met; and the table."""
+    init, segment, _ = compiled(name)
+    table = tables.empty(np.int32(0), *prior_of(RIGHT[:1], chance).features.shape[1:])
+    state, is_missing = init(seeds, table), True
+    while is_missing:
+        state, _, missing = segment(state, table, jnp.int32(segments * ITERATIONS))
+        met = np.unique(np.asarray(missing.observation)[np.asarray(missing.is_missing)])
+        is_missing = met.size > 0
+        if is_missing:
+            table = tables.insert(table, met, prior_of(met, chance))
+    return state, table
+
+
+def known_apart_from(wheel: int) -> tables.PriorTable:
+    return lock_table(0.9, np.array([row for row in range(LENGTH) if row != wheel], np.int32))
 
 
 @pytest.fixture(scope="module")
@@ -99,10 +124,11 @@ def test_the_prior_alone_opens_it_as_often_as_its_probabilities_say():
     assert abs(float(succeeds.mean()) - expected) < 0.08
 
 
-def test_every_step_is_committed_when_all_states_are_known(prior_run):
-    _, metrics, missing = prior_run
-    assert metrics["committed"].tolist() == [ITERATIONS * CONFIG.num_envs] * 2
+def test_all_iterations_are_done_when_all_states_are_known(prior_run):
+    state, metrics, missing = prior_run
+    assert state.iteration.tolist() == [8 * ITERATIONS] * 2
     assert not missing.is_missing.any()
+    assert metrics["learned"].tolist() == [8 * ITERATIONS - CONFIG.warmup_steps] * 2
 
 
 def test_a_seed_meets_the_same_alone_and_beside_others():
@@ -110,8 +136,8 @@ def test_a_seed_meets_the_same_alone_and_beside_others():
     alone, _, _ = train("prior", table, keys(1), segments=1)
     together, _, _ = train("prior", table, keys(0, 1), segments=1)
     for left, right in zip(
-        jax.tree.leaves(alone.replay.experience),
-        jax.tree.leaves(together.replay.experience),
+        jax.tree.leaves(alone.replay.entries),
+        jax.tree.leaves(together.replay.entries),
         strict=True,
     ):
         np.testing.assert_array_equal(left[0], right[1])
@@ -125,50 +151,69 @@ def test_the_same_seed_gives_the_same_bits(prior_run):
         np.testing.assert_array_equal(left, right)
 
 
-def test_environments_stall_before_a_state_that_is_not_in_the_table():
-    known = np.arange(2, dtype=np.int32)
-    state, metrics, missing = train("dqn_prior", lock_table(0.9, known), keys(0), segments=1)
-    assert missing.is_missing.all(), "every environment must have met wheel 2"
-    assert missing.observation.tolist() == [[2] * CONFIG.num_envs]
-    assert (state.envs.observation < 2).all(), "a step into an unknown state was committed"
-    weights = state.replay.experience.weight[0, 0, : ITERATIONS * CONFIG.num_envs]
-    assert float(weights.sum()) == float(metrics["committed"][0])
+@pytest.mark.parametrize("name", ["dqn_prior", "trusting", "keeping"])
+def test_states_that_are_met_one_by_one_leave_no_trace_in_what_is_learned(name):
+    """Rows are numbered as they are met, and nothing else differs."""
+    listed, _, _ = train(name, lock_table(0.67), keys(0, 1), segments=3)
+    hidden, table = train_without_a_list(name, keys(0, 1), segments=3)
+    rows = np.asarray(table.observations)
+    for left, right in zip(
+        jax.tree.leaves(listed.agent), jax.tree.leaves(hidden.agent), strict=True
+    ):
+        np.testing.assert_allclose(left, right, rtol=1e-4, atol=1e-5)
+    entries, found = listed.replay.entries, hidden.replay.entries
+    assert (listed.replay.added == 3 * ITERATIONS * CONFIG.num_envs).all()
+    assert (hidden.replay.added == listed.replay.added).all()
+    np.testing.assert_array_equal(entries.action, found.action)
+    np.testing.assert_array_equal(entries.row, rows[np.asarray(found.row)])
 
 
-def test_a_stalled_environment_takes_the_very_step_it_stalled_before():
+def test_what_a_seed_learns_does_not_depend_on_what_others_meet():
+    alone, _ = train_without_a_list("dqn_prior", keys(1), segments=3)
+    beside, _ = train_without_a_list("dqn_prior", keys(0, 1, 2), segments=3)
+    for left, right in zip(
+        jax.tree.leaves(alone.agent), jax.tree.leaves(beside.agent), strict=True
+    ):
+        np.testing.assert_allclose(left[0], right[1], rtol=1e-4, atol=1e-5)
+
+
+def test_a_seed_stops_before_a_step_into_a_state_that_is_not_in_the_table():
+    table = known_apart_from(2)
+    state, _, missing = train("dqn_prior", table, keys(0, 1), segments=1)
+    met = np.asarray(missing.observation)[np.asarray(missing.is_missing)]
+    assert set(met) == {2}
+    assert (state.iteration < ITERATIONS).all()
+    assert (state.envs.observation != 2).all(), "a step into an unknown state was taken"
+    taken = state.iteration * CONFIG.num_envs
+    np.testing.assert_array_equal(state.replay.added, taken)
+
+
+def test_a_seed_that_stopped_goes_on_with_the_very_step_it_stopped_before():
     init, segment, _ = compiled("prior")
-    known = lock_table(0.9, np.arange(2, dtype=np.int32))
-    stalled, _, missing = segment(init(keys(0), known), known, jnp.int32(0))
-    assert missing.is_missing.all()
-    assert (stalled.envs.action == RIGHT[1]).all(), "only the right action leads to wheel 2"
-    again, metrics, _ = segment(stalled, known, jnp.int32(0))
-    assert metrics["committed"][0] == 0, "a step into an unknown state was given up for another"
-    for left, right in zip(jax.tree.leaves(again.envs), jax.tree.leaves(stalled.envs), strict=True):
-        assert (left == right).all(), "an environment moved while it was stalled"
-    more = tables.insert(known, np.array([2], np.int32), prior_of(np.array([2]), 0.9))
-    gone_on, metrics, _ = segment(stalled, more, jnp.int32(0))
-    taken = gone_on.replay.experience
-    first = int(stalled.replay.current_index[0])
-    rows = slice(first, first + CONFIG.num_envs)
-    assert metrics["committed"][0] > 0
-    assert (taken.next_row[0, 0, rows] == 2).all(), "the first step must be the one kept"
-    assert (taken.weight[0, 0, rows] == 1).all()
+    table = known_apart_from(2)
+    stopped, _, missing = segment(init(keys(0), table), table, jnp.int32(ITERATIONS))
+    again, _, still_missing = segment(stopped, table, jnp.int32(ITERATIONS))
+    for left, right in zip(jax.tree.leaves(again), jax.tree.leaves(stopped), strict=True):
+        assert (left == right).all(), "something changed while nothing could be done"
+    np.testing.assert_array_equal(missing.is_missing, still_missing.is_missing)
+    whole = lock_table(0.9)
+    gone_on, _, _ = segment(stopped, whole, stopped.iteration[0] + 1)
+    reached = np.asarray(gone_on.replay.entries.next_row)[0]
+    first = int(stopped.replay.added[0])
+    expected = np.asarray(missing.is_missing)[0, : CONFIG.num_envs]
+    np.testing.assert_array_equal(reached[first : first + CONFIG.num_envs] == 2, expected)
 
 
-def test_a_table_that_starts_empty_is_filled_as_states_are_met():
-    init, segment, evaluate = compiled("dqn_prior")
-    table = tables.empty(np.int32(0), len(prior_of(RIGHT[:1], 0.9).log_probs[0]), 32)
-    seeds = keys(0, 1)
-    state = init(seeds, table)
-    for number in range(20):
-        state, _, missing = segment(state, table, jnp.int32(number * ITERATIONS))
-        met = np.unique(np.asarray(missing.observation)[np.asarray(missing.is_missing)])
-        if met.size:
-            table = tables.insert(table, met, prior_of(met, 0.67))
-    assert int(table.size) == LENGTH
-    succeeds, missing = evaluate(state.agent, seeds, table)
-    assert not missing.is_missing.any()
-    assert (np.asarray(succeeds.mean(axis=1)) > 0.9).all()
+def test_seeds_go_on_as_far_as_each_of_them_can():
+    """One seed cannot begin; the other does all that is to be done."""
+    init, segment, _ = compiled("prior")
+    state = init(keys(0, 1), lock_table(0.9))
+    elsewhere = state.envs._replace(observation=state.envs.observation.at[0].set(LENGTH + 1))
+    state, _, missing = segment(
+        state._replace(envs=elsewhere), lock_table(0.9), jnp.int32(ITERATIONS)
+    )
+    assert state.iteration.tolist() == [0, ITERATIONS]
+    assert missing.is_missing.any(axis=1).tolist() == [True, False]
 
 
 def test_evaluation_reports_states_that_are_missing():

@@ -510,7 +510,7 @@ def test_importing_the_equations_is_light():
 import json, sys
 import llmprior_jax
 from jax._src import xla_bridge
-heavy = {"flax", "flashbax", "gymnax", "optax", "orbax", "rlax", "tokenizers", "torch",
+heavy = {"flax", "gymnax", "optax", "orbax", "rlax", "tokenizers", "torch",
          "transformers"}
 loaded = sorted(heavy & set(sys.modules))
 packages = [name for name in dir(llmprior_jax) if name == "envs"]

@@ -147,8 +147,6 @@ def test_a_field_that_does_not_exist_is_refused_with_the_nearest_name():
     [
         ("num_seeds", 0, r"config\.num_seeds is 0"),
         ("eval_every", 1001, r"config\.eval_every is 1001"),
-        ("segment_steps", 9, r"config\.segment_steps is 9"),
-        ("segment_steps", -8, r"config\.segment_steps is -8"),
         ("agents", ("dqn", "dqn"), "each once"),
         ("agents", ("dqm",), "did you mean 'dqn'"),
         ("env", "Overcooked-TomatoSalat", "Overcooked-TomatoSalad"),

@@ -34,12 +34,11 @@ def trained(confidence: float, kind: str, lock=ShortLock, segments: int = 8):
     env = lock()
     of_kind = {"fixed": None, "learned": trust.by_episodes()}[kind]
     agent = agents.dqn_prior(alpha=0.02, learning_rate=3e-3, trust=of_kind)
-    loop = make_loop(env, env.default_params, agent, CONFIG, ITERATIONS)
+    loop = make_loop(env, env.default_params, agent, CONFIG)
     table = lock_table(confidence)
     state = jax.vmap(loop.init, in_axes=(0, None))(jax.vmap(jax.random.key)(jnp.arange(2)), table)
     segment = jax.jit(jax.vmap(loop.segment, in_axes=(0, None, None)))
-    for number in range(segments):
-        state, metrics, _ = segment(state, table, jnp.int32(number * ITERATIONS))
+    state, metrics, _ = segment(state, table, jnp.int32(segments * ITERATIONS))
     return agent, state, metrics, table
 
 

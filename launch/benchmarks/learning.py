@@ -19,6 +19,7 @@ import jax.numpy as jnp
 
 from launch.benchmarks import timing
 from llmprior_jax import distributed, envs, learning, training
+from llmprior_jax.distributed.seeds import SEEDS
 from llmprior_jax.priors import table as tables
 from llmprior_jax.settings import EnvironmentSettings, LoopSettings, PriorSettings
 from llmprior_jax.types import ActionPrior
@@ -65,12 +66,13 @@ def _seconds(num_seeds: int, num_envs: int, trust: str) -> float:
     config = training.default_config()
     config.agent.trust = trust
     agent = training.make_agent("dqn_prior", config)
-    loop = learning.make_loop(env, params, agent, sizes, _ITERATIONS)
+    loop = learning.make_loop(env, params, agent, sizes, axis_name=SEEDS)
     keys = distributed.seed_keys(0, num_seeds)
     state = distributed.over_seeds(loop.init, (0, None), num_seeds)(keys, table)
     segment = distributed.over_seeds(loop.segment, (0, None, None), num_seeds)
-    # Past the warm-up, so that every iteration learns.
-    run = functools.partial(segment, state, table, jnp.int32(sizes.warmup_steps))
+    # Past the warm-up every iteration learns.
+    state, _, _ = segment(state, table, jnp.int32(sizes.warmup_steps))
+    run = functools.partial(segment, state, table, jnp.int32(sizes.warmup_steps + _ITERATIONS))
     jax.block_until_ready(run())
     return timing.median_seconds(run, _REPEATS)
 

@@ -36,8 +36,6 @@ def get_config() -> training.Config:
             "num_steps": 3_200,
             "eval_every": 1_600,
             "eval_episodes": 16,
-            # Almost every step leads to a new state.
-            "segment_steps": 32,
             "checkpoint.every": 1,
         }
     )

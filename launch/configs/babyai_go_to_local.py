@@ -28,8 +28,6 @@ def get_config() -> training.Config:
             "num_steps": 6_400,
             "eval_every": 3_200,
             "eval_episodes": 16,
-            # Almost every step leads to a new state.
-            "segment_steps": 32,
             "checkpoint.every": 1,
         }
     )

@@ -285,7 +285,7 @@ def _small(settings: Settings, scratch: pathlib.Path) -> Settings:
         loop=dataclasses.replace(
             loop, num_envs=_EPISODES_AT_ONCE, replay_capacity=64, batch_size=1
         ),
-        run=dataclasses.replace(settings.run, num_seeds=1, mesh=None, segment_steps=None),
+        run=dataclasses.replace(settings.run, num_seeds=1, mesh=None),
     )
 
 

@@ -4,6 +4,7 @@ from llmprior_jax.agents import prior_transforms, temperature, trust
 from llmprior_jax.agents.agent import (
     Agent,
     AgentState,
+    Candidates,
     Exploration,
     Policy,
     Transitions,
@@ -34,6 +35,7 @@ from llmprior_jax.agents.registry import (
 __all__ = [
     "Agent",
     "AgentState",
+    "Candidates",
     "Exploration",
     "GFlanState",
     "Policy",

@@ -71,7 +71,9 @@ class Policy(NamedTuple):
 
 
 class Exploration(NamedTuple):
-    """How an agent acts while it learns, where a whole episode is played in one way.
+    """How an agent acts while it learns, and what it learns of whole episodes.
+
+    Each episode is played in one way, a number that the agent draws when it begins.
 
     Examples:
       >>> agent = agents.dqn_prior(trust=agents.trust.by_episodes())
@@ -93,6 +95,28 @@ class Exploration(NamedTuple):
     discount: float
 
 
+class Candidates(NamedTuple):
+    """Actions that are drawn once per visit of a state, and kept with what was learned there.
+
+    Whoever steps environments draws them when a state is reached, and gives them to the agent with
+    the state's prior (`ActionPrior.candidates`), to act there and later to learn from the visit.
+
+    Examples:
+      >>> agent = agents.dqn_prior(num_candidates=5, keep_candidates=True)
+      >>> prior = ActionPrior(jnp.log(jnp.array([1.0, 0.0])), jnp.zeros((2, 3)))
+      >>> state = agent.init(jax.random.key(0), prior)
+      >>> print(agent.candidates.draw(state, jax.random.key(1), prior))
+      [0 0 0 0 0]
+
+    Attributes:
+      number: K.
+      draw: `(state, key, prior) -> i32[K]`, for one state.
+    """
+
+    number: int
+    draw: Callable[[AgentState, jax.Array, ActionPrior], jax.Array]
+
+
 class Agent(NamedTuple):
     """A learner as pure functions; all but `update` are for one state (vmap for more).
 
@@ -110,6 +134,8 @@ class Agent(NamedTuple):
       update: `(state, key, transitions) -> (state, metrics)`, one step of learning from a batch;
         None for agents that do not learn.
       explore: how it acts while it learns, where that is not `act`.
+      candidates: what is drawn once per visit of a state; None for agents to whom a visit is like
+        any other.
     """
 
     init: Callable[[jax.Array, ActionPrior], AgentState]
@@ -117,6 +143,7 @@ class Agent(NamedTuple):
     act: Callable[[AgentState, jax.Array, ActionPrior], jax.Array]
     update: Callable[[AgentState, jax.Array, Transitions], tuple[AgentState, Metrics]] | None
     explore: Exploration | None = None
+    candidates: Candidates | None = None
 
 
 def uniform(prior: ActionPrior) -> ActionPrior:
@@ -153,11 +180,16 @@ def with_prior(agent: Agent, transform: Callable[[ActionPrior], ActionPrior]) ->
       agent: the agent.
       transform: `prior -> prior`, of one state or of a batch; see `prior_transforms`.
     """
-    update, explore = agent.update, agent.explore
+    update, explore, candidates = agent.update, agent.explore, agent.candidates
     if explore is not None:
         act_so = explore.act
         explore = explore._replace(
             act=lambda state, key, prior, way: act_so(state, key, transform(prior), way)
+        )
+    if candidates is not None:
+        draw = candidates.draw
+        candidates = candidates._replace(
+            draw=lambda state, key, prior: draw(state, key, transform(prior))
         )
 
     def transformed_update(
@@ -178,6 +210,7 @@ def with_prior(agent: Agent, transform: Callable[[ActionPrior], ActionPrior]) ->
         act=lambda state, key, prior: agent.act(state, key, transform(prior)),
         update=None if update is None else transformed_update,
         explore=explore,
+        candidates=candidates,
     )
 
 

@@ -28,9 +28,12 @@ def cql_prior(
     penalty_temperature: float | None = None,
     backup: bellman.Backup = "posterior",
     num_candidates: int | None = None,
+    keep_candidates: bool = False,
+    double_q: bool = True,
     trust: trusts.Trust | None = None,
     discount: float = 0.95,
     learning_rate: float = 1e-3,
+    weight_decay: float = 0.0,
     target_rate: float = 0.01,
     max_grad_norm: float = 10.0,
     hidden_sizes: Sequence[int] = (64, 64),
@@ -57,10 +60,13 @@ def cql_prior(
         at alpha.
       backup: value of the next state, see `dqn_prior`.
       num_candidates: K candidates for acting and backing up, see `dqn_prior`; the penalty is over
-        all actions.
+        all actions, unless they are kept.
+      keep_candidates, double_q: see `dqn_prior`. Candidates that are kept stand for the prior in
+        the penalty, too, as in the paper.
       trust: how far the prior is trusted (`agents.trust`); None takes it as it is, as the paper.
       discount: g, per decision.
       learning_rate: of Adam.
+      weight_decay: of AdamW.
       target_rate: share of the online parameters mixed into the target parameters per update.
       max_grad_norm: gradients are clipped to this global norm.
       hidden_sizes: of the Q head.
@@ -120,6 +126,9 @@ def cql_prior(
         loss,
         temperature.as_temperature(alpha),
         num_candidates=num_candidates,
+        keep_candidates=keep_candidates,
+        double_q=double_q,
+        weight_decay=weight_decay,
         learning_rate=learning_rate,
         target_rate=target_rate,
         max_grad_norm=max_grad_norm,

@@ -24,9 +24,13 @@ def dqn_prior(
     alpha: float | temperature.Temperature = 0.03,
     backup: bellman.Backup = "posterior",
     num_candidates: int | None = None,
+    keep_candidates: bool = False,
+    double_q: bool = True,
+    epsilon: float | None = None,
     trust: trusts.Trust | None = None,
     discount: float = 0.95,
     learning_rate: float = 1e-3,
+    weight_decay: float = 0.0,
     target_rate: float = 0.01,
     max_grad_norm: float = 10.0,
     hidden_sizes: Sequence[int] = (64, 64),
@@ -50,9 +54,16 @@ def dqn_prior(
       backup: value of the next state, "posterior", "soft" or "max" (`posterior_bellman_target`).
       num_candidates: K, act on and back up over K candidates drawn from the prior, as the paper
         does; None uses the exact posterior over all actions.
+      keep_candidates: draw them once per visit of a state, as the paper does, and not anew whenever
+        they are needed.
+      double_q: Q chooses what is done in the next state, and the target Q says what that is worth;
+        otherwise, as in the paper, the target Q does both.
+      epsilon: take an action at random with this probability while learning, and otherwise the best
+        one by Q, among all that the prior or the candidates admit; None samples the posterior.
       trust: how far the prior is trusted (`agents.trust`); None takes it as it is, as the paper.
       discount: g, per decision.
       learning_rate: of Adam.
+      weight_decay: of AdamW.
       target_rate: share of the online parameters mixed into the target parameters per update.
       max_grad_norm: gradients are clipped to this global norm.
       hidden_sizes: of the Q head.
@@ -103,6 +114,10 @@ def dqn_prior(
         loss,
         temperature.as_temperature(alpha),
         num_candidates=num_candidates,
+        keep_candidates=keep_candidates,
+        double_q=double_q,
+        epsilon=epsilon,
+        weight_decay=weight_decay,
         learning_rate=learning_rate,
         target_rate=target_rate,
         max_grad_norm=max_grad_norm,

@@ -13,7 +13,16 @@ import optax
 
 from llmprior_jax import bellman, posterior, ranges, refine
 from llmprior_jax.agents import trust as trusts
-from llmprior_jax.agents.agent import Agent, Exploration, Metrics, Policy, Transitions
+from llmprior_jax.agents.agent import (
+    Agent,
+    Candidates,
+    Exploration,
+    Metrics,
+    Policy,
+    Transitions,
+    likeliest,
+    uniform_log_probs,
+)
 from llmprior_jax.agents.q_network import QFunction
 from llmprior_jax.agents.temperature import Temperature
 from llmprior_jax.agents.trust import Trust
@@ -50,10 +59,12 @@ class Values(NamedTuple):
     Attributes:
       params: of Q; the loss is differentiated by them.
       target_params: of the target Q.
-      log_probs: f32[B, A], the prior of the states, mixed as far as it is trusted.
+      log_probs: f32[B, A], the prior of the states, mixed as far as it is trusted; or the
+        distribution of the candidates that were kept.
       next_log_probs: f32[B, A], the same of the next states, or the distribution of candidates
         drawn from it.
-      next_q: f32[B, A], Q of the next states; no gradient flows through it.
+      next_q: f32[B, A], Q of the next states, by which an action is chosen there; no gradient flows
+        through it. None where the target Q chooses.
       alpha: f32[], the temperature.
     """
 
@@ -61,7 +72,7 @@ class Values(NamedTuple):
     target_params: optax.Params
     log_probs: jax.Array
     next_log_probs: jax.Array
-    next_q: jax.Array
+    next_q: jax.Array | None
     alpha: jax.Array
 
 
@@ -78,6 +89,10 @@ def q_learner(
     learning_rate: float,
     target_rate: float,
     max_grad_norm: float,
+    keep_candidates: bool = False,
+    double_q: bool = True,
+    epsilon: float | None = None,
+    weight_decay: float = 0.0,
     trust: Trust | None = None,
     discount: float = 1.0,
 ) -> Agent:
@@ -111,6 +126,12 @@ def q_learner(
       learning_rate: of Adam.
       target_rate: share of the online parameters mixed into the target parameters per update.
       max_grad_norm: gradients are clipped to this global norm.
+      keep_candidates: whether candidates are drawn once per visit of a state and kept with it, as
+        the paper does; otherwise they are drawn whenever they are needed.
+      double_q: whether Q, and not the target Q, says what is done in the next state.
+      epsilon: probability of an action drawn from all that the prior (or the candidates) admits,
+        while it learns; otherwise it then takes the best by Q. None samples the posterior.
+      weight_decay: of AdamW.
       trust: learns how far the prior is trusted; None takes it as it is, as the paper does.
       discount: of the returns that trust is judged by, per decision.
 
@@ -127,8 +148,19 @@ def q_learner(
     ranges.SHARE.check("discount", discount)
     if num_candidates is not None:
         ranges.WIDTH.check("num_candidates", num_candidates, ", or None")
+    if keep_candidates and num_candidates is None:
+        raise ValueError("keep_candidates needs a num_candidates; without it no action is drawn")
+    if keep_candidates and trust is not None:
+        raise ValueError(
+            "keep_candidates needs a fixed trust: candidates that were drawn as the prior was "
+            "trusted then would say nothing of how it is trusted now"
+        )
+    if epsilon is not None:
+        ranges.SHARE_NOT_ZERO.check("epsilon", epsilon, ", or None")
+    ranges.NOT_NEGATIVE.check("weight_decay", weight_decay)
     optimizer = optax.chain(
-        optax.clip_by_global_norm(max_grad_norm), optax.adam(learning_rate, eps=1e-5)
+        optax.clip_by_global_norm(max_grad_norm),
+        optax.adamw(learning_rate, eps=1e-5, weight_decay=weight_decay),
     )
 
     def init(key: jax.Array, prior: ActionPrior) -> QLearnerState:
@@ -153,24 +185,44 @@ def q_learner(
         theirs = refine.responsibilities(log_probs, members, weights)
         return Policy(log_probs, values, trusted, trusts.in_priors(theirs))
 
-    def candidate_prior(key: jax.Array, log_probs: jax.Array) -> jax.Array:
-        """The distribution f32[A] of K candidates drawn from the prior; without K, the prior."""
+    def candidate_prior(key: jax.Array, log_probs: jax.Array, kept: jax.Array | None) -> jax.Array:
+        """The distribution f32[A] of K candidates, kept i32[K] or drawn; without K, the prior."""
         if num_candidates is None:
             return log_probs
-        candidates = posterior.sample_candidates(key, log_probs, num_candidates)
-        return posterior.empirical_log_probs(candidates, log_probs.shape[-1])
+        drawn = posterior.sample_candidates(key, log_probs, num_candidates)
+        return posterior.empirical_log_probs(drawn if kept is None else kept, log_probs.shape[-1])
+
+    def draw(state: QLearnerState, key: jax.Array, prior: ActionPrior) -> jax.Array:
+        assert num_candidates is not None
+        return posterior.sample_candidates(key, trusted_log_probs(state, prior), num_candidates)
 
     def act_by(
-        state: QLearnerState, key: jax.Array, log_probs: jax.Array, features: jax.Array
+        state: QLearnerState, key: jax.Array, log_probs: jax.Array, prior: ActionPrior
     ) -> jax.Array:
         candidates_key, sample_key = jax.random.split(key)
-        values = q.apply(state.params, features)
+        values = q.apply(state.params, prior.features)
         alpha = temperature.value(state.temperature)
-        log_probs = candidate_prior(candidates_key, log_probs)
+        log_probs = candidate_prior(candidates_key, log_probs, prior.candidates)
         return posterior.sample_posterior(sample_key, log_probs, values, alpha)
 
     def act(state: QLearnerState, key: jax.Array, prior: ActionPrior) -> jax.Array:
-        return act_by(state, key, trusted_log_probs(state, prior), prior.features)
+        return act_by(state, key, trusted_log_probs(state, prior), prior)
+
+    def try_by(
+        state: QLearnerState, key: jax.Array, log_probs: jax.Array, prior: ActionPrior
+    ) -> jax.Array:
+        """Takes the best action by Q, or with a probability of epsilon any."""
+        assert epsilon is not None
+        candidates_key, any_key, best_key, which_key = jax.random.split(key, 4)
+        log_probs = candidate_prior(candidates_key, log_probs, prior.candidates)
+        exists = jnp.isfinite(log_probs)
+        values = jnp.where(exists, q.apply(state.params, prior.features), -jnp.inf)
+        # Drawn from all candidates as often as they come, as from all actions without them.
+        any_one = jax.random.categorical(
+            any_key, log_probs if num_candidates else uniform_log_probs(log_probs)
+        )
+        is_any = jax.random.bernoulli(which_key, epsilon)
+        return jnp.where(is_any, any_one, likeliest(best_key, values))
 
     def update(
         state: QLearnerState, key: jax.Array, batch: Transitions
@@ -178,8 +230,12 @@ def q_learner(
         trusted = jax.vmap(trusted_log_probs, in_axes=(None, 0))
         next_trusted = trusted(state, batch.next_prior)
         next_log_probs = jax.vmap(candidate_prior)(
-            jax.random.split(key, batch.action.shape[0]), next_trusted
+            jax.random.split(key, batch.action.shape[0]), next_trusted, batch.next_prior.candidates
         )
+        log_probs = trusted(state, batch.prior)
+        if batch.prior.candidates is not None:
+            kept = jax.vmap(posterior.empirical_log_probs, in_axes=(0, None))
+            log_probs = kept(batch.prior.candidates, log_probs.shape[-1])
         next_q = q.apply(state.params, batch.next_prior.features)
         alpha = temperature.value(state.temperature)
         weight = batch.weight / jnp.maximum(jnp.sum(batch.weight), 1.0)
@@ -189,9 +245,9 @@ def q_learner(
                 Values(
                     params,
                     state.target_params,
-                    trusted(state, batch.prior),
+                    log_probs,
                     next_log_probs,
-                    next_q,
+                    next_q if double_q else None,
                     alpha,
                 ),
                 batch,
@@ -204,8 +260,11 @@ def q_learner(
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
         target_params = optax.incremental_update(params, state.target_params, target_rate)
+        # Where an episode has ended nothing is done any more.
+        going_on = batch.weight * (1 - batch.terminated)
+        going_on /= jnp.maximum(jnp.sum(going_on), 1.0)
         temperature_state, temperature_metrics = temperature.update(
-            state.temperature, next_trusted, next_q, weight
+            state.temperature, next_trusted, next_q, going_on
         )
         metrics |= temperature_metrics
         trust_state = state.trust
@@ -215,36 +274,45 @@ def q_learner(
             policies = jax.vmap(posterior.posterior_log_probs, in_axes=(0, 0, None))(
                 next_trusted, next_q, alpha
             )
-            # Where an episode has ended nothing is done any more.
-            going_on = batch.weight * (1 - batch.terminated)
-            theirs = trusts.mean_responsibilities(
-                batch.next_prior,
-                policies,
-                weights,
-                going_on / jnp.maximum(jnp.sum(going_on), 1.0),
-            )
+            theirs = trusts.mean_responsibilities(batch.next_prior, policies, weights, going_on)
             trust_state = trust.see_states(trust_state, theirs)
         state = QLearnerState(
             params, target_params, optimizer_state, temperature_state, trust_state
         )
         return state, metrics
 
-    return Agent(init, policy, act, update, _exploration(trust, act_by, discount))
+    explore = None
+    if trust is not None and trust.see_episodes is not None:
+        explore = _by_episodes(trust, act_by if epsilon is None else try_by, discount)
+    elif epsilon is not None:
+        explore = Exploration(
+            begin=lambda state, key: jnp.int32(0),
+            act=lambda state, key, prior, way: try_by(
+                state, key, trusted_log_probs(state, prior), prior
+            ),
+            end=lambda state, value, way, ended: state,
+            discount=discount,
+        )
+    kept = Candidates(num_candidates, draw) if num_candidates and keep_candidates else None
+    return Agent(init, policy, act, update, explore, kept)
 
 
-def _exploration(
-    trust: Trust | None, act_by: Callable[..., jax.Array], discount: float
-) -> Exploration | None:
-    """Plays whole episodes with one member of the trusted mixture, where that is how it learns."""
-    if trust is None or trust.see_episodes is None:
-        return None
+def _by_episodes(trust: Trust, act_by: Callable[..., jax.Array], discount: float) -> Exploration:
+    """Plays whole episodes with one member of the trusted mixture, and learns trust from them.
+
+    Args:
+      trust: in the prior, learned from episodes.
+      act_by: `(state, key, log_probs, prior) -> i32[]`, acts by a prior f32[A].
+      discount: of the episodes' returns.
+    """
     weights, see_episodes = trust.weights, trust.see_episodes
+    assert see_episodes is not None
 
     def begin(state: QLearnerState, key: jax.Array) -> jax.Array:
         return jax.random.categorical(key, jnp.log(weights(state.trust))).astype(jnp.int32)
 
     def act(state: QLearnerState, key: jax.Array, prior: ActionPrior, way: jax.Array) -> jax.Array:
-        return act_by(state, key, trusts.members(prior)[way], prior.features)
+        return act_by(state, key, trusts.members(prior)[way], prior)
 
     def end(
         state: QLearnerState, value: jax.Array, way: jax.Array, ended: jax.Array

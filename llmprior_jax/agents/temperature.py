@@ -153,8 +153,11 @@ def adapted(
             )
             return jnp.sum(weight * (alpha * target_kl + values))
 
-        step, optimizer_state = optimizer.update(jax.grad(dual)(log_alpha), optimizer_state)
-        log_alpha = jnp.maximum(log_alpha + step, jnp.log(minimum))
-        return (log_alpha, optimizer_state), {"alpha": value(state)}
+        step, next_optimizer_state = optimizer.update(jax.grad(dual)(log_alpha), optimizer_state)
+        moved = jnp.maximum(log_alpha + step, jnp.log(minimum)), next_optimizer_state
+        # Where nothing is done in any of the states, Adam's momentum would still move alpha.
+        is_any = jnp.any(weight > 0)
+        moved = jax.tree.map(lambda new, old: jnp.where(is_any, new, old), moved, state)
+        return moved, {"alpha": value(state)}
 
     return Temperature(init, value, update)

@@ -9,6 +9,9 @@ import jax.numpy as jnp
 from llmprior_jax.distributed.mesh import DATA, make_mesh, place, shares_seeds
 from llmprior_jax.ranges import SEED
 
+SEEDS = "seeds"
+"""Name of the axis of seeds within `over_seeds`, where they go through it side by side."""
+
 
 def seed_keys(seed: int, num_seeds: int) -> jax.Array:
     """One key per seed, key[S]; seed i has the same one however many there are.
@@ -61,7 +64,11 @@ def over_seeds(
       mesh: the devices, see `mesh.make_mesh`; as many as divide the seeds by default.
       num_envs: see `mesh.make_mesh`.
     """
-    mapped = _one_by_one(function, in_axes) if one_by_one else jax.vmap(function, in_axes=in_axes)
+    mapped = (
+        _one_by_one(function, in_axes)
+        if one_by_one
+        else jax.vmap(function, in_axes=in_axes, axis_name=SEEDS)
+    )
     devices = make_mesh(mesh, num_seeds, num_envs)
     by_seed = shared = jax.sharding.PartitionSpec()
     if shares_seeds(devices, num_seeds):

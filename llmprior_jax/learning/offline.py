@@ -47,12 +47,16 @@ class OfflineState(NamedTuple):
       agent: the agent's state.
       order: i32[N], the transitions; the first `count` of them are this seed's subset.
       count: i32[].
+      candidates: i32[N, K], those of the states acted in, for agents that keep any.
+      next_candidates: i32[N, K], those of the states reached, likewise.
     """
 
     key: jax.Array
     agent: AgentState
     order: jax.Array
     count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]
+    candidates: jax.Array | None = None
+    next_candidates: jax.Array | None = None
 
 
 class OfflineRun(Run):
@@ -108,12 +112,12 @@ class OfflineRun(Run):
         counts = [
             datasets.count_transitions(dataset, subset.size, subset.unit, order) for order in orders
         ]
-        example = jax.tree.map(lambda leaf: leaf[0], self._experience.prior)
-        self.state: OfflineState = over_seeds(OfflineState, (0, 0, 0, 0))(
+        self.state: OfflineState = over_seeds(functools.partial(_begin, agent), (0, 0, 0, 0, None))(
             self.keys["train"],
-            over_seeds(agent.init, (0, None))(self.keys["init"], example),
+            self.keys["init"],
             jnp.asarray(np.stack(orders)),
             jnp.asarray(counts, jnp.int32),
+            self._experience,
         )
 
     def train(self) -> dict[str, np.ndarray]:
@@ -142,6 +146,35 @@ class OfflineRun(Run):
             )
 
 
+def _begin(
+    agent: Agent,
+    key: jax.Array,
+    init_key: jax.Array,
+    order: jax.Array,
+    count: jax.Array,
+    experience: Experience,
+) -> OfflineState:
+    """What training of one seed begins with; candidates are drawn for each transition apart."""
+    example = jax.tree.map(lambda leaf: leaf[0], experience.prior)
+    state = OfflineState(key, agent.init(init_key, example), order, count)
+    if agent.candidates is None:
+        return state
+    draw = agent.candidates.draw
+
+    def of_states(key: jax.Array, row: jax.Array) -> jax.Array:
+        # One after the other: all priors at once would be as large as all transitions.
+        def of_one(of: tuple[jax.Array, jax.Array]) -> jax.Array:
+            prior = jax.tree.map(lambda leaf: leaf[of[1]], experience.prior)
+            return draw(state.agent, of[0], prior)
+
+        return jax.lax.map(of_one, (jax.random.split(key, row.shape[0]), row))
+
+    return state._replace(
+        candidates=of_states(jax.random.fold_in(init_key, 1), experience.row),
+        next_candidates=of_states(jax.random.fold_in(init_key, 2), experience.next_row),
+    )
+
+
 def make_segment(
     agent: Agent, batch_size: int, num_updates: int
 ) -> Callable[[OfflineState, Experience], tuple[OfflineState, dict[str, jax.Array]]]:
@@ -160,7 +193,9 @@ def make_segment(
             key, agent_state = carry
             key, sample_key, update_key = jax.random.split(key, 3)
             drawn = state.order[jax.random.randint(sample_key, (batch_size,), 0, state.count)]
-            agent_state, metrics = update(agent_state, update_key, gather(experience, drawn))
+            agent_state, metrics = update(
+                agent_state, update_key, with_candidates(gather(experience, drawn), state, drawn)
+            )
             return (key, agent_state), metrics
 
         (key, agent_state), metrics = jax.lax.scan(
@@ -170,6 +205,16 @@ def make_segment(
         return state, jax.tree.map(jnp.mean, metrics)
 
     return segment
+
+
+def with_candidates(transitions: Transitions, state: OfflineState, index: jax.Array) -> Transitions:
+    """The transitions i32[B] with the candidates that were drawn for them, where any were."""
+    if state.candidates is None or state.next_candidates is None:
+        return transitions
+    return transitions._replace(
+        prior=transitions.prior._replace(candidates=state.candidates[index]),
+        next_prior=transitions.next_prior._replace(candidates=state.next_candidates[index]),
+    )
 
 
 def gather(experience: Experience, index: jax.Array) -> Transitions:

@@ -48,8 +48,9 @@ class EngineLoop(NamedTuple):
     Attributes:
       init: `(key, table) -> EngineState`.
       act: `(state, keys [N], prior of N states) -> i32[N]`.
-      learn: `(state, table, record [N], done bool[N], iteration) -> (state, metrics)`, adds
-        transitions to replay, and updates the agent from it and from the episodes that ended.
+      learn: `(state, table, record [N], taken bool[N], done bool[N]) -> (state, metrics)`, adds the
+        transitions that were taken to replay, and updates the agent from it and from the episodes
+        that ended.
     """
 
     init: Callable[[jax.Array, PriorTable], EngineState]
@@ -79,18 +80,18 @@ def make_engine_loop(agent: Agent, settings: LoopSettings) -> EngineLoop:
         state: EngineState,
         table: PriorTable,
         record: Record,
+        taken: jax.Array,
         done: jax.Array,
-        iteration: jax.Array,
     ) -> tuple[EngineState, Metrics]:
         key, learn_key = jax.random.split(state.key)
-        replay_state = replay.add(state.replay, record)
+        replay_state = replay.add(state.replay, record, taken)
         agent_state, ways = state.agent, state.ways
         if explore is not None and ways is not None:
             key, way_key = jax.random.split(key)
             agent_state, ways = go_on(
-                explore, agent_state, way_key, ways, record.reward, record.weight > 0, done
+                explore, agent_state, way_key, ways, record.reward, taken, done
             )
-        agent_state, metrics = replay.learn(agent_state, replay_state, learn_key, table, iteration)
+        agent_state, metrics = replay.learn(agent_state, replay_state, learn_key, table)
         return EngineState(key, agent_state, replay_state, ways), metrics
 
     return EngineLoop(init, act, learn)
@@ -121,7 +122,7 @@ class EngineRun(Run):
         self._engines = player
         self._entropy = settings.seed
         jitted = make_engine_loop(agent, loop)
-        self._learn = over_seeds(jitted.learn, (0, None, 0, 0, None))
+        self._learn = over_seeds(jitted.learn, (0, None, 0, 0, 0))
         self._act = player.acting(jitted.act)
         self.state: EngineState = over_seeds(jitted.init, (0, None))(self.keys["train"], self.table)
 
@@ -159,15 +160,14 @@ class EngineRun(Run):
                 reward=jnp.asarray(step.seen.reward.reshape(player.shape)),
                 terminated=jnp.asarray(step.seen.terminated.reshape(player.shape)),
                 next_row=jnp.asarray(step.next_row),
-                weight=jnp.asarray(known, jnp.float32),
             )
             done = step.playing & (step.seen.done | step.seen.lost).reshape(player.shape)
             self.state, values = self._learn(
                 self.state,
                 self.table,
                 record,
+                jnp.asarray(known),
                 jnp.asarray(done),
-                jnp.asarray(self.iteration, jnp.int32),
             )
             metrics.append(values)
             self._notice(step, tried)

@@ -1,13 +1,13 @@
 """Replay of transitions whose states are rows of the table of priors, and learning from it.
 
 An entry is a few numbers, whatever the size of a state: what an agent sees of it, its prior and its
-features, lies in the table. The buffer is flashbax's.
+features, lies in the table. Only steps that were taken become entries, and how often an agent
+learns follows from their number alone.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import flashbax
 import jax
 import jax.numpy as jnp
 
@@ -16,17 +16,43 @@ from llmprior_jax.agents.agent import Metrics
 from llmprior_jax.play.stepping import lookup_rows
 from llmprior_jax.priors.table import PriorTable
 from llmprior_jax.settings import LoopSettings
+from llmprior_jax.types import ActionPrior
 
 
 class Record(NamedTuple):
-    """A replay entry, or a batch of them; `weight` 0 marks those that hold no transition."""
+    """A transition, or a batch of them.
+
+    Attributes:
+      row: i32[], the state acted in.
+      action: i32[].
+      reward: f32[].
+      terminated: bool[].
+      next_row: i32[], the state reached.
+      candidates: i32[K], those drawn when the state was visited; None for an agent that keeps none.
+      next_candidates: i32[K], those drawn when the next state was reached, likewise.
+    """
 
     row: jax.Array
     action: jax.Array
     reward: jax.Array
     terminated: jax.Array
     next_row: jax.Array
-    weight: jax.Array
+    candidates: jax.Array | None = None
+    next_candidates: jax.Array | None = None
+
+
+class ReplayState(NamedTuple):
+    """The last C transitions.
+
+    Attributes:
+      entries: [C, ...]; the next one goes to `added % C`.
+      added: i32[], transitions added so far.
+      due: bool[], whether the last ones added make it time to learn.
+    """
+
+    entries: Record
+    added: jax.Array
+    due: jax.Array
 
 
 class Replay(NamedTuple):
@@ -34,15 +60,15 @@ class Replay(NamedTuple):
 
     Attributes:
       init: `() -> replay_state`.
-      add: `(replay_state, record [N]) -> replay_state`.
-      learn: `(agent_state, replay_state, key, table, iteration) -> (agent_state, metrics)`, some
-        updates, each from a batch of its own; metrics are means over them. In the first iterations
-        nothing is learned, and metrics are NaN.
+      add: `(replay_state, record [N], taken bool[N]) -> replay_state`, adds those that were taken.
+      learn: `(agent_state, replay_state, key, table) -> (agent_state, metrics)`, some updates, each
+        from a batch of its own, whenever another N transitions were added; metrics are means over
+        them. In the first iterations nothing is learned, and metrics are NaN.
     """
 
-    init: Callable[[], Any]
-    add: Callable[[Any, Record], Any]
-    learn: Callable[[AgentState, Any, jax.Array, PriorTable, jax.Array], tuple[AgentState, Metrics]]
+    init: Callable[[], ReplayState]
+    add: Callable[[ReplayState, Record, jax.Array], ReplayState]
+    learn: Callable[[AgentState, ReplayState, jax.Array, PriorTable], tuple[AgentState, Metrics]]
 
 
 def make_replay(agent: Agent, settings: LoopSettings) -> Replay:
@@ -53,40 +79,51 @@ def make_replay(agent: Agent, settings: LoopSettings) -> Replay:
       settings: sizes.
     """
     update = agent.update or _learn_nothing
-    buffer = flashbax.make_item_buffer(
-        max_length=settings.replay_capacity,
-        min_length=1,
-        sample_batch_size=settings.batch_size,
-        add_batches=True,
-    )
+    capacity, num_envs = settings.replay_capacity, settings.num_envs
+    # Those that come together all find room.
+    assert capacity >= num_envs
 
-    def init() -> Any:
-        return buffer.init(
-            Record(
-                row=jnp.zeros((), jnp.int32),
-                action=jnp.zeros((), jnp.int32),
-                reward=jnp.zeros((), jnp.float32),
-                terminated=jnp.zeros((), bool),
-                next_row=jnp.zeros((), jnp.int32),
-                weight=jnp.zeros((), jnp.float32),
-            )
+    def init() -> ReplayState:
+        whole, real = jnp.zeros(capacity, jnp.int32), jnp.zeros(capacity, jnp.float32)
+        of_agent = agent.candidates
+        candidates = None
+        if of_agent is not None:
+            candidates = jnp.zeros((capacity, of_agent.number), jnp.int32)
+        entries = Record(whole, whole, real, whole.astype(bool), whole, candidates, candidates)
+        return ReplayState(entries, jnp.int32(0), jnp.zeros((), bool))
+
+    def add(state: ReplayState, record: Record, taken: jax.Array) -> ReplayState:
+        place = (state.added + jnp.cumsum(taken) - 1) % capacity
+        # What was not taken is written nowhere.
+        place = jnp.where(taken, place, capacity)
+        added = state.added + jnp.sum(taken)
+        return ReplayState(
+            entries=jax.tree.map(
+                lambda leaf, new: leaf.at[place].set(new, mode="drop"), state.entries, record
+            ),
+            added=added,
+            due=added // num_envs > jnp.maximum(state.added // num_envs, settings.warmup_steps),
+        )
+
+    def sample(state: ReplayState, key: jax.Array, table: PriorTable) -> Transitions:
+        size = jnp.minimum(state.added, capacity)
+        drawn = jax.random.randint(key, (settings.batch_size,), 0, size)
+        record = jax.tree.map(lambda leaf: leaf[drawn], state.entries)
+        return Transitions(
+            prior=look_up(table, record.row, record.candidates),
+            action=record.action,
+            reward=record.reward,
+            terminated=record.terminated,
+            next_prior=look_up(table, record.next_row, record.next_candidates),
+            weight=jnp.ones(settings.batch_size),
         )
 
     def update_some(
-        agent_state: AgentState, replay_state: Any, key: jax.Array, table: PriorTable
+        agent_state: AgentState, state: ReplayState, key: jax.Array, table: PriorTable
     ) -> tuple[AgentState, Metrics]:
         def update_once(agent_state: AgentState, key: jax.Array) -> tuple[AgentState, Metrics]:
             sample_key, update_key = jax.random.split(key)
-            record = buffer.sample(replay_state, sample_key).experience
-            transitions = Transitions(
-                prior=lookup_rows(table, record.row),
-                action=record.action,
-                reward=record.reward,
-                terminated=record.terminated,
-                next_prior=lookup_rows(table, record.next_row),
-                weight=record.weight,
-            )
-            return update(agent_state, update_key, transitions)
+            return update(agent_state, update_key, sample(state, sample_key, table))
 
         agent_state, metrics = jax.lax.scan(
             update_once, agent_state, jax.random.split(key, settings.updates_per_step)
@@ -94,21 +131,22 @@ def make_replay(agent: Agent, settings: LoopSettings) -> Replay:
         return agent_state, jax.tree.map(jnp.mean, metrics)
 
     def learn(
-        agent_state: AgentState,
-        replay_state: Any,
-        key: jax.Array,
-        table: PriorTable,
-        iteration: jax.Array,
+        agent_state: AgentState, state: ReplayState, key: jax.Array, table: PriorTable
     ) -> tuple[AgentState, Metrics]:
-        shapes = jax.eval_shape(update_some, agent_state, replay_state, key, table)[1]
+        shapes = jax.eval_shape(update_some, agent_state, state, key, table)[1]
         no_metrics = jax.tree.map(lambda leaf: jnp.full(leaf.shape, jnp.nan, leaf.dtype), shapes)
         return jax.lax.cond(
-            iteration >= settings.warmup_steps,
-            lambda: update_some(agent_state, replay_state, key, table),
+            state.due,
+            lambda: update_some(agent_state, state, key, table),
             lambda: (agent_state, no_metrics),
         )
 
-    return Replay(init, buffer.add, learn)
+    return Replay(init, add, learn)
+
+
+def look_up(table: PriorTable, row: jax.Array, candidates: jax.Array | None) -> ActionPrior:
+    """The priors [B] of rows i32[B], with the candidates i32[B, K] that were drawn from them."""
+    return lookup_rows(table, row)._replace(candidates=candidates)
 
 
 def _learn_nothing(

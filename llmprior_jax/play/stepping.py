@@ -155,39 +155,103 @@ def step_known(
       before; the step; and the states that are missing now.
     """
     action = jnp.where(envs.action >= 0, envs.action, choice.action)
+    after, next_row, step = _step(
+        env, env_params, find, envs, row, choice._replace(action=action), share
+    )
+    is_known = (step.reached_row >= 0) & (next_row >= 0)
+    if not needs_end:
+        is_known |= step.done
+    ready = acting & (row >= 0)
+    taken = ready & is_known
+    stalled = envs._replace(action=jnp.where(ready, action, envs.action))
+    unknown = select(step.reached_row < 0, step.reached, after.observation)
+    envs = jax.tree.map(lambda new, old: select(taken, new, old), after, stalled)
+    row = jnp.where(taken, next_row, jnp.where(ready, -1, row))
+    missing = Missing(
+        select(ready & ~taken, unknown, missing.observation),
+        missing.is_missing | (ready & ~taken),
+    )
+    return envs, row, step._replace(taken=taken), missing
+
+
+def step_together(
+    env: TextEnvironment,
+    env_params: Any,
+    find: Find,
+    envs: EnvsState,
+    row: jax.Array,
+    choice: Choice,
+    *,
+    acting: jax.Array | bool = True,
+    share: Share = lambda envs: envs,
+) -> tuple[EnvsState, jax.Array, Step, Missing]:
+    """A step of all environments, taken only if all states that it meets have a row.
+
+    So whoever learns from it learns the same whether the states were known before or not.
+
+    Args:
+      env: the environment.
+      env_params: its parameters.
+      find: finds the rows of states.
+      envs: N environments.
+      row: i32[N], the rows of their states, -1 where they are not known.
+      choice: what each is to do.
+      acting: bool[], whether they are to act at all.
+      share: see `Share`.
+
+    Returns:
+      The environments afterwards; the rows of their states; the step, which all took or none; and
+      the states that are missing, two of each environment: the one that it is in or reaches, and
+      the one after the reset.
+    """
+    after, next_row, step = _step(env, env_params, find, envs, row, choice, share)
+    is_here = (row >= 0) | ~jnp.asarray(acting)
+    # Of a state that is not known, nobody knows where it leads to.
+    from_here = acting & jnp.all(row >= 0)
+    missing = Missing(
+        jnp.concatenate([select(is_here, step.reached, envs.observation), after.observation]),
+        jnp.concatenate(
+            [
+                jnp.where(is_here, from_here & (step.reached_row < 0), True),
+                from_here & (next_row < 0),
+            ]
+        ),
+    )
+    taken = acting & ~jnp.any(missing.is_missing)
+    envs = jax.tree.map(lambda new, old: jnp.where(taken, new, old), after, envs)
+    row = jnp.where(taken, next_row, row)
+    return envs, row, step._replace(taken=jnp.broadcast_to(taken, row.shape)), missing
+
+
+def _step(
+    env: TextEnvironment,
+    env_params: Any,
+    find: Find,
+    envs: EnvsState,
+    row: jax.Array,
+    choice: Choice,
+    share: Share,
+) -> tuple[EnvsState, jax.Array, Step]:
+    """Where a step leads to: the environments, the rows of their states, and the step."""
     shared = share(envs)
     observation, state, reward, terminated, truncated, info = jax.vmap(
         env.step, in_axes=(0, 0, 0, None)
-    )(choice.step_key, shared.state, action, env_params)
+    )(choice.step_key, shared.state, choice.action, env_params)
     reached = info["final_observation"]
-    reached_row, next_row = find(reached), find(observation)
-    is_known = (reached_row >= 0) & (next_row >= 0)
-    if not needs_end:
-        is_known |= terminated | truncated
-    ready = acting & (row >= 0)
-    taken = ready & is_known
     step = Step(
-        taken=taken,
+        taken=jnp.ones(row.shape, bool),
         observation=envs.observation,
         row=row,
-        action=action,
+        action=choice.action,
         reward=reward.astype(jnp.float32),
         terminated=terminated,
         truncated=truncated & ~terminated,
         success=info["success"],
         reached=reached,
-        reached_row=reached_row,
+        reached_row=find(reached),
     )
-    after = EnvsState(state, observation, choice.next_key, jnp.full_like(action, -1))
-    stalled = envs._replace(action=jnp.where(ready, action, envs.action))
-    envs = jax.tree.map(lambda new, old: select(taken, new, old), after, stalled)
-    row = jnp.where(taken, next_row, jnp.where(ready, -1, row))
-    unknown = select(reached_row < 0, reached, observation)
-    missing = Missing(
-        select(ready & ~taken, unknown, missing.observation),
-        missing.is_missing | (ready & ~taken),
-    )
-    return envs, row, step, missing
+    nothing_kept = jnp.full_like(choice.action, -1)
+    return EnvsState(state, observation, choice.next_key, nothing_kept), find(observation), step
 
 
 def own_keys(envs: EnvsState, action: jax.Array) -> Choice:

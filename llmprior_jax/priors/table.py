@@ -193,11 +193,11 @@ def _grow(table: PriorTable, capacity: int) -> tuple[jax.Array, ActionPrior]:
         more = jnp.full((capacity - leaf.shape[0], *leaf.shape[1:]), filler, leaf.dtype)
         return jnp.concatenate([leaf, more])
 
-    log_probs, features, others = table.prior
+    prior = table.prior
     return grow(table.observations, 0), ActionPrior(
-        grow(log_probs, -np.inf),
-        grow(features, 0),
-        None if others is None else grow(others, -np.inf),
+        grow(prior.log_probs, -np.inf),
+        grow(prior.features, 0),
+        None if prior.others is None else grow(prior.others, -np.inf),
     )
 
 

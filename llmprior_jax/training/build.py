@@ -14,7 +14,7 @@ from llmprior_jax import agents, datasets, envs, models, priors
 from llmprior_jax.datasets import Dataset
 from llmprior_jax.distributed.mesh import make_mesh, share_environments
 from llmprior_jax.distributed.processes import in_first
-from llmprior_jax.distributed.seeds import over_seeds
+from llmprior_jax.distributed.seeds import SEEDS, over_seeds
 from llmprior_jax.envs.engines import Bridge, list_games
 from llmprior_jax.learning.offline import OfflineRun
 from llmprior_jax.learning.on_engines import EngineRun
@@ -360,11 +360,9 @@ def make_run(
         return OfflineRun(
             agent, dataset, player, settings.run, settings.offline, batch_size, mapped
         )
-    steps = settings.run.segment_steps or settings.run.eval_every
-    num_iterations = steps // settings.loop.num_envs
-    make = functools.partial(make_loop, env, env_params, agent, settings.loop, share=share)
-    learns, sizes = agent.update is not None, (num_iterations, settings.loop.num_envs)
-    return OnlineRun(make, player, settings.run, learns, *sizes, mapped)
+    loop = make_loop(env, env_params, agent, settings.loop, share, axis_name=SEEDS)
+    learns, num_envs = agent.update is not None, settings.loop.num_envs
+    return OnlineRun(loop, player, settings.run, learns, num_envs, mapped)
 
 
 def check_eval_mode(mode: str) -> None:

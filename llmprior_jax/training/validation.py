@@ -64,6 +64,8 @@ RANGES: dict[str, Range] = {
     "agent.beta": NOT_NEGATIVE,
     "agent.penalty_temperature": POSITIVE,
     "agent.num_candidates": WIDTH,
+    "agent.epsilon": SHARE_NOT_ZERO,
+    "agent.weight_decay": NOT_NEGATIVE,
     "agent.discount": SHARE,
     "agent.learning_rate": POSITIVE,
     "agent.target_rate": SHARE,
@@ -93,7 +95,6 @@ RANGES: dict[str, Range] = {
     "num_seeds": SIZE,
     "num_steps": COUNT,
     "eval_every": STEPS,
-    "segment_steps": STEPS,
     "eval_episodes": SIZE,
     "checkpoint.every": COUNT,
     "checkpoint.keep": COUNT,
@@ -121,9 +122,9 @@ def validate(settings: Settings) -> None:
     make_mesh(run.mesh, run.num_seeds, shared_environments(settings))
     datasets.check_unit(settings.offline.unit)
     check_eval_mode(run.eval_mode)
-    counts = {name: getattr(run, name) for name in ("num_steps", "eval_every", "segment_steps")}
+    counts = {name: getattr(run, name) for name in ("num_steps", "eval_every")}
     for name, steps in counts.items():
-        if steps is not None and not settings.offline.dataset and steps % settings.loop.num_envs:
+        if not settings.offline.dataset and steps % settings.loop.num_envs:
             raise ValueError(
                 f"config.{name} is {steps}, which {settings.loop.num_envs} environments "
                 "(config.loop.num_envs) cannot divide among them; use a multiple"
@@ -266,6 +267,11 @@ def _check_agents(settings: Settings) -> None:
             f"config.prior.others names {len(settings.prior.others)} further priors, and of "
             f"{', '.join(settings.agents)} no agent weighs priors; add one that does, such as "
             "dqn_prior, or name a single prior"
+        )
+    if settings.agent.keep_candidates and settings.environment.env == ENGINE:
+        raise ValueError(
+            "config.agent.keep_candidates is for environments in JAX; on engines candidates are "
+            "drawn whenever they are needed"
         )
     # The learner's parameters are checked even where only agents without any run.
     for name in ("dqn_prior", "cql_prior", *settings.agents):
