@@ -339,3 +339,118 @@ def test_a_greedy_agent_draws_among_equals():
     actions = jax.vmap(agent.act, in_axes=(None, 0, None))((), keys, prior)
     # Five standard errors of a share of 4,000 are 0.04.
     np.testing.assert_allclose(np.bincount(actions, minlength=3) / 4_000, [0.5, 0.5, 0], atol=0.04)
+
+
+def test_candidates_that_are_kept_are_all_that_is_acted_on():
+    agent = agents.dqn_prior(num_candidates=2, keep_candidates=True)
+    state = agent.init(jax.random.key(0), STATE)
+    kept = STATE._replace(candidates=jnp.array([2, 2]))
+    keys = jax.random.split(jax.random.key(1), 32)
+    assert set(jax.vmap(agent.act, in_axes=(None, 0, None))(state, keys, kept).tolist()) == {2}
+    drawn = jax.vmap(agent.candidates.draw, in_axes=(None, 0, None))(state, keys, STATE)
+    assert drawn.shape == (32, 2)
+    assert 3 not in np.asarray(drawn), "an action was drawn that the prior rules out"
+
+
+def test_candidates_of_the_next_state_are_all_that_is_backed_up():
+    """Q of the states reached is [0.1, 0.9, ...]; only its first action was a candidate."""
+    fields = {"backup": "max", "learning_rate": 3e-3, "discount": 0.5, "num_candidates": 2}
+    agent = agents.dqn_prior(keep_candidates=True, target_rate=1.0, **fields)
+    batch = bandit(jnp.array([0.1, 0.9, -0.5, 0.0]), jnp.array([0, 1, 2]))
+    begun = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf[:1]]), batch)
+    other = begun.prior.features.at[3].set(begun.prior.features[3] + 2.0 * FEATURES[2])
+    # The fourth transition leads, without a reward, from another state to the one that all act in.
+    begun = begun._replace(
+        prior=begun.prior._replace(features=other, candidates=jnp.zeros((4, 2), jnp.int32)),
+        next_prior=begun.next_prior._replace(candidates=jnp.zeros((4, 2), jnp.int32)),
+        reward=begun.reward.at[3].set(0.0),
+        terminated=begun.terminated.at[3].set(False),
+        action=begun.action.at[3].set(0),
+    )
+    state = learned(agent, begun, updates=2_000)
+    values = agent.policy(state, STATE._replace(features=other[3])).q_values
+    assert float(values[0]) == pytest.approx(0.5 * 0.1, abs=0.02)
+
+
+def test_an_agent_that_explores_takes_the_best_action_but_for_epsilon():
+    agent = agents.dqn_prior(epsilon=0.4, learning_rate=3e-3)
+    state = learned(agent, bandit(jnp.array([0.1, 0.9, -0.5, 0.0]), jnp.array([0, 1, 2])))
+    keys = jax.random.split(jax.random.key(1), 4_000)
+    way = agent.explore.begin(state, keys[0])
+    tried = jax.vmap(agent.explore.act, in_axes=(None, 0, None, None))(state, keys, STATE, way)
+    shares = np.bincount(tried, minlength=A) / len(keys)
+    # 0.4 is shared by the three actions that there are; four standard errors are 0.03.
+    np.testing.assert_allclose(shares, [0.4 / 3, 0.6 + 0.4 / 3, 0.4 / 3, 0], atol=0.03)
+
+
+def test_without_double_q_the_target_network_chooses():
+    """The target network prefers the action that Q does not; the value is read off by a step."""
+    batch = bandit(jnp.zeros(A), jnp.array([0]))
+    batch = batch._replace(terminated=jnp.array([False]))
+    targets = {}
+    for double in (True, False):
+        agent = agents.dqn_prior(
+            backup="max", double_q=double, hidden_sizes=(), learning_rate=1e-3, discount=1.0
+        )
+        state = agent.init(jax.random.key(0), STATE)
+        up, down = (jax.tree.map(jnp.copy, state.params) for _ in range(2))
+        up, down = (
+            jax.tree.map(lambda leaf, sign=sign: leaf + sign, params)
+            for params, sign in ((up, 1.0), (down, -1.0))
+        )
+        state = state._replace(params=up, target_params=down)
+        _, metrics = jax.jit(agent.update)(state, jax.random.key(1), batch)
+        q = agent.policy(state, STATE).q_values[:3]
+        of_target = agent.policy(state._replace(params=down), STATE).q_values[:3]
+        chosen = of_target[jnp.argmax(q if double else of_target)]
+        assert int(jnp.argmax(q)) != int(jnp.argmax(of_target))
+        targets[double] = (float(metrics["loss"]), float(chosen - q[0]))
+    for loss, error in targets.values():
+        huber = error**2 / 2 if abs(error) <= 1 else abs(error) - 0.5
+        assert loss == pytest.approx(huber, rel=1e-4)
+
+
+def test_weights_decay_by_the_learning_rate_times_the_decay():
+    batch = bandit(jnp.zeros(A), jnp.array([0]), jnp.zeros(1))  # Nothing to learn from.
+    fields = {"learning_rate": 0.1, "hidden_sizes": ()}
+    agent = agents.dqn_prior(weight_decay=0.5, **fields)
+    state = agent.init(jax.random.key(0), STATE)
+    state = state._replace(params=jax.tree.map(jnp.ones_like, state.params))
+    after, _ = agent.update(state, jax.random.key(1), batch)
+    for leaf in jax.tree.leaves(after.params):
+        np.testing.assert_allclose(leaf, 1 - 0.1 * 0.5, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"keep_candidates": True}, "keep_candidates needs a num_candidates"),
+        (
+            {
+                "keep_candidates": True,
+                "num_candidates": 2,
+                "trust": agents.trust.by_episodes(),
+            },
+            "keep_candidates needs a fixed trust",
+        ),
+        ({"epsilon": 1.5}, "epsilon is 1.5"),
+        ({"weight_decay": -1.0}, "weight_decay is -1.0"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(fields, problem):
+    with pytest.raises(ValueError, match=problem):
+        agents.dqn_prior(**fields)
+
+
+def test_where_all_episodes_have_ended_an_adapted_alpha_stays_what_it_is():
+    agent = agents.dqn_prior(alpha=agents.temperature.adapted(target_kl=0.5, learning_rate=0.1))
+    going_on = bandit(jnp.zeros(A), jnp.array([0]))._replace(terminated=jnp.array([False]))
+    first = agent.init(jax.random.key(0), STATE)
+    moved, _ = agent.update(first, jax.random.key(1), going_on)
+    assert moved.temperature[0] != first.temperature[0], "it moves where episodes go on"
+    ended = going_on._replace(terminated=jnp.array([True]))
+    stayed, _ = agent.update(moved, jax.random.key(1), ended)
+    for now, before in zip(
+        jax.tree.leaves(stayed.temperature), jax.tree.leaves(moved.temperature), strict=True
+    ):
+        assert now == before

@@ -1,0 +1,18 @@
+"""DQN as it was published as the baseline of DQN-Prior, on Overcooked-TomatoLettuceSalad.
+
+    python -m launch.train --config=launch/configs/paper_dqn.py --workdir=runs/paper_dqn
+
+It sees no prior: it takes a random action in 2 of 10 steps and otherwise the best by Q, and backs
+up the maximum over all actions. Everything else is as in `paper_dqn_prior`.
+"""
+
+from launch.configs import paper_dqn_prior
+from llmprior_jax import training
+
+
+def get_config() -> training.Config:
+    config = training.default_config()
+    config.agents = ("dqn",)
+    paper_dqn_prior.set_published(config)
+    config.agent.epsilon = 0.2
+    return config
