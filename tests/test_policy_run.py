@@ -70,7 +70,7 @@ def roll(known: np.ndarray, one_episode: bool = False, max_steps: int = 2 * LENG
 
 def lock_prior(wheels):
     table = lock_table(0.9, wheels)
-    return jax.tree.map(lambda leaf: np.asarray(leaf)[: len(wheels)], table.prior)
+    return jax.tree.map(lambda leaf: np.asarray(leaf)[: len(wheels)], tables.rows(table))
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ from llmprior_jax import datasets, envs, models, training
 from llmprior_jax.models import language_model
 from llmprior_jax.play import collecting, scored_states
 from llmprior_jax.priors import CachedModel, prompts
+from llmprior_jax.priors import table as tables
 from llmprior_jax.training import build
 from llmprior_jax.types import ActionPrior
 
@@ -302,8 +303,8 @@ def test_the_model_is_told_a_history_that_q_does_not_see(few_states, tmp_path):
     known = build.make_priors(settings, env, env_params, tmp_path / "rows")
     table = known.scored.load()
     size = int(table.size)
-    log_probs = np.asarray(table.prior.log_probs)[:size]
-    features = np.asarray(table.prior.features)[:size]
+    log_probs = np.asarray(table.log_probs)[:size]
+    features = np.asarray(tables.rows(table).features)
     rows_of = {}
     for row, observation in enumerate(np.asarray(table.observations)[:size]):
         rows_of.setdefault(env.text_state(observation).observation, []).append(row)

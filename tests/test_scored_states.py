@@ -12,6 +12,7 @@ from llmprior_jax.errors import InterruptedScoringError
 from llmprior_jax.play.row_files import RowFiles
 from llmprior_jax.play.scored_states import ScoredStates
 from llmprior_jax.priors import PriorBatch, prompts
+from llmprior_jax.priors import table as tables
 from llmprior_jax.types import TextState
 
 
@@ -26,7 +27,7 @@ def wheels(*numbers: int) -> np.ndarray:
 def rows(scored: ScoredStates):
     table = scored.table
     size = int(table.size)
-    return jax.tree.map(lambda leaf: np.asarray(leaf)[:size], (table.observations, table.prior))
+    return jax.tree.map(np.asarray, (table.observations[:size], tables.rows(table)))
 
 
 def assert_same(left, right) -> None:

@@ -170,8 +170,8 @@ def test_a_row_has_the_priors_of_all_sources_and_is_read_back(tmp_path):
     again = locks(tmp_path, LockSource(0.67), LockSource(0.2), LockSource(0.9))
     again.load()
     for table in (scored.table, again.table):
-        np.testing.assert_array_equal(table.prior.log_probs[:4], first)
-        np.testing.assert_array_equal(table.prior.others[:4], np.stack([second, third], axis=1))
+        np.testing.assert_array_equal(table.log_probs[:4], first)
+        np.testing.assert_array_equal(table.others[:4], np.stack([second, third], axis=1))
 
 
 def test_rows_of_other_further_priors_are_refused(tmp_path):
@@ -204,7 +204,7 @@ def test_further_priors_grow_with_the_table(tmp_path):
     )
     scored.load()
     scored.extend(np.arange(60, 200, dtype=np.int32))
-    others = np.exp(np.asarray(scored.table.prior.others))[:200, 0]
+    others = np.exp(np.asarray(scored.table.others))[:200, 0]
     np.testing.assert_allclose(others, np.tile([0.25, 0.75, 0.0], (200, 1)), rtol=1e-6)
 
 

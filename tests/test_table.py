@@ -78,3 +78,25 @@ def test_nan_is_refused():
     keys = np.array([[0.0], [np.nan]], np.float32)
     with pytest.raises(ValueError, match="the first is observation 1"):
         tables.insert(tables.empty(keys[0], A, D), keys, numbered_prior(0, 2))
+
+
+def test_actions_that_are_not_there_take_no_room_on_the_device():
+    """83 slots, of which some 23 are in use, as in ALFWorld: at most two fifths of all slots."""
+    rng = np.random.default_rng(0)
+    num_states, num_slots, width = 800, 83, 32
+    counts = rng.integers(13, 34, num_states)
+    is_action = np.arange(num_slots) < counts[:, None]
+    log_probs = np.where(is_action, -np.log(counts[:, None]), -np.inf).astype(np.float32)
+    features = rng.standard_normal((num_states, num_slots, width)).astype(np.float32)
+    features *= is_action[..., None]
+    table = tables.empty(np.int32(0), num_slots, width)
+    for some in np.array_split(np.arange(num_states), 7):
+        prior = ActionPrior(jnp.asarray(log_probs[some]), jnp.asarray(features[some]))
+        table = tables.insert(table, some.astype(np.int32), prior)
+    kept = tables.rows(table)
+    np.testing.assert_array_equal(kept.features, features)
+    np.testing.assert_array_equal(kept.log_probs, log_probs)
+    used = num_states * (table.log_probs.nbytes + table.place.nbytes) / len(table.log_probs) + int(
+        table.num_actions
+    ) * table.features.nbytes / len(table.features)
+    assert used <= 0.4 * (features.nbytes + log_probs.nbytes)

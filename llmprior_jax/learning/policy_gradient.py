@@ -134,7 +134,7 @@ def _learn(
         state.agent,
         frozen,
         update_key,
-        States(rows, table.prior.log_probs, table.prior.others),
+        States(rows, table.log_probs, table.others),
         _rollout(progress, table),
     )
     return PolicyState(key, agent_state, progress.envs), metrics

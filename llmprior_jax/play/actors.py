@@ -291,7 +291,7 @@ class PolicyActor:
 
 def _nothing_read(draws: Any, table: PriorTable) -> View:
     del draws
-    num_rows, num_actions = table.prior.log_probs.shape
+    num_rows, num_actions = table.log_probs.shape
     return View(
         is_wanted=jnp.zeros(num_rows, bool),
         is_read=jnp.zeros(num_rows, bool),
@@ -343,7 +343,7 @@ class _Reading:
             observations = np.asarray(table.observations[self._size : size])
             texts = [self._text_state(observation) for observation in observations]
             prompts = [self._build_prompt(text) for text in texts]
-            check_actions(texts, np.asarray(table.prior.log_probs[self._size : size]))
+            check_actions(texts, np.asarray(table.log_probs[self._size : size]))
             new = self._model.read(
                 [prompt.text for prompt in prompts], [prompt.actions for prompt in prompts]
             )

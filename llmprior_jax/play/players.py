@@ -221,8 +221,7 @@ def policies(
     def of_all(state: AgentState, shared: Any, table: tables.PriorTable) -> Policy:
         return jax.lax.map(lambda row: actor.policy(state, shared, table, row), jnp.arange(size))
 
-    prior = jax.tree.map(lambda leaf: leaf[:size], table.prior)
-    return prior, of_all(state, shared, table)
+    return tables.rows(table), of_all(state, shared, table)
 
 
 def _keep_outcome(step: Step, about: Any) -> dict[str, jax.Array]:

@@ -36,15 +36,23 @@ class PriorTable(NamedTuple):
       slots: i32[S], the row that each hash slot points to, or -1; S is a power of two.
       observations: [N, *O], the observation of each row (N is the capacity, a power of two).
         Floats are compared as numbers are: -0.0 is 0.0, and NaN is refused.
-      prior: the prior of each row: `log_probs` f32[N, A], `features` f32[N, A, D], and `others`
-        f32[N, J, A] where there are any.
+      log_probs: f32[N, A], log p(a|s) of each row.
+      others: f32[N, J, A], those of further priors; None where there are none.
+      features: f32[F, D], of the actions that there are: where a state can have many and has few,
+        most slots are empty (F is a capacity, too).
+      place: i32[N, A], where in `features` those of an action are, or -1 where no action is.
       size: i32[], the number of rows in use.
+      num_actions: i32[], the number of features in use.
     """
 
     slots: jax.Array
     observations: jax.Array
-    prior: ActionPrior
+    log_probs: jax.Array
+    others: jax.Array | None
+    features: jax.Array
+    place: jax.Array
     size: jax.Array
+    num_actions: jax.Array
 
 
 def empty(
@@ -63,12 +71,12 @@ def empty(
     return PriorTable(
         slots=jnp.full(4 * _MIN_ROWS, _EMPTY, jnp.int32),
         observations=jnp.zeros((_MIN_ROWS, *observation.shape), observation.dtype),
-        prior=ActionPrior(
-            log_probs=jnp.full((_MIN_ROWS, num_actions), -jnp.inf, jnp.float32),
-            features=jnp.zeros((_MIN_ROWS, num_actions, num_features), jnp.float32),
-            others=others if num_others else None,
-        ),
+        log_probs=jnp.full((_MIN_ROWS, num_actions), -jnp.inf, jnp.float32),
+        others=others if num_others else None,
+        features=jnp.zeros((_MIN_ROWS, num_features), jnp.float32),
+        place=jnp.full((_MIN_ROWS, num_actions), _EMPTY, jnp.int32),
         size=jnp.zeros((), jnp.int32),
+        num_actions=jnp.zeros((), jnp.int32),
     )
 
 
@@ -79,7 +87,7 @@ def insert(table: PriorTable, observations: np.ndarray, prior: ActionPrior) -> P
       table: the table to extend. It is used up: its arrays are donated to the one returned.
       observations: [M, *O], states that the table does not hold yet, each once.
       prior: their priors: `log_probs` f32[M, A], `features` f32[M, A, D], and `others` f32[M, J, A]
-        where the table has them.
+        where the table has them. Features are kept where they are not zero.
 
     Returns:
       A table with the same rows first, then the new ones in the order given. Capacities double as
@@ -99,22 +107,30 @@ def insert(table: PriorTable, observations: np.ndarray, prior: ActionPrior) -> P
             f"{repeated} of the {len(observations)} observations come twice or "
             "are in the table already; insert each state once"
         )
-    size, capacity = int(table.size), table.observations.shape[0]
-    new_size = size + len(observations)
-    # With room to grow: programs are compiled for each capacity, and states rarely come alone.
-    new_capacity = max(capacity, _capacity_for(new_size + new_size // _ROWS_PER_SPARE_ROW))
+    size, capacity = int(table.size), len(table.observations)
+    capacity = _with_room(capacity, size + len(observations))
+    features = np.asarray(prior.features)
+    is_kept = np.any(features != 0, axis=-1)
+    used = int(table.num_actions)
+    place = np.where(is_kept, used + np.cumsum(is_kept).reshape(is_kept.shape) - 1, _EMPTY)
+    num_actions = used + int(is_kept.sum())
     slots = _assign_slots(
-        np.asarray(table.slots), table.observations, size, observations, 4 * new_capacity
+        np.asarray(table.slots), table.observations, size, observations, 4 * capacity
     )
-    old = (table.observations, table.prior)
-    if new_capacity > capacity:
-        old = _grow(table, new_capacity)
-    kept, priors = write_rows(old, size, (observations, prior))
+    kept, of_actions = _grow(table, capacity, _with_room(len(table.features), num_actions))
+    kept = write_rows(kept, size, (observations, prior.log_probs, prior.others, place))
+    if num_actions > used:
+        of_actions = write_rows(of_actions, used, features[is_kept])
+    observations, log_probs, others, place = kept
     return PriorTable(
         slots=jnp.asarray(slots),
-        observations=kept,
-        prior=priors,
-        size=jnp.asarray(new_size, jnp.int32),
+        observations=observations,
+        log_probs=log_probs,
+        others=others,
+        features=of_actions,
+        place=place,
+        size=jnp.asarray(size + len(is_kept), jnp.int32),
+        num_actions=jnp.asarray(num_actions, jnp.int32),
     )
 
 
@@ -147,12 +163,7 @@ def find(table: PriorTable, observation: jax.Array) -> jax.Array:
     Returns:
       i32[].
     """
-    num_slots = table.slots.shape[0]
-    first = _hash(observation[None], jnp)[0] % jnp.uint32(num_slots)
-    window = (first + jnp.arange(_WINDOW, dtype=jnp.uint32)) % jnp.uint32(num_slots)
-    rows = table.slots[window]
-    same = (table.observations[rows] == observation).reshape(_WINDOW, -1).all(axis=1)
-    return jnp.max(jnp.where((rows >= 0) & same, rows, _EMPTY))
+    return _find(table.slots, table.observations, observation)
 
 
 def find_rows(table: PriorTable, observations: np.ndarray) -> np.ndarray:
@@ -163,7 +174,21 @@ def find_rows(table: PriorTable, observations: np.ndarray) -> np.ndarray:
 
 def lookup(table: PriorTable, row: jax.Array) -> ActionPrior:
     """The prior of one row: `log_probs` f32[A], `features` f32[A, D]."""
-    return jax.tree.map(lambda leaf: leaf[row], table.prior)
+    place = table.place[row]
+    features = jnp.where(place[:, None] >= 0, table.features[place], 0.0)
+    others = None if table.others is None else table.others[row]
+    return ActionPrior(table.log_probs[row], features, others)
+
+
+@jax.jit
+def _lookup_all(table: PriorTable) -> ActionPrior:
+    return jax.vmap(lookup, in_axes=(None, 0))(table, jnp.arange(len(table.observations)))
+
+
+def rows(table: PriorTable) -> ActionPrior:
+    """The priors of all rows in use (host side): `log_probs` f32[size, A], and so on."""
+    size = int(table.size)
+    return jax.tree.map(lambda leaf: leaf[:size], _lookup_all(table))
 
 
 def without_duplicates(observations: np.ndarray) -> np.ndarray:
@@ -186,19 +211,30 @@ def _check_comparable(observations: np.ndarray) -> None:
         )
 
 
-def _grow(table: PriorTable, capacity: int) -> tuple[jax.Array, ActionPrior]:
-    """Observations and priors with room for more rows."""
+def _with_room(capacity: int, count: int) -> int:
+    """A capacity for so many, with room to grow.
 
-    def grow(leaf: jax.Array, filler: float) -> jax.Array:
-        more = jnp.full((capacity - leaf.shape[0], *leaf.shape[1:]), filler, leaf.dtype)
+    Programs are compiled for each capacity, and states rarely come alone.
+    """
+    return max(capacity, _capacity_for(count + count // _ROWS_PER_SPARE_ROW))
+
+
+def _grow(table: PriorTable, num_rows: int, num_actions: int) -> tuple[Any, jax.Array]:
+    """What is kept of rows, and of actions, with room for more of them."""
+
+    def grow(leaf: jax.Array, capacity: int, filler: float) -> jax.Array:
+        if capacity == len(leaf):
+            return leaf
+        more = jnp.full((capacity - len(leaf), *leaf.shape[1:]), filler, leaf.dtype)
         return jnp.concatenate([leaf, more])
 
-    prior = table.prior
-    return grow(table.observations, 0), ActionPrior(
-        grow(prior.log_probs, -np.inf),
-        grow(prior.features, 0),
-        None if prior.others is None else grow(prior.others, -np.inf),
+    of_rows = (
+        grow(table.observations, num_rows, 0),
+        grow(table.log_probs, num_rows, -np.inf),
+        None if table.others is None else grow(table.others, num_rows, -np.inf),
+        grow(table.place, num_rows, _EMPTY),
     )
+    return of_rows, grow(table.features, num_actions, 0)
 
 
 @functools.partial(jax.jit, donate_argnums=0)
@@ -208,9 +244,16 @@ def _write(leaves: Any, rows: jax.Array, new: Any) -> Any:
 
 @jax.jit
 def _find_all(slots: jax.Array, observations: jax.Array, wanted: jax.Array) -> jax.Array:
-    nothing = jnp.zeros(())
-    table = PriorTable(slots, observations, ActionPrior(nothing, nothing), nothing)
-    return jax.vmap(find, in_axes=(None, 0))(table, wanted)
+    return jax.vmap(_find, in_axes=(None, None, 0))(slots, observations, wanted)
+
+
+def _find(slots: jax.Array, observations: jax.Array, observation: jax.Array) -> jax.Array:
+    num_slots = slots.shape[0]
+    first = _hash(observation[None], jnp)[0] % jnp.uint32(num_slots)
+    window = (first + jnp.arange(_WINDOW, dtype=jnp.uint32)) % jnp.uint32(num_slots)
+    rows = slots[window]
+    same = (observations[rows] == observation).reshape(_WINDOW, -1).all(axis=1)
+    return jnp.max(jnp.where((rows >= 0) & same, rows, _EMPTY))
 
 
 def _padded(array: np.ndarray, filler: float) -> np.ndarray:

@@ -304,7 +304,7 @@ def look(
         runs.append(build.make_run("prior", alone, env, env_params, acting, see=see))
         played.append(play(runs[-1], scored, num_episodes, most_states))
     with tempfile.TemporaryDirectory() as scratch:
-        blind = uniform_states(env, first, table.prior.features.shape[-1], pathlib.Path(scratch))
+        blind = uniform_states(env, first, table.features.shape[-1], pathlib.Path(scratch))
         # No model is asked about its states, except where their actions are proposed.
         proposes = settings.environment.freeform.k is not None
         uniform = play(runs[0], blind, num_episodes, most_states if proposes else None)
