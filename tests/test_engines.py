@@ -626,7 +626,7 @@ def test_an_engine_that_is_none_is_named(one, game, message):
 def test_an_engine_that_is_not_installed_says_how_to_get_it(tmp_path, monkeypatch):
     (tmp_path / "gymnasium.py").write_text("raise ImportError('no such library')")
     monkeypatch.syspath_prepend(tmp_path)
-    message = r"no such library; the engines come with: pip install 'llmprior-jax\[alfworld\]'"
+    message = r"no such library; it comes with: pip install 'llmprior-jax\[alfworld\]'"
     with (
         engines.Bridge(num_environments=1) as opened,
         pytest.raises(engines.GameError, match=message),

@@ -37,6 +37,8 @@ _OTHERS = "others"
 _WITH_TRUST = ("agent", "policy")
 # What would lead out of a directory, or cannot be in the name of a file.
 _NOT_IN_NAMES = ("/", "\\", "\0")
+# Fields of earlier versions, which changed how a run computed, and not what.
+_FORMER = ("segment_steps",)
 # Fields that change where and how a run computes, and not what.
 _SAME_RESULTS = ("mesh", "prior.store", "wandb_project")
 
@@ -356,7 +358,7 @@ def parse_config(content: bytes, path: pathlib.Path) -> Config:
     """
     try:
         fields = parse_json(content, "its content", dict)
-        said = ConfigDict(fields)
+        said = ConfigDict({name: value for name, value in fields.items() if name not in _FORMER})
         # Not of `default_config`, which leaves to the model what a run without the field had fixed.
         began = ConfigDict(_fields(Settings()))
         # Made anew, because JSON has lists for tuples, and a `ConfigDict` keeps the types it has.

@@ -16,6 +16,7 @@ _ENGINES: Registry[str] = Registry(
         "alfworld": f"{_FOLDER / 'alfworld_engine.py'}:AlfworldEngine",
         "textworld": f"{_FOLDER / 'textworld_engine.py'}:TextworldEngine",
         "gymnasium": f"{_FOLDER / 'gymnasium_engine.py'}:GymnasiumEngine",
+        "textworld_express": f"{_FOLDER / 'textworld_express_engine.py'}:TextworldExpressEngine",
     },
 )
 """Where the class of each engine is, as `worker.open_engine` takes it."""
@@ -95,8 +96,9 @@ def locate(game: str) -> tuple[str, str]:
         raise GameError(f"{game}: {unknown('engine', name, _ENGINES)}")
     raise GameError(
         f"{game}: no engine plays this. Give an ALFWorld game (.tw-pddl), a TextWorld game "
-        "(.z8, .ulx), the name of a Gymnasium environment (gymnasium:ID), or a game of an engine "
-        "of your own (engine:MODULE:CLASS:ARGUMENT)."
+        "(.z8, .ulx), the name of a Gymnasium environment (gymnasium:ID), games of TextWorldExpress "
+        "(textworld_express:GAME:FOLD), or a game of an engine of your own "
+        "(engine:MODULE:CLASS:ARGUMENT)."
     )
 
 

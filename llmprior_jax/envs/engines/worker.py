@@ -205,7 +205,7 @@ def _load(path: str) -> Callable[[str], Engine]:
         module = _run(place) if is_ours else importlib.import_module(place)
     except ImportError as error:
         remedy = (
-            "the engines come with: pip install 'llmprior-jax[alfworld]'"
+            f"it comes with: pip install 'llmprior-jax[{_extra(place)}]'"
             if is_ours
             else "see that it is on Python's path (PYTHONPATH)"
         )
@@ -213,6 +213,11 @@ def _load(path: str) -> Callable[[str], Engine]:
     if not hasattr(module, name):
         raise ImportError(f"{path} cannot be imported: the module has no {name!r}")
     return getattr(module, name)
+
+
+def _extra(file: str) -> str:
+    """What of this package's extras brings one of our engines."""
+    return "textworld_express" if "textworld_express" in os.path.basename(file) else "alfworld"
 
 
 def _run(file: str) -> ModuleType:

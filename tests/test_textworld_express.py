@@ -1,0 +1,114 @@
+"""TextWorldExpress through the bridge: its games, its seeds, and what is missing."""
+
+import os
+import shutil
+
+import pytest
+
+pytest.importorskip("textworld_express")
+if shutil.which("java") is None:
+    pytest.skip("there is no java", allow_module_level=True)
+
+from textworld_express import TextWorldExpressEnv
+
+from llmprior_jax.envs import engines
+
+TWC = "textworld_express:twc:train:numLocations=1,includeDoors=0"
+
+
+@pytest.fixture(scope="module")
+def pair():
+    with engines.Bridge(num_environments=2, max_steps=60, timeout=60) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def whole_path():
+    """The commands that solve the first game, and what the package itself says of each step."""
+    reference = TextWorldExpressEnv()
+    reference.load("twc", "numLocations=1,includeDoors=0")
+    reference.reset(seed=0, gameFold="train", generateGoldPath=True)
+    commands = reference.getGoldActionSequence()
+    said = [reference.step(command) for command in commands]
+    reference.close()
+    return commands, said
+
+
+def test_a_game_is_played_as_the_package_plays_it(pair, whole_path):
+    commands, said = whole_path
+    seen = pair.reset([TWC, TWC], seeds=[0, 1000])
+    assert seen.observations[0] == seen.observations[1], "there are 1,000 games, so these are one"
+    for number, (command, (observation, reward, _, info)) in enumerate(
+        zip(commands, said, strict=True)
+    ):
+        assert command in seen.commands[0]
+        seen = pair.step([command, command])
+        assert seen.observations[0] == " ".join(observation.split())
+        assert seen.reward[0] == pytest.approx(reward)
+        assert list(seen.commands[0]) == sorted(info["validActions"])
+        is_last = number == len(commands) - 1
+        assert (seen.won[0], seen.terminated[0]) == (is_last, is_last)
+    assert seen.tasks[0] == said[0][3]["taskDescription"].strip()
+
+
+@pytest.mark.parametrize("name", ["twc", "cookingworld", "coin"])
+def test_games_for_training_and_for_tests_differ(pair, name):
+    games = [f"textworld_express:{name}:{fold}" for fold in ("train", "test")]
+    train, test = pair.reset(games, seeds=[1, 1]).observations
+    assert train != test
+
+
+def test_a_state_is_described_by_what_is_there_and_what_is_carried(pair, whole_path):
+    with engines.Bridge(num_environments=1, describe=True, timeout=60) as opened:
+        first = opened.reset([TWC], seeds=[0]).observations[0]
+        assert "Your inventory is currently empty" in first
+        # To look is no change.
+        assert opened.step(["look around"]).observations[0] == first
+        taking = next(each for each in whole_path[0] if each.startswith("take"))
+        assert "currently empty" not in opened.step([taking]).observations[0]
+
+
+@pytest.mark.parametrize(
+    ("game", "message"),
+    [
+        ("twc:training", "its games are for train, dev, test, not 'training'"),
+        ("tw:train", r"Unknown game \(tw\)"),
+        ("twc:train:foo=3", r"Unrecognized property name \(foo\)"),
+    ],
+)
+def test_a_game_that_does_not_exist_is_refused(game, message):
+    with (
+        engines.Bridge(num_environments=1, timeout=60) as opened,
+        pytest.raises(engines.GameError, match=message),
+    ):
+        opened.reset([f"textworld_express:{game}"])
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        (None, "runs in Java, and there is no `java`"),
+        ("""echo 'openjdk version "1.5.0_22"' >&2""", "is Java 5, and this TextWorldExpress needs"),
+        ("echo 'no such thing' >&2", "does not say its version"),
+    ],
+)
+def test_a_java_that_is_missing_or_too_old_is_named(script, message, tmp_path, monkeypatch):
+    if script is not None:
+        (tmp_path / "java").write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / "java").chmod(0o755)
+    # The shell that runs the script is named by its path.
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert os.path.exists("/bin/sh")
+    with (
+        engines.Bridge(num_environments=1, timeout=60) as opened,
+        pytest.raises(engines.GameError, match=message),
+    ):
+        opened.reset([TWC])
+
+
+def test_a_lost_process_costs_its_own_episode_only(pair):
+    pair.reset([TWC, TWC], seeds=[3, 4])
+    pair._workers[0]._process.kill()
+    seen = pair.step(["look around", "look around"])
+    assert list(seen.lost) == [True, False]
+    assert pair.reset([TWC, TWC], seeds=[3, 4]).observations[0]
