@@ -96,8 +96,8 @@ def locate(game: str) -> tuple[str, str]:
         raise GameError(f"{game}: {unknown('engine', name, _ENGINES)}")
     raise GameError(
         f"{game}: no engine plays this. Give an ALFWorld game (.tw-pddl), a TextWorld game "
-        "(.z8, .ulx), the name of a Gymnasium environment (gymnasium:ID), games of TextWorldExpress "
-        "(textworld_express:GAME:FOLD), or a game of an engine of your own "
+        "(.z8, .ulx), the name of a Gymnasium environment (gymnasium:ID), a kind of games of "
+        "TextWorldExpress (textworld_express:GAME:FOLD), or a game of an engine of your own "
         "(engine:MODULE:CLASS:ARGUMENT)."
     )
 
