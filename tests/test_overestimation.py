@@ -18,7 +18,7 @@ Q = np.array([[1.0, 2.0, 0.0], [0.5, 0.4, 9.0]], np.float32)
 
 
 def fake_run(row: list[int], action: list[int]):
-    """A run of one seed that plays two steps, with a replay of so many entries and room for more."""
+    """A run of one seed that plays two steps; its replay has so many entries, and room for more."""
     room = [0, 0]
     entries = Record(
         *(jnp.array([values + room]) for values in (row, action)),

@@ -14,9 +14,11 @@ they are installed:
 
 Ours are timed from text to log-probabilities, tokenizing and packing included: four states in a
 call ("states/s"), one state in a call ("one by one"), and four states whose prompts begin with the
-same instructions, half of the prompt ("shared prefix"). Every way runs in a process of its own, and
-they take turns. Of pairs, which are all alike, four are timed and the rest reckoned. A way that
-would need more memory than there is is left out.
+same instructions, half of the prompt ("shared prefix"). "host" and "device" are the parts of ours
+in seconds a state, measured one after the other: tokens and packed rows, and what the model makes
+of them. In a run they overlap, and the larger one is what the other waits for. Every way runs in a
+process of its own, and they take turns. Of pairs, which are all alike, four are timed and the rest
+reckoned. A way that would need more memory than there is is left out.
 
 The fraction of the matmul rate counts the multiplications that cannot be avoided, those of each
 distinct beginning of a text once and of the vocabulary where a next token is needed, and compares
@@ -214,6 +216,9 @@ def measure(
         "states_per_second": first["ours"]["states_per_s"],
         "fraction_of_matmul_rate": first["ours"]["of_matmul"],
         "peak_memory_over_weights": first["ours"]["memory"],
+        "host_seconds_per_state": first["ours"]["host_s"],
+        "device_seconds_per_state": first["ours"]["device_s"],
+        "waits": "device" if first["ours"]["host_s"] > first["ours"]["device_s"] else "host",
     }
     if there is not None:
         # Prompts of one task mostly begin with the same instructions.
@@ -240,16 +245,18 @@ def _measure_case(
     ours = {"ours": apart, "ours, one by one": apart[:1], "ours, shared prefix": sharing}
     texts = {way: [(s.prompt, s.actions) for s in states] for way, states in ours.items()}
     first = {way: here(scoring_here.seconds, pairs) for way, pairs in texts.items()}
+    here(scoring_here.parts, texts["ours"])
 
     seconds: dict[str, list[float]] = collections.defaultdict(list)
     memory: dict[str, float] = {}
-    rates = []
+    rates, parts = [], []
     for repeat in range(repeats):
         for way, pairs in texts.items():
             rates.append(here(scoring_here.matmul_rate))
             seconds[way].append(here(scoring_here.seconds, pairs) / len(pairs))
             memory[way] = here(scoring_here.peak_memory)
         rates.append(here(scoring_here.matmul_rate))
+        parts.append(here(scoring_here.parts, texts["ours"]))
         if there is not None:
             state = apart[repeat % len(apart)]
             for way in scoring_torch.WAYS:
@@ -259,7 +266,11 @@ def _measure_case(
     medians = {way: statistics.median(taken) for way, taken in seconds.items()}
 
     def row(way: str) -> dict[str, Any]:
-        flops = compiling = math.nan
+        flops = compiling = host = device = math.nan
+        if way == "ours":
+            host, device = (
+                statistics.median(part) / len(apart) for part in zip(*parts, strict=True)
+            )
         if way in ours:
             compiling = max(0.0, first[way] - medians[way] * len(ours[way]))
             flops = needed_flops(config, ours[way]) / len(ours[way])
@@ -272,6 +283,8 @@ def _measure_case(
             "of_matmul": _rounded(flops / medians[way] / max(rates), 3),
             "memory": _rounded(memory[way], 3),
             "compile_s": _rounded(compiling, 1),
+            "host_s": _rounded(host, 5),
+            "device_s": _rounded(device, 5),
         }
 
     return [row(way) for way in medians]

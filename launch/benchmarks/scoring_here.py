@@ -13,6 +13,9 @@ from flax import nnx
 from launch.benchmarks import memory
 from llmprior_jax import models, priors
 from llmprior_jax.models import Decoder, DecoderConfig, LanguageModel
+from llmprior_jax.priors.scoring import packing
+from llmprior_jax.priors.scoring.score import score_packed
+from llmprior_jax.priors.scoring.tokenizing import tokenize
 
 _model: LanguageModel
 _held_before: int
@@ -53,6 +56,20 @@ def seconds(texts: Sequence[tuple[str, list[str]]]) -> float:
     start = time.perf_counter()
     jax.block_until_ready(priors.score_actions(_model, prompts, actions))
     return time.perf_counter() - start
+
+
+def parts(texts: Sequence[tuple[str, list[str]]]) -> tuple[float, float]:
+    """Time of scoring the same by its parts, one after the other: the host's and the device's.
+
+    The host makes tokens and packed rows of texts, the device log-probabilities of these.
+    """
+    prompts, actions = zip(*texts, strict=True)
+    start = time.perf_counter()
+    passes = list(packing.passes(tokenize(_model, prompts, actions)))
+    packed = time.perf_counter()
+    for each, _ in passes:
+        jax.block_until_ready(score_packed(_model.graphdef, _model.params, each))
+    return packed - start, time.perf_counter() - packed
 
 
 def generate_seconds(texts: Sequence[str], num_samples: int, new_tokens: int) -> float:
