@@ -14,9 +14,9 @@ they are installed:
 
 Ours are timed from text to log-probabilities, tokenizing and packing included: four states in a
 call ("states/s"), one state in a call ("one by one"), and four states whose prompts begin with the
-same instructions, half of the prompt ("shared prefix"). "host" and "device" are the parts of ours
-in seconds a state, measured one after the other: tokens and packed rows, and what the model makes
-of them. In a run they overlap, and the larger one is what the other waits for. Every way runs in a
+same instructions, half of the prompt ("shared prefix"). Below the table are the parts of ours with
+the first workload, measured one after the other: the host makes tokens and packed rows, the device
+log-probabilities of these. In a run they overlap, and who has less to do waits. Every way runs in a
 process of its own, and they take turns. Of pairs, which are all alike, four are timed and the rest
 reckoned. A way that would need more memory than there is is left out.
 
@@ -204,11 +204,12 @@ def measure(
     config = DecoderConfig.from_hf(_COMMON | SHAPES[shape])
     cases = [(tokens, num_actions) for num_actions in actions for tokens in prompt_tokens]
     with both_sides(shape, dtype) as (here, there, weights):
-        cases_rows = [
+        measured = [
             _measure_case(config, tokens, num_actions, 1 if case else repeats, here, there)
             for case, (tokens, num_actions) in enumerate(cases)
         ]
-    first = {row["way"]: row for row in cases_rows[0]}
+    rows, parts = measured[0]
+    first = {row["way"]: row for row in rows}
     summary = {
         "shape": shape,
         "dtype": dtype,
@@ -216,9 +217,7 @@ def measure(
         "states_per_second": first["ours"]["states_per_s"],
         "fraction_of_matmul_rate": first["ours"]["of_matmul"],
         "peak_memory_over_weights": first["ours"]["memory"],
-        "host_seconds_per_state": first["ours"]["host_s"],
-        "device_seconds_per_state": first["ours"]["device_s"],
-        "waits": "device" if first["ours"]["host_s"] > first["ours"]["device_s"] else "host",
+        **parts,
     }
     if there is not None:
         # Prompts of one task mostly begin with the same instructions.
@@ -228,7 +227,7 @@ def measure(
             summary[f"ratio_vs_{name}"] = theirs["ours_faster"]
             ratio = _rounded(sharing / theirs["states_per_s"], 2)
             summary[f"shared_prefix_ratio_vs_{name}"] = ratio
-    return timing.Result([row for rows in cases_rows for row in rows], summary)
+    return timing.Result([row for rows, _ in measured for row in rows], summary)
 
 
 def _measure_case(
@@ -238,8 +237,8 @@ def _measure_case(
     repeats: int,
     here: _Process,
     there: _Process | None,
-) -> list[dict[str, Any]]:
-    """One row for each way of scoring one workload; the first is ours."""
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """One row for each way of scoring one workload, the first is ours; and the parts of ours."""
     apart = workload(prompt_tokens, num_actions, shared_prefix=False)
     sharing = workload(prompt_tokens, num_actions, shared_prefix=True)
     ours = {"ours": apart, "ours, one by one": apart[:1], "ours, shared prefix": sharing}
@@ -266,11 +265,7 @@ def _measure_case(
     medians = {way: statistics.median(taken) for way, taken in seconds.items()}
 
     def row(way: str) -> dict[str, Any]:
-        flops = compiling = host = device = math.nan
-        if way == "ours":
-            host, device = (
-                statistics.median(part) / len(apart) for part in zip(*parts, strict=True)
-            )
+        flops = compiling = math.nan
         if way in ours:
             compiling = max(0.0, first[way] - medians[way] * len(ours[way]))
             flops = needed_flops(config, ours[way]) / len(ours[way])
@@ -283,11 +278,14 @@ def _measure_case(
             "of_matmul": _rounded(flops / medians[way] / max(rates), 3),
             "memory": _rounded(memory[way], 3),
             "compile_s": _rounded(compiling, 1),
-            "host_s": _rounded(host, 5),
-            "device_s": _rounded(device, 5),
         }
 
-    return [row(way) for way in medians]
+    host, device = (statistics.median(part) / len(apart) for part in zip(*parts, strict=True))
+    return [row(way) for way in medians], {
+        "host_ms_per_state": round(1e3 * host, 3),
+        "device_ms_per_state": round(1e3 * device, 3),
+        "waits": "device" if host > device else "host",
+    }
 
 
 def _rounded(value: float, digits: int) -> float | None:

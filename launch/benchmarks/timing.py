@@ -52,6 +52,8 @@ def show(name: str, result: Result, as_json: bool) -> None:
     console = rich.console.Console()
     console.width = max(console.width, 100)  # Numbers cut short are worse than lines that wrap.
     console.print(table)
+    for quantity, value in result.summary.items():
+        console.print(f"{quantity.replace('_', ' ')}: {_cell(value)}", highlight=False)
     if as_json:
         told = {"benchmark": name, "machine": machine, **result.summary, "rows": result.rows}
         print(json.dumps(told))
