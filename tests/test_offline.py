@@ -8,10 +8,11 @@ import pytest
 from lock_env import CHECKPOINTED, Lock, LockSource, scored_lock
 
 from llmprior_jax import datasets, training
-from llmprior_jax.learning.offline import OfflineRun
+from llmprior_jax.learning.offline import OfflineRun, in_used_slots
 from llmprior_jax.play import collecting
 from llmprior_jax.play.collecting import Part
 from llmprior_jax.training import build, known_states
+from llmprior_jax.types import ActionPrior
 
 LOCK = Lock()
 SEEDS = 4
@@ -137,6 +138,18 @@ def reworded(dataset, num_states):
     for row in np.unique(dataset.row)[:num_states].tolist():
         states[row] = states[row]._replace(observation=f"Room {row}.")
     return dataset._replace(states=tuple(states))
+
+
+@pytest.mark.parametrize(("last_action", "slots"), [(1, 3), (4, 5)])
+def test_slots_that_no_state_uses_are_not_computed(last_action, slots):
+    with np.errstate(divide="ignore"):
+        log_probs = np.log(np.array([[0.5, 0.5, 0, 0, 0, 0], [0.5, 0.25, 0.25, 0, 0, 0]]))
+    features = np.arange(12.0).reshape(2, 6, 1)
+    prior = ActionPrior(log_probs, features, others=log_probs[:, None])
+    used = in_used_slots(prior, np.array([0, last_action]))
+    np.testing.assert_array_equal(used.log_probs, log_probs[:, :slots])
+    np.testing.assert_array_equal(used.features, features[:, :slots])
+    np.testing.assert_array_equal(used.others, log_probs[:, None, :slots])
 
 
 def test_states_that_the_environment_lacks_are_warned_of(expert, caplog):

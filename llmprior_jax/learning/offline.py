@@ -90,7 +90,7 @@ class OfflineRun(Run):
     ):
         super().__init__(player, settings)
         self._experience = Experience(
-            prior=self.scored.score_states(dataset.states),
+            prior=in_used_slots(self.scored.score_states(dataset.states), dataset.action),
             **{
                 name: jnp.asarray(getattr(dataset, name))
                 for name in Experience._fields
@@ -144,6 +144,24 @@ class OfflineRun(Run):
                 "its transitions have changed since. Bring that file back, or start again with "
                 "another --workdir or --noresume"
             )
+
+
+def in_used_slots(prior: ActionPrior, action: np.ndarray) -> ActionPrior:
+    """The priors [M] without the slots after the last one that any of the states has an action in.
+
+    An update costs as much as there are slots, and an environment has slots for its largest state.
+
+    Args:
+      prior: of the states.
+      action: i32[N], what was done in them, which the prior may rule out.
+    """
+    used = np.flatnonzero(np.isfinite(np.asarray(prior.log_probs)).any(axis=0))
+    slots = int(max(used.max(initial=0), action.max(initial=0))) + 1
+    return prior._replace(
+        log_probs=prior.log_probs[:, :slots],
+        features=prior.features[:, :slots],
+        others=None if prior.others is None else prior.others[..., :slots],
+    )
 
 
 def _begin(
