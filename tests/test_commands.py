@@ -231,6 +231,7 @@ ELSEWHERE = {
     "launch.train alfworld_pick": "test_alfworld_training",
     "launch.train alfworld_examine": "test_alfworld_training",
     "launch.evaluate": "test_experiment",
+    "launch.import_dataset": "test_import_dataset",
     "launch.make_games": "test_make_games",
     "launch.sweep": "test_sweep",
     "launch.report": "test_report",
