@@ -62,6 +62,7 @@ def _run(content: bytes) -> Any:
             raise IndexError
         return stacks.pop()
 
+    argument: Any
     for instruction, argument, place in pickletools.genops(content):
         name = instruction.name
         if name in _NOTHING:
