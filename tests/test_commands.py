@@ -235,6 +235,7 @@ ELSEWHERE = {
     "launch.make_games": "test_make_games",
     "launch.sweep": "test_sweep",
     "launch.report": "test_report",
+    "launch.search_settings": "test_search_settings",
     "launch.real_models": "test_real_models",
     "launch.trust": "test_trust_report",
     "launch.prior fill": "test_store",

@@ -2,7 +2,8 @@
 
 An experiment is a set of runs and a way to look at them. A run is one agent; runs of an experiment
 differ in one thing, such as the agent, the amount of data, or the temperature, and all else is the
-default of `training.default_config` or said here. A run that several experiments look at is trained
+default of `training.default_config`, said here, or, where agents are compared in kitchens, what
+`launch.search_settings` chose for each. A run that several experiments look at is trained
 once. `Scale` has the sizes, for the full report and for a quick look.
 """
 
@@ -14,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from launch.configs import alfworld_pick
+from launch.search_settings.chosen import chosen
 from llmprior_jax import training
 from llmprior_jax.training.config import changes
 from llmprior_jax.training.summary import SOLVED
@@ -241,6 +243,13 @@ class _Maker(NamedTuple):
         config.update_from_flattened_dict(values)
         return Run(label or _NAMES[agent], self._name(config), config, amount)
 
+    def best(
+        self, agent: str, label: str | None = None, amount: int | None = None, **fields: Any
+    ) -> Run:
+        """Likewise, with the settings that the search chose for the agent in the kitchen."""
+        settings = {name.replace(".", "__"): value for name, value in chosen(agent).items()}
+        return self.run(agent, label, amount, **{**settings, **fields})
+
     def _name(self, config: training.Config) -> str:
         """Of a run; made of its configuration, and of its inputs by what they are."""
 
@@ -300,12 +309,14 @@ def _online(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
         ("online-tomato-salad", "Overcooked-TomatoSalad", {}, {}, ""),
         ("online-frozen-lake", "FrozenLake-4x4", lake_values, lake_policies, lake_tried),
     ):
+        # On the lake all agents have what was found for it by hand.
+        make_run = maker.run if of_policies else maker.best
         values = [
-            maker.run(agent, env=env, **{**BOTH_MODES, **of_values})
+            make_run(agent, env=env, **{**BOTH_MODES, **of_values})
             for agent in ("random", "prior", "dqn", "dqn_prior")
         ]
         policies = [
-            maker.run(agent, env=env, **BOTH_MODES, **policy, **of_policies)
+            make_run(agent, env=env, **BOTH_MODES, **policy, **of_policies)
             for agent in scale.pick(POLICY_AGENTS, POLICY_AGENTS if env == SALAD else ())
         ]
         experiments[name] = Experiment(
@@ -400,7 +411,7 @@ def _offline(scale: Scale, inputs: Inputs) -> Experiment:
         f"Offline: {SALAD}",
         "How many transitions does a prior save an agent that learns from a dataset?",
         tuple(
-            maker.run(
+            maker.best(
                 agent,
                 amount=size,
                 offline__dataset=str(inputs.dataset),
@@ -510,11 +521,11 @@ def _bad_prior(scale: Scale, inputs: Inputs) -> Experiment:
     maker = _salad(scale, inputs)
     mixed = {0.0: "", 0.5: ", half uniform", ROBUST_SHARE: f", {ROBUST_SHARE:.0%} uniform"}
     shares = scale.pick((0.0, 0.5, ROBUST_SHARE), (0.0, ROBUST_SHARE))
-    runs = [maker.run("dqn", **scale.closely)]
+    runs = [maker.best("dqn", **scale.closely)]
     for label, is_reversed in (("DQN-Prior", False), ("reversed", True)):
         for share in shares:
             fields: dict[str, Any] = {"prior__reversed": is_reversed, "prior__uniform_share": share}
-            runs.append(maker.run("dqn_prior", label + mixed[share], **fields, **scale.closely))
+            runs.append(maker.best("dqn_prior", label + mixed[share], **fields, **scale.closely))
     return Experiment(
         f"A bad prior: {SALAD}",
         "The prior's probabilities are reversed: the likeliest action gets the smallest. Mixed "

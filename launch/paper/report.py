@@ -19,6 +19,7 @@ from launch.common import run_pool
 from launch.paper import claims
 from launch.paper.claims import Curve
 from launch.paper.plan import Claim, Experiment, Run, Scale, distinct_runs
+from launch.search_settings.chosen import chosen
 from llmprior_jax.files import replaced, write_atomically
 from llmprior_jax.training import provenance, summary
 from llmprior_jax.training.config import step_unit
@@ -36,6 +37,7 @@ _OF_A_CALL = (
 )
 # The modes of evaluation, by what stands before the names of their metrics.
 _MODES = {"sample": "", "greedy": "greedy_"}
+_SEARCHED = ("dqn", "dqn_prior", "cql", "cql_prior", "gflan", "gflan_prior")
 Records = Sequence[Mapping[str, Any]]
 
 
@@ -419,6 +421,11 @@ def _head(evidence: Evidence, num_planned: int) -> str:
             ]
         )
 
+    settings = [
+        f"- {agent}: {', '.join(f'{name} {value}' for name, value in found.items())}"
+        for agent in _SEARCHED
+        if (found := chosen(agent))
+    ]
     return "\n".join(
         [
             "# What a prior is worth",
@@ -431,6 +438,10 @@ def _head(evidence: Evidence, num_planned: int) -> str:
             f"the baseline ends, the mean of its last {claims.NUM_LAST} evaluations (of fewer than",
             "ten the second half; where amounts are varied, its success with the most). What never",
             "gets there needs more than it was given, nobody knows how much; intervals say so.",
+            "",
+            "Where agents are compared in kitchens, each has the settings that",
+            "`launch.search_settings` chose for it on other seeds, where they are not the default:",
+            *(["", *settings] if settings else ["of none they are."]),
             "",
             f"{len(evidence.records)} of {num_planned} runs are finished, by these calls:",
             "",
