@@ -280,8 +280,6 @@ def _salad(scale: Scale, inputs: Inputs) -> _Maker:
         config.num_steps = scale.online_steps
         # Evaluation takes most of the time of a run.
         config.eval_every, config.eval_episodes = 2_000, 16 if scale.is_quick else 32
-        if scale.is_quick:  # So that what claims are about is trained once for all.
-            config.update(BOTH_MODES)
         return config
 
     return _Maker(inputs, default)
