@@ -94,7 +94,13 @@ def test_the_report_chooses_the_best_and_has_all_that_was_tried(tmp_path):
 
 
 def test_the_command_trains_what_is_planned_once_and_goes_on(tmp_path, monkeypatch):
-    lake = {"env": "FrozenLake-4x4", "num_seeds": 2, "eval_episodes": 4, "num_steps": 8}
+    lake = {
+        "env": "FrozenLake-4x4",
+        "num_seeds": 2,
+        "eval_episodes": 4,
+        "num_steps": 8,
+        "eval_every": 8,
+    }
     search = plan.Search(
         "random", lake, {"agent.alpha": (0.03, 0.1), "agent.discount": (0.9, 0.95)}
     )
