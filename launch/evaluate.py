@@ -33,7 +33,10 @@ _WORKDIR = FLAGS.string("workdir", None, "Directory of the run.", required=True)
 _AGENT = FLAGS.string("agent", "dqn_prior", "Which of the run's agents.")
 _EPISODES = FLAGS.integer("episodes", 256, "Episodes per seed.", lower_bound=1)
 _MODE = FLAGS.string(
-    "mode", None, "How the agent acts, sample or greedy; by default as in the run's evaluations."
+    "mode",
+    None,
+    "How the agent acts: sample, greedy, or candidates, the one of largest Q of as many as it "
+    "learned with, or of 5; by default as in the run's evaluations.",
 )
 _SHOW = FLAGS.boolean("show_episode", False, "Also print one episode as text.")
 _REPLAY = FLAGS.boolean(
@@ -60,10 +63,10 @@ def main(argv: Sequence[str]) -> None:
     if _SEED.value >= num_seeds:
         raise ValueError(f"--seed is {_SEED.value}; the run has seeds 0 to {num_seeds - 1}")
     of_run = training.to_settings(training.read_config(pathlib.Path(_WORKDIR.value)))
-    mode = _MODE.value or of_run.run.eval_mode
+    modes = [_MODE.value] if _MODE.value else of_run.run.eval_modes
     console.print(
         f"{_AGENT.value} after {run.steps:,} {run.unit}, {_EPISODES.value} episodes of each "
-        f"of {num_seeds} seeds ({mode}), interquartile means \\[95% interval]"
+        f"of {num_seeds} seeds ({', '.join(modes)}), interquartile means \\[95% interval]"
     )
     for prior in priors_of(build_agent.seen_by(_AGENT.value, of_run.prior)):
         told = f"  prior: {prior.model}, asked: {asked(prior)}"

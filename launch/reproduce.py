@@ -5,8 +5,9 @@
     python -m launch.reproduce --workdir=runs/reproduce --out=report --only=offline
     python -m launch.reproduce --workdir=runs/reproduce --out=report --notrain
 
-`--out` gets `report.md` with a table, a figure and a verdict on each claim, the figures, and
-`results.jsonl`: a line for each seed of each run, from which all of it is computed. Given again,
+`--out` gets `report.md` with a table, a figure and verdicts on each claim, the figures, and
+`results.jsonl`: a line for each seed of each run, from which all of it is computed. Agents that are
+compared in kitchens have the settings that `launch.search_settings` chose. Given again,
 the command goes on where it stopped, and what a report in `--out` says of other runs stays there.
 `--quick` does each experiment small, in 8.5 minutes with two processes on 2 cores (11 with one),
 and leaves out what only a long look can tell apart, such as GFlan beyond one kitchen; `--notrain`

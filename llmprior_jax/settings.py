@@ -358,8 +358,11 @@ class RunSettings:
       num_steps: environment steps of each seed (offline: updates).
       eval_every: steps between two evaluations; before the last one there may be fewer.
       eval_episodes: episodes of an evaluation, per seed.
-      eval_mode: how agents act in evaluations and in episodes that are shown: "sample" draws from
-        their policy, as they do when they learn, "greedy" takes its likeliest action.
+      eval_modes: how agents act in evaluations, of which each has one for each of these: "sample"
+        draws from their policy, as they do when they learn; "greedy" takes its likeliest action;
+        "candidates" draws `AgentSettings.num_candidates` from the prior, or 5, as the paper in the
+        kitchens, and takes the one of largest Q. In episodes that are shown, agents act as in the
+        first. Metrics of the others have the mode before their names, `greedy_success_rate`.
       mesh: devices, such as "data:4,model:2" (`distributed.make_mesh`): seeds are shared out over
         `data`, the language model's weights over `model`. None is as many as divide the seeds.
     """
@@ -369,7 +372,7 @@ class RunSettings:
     num_steps: int = 36_000
     eval_every: int = 1_000
     eval_episodes: int = 64
-    eval_mode: str = "sample"
+    eval_modes: tuple[str, ...] = ("sample",)
     mesh: str | None = None
 
 

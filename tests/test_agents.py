@@ -454,3 +454,25 @@ def test_where_all_episodes_have_ended_an_adapted_alpha_stays_what_it_is():
         jax.tree.leaves(stayed.temperature), jax.tree.leaves(moved.temperature), strict=True
     ):
         assert now == before
+
+
+def test_the_best_of_candidates_is_the_one_of_largest_q_that_the_prior_draws():
+    # Q is the one feature: the last action is best, and the prior never draws it.
+    prior = ActionPrior(
+        jnp.log(jnp.array([0.6, 0.3, 0.1, 0.0])), jnp.array([[0.0], [1.0], [2.0], [3.0]])
+    )
+    agent = agents.best_of_candidates(agents.dqn_prior(hidden_sizes=()), num_candidates=2)
+    state = agent.init(jax.random.key(0), prior)
+    state = state._replace(params=jax.tree.map(jnp.ones_like, state.params))
+    keys = jax.random.split(jax.random.key(1), 4_000)
+    actions = jax.vmap(agent.act, in_axes=(None, 0, None))(state, keys, prior)
+    # The better of two draws; five standard errors of a share of 4,000 are 0.04.
+    expected = [0.6**2, 0.9**2 - 0.6**2, 1 - 0.9**2, 0]
+    np.testing.assert_allclose(np.bincount(actions, minlength=4) / 4_000, expected, atol=0.04)
+
+
+def test_without_q_the_best_of_candidates_is_a_draw_from_the_prior():
+    agent = agents.best_of_candidates(agents.prior_alone(), num_candidates=5)
+    keys = jax.random.split(jax.random.key(0), 4_000)
+    actions = jax.vmap(agent.act, in_axes=(None, 0, None))((), keys, of_probabilities(0.7, 0.3))
+    np.testing.assert_allclose(np.bincount(actions) / 4_000, [0.7, 0.3], atol=0.04)

@@ -24,76 +24,116 @@ def test_from_nothing_the_scale_is_linear():
     assert claims.needed(np.array([0, 100]), np.array([0.0, 1.0]), 0.25) == pytest.approx(25)
 
 
-def test_a_tenth_of_the_data_is_a_saving_of_ninety_per_cent():
+def test_a_curve_ends_where_its_last_five_points_are_on_average():
+    success = np.array([*[0.0] * 5, 1.0, 0.1, 0.2, 0.3, 0.4, 0.5])
+    assert claims.end(success) == pytest.approx(0.3)
+    assert claims.end(success[-4:]) == pytest.approx(0.45), "half of four points are two"
+    assert claims.end(success[-3:]) == pytest.approx(0.5)
+    assert claims.end(success, num_last=1) == pytest.approx(0.5)
+
+
+def test_a_tenth_of_the_data_is_a_ratio_of_a_tenth():
     baseline = np.tile([[0.0], [0.2], [0.9]], (1, 8))
     method = np.tile([[0.0], [0.9], [0.9]], (1, 8))
-    saving = claims.saving(Curve(AMOUNTS, baseline), Curve(AMOUNTS, method))
-    assert saving.level == pytest.approx(0.9)
-    assert (saving.baseline, saving.method) == (10_000, 1_000)
+    found = claims.compare(Curve(AMOUNTS, baseline), Curve(AMOUNTS, method))
+    assert found.level == pytest.approx(0.9)
+    assert (found.baseline, found.method) == (10_000, 1_000)
     # Seeds that all agree leave no doubt.
-    assert saving.saved == saving.low == saving.high == pytest.approx(0.9)
+    assert found.ratio == found.low == found.high == pytest.approx(0.1)
 
 
-def test_a_method_that_never_gets_there_saves_nothing():
-    baseline = np.tile([[0.0], [0.2], [0.9]], (1, 8))
-    assert claims.saving(Curve(AMOUNTS, baseline), Curve(AMOUNTS, 0.5 * baseline)).saved == -np.inf
+def test_one_lucky_point_is_no_success_to_reach():
+    steady = np.tile([[0.0], *[[0.5]] * 11], (1, 8))
+    lucky = steady.copy()
+    lucky[4] = 0.9
+    curves = [Curve(np.arange(12) * 100, success) for success in (lucky, steady)]
+    assert claims.compare(*curves).ratio == 1
+
+
+def test_a_method_that_never_gets_there_may_need_anything_beyond_its_last_amount():
+    baseline = np.tile([[0.0], [0.8], [0.9]], (1, 8))
+    found = claims.compare(
+        Curve(AMOUNTS, baseline), Curve(AMOUNTS[:2], 0.5 * baseline[:2]), level=0.8
+    )
+    assert (found.baseline, found.method, found.ratio) == (1_000, np.inf, np.inf)
+    assert (found.low, found.high) == (1, np.inf)
+
+
+def test_of_a_baseline_that_never_gets_there_the_ratio_is_known_from_above():
+    baseline = Curve(AMOUNTS, np.tile([[0.1], [0.2], [0.3]], (1, 8)))
+    method = Curve(AMOUNTS, np.tile([[0.1], [0.9], [0.9]], (1, 8)))
+    found = claims.compare(baseline, method, level=0.9)
+    assert (found.baseline, found.method, found.ratio) == (np.inf, 1_000, 0.1)
+    assert (found.low, found.high) == (0, 0.1)
+    neither = claims.compare(baseline, baseline, level=0.9)
+    assert (neither.low, neither.high) == (0, np.inf)
 
 
 def test_a_baseline_that_never_succeeds_is_refused():
     with pytest.raises(ValueError, match="never succeeds"):
-        claims.saving(Curve(AMOUNTS, np.zeros((3, 4))), Curve(AMOUNTS, np.ones((3, 4))))
+        claims.compare(Curve(AMOUNTS, np.zeros((3, 4))), Curve(AMOUNTS, np.ones((3, 4))))
 
 
 def test_nothing_is_saved_of_a_baseline_whose_seeds_drawn_anew_never_succeed():
     rare = np.array([[0.0, 0.0, 0.0, 0.0], [0.2, 0.1, 0.05, 0.0], [0.2, 0.1, 0.05, 0.0]])
     curve = Curve(np.array([0, 1_000, 2_000]), rare)
-    saving = claims.saving(curve, curve)
-    assert saving.saved == 0
-    assert saving.low <= 0
+    found = claims.compare(curve, curve)
+    assert found.ratio == 1
+    assert found.high >= 1
 
 
 def test_a_method_may_have_been_looked_at_elsewhere():
     baseline = Curve(np.array([0, 100]), np.array([[0.0] * 4, [0.8] * 4]))
-    method = Curve(np.array([0, 10, 20]), np.array([[0.0] * 4, [0.4] * 4, [1.2] * 4]))
-    saving = claims.saving(baseline, method)
-    assert saving.method == pytest.approx(10 * 2**0.5)  # Halfway, on the scale of logarithms.
-    assert saving.saved == pytest.approx(1 - 0.1 * 2**0.5)
+    method = Curve(np.array([0, 10, 20]), np.array([[0.0] * 5, [0.4] * 5, [1.2] * 5]))
+    found = claims.compare(baseline, method)
+    assert found.method == pytest.approx(10 * 2**0.5)  # Halfway, on the scale of logarithms.
+    assert found.ratio == pytest.approx(0.1 * 2**0.5)
 
 
-def test_the_success_to_reach_can_be_said():
-    baseline = Curve(AMOUNTS, np.tile([[0.0], [0.2], [0.9]], (1, 8)))
-    method = Curve(AMOUNTS, np.tile([[0.2], [0.3], [0.4]], (1, 8)))
-    saving = claims.saving(baseline, method, level=0.2)
-    assert (saving.baseline, saving.method, saving.saved) == (1_000, 100, pytest.approx(0.9))
-    never = claims.saving(method, baseline, level=0.9)
-    assert np.isinf(never.baseline)
-    assert never.saved == 1.0
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [
+        (0.05, 0.1, claims.BORNE_OUT),
+        (0.05, 0.11, claims.NOT_DECIDED),
+        (0.11, np.inf, claims.NOT_BORNE_OUT),
+        (0.0, np.inf, claims.NOT_DECIDED),
+    ],
+)
+def test_the_interval_decides_a_claim(low, high, verdict):
+    assert claims.Comparison(0.9, 10, 1, 0.1, low, high).verdict(at_most=0.1) == verdict
+
+
+def test_seeds_are_drawn_whole():
+    # Each seed stays where it is, so that any whole seeds make a level curve, which is at its end
+    # from the first amount on. Points drawn apart would go up and down.
+    success = np.tile(np.random.default_rng(0).integers(1, 9, size=16) / 8, (20, 1))
+    amounts = 100 * np.arange(1, 21)
+    found = claims.compare(Curve(amounts, success), Curve(amounts, np.ones((20, 4))))
+    assert found.ratio == found.low == found.high == 1
 
 
 @settings(max_examples=20, deadline=None)
 @given(st.floats(0.01, 100.0), st.integers(0, 1_000))
-def test_a_saving_has_no_unit(factor, seed):
+def test_a_ratio_has_no_unit(factor, seed):
     success = np.sort(np.random.default_rng(seed).uniform(size=(2, 3, 6)), axis=1)
-    saving, scaled = (
-        claims.saving(Curve(amounts, success[0]), Curve(amounts, success[1]))
+    found, scaled = (
+        claims.compare(Curve(amounts, success[0]), Curve(amounts, success[1]))
         for amounts in (AMOUNTS, factor * AMOUNTS)
     )
-    assert saving.saved == pytest.approx(scaled.saved)
-    assert (saving.low, saving.high) == pytest.approx((scaled.low, scaled.high))
+    assert found[3:] == pytest.approx(scaled[3:])
 
 
-def test_intervals_hold_the_true_saving_about_as_often_as_they_say():
-    # Linear on the scale of logarithms, and the baseline is at its best, 0.9, with the last amount
-    # alone: a method as good with a fifth of the amount saves 80%.
-    truth = {1: np.array([0.1, 0.5, 0.9]), 5: np.array([0.1, 0.5, 0.9])}
-    rng = np.random.default_rng(0)
+def test_intervals_hold_the_true_ratio_about_as_often_as_they_say():
+    # Linear on the scale of logarithms, each seed a little better or worse from first to last: a
+    # method as good with a fifth of the amount.
+    truth, rng = np.array([0.1, 0.5, 0.9]), np.random.default_rng(0)
     held = []
     for _ in range(60):
         baseline, method = (
-            Curve(AMOUNTS / factor, rng.normal(means[:, None], 0.05, size=(3, 16)))
-            for factor, means in truth.items()
+            Curve(AMOUNTS / factor, truth[:, None] + rng.normal(0, 0.1, size=16))
+            for factor in (1, 5)
         )
-        saving = claims.saving(baseline, method)
-        held.append(saving.low <= 0.8 <= saving.high)
+        found = claims.compare(baseline, method, level=0.5)
+        held.append(found.low <= 0.2 <= found.high)
     # Of 60 intervals of 95% fewer than 51 hold it in one case of a thousand.
     assert np.mean(held) >= 51 / 60

@@ -149,6 +149,22 @@ assert not jax._src.xla_bridge._backends, "a backend was started"
     subprocess.run([sys.executable, "-c", script], check=True, cwd=root)
 
 
+@pytest.mark.parametrize(
+    ("agent", "modes", "message"),
+    [
+        ("dqn", (), r"eval_modes is \(\); name one or more modes, each once"),
+        ("dqn", ("greedy", "greedy"), "each once"),
+        ("dqn", ("best",), "eval_modes has 'best'; use one of sample, greedy, candidates"),
+        ("gflan", ("sample", "candidates"), "largest Q is taken, and gflan has no Q"),
+    ],
+)
+def test_modes_of_evaluation_that_there_are_not_are_refused(agent, modes, message):
+    config = training.default_config()
+    config.agents, config.eval_modes = (agent,), modes
+    with pytest.raises(ValueError, match=message):
+        validate(training.to_settings(config))
+
+
 def test_a_name_that_would_lead_out_of_a_directory_is_refused_before_a_run():
     config = training.default_config()
     config.agents = ("../other",)

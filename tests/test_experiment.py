@@ -19,7 +19,7 @@ from lock_env import LENGTH, Lock, prior_of
 from llmprior_jax import files, learning, models, training
 from llmprior_jax.priors import TextScores
 from llmprior_jax.priors.sources import cached
-from llmprior_jax.training import build
+from llmprior_jax.training import build, summary
 from llmprior_jax.training.metrics import read_metrics
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -73,11 +73,12 @@ def start(command: list[str], **environment: str) -> subprocess.Popen:
 
 
 def test_a_run_leaves_its_results(finished):
-    summary = json.loads((finished / "summary.json").read_text())
-    before = summary.pop("before_training")
+    told = json.loads((finished / "summary.json").read_text())
+    before = told.pop("before_training")
     assert set(before) == {"prior alone", "uniform", "worse_by", "model", "asked"}
-    assert set(summary) == {"prior", "dqn_prior"}
-    for row in summary.values():
+    assert set(told) == {"prior", "dqn_prior"}
+    for row in told.values():
+        assert row["mode"] == "sample"
         assert {"iqm", "ci95", "per_seed"} <= row["success_rate"].keys()
         assert {"iqm", "ci95", "per_seed"} <= row["return"].keys()
         assert {"median", "quartiles", "per_seed", "reached"} <= row["steps_to_90"].keys()
@@ -85,6 +86,51 @@ def test_a_run_leaves_its_results(finished):
     assert list((finished / "dqn_prior" / "tensorboard").glob("events.*"))
     steps = [record["step"] for record in read_metrics(finished / "dqn_prior")]
     assert steps == list(range(0, 1601, 160))
+
+
+MODES = ("sample", "greedy", "candidates")
+
+
+@pytest.fixture(scope="module")
+def in_all_modes(tmp_path_factory) -> pathlib.Path:
+    """The work directory of the beginning of `finished`, evaluated in every mode."""
+    workdir = tmp_path_factory.mktemp("modes")
+    config = small_config(agents=("dqn_prior",), num_steps=320, eval_modes=MODES)
+    training.run(config, workdir)
+    return workdir
+
+
+def test_further_modes_of_evaluation_change_nothing_of_the_first(finished, in_all_modes):
+    records, alone = (read_metrics(each / "dqn_prior") for each in (in_all_modes, finished))
+    assert len(records) == 3
+    for record, of_alone in zip(records, alone, strict=False):
+        assert {name: record[name] for name in of_alone} == of_alone
+        others = record.keys() - of_alone.keys()
+        assert others == {
+            f"{mode}_{name}"
+            for mode in MODES[1:]
+            for name in ("success_rate", "return", "episode_length")
+        }
+
+
+def test_each_mode_is_evaluated_as_it_would_be_alone(in_all_modes):
+    last = read_metrics(in_all_modes / "dqn_prior")[-1]
+    for mode in MODES[1:]:
+        run = training.restore(in_all_modes, "dqn_prior", eval_episodes=16, eval_mode=mode)
+        np.testing.assert_array_equal(run.evaluate()["return"], np.float32(last[f"{mode}_return"]))
+
+
+def test_a_summary_has_every_mode_of_evaluation(in_all_modes):
+    told = json.loads((in_all_modes / "summary.json").read_text())
+    row = told["dqn_prior"]
+    last = read_metrics(in_all_modes / "dqn_prior")[-1]
+    assert row["mode"] == "sample"
+    assert row["return"]["per_seed"] == last["return"]
+    for mode in MODES[1:]:
+        assert row["other_modes"][mode]["return"]["per_seed"] == last[f"{mode}_return"]
+        assert row["other_modes"][mode]["mode"] == mode
+    (names, *_) = summary.table(told, 2).columns
+    assert list(names.cells)[:3] == [f"dqn_prior, {mode}" for mode in MODES]
 
 
 def test_a_finished_run_started_again_changes_nothing(finished):
@@ -418,5 +464,6 @@ def test_a_greedy_evaluation_takes_the_likeliest_actions(finished):
 
 
 def test_an_evaluation_in_no_known_mode_is_refused(finished):
-    with pytest.raises(ValueError, match="eval_mode is 'best'; use one of sample, greedy"):
+    message = "eval_modes has 'best'; use one of sample, greedy, candidates"
+    with pytest.raises(ValueError, match=message):
         training.restore(finished, "prior", eval_episodes=4, eval_mode="best")

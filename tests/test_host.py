@@ -195,12 +195,12 @@ def test_a_checkpoint_has_what_those_of_all_runs_have_and_counts_go_on(table_alo
     assert resumed.scored.metrics()["prompts_cut"] == 7
 
 
-def test_unseen_games_are_reported_apart(table_alone):
-    run = make_run("random", table_alone, **{"games.unseen": (DOORS,), "eval_episodes": 3})
-    results = run.evaluate()
+def test_unseen_games_and_modes_are_reported_apart(table_alone):
+    changes = {"games.unseen": (DOORS,), "eval_episodes": 3, "eval_modes": ("sample", "greedy")}
+    results = make_run("random", table_alone, **changes).evaluate()
     assert set(results) == {
         f"{prefix}{name}"
-        for prefix in ("", "unseen_")
+        for prefix in ("", "unseen_", "greedy_", "greedy_unseen_")
         for name in ("success_rate", "return", "episode_length")
     }
 

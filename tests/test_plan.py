@@ -60,5 +60,14 @@ def test_runs_that_differ_have_names_of_their_own(inputs):
 def test_the_full_report_has_the_seeds_that_it_is_to_have(inputs):
     for name, experiment in plan.make(SCALES["full"], inputs).items():
         for run in experiment.runs:
-            few = agents.is_policy(run.config.agents[0]) or "alfworld" in name
-            assert run.config.num_seeds >= (5 if few else 16), name
+            is_policy = agents.is_policy(run.config.agents[0])
+            wanted = 5 if is_policy else 16 if "alfworld" in name else 64
+            assert run.config.num_seeds == wanted, name
+
+
+def test_what_claims_are_about_is_evaluated_in_both_modes(planned):
+    for name, experiment in planned.items():
+        labels = {label for claim in experiment.claims for label in (claim.method, claim.baseline)}
+        for run in experiment.runs:
+            if run.label in labels:
+                assert run.config.eval_modes == ("sample", "greedy"), name

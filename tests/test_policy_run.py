@@ -178,6 +178,7 @@ def corridor_config(**changes) -> training.Config:
             "num_steps": 640,
             "eval_every": 128,
             "eval_episodes": 32,
+            "eval_modes": ("sample", "greedy"),
             "checkpoint.every": 1,
             "loop.num_envs": 8,
             "prior.num_features": 4,
@@ -232,6 +233,7 @@ def test_a_language_model_learns_by_reward_what_it_did_not_know(finished):
     last = records["gflan_prior"][-1]
     assert last["step"] == 640
     assert np.min(last["success_rate"]) > 0.9
+    assert np.min(last["greedy_success_rate"]) == 1, "one side is always likelier"
     assert np.min(last["kl"]) > 0.1, "the divergence from the prior was not told"
 
 

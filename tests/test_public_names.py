@@ -22,9 +22,10 @@ NAMES = {
     """,
     "llmprior_jax.agents": """
         Agent AgentState Exploration GFlanState Policy PolicyAgent QLearnerState Rollout States
-        Transitions bc_prior cql_prior dqn_prior gflan_prior greedy is_policy make make_policy
-        names policy_names prior_alone prior_transforms q_learner register register_policy
-        sees_prior temperature trust uniform weighs_prior with_prior with_uniform_prior
+        Transitions bc_prior best_of_candidates cql_prior dqn_prior gflan_prior greedy is_policy
+        make make_policy names policy_names prior_alone prior_transforms q_learner register
+        register_policy sees_prior temperature trust uniform weighs_prior with_prior
+        with_uniform_prior
     """,
     "llmprior_jax.envs": """
         HistoryWrapper NAMES Scene TextEnvironment Thing engines make register with_history

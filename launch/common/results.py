@@ -17,11 +17,13 @@ class AgentResult(NamedTuple):
       records: its evaluations, as `read_metrics` gives them; at least one.
       unit: what their steps are.
       num_seeds: of the run.
+      modes: how the agent acted in its evaluations.
     """
 
     records: Sequence[Mapping[str, Any]]
     unit: str
     num_seeds: int
+    modes: Sequence[str]
 
 
 def read(workdirs: Iterable[pathlib.Path]) -> dict[str, AgentResult]:
@@ -36,7 +38,7 @@ def read(workdirs: Iterable[pathlib.Path]) -> dict[str, AgentResult]:
         for agent in config.agents:
             if records := read_metrics(workdir / agent):
                 found[f"{workdir.name} {agent}"] = AgentResult(
-                    records, step_unit(config), config.num_seeds
+                    records, step_unit(config), config.num_seeds, config.eval_modes
                 )
     return found
 
@@ -46,7 +48,10 @@ def summarize(found: Mapping[str, AgentResult]) -> dict[str, Any]:
 
     They are computed anew: the summary in a run's directory may be another version's.
     """
-    return {name: summary.summarize(agent.records, agent.unit) for name, agent in found.items()}
+    return {
+        name: summary.summarize(agent.records, agent.unit, agent.modes)
+        for name, agent in found.items()
+    }
 
 
 def common_num_seeds(found: Mapping[str, AgentResult]) -> int | None:

@@ -16,4 +16,5 @@ def get_config() -> training.Config:
     config = training.default_config()
     config.agents = ("cql",)
     paper_cql_prior.set_published(config)
+    config.eval_modes = ("sample", "greedy")
     return config

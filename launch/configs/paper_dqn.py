@@ -15,4 +15,5 @@ def get_config() -> training.Config:
     config.agents = ("dqn",)
     paper_dqn_prior.set_published(config)
     config.agent.epsilon = 0.2
+    config.eval_modes = ("sample", "greedy")
     return config

@@ -18,6 +18,7 @@ def get_config() -> training.Config:
     set_published(config)
     config.agent.num_candidates = 5
     config.agent.keep_candidates = True
+    config.eval_modes = ("sample", "greedy", "candidates")
     return config
 
 

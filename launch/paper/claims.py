@@ -1,14 +1,23 @@
-"""What a method saves: how much less of something it needs to be as good as its baseline gets.
+"""What a method needs beside its baseline, and what an interval says of a claim about that.
 
-A claim such as "90% fewer samples" is a ratio of two points on two curves. Here both are read off
-curves of interquartile means over seeds, and the interval is a stratified bootstrap: the seeds of
-each point of each curve are drawn anew (Agarwal et al., NeurIPS 2021, arXiv 2108.13264).
+A claim such as "90% fewer samples" is a ratio of two points on two curves. Both are read off curves
+of interquartile means over seeds, and the interval is a bootstrap of whole seeds: each drawing
+takes a seed's curve from its first point to its last (Agarwal et al., NeurIPS 2021, arXiv
+2108.13264). The success to reach is said before anything is measured: a rate, or where the baseline
+ends, which is no maximum, so that no single lucky point decides.
+
+A curve that never gets there needs more than its last amount, nobody knows how much. So each need
+has a lower and an upper end, and so has the ratio.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 import scipy.stats
+
+BORNE_OUT, NOT_BORNE_OUT, NOT_DECIDED = "borne out", "not borne out", "not decided"
+# Evaluations whose mean is where a curve ends; of a short curve, its second half.
+NUM_LAST = 5
 
 _RESAMPLES = 2_000
 _TAIL = 0.025  # on either side of a 95% interval
@@ -26,25 +35,31 @@ class Curve(NamedTuple):
     success: np.ndarray
 
 
-class Saving(NamedTuple):
-    """How much less a method needs than its baseline.
+class Comparison(NamedTuple):
+    """What a method needs beside its baseline.
 
     Attributes:
       level: the success to reach.
-      baseline: what the baseline needs for it.
-      method: what the method needs for it; infinite if its curve never gets there.
-      saved: 1 - method / baseline; minus infinity if the method never gets there. Of a baseline
-        that needs nothing, nothing can be saved.
-      low: lower end of the 95% interval of `saved`.
+      baseline: what the baseline needs for it; infinite if its curve never gets there.
+      method: what the method needs for it, likewise.
+      ratio: the method's need over the baseline's. Where the baseline never gets there it is the
+        most that it can be; infinite where the method does not.
+      low: lower end of the 95% interval of the ratio.
       high: upper end.
     """
 
     level: float
     baseline: float
     method: float
-    saved: float
+    ratio: float
     low: float
     high: float
+
+    def verdict(self, at_most: float) -> str:
+        """What the interval says of the claim that the ratio is at most so much."""
+        if self.high <= at_most:
+            return BORNE_OUT
+        return NOT_BORNE_OUT if self.low > at_most else NOT_DECIDED
 
 
 def needed(amounts: np.ndarray, success: np.ndarray, level: float) -> float:
@@ -72,13 +87,25 @@ def needed(amounts: np.ndarray, success: np.ndarray, level: float) -> float:
     return float(between[0] + share * (between[1] - between[0]))
 
 
-def saving(baseline: Curve, method: Curve, level: float | None = None, seed: int = 0) -> Saving:
-    """How much less a method needs than its baseline to reach a success.
+def end(success: np.ndarray, num_last: int = NUM_LAST) -> float:
+    """Where a curve f[M] ends: the mean of its last points, of a short curve its second half."""
+    return float(np.mean(success[-min(num_last, max(1, len(success) // 2)) :]))
+
+
+def compare(
+    baseline: Curve,
+    method: Curve,
+    level: float | None = None,
+    num_last: int = NUM_LAST,
+    seed: int = 0,
+) -> Comparison:
+    """What a method needs beside its baseline to reach a success.
 
     Args:
       baseline: its curve.
-      method: likewise, at amounts of its own.
-      level: the success to reach; None is the best of the baseline.
+      method: likewise, at amounts and with seeds of its own.
+      level: the success to reach; None is where the baseline ends, in each drawing its own.
+      num_last: how many of the last points that is.
       seed: of the bootstrap.
 
     Raises:
@@ -88,31 +115,42 @@ def saving(baseline: Curve, method: Curve, level: float | None = None, seed: int
         raise ValueError("the baseline never succeeds, so there is no success of its to reach")
     random = np.random.default_rng(seed)
 
-    def compare(of_baseline: np.ndarray, of_method: np.ndarray) -> tuple[float, float, float]:
+    def drawn(curve: Curve) -> np.ndarray:
+        """Curves [R, M] of whole seeds drawn anew."""
+        num_seeds = curve.success.shape[1]
+        draws = random.integers(num_seeds, size=(_RESAMPLES, num_seeds))
+        return _middle(curve.success[:, draws]).T
+
+    def needs(of_baseline: np.ndarray, of_method: np.ndarray) -> tuple[float, float, float]:
         """The success to reach, and what both need for it."""
-        goal = float(of_baseline.max()) if level is None else level
+        goal = end(of_baseline, num_last) if level is None else level
         theirs = needed(baseline.amounts, of_baseline, goal)
         return goal, theirs, needed(method.amounts, of_method, goal)
 
-    def drawn(success: np.ndarray) -> np.ndarray:
-        """Curves [R, M] of seeds drawn anew at each point."""
-        draws = random.integers(success.shape[1], size=(_RESAMPLES, *success.shape))
-        return _middle(np.take_along_axis(success[None], draws, axis=2))
+    def ends(theirs: float, ours: float) -> tuple[float, float]:
+        """The least and the most that the ratio can be."""
+        most_known = float(baseline.amounts[-1]), float(method.amounts[-1])
+        return (
+            _ratio(min(ours, most_known[1]), theirs),
+            _ratio(ours, min(theirs, most_known[0])),
+        )
 
-    goal, theirs, ours = compare(_middle(baseline.success), _middle(method.success))
-    resampled = zip(drawn(baseline.success), drawn(method.success), strict=True)
-    saved = np.array([_saved(*compare(*pair)[1:]) for pair in resampled])
+    goal, theirs, ours = needs(_middle(baseline.success), _middle(method.success))
+    resampled = zip(drawn(baseline), drawn(method), strict=True)
+    lowest, highest = np.array([ends(*needs(*pair)[1:]) for pair in resampled]).T
     # With infinite entries a quantile must be one of the entries, not something between two.
-    low, high = np.quantile(saved, [_TAIL, 1 - _TAIL], method="inverted_cdf")
-    return Saving(goal, theirs, ours, _saved(theirs, ours), float(low), float(high))
+    low = np.quantile(lowest, _TAIL, method="inverted_cdf")
+    high = np.quantile(highest, 1 - _TAIL, method="inverted_cdf")
+    return Comparison(goal, theirs, ours, ends(theirs, ours)[1], float(low), float(high))
 
 
-def _saved(baseline: float, method: float) -> float:
+def _ratio(method: float, baseline: float) -> float:
+    """The one over the other; of a baseline that needs nothing, nothing can be saved."""
     if np.isinf(method):
-        return -np.inf
+        return np.inf
     if baseline == 0:
-        return 0.0 if method == 0 else -np.inf
-    return 1 - method / baseline  # All of it, where the baseline never gets there.
+        return 1.0 if method == 0 else np.inf
+    return method / baseline
 
 
 def _middle(success: np.ndarray) -> np.ndarray:

@@ -19,18 +19,25 @@ from launch.common import run_pool
 from launch.paper import claims
 from launch.paper.claims import Curve
 from launch.paper.plan import Claim, Experiment, Run, Scale, distinct_runs
+from launch.search_settings.chosen import chosen
 from llmprior_jax.files import replaced, write_atomically
 from llmprior_jax.training import provenance, summary
 from llmprior_jax.training.config import step_unit
 
 FILE = "report.md"
 _RESULTS, _CALLS = "results.jsonl", "calls.jsonl"
-_METRICS = ("success_rate", "return", "unseen_success_rate")
+_METRICS = (
+    *("success_rate", "return", "unseen_success_rate"),
+    *("greedy_success_rate", "greedy_return", "greedy_unseen_success_rate"),
+)
 _OF_A_RESULT = ("name", "seed", "steps", "success_rate")
 _OF_A_CALL = (
     *("written", "command", "minutes", "commits", "devices", "python", "versions", "sizes"),
     *("runs", "finished"),
 )
+# The modes of evaluation, by what stands before the names of their metrics.
+_MODES = {"sample": "", "greedy": "greedy_"}
+_SEARCHED = ("dqn", "dqn_prior", "cql", "cql_prior", "gflan", "gflan_prior")
 Records = Sequence[Mapping[str, Any]]
 
 
@@ -251,17 +258,28 @@ def _section(
             experiment.question,
             f"![{experiment.title}]({name}.png)",
             _table(experiment, records),
-            *(_verdict(claim, curves, experiment.scarce) for claim in experiment.claims),
+            *(_verdicts(claim, experiment, records) for claim in experiment.claims),
             *([f"**Tried before.** {experiment.tried}"] if experiment.tried else []),
         ]
     )
 
 
-def _curves(experiment: Experiment, records: Mapping[str, Records]) -> dict[str, Curve]:
-    """By label, success against what was given: runs are points where their amounts differ."""
+def _curves(
+    experiment: Experiment, records: Mapping[str, Records], mode: str = ""
+) -> dict[str, Curve]:
+    """By label, success against what was given: runs are points where their amounts differ.
+
+    Args:
+      experiment: the experiment.
+      records: of its runs.
+      mode: of evaluation, as it stands before the metrics' names. Of runs without it is no curve.
+    """
     points: dict[str, list[tuple[int, Sequence[float]]]] = collections.defaultdict(list)
+    metric = mode + experiment.success
     for run in experiment.runs:
-        evaluations, metric = records[run.name], experiment.success
+        evaluations = records[run.name]
+        if metric not in evaluations[-1]:
+            continue
         if run.amount is None:
             points[run.label] += [(record["step"], record[metric]) for record in evaluations]
         else:
@@ -299,10 +317,14 @@ def _draw(curves: Mapping[str, Curve], experiment: Experiment, path: pathlib.Pat
 
 def _table(experiment: Experiment, records: Mapping[str, Records]) -> str:
     """Final results of every run, as Markdown."""
-    unseen = any("unseen_success_rate" in records[run.name][-1] for run in experiment.runs)
+    lasts = [records[run.name][-1] for run in experiment.runs]
+    unseen = any("unseen_success_rate" in last for last in lasts)
+    greedy = any("greedy_success_rate" in last for last in lasts)
 
     def row(run: Run) -> dict[str, str]:
-        statistics = summary.summarize(records[run.name], step_unit(run.config))
+        modes = run.config.eval_modes
+        statistics = summary.summarize(records[run.name], step_unit(run.config), modes)
+        of_greedy = statistics.get("other_modes", {}).get("greedy", {})
         amount, steps = {}, {"steps to 90% success": _steps(statistics["steps_to_90"])}
         if run.amount is not None:
             amount, steps = {experiment.scarce: f"{run.amount:,}"}, {}
@@ -312,6 +334,7 @@ def _table(experiment: Experiment, records: Mapping[str, Records]) -> str:
             **amount,
             "seeds": str(run.config.num_seeds),
             "success rate": _interval(statistics["success_rate"]),
+            **({"greedy": _interval(of_greedy.get("success_rate"))} if greedy else {}),
             **(of_unseen if unseen else {}),
             "return": _interval(statistics["return"]),
             **steps,
@@ -337,37 +360,50 @@ def _steps(statistic: Mapping[str, Any]) -> str:
     return median if median == "never" else f"{median} [{low}, {high}]"
 
 
-def _verdict(claim: Claim, curves: Mapping[str, Curve], scarce: str) -> str:
-    """Says of a claim whether what was measured bears it out."""
-    baseline, method = curves[claim.baseline], curves[claim.method]
+def _verdicts(claim: Claim, experiment: Experiment, records: Mapping[str, Records]) -> str:
+    """Says of a claim, for each way of evaluation and each success to reach, what was measured."""
     claimed = (
-        f"{claim.method} needs at most {claim.at_most:g} times the {scarce} of {claim.baseline}"
+        f"**Claim: {claim.method} needs at most {claim.at_most:g} times the {experiment.scarce} of "
+        f"{claim.baseline}.**"
     )
+    columns = ("evaluation", "success to reach", claim.baseline, claim.method)
+    lines = [
+        f"| {' | '.join(columns)} | ratio [95% interval] | the claim is |",
+        f"|{'---|' * (len(columns) + 2)}",
+    ]
+    # Of amounts, the curve ends with the most that was given.
+    num_last = claims.NUM_LAST if experiment.runs[0].amount is None else 1
+    for mode, prefix in _MODES.items():
+        curves = _curves(experiment, records, prefix)
+        if {claim.baseline, claim.method} <= curves.keys():
+            pair = curves[claim.baseline], curves[claim.method]
+            for level in claim.levels:
+                cells = _compared(claim, *pair, level, num_last)
+                lines.append(f"| {' | '.join((mode, *cells))} |")
+    return "\n".join([claimed, "", *lines])
+
+
+def _compared(
+    claim: Claim, baseline: Curve, method: Curve, level: float | None, num_last: int
+) -> tuple[str, ...]:
+    """The cells of a claim at one level."""
     if not any(summary.interquartile_mean(row) > 0 for row in baseline.success):
-        return f"**Claim: {claimed}.** {claim.baseline} never succeeds here: nothing to compare."
-    saving = claims.saving(baseline, method, claim.level)
-    best = f", the best of {claim.baseline}," if claim.level is None else ""
-    level = f"a success rate of {saving.level:.2f}{best}"
-    if np.isinf(saving.baseline):
-        return f"**Claim: {claimed}.** {claim.baseline} never reaches {level}: nothing to compare."
-    if np.isinf(saving.method):
-        most = f"at least {1 - saving.high:.2f}" if np.isfinite(saving.high) else "infinite"
-        return (
-            f"**Claim: {claimed}. Not borne out.** {claim.method} never reaches {level} here "
-            f"(lower end of the 95% interval of the ratio: {most})."
-        )
-    if 1 - saving.low <= claim.at_most:
-        verdict = "Borne out"
-    else:
-        # An interval around the claimed ratio decides nothing.
-        verdict = "Not decided" if 1 - saving.high <= claim.at_most else "Not borne out"
-    upper = f"{1 - saving.low:.2f}" if np.isfinite(saving.low) else "never"
-    ratio = 1 - saving.saved
+        where = f"where {claim.baseline} ends" if level is None else f"{level:.2f}"
+        return where, "never succeeds", "", "", claims.NOT_DECIDED
+    found = claims.compare(baseline, method, level, num_last)
+    reached = f"{found.level:.2f}" + (f", where {claim.baseline} ends" if level is None else "")
+    is_bound = np.isinf(found.baseline) and np.isfinite(found.ratio)
+    ratio = f"{'at most ' if is_bound else ''}{_number(found.ratio, '.2f')}"
     return (
-        f"**Claim: {claimed}. {verdict}.** To reach {level} {claim.baseline} needs "
-        f"{saving.baseline:,.0f} and {claim.method} {saving.method:,.0f}: {ratio:.2f} times "
-        f"as many, 95% interval [{1 - saving.high:.2f}, {upper}]."
+        reached,
+        *(_number(need, ",.0f") for need in (found.baseline, found.method)),
+        f"{ratio} [{_number(found.low, '.2f')}, {_number(found.high, '.2f')}]",
+        found.verdict(claim.at_most),
     )
+
+
+def _number(value: float, form: str) -> str:
+    return f"{value:{form}}" if np.isfinite(value) else "never"
 
 
 def _head(evidence: Evidence, num_planned: int) -> str:
@@ -385,12 +421,27 @@ def _head(evidence: Evidence, num_planned: int) -> str:
             ]
         )
 
+    settings = [
+        f"- {agent}: {', '.join(f'{name} {value}' for name, value in found.items())}"
+        for agent in _SEARCHED
+        if (found := chosen(agent))
+    ]
     return "\n".join(
         [
             "# What a prior is worth",
             "",
-            "Interquartile means over seeds, with 95% bootstrap intervals; of steps, medians and",
-            "quartiles. `results.jsonl` has the curve of every seed.",
+            "Interquartile means over seeds, with 95% bootstrap intervals of whole seeds; of",
+            "steps, medians and quartiles. `results.jsonl` has the curve of every seed.",
+            "",
+            "A claim is borne out if its whole interval is, not borne out if none of it is, and",
+            "otherwise not decided. The success to reach was fixed before the runs: 0.9, and where",
+            f"the baseline ends, the mean of its last {claims.NUM_LAST} evaluations (of fewer than",
+            "ten the second half; where amounts are varied, its success with the most). What never",
+            "gets there needs more than it was given, nobody knows how much; intervals say so.",
+            "",
+            "Where agents are compared in kitchens, each has the settings that",
+            "`launch.search_settings` chose for it on other seeds, where they are not the default:",
+            *(["", *settings] if settings else ["of none they are."]),
             "",
             f"{len(evidence.records)} of {num_planned} runs are finished, by these calls:",
             "",

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from llmprior_jax.posterior import sample_candidates
 from llmprior_jax.types import ActionPrior
 
 AgentState = Any
@@ -228,6 +229,32 @@ def greedy(agent: Agent) -> Agent:
 
     def act(state: AgentState, key: jax.Array, prior: ActionPrior) -> jax.Array:
         return likeliest(key, agent.policy(state, prior).log_probs)
+
+    return agent._replace(act=act)
+
+
+def best_of_candidates(agent: Agent, num_candidates: int) -> Agent:
+    """The same agent, which draws K candidates from its prior and takes the one of largest Q.
+
+    So the paper acts when it tests (Yan et al., 2025, arXiv 2410.07927, appendix). Of equal ones
+    the first is taken: an agent without Q acts as its prior does.
+
+    Examples:
+      >>> agent = agents.best_of_candidates(agents.prior_alone(), num_candidates=5)
+      >>> prior = ActionPrior(jnp.log(jnp.array([0.0, 1.0])), jnp.zeros((2, 1)))
+      >>> int(agent.act((), jax.random.key(0), prior))
+      1
+
+    Args:
+      agent: the agent.
+      num_candidates: K.
+    """
+
+    def act(state: AgentState, key: jax.Array, prior: ActionPrior) -> jax.Array:
+        policy = agent.policy(state, prior)
+        acted_by = prior.log_probs if policy.prior is None else policy.prior
+        candidates = sample_candidates(key, acted_by, num_candidates)
+        return candidates[jnp.argmax(policy.q_values[candidates])]
 
     return agent._replace(act=act)
 

@@ -1,5 +1,6 @@
-"""Files: replaced in one step, checked against a hash kept with them, and JSON read with care."""
+"""Files: replaced in one step, checked against a hash, and JSON and pickles read with care."""
 
+from llmprior_jax.files.pickled import read_pickle
 from llmprior_jax.files.records import (
     numbered_lines,
     parse_json,
@@ -30,6 +31,7 @@ __all__ = [
     "parse_json",
     "parse_lines",
     "read_json",
+    "read_pickle",
     "replaced",
     "sealed",
     "typed",

@@ -37,7 +37,7 @@ class PolicyRun(Run):
 
     Args:
       agent: the agent.
-      actor: how it acts; the player's.
+      actor: how it acts while it learns.
       player: plays episodes with the agent.
       settings: seeds, steps, evaluations.
       num_envs: N, environments of a rollout.
@@ -84,7 +84,7 @@ class PolicyRun(Run):
         for _ in range(-(-self.due // self._steps)):
             shared = self._actor.shared(self.table)
             progress = self._start(self.state.agent, shared, self.state.envs, (), self.table)
-            progress = self._player.complete(self._advance, progress, self.state.agent)
+            progress = self._player.complete(self._actor, self._advance, progress, self.state.agent)
             shared = self._actor.shared(self.table)
             self.state, metrics = self._learn(self.state, progress, shared, self.table)
             self.iteration += 1

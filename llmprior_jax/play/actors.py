@@ -5,6 +5,7 @@ model reads the state itself. Whoever plays, trains or evaluates asks an `AgentA
 of the two it is.
 """
 
+import copy
 import functools
 import operator
 from collections.abc import Callable
@@ -174,7 +175,6 @@ class PolicyActor:
       model: the language model that is the policy.
       text_state: puts an observation into words (`TextEnvironment.text_state`).
       build_prompt: what the policy reads of a state.
-      greedy: take the likeliest action instead of drawing one.
     """
 
     def __init__(
@@ -183,14 +183,20 @@ class PolicyActor:
         model: LanguagePolicy,
         text_state: Callable[[np.ndarray], TextState],
         build_prompt: Builder,
-        greedy: bool = False,
     ):
-        self._greedy = greedy
+        self._choice = jax.random.categorical
         self._agent = agent
         self._model = model
         self._reading = _Reading(model, text_state, build_prompt)
         self.in_rollouts = Actor(_nothing_read, self._choose, _look)
         self.one_by_one = True
+
+    def greedy(self) -> "PolicyActor":
+        """The same actor, which takes the likeliest action; both know what either has read."""
+        actor = copy.copy(self)
+        actor._choice = likeliest
+        actor.in_rollouts = Actor(_nothing_read, actor._choose, _look)
+        return actor
 
     def begin(self, key: jax.Array, num_envs: int, num_steps: int) -> tuple[jax.Array, Any]:
         """The key is the reset's; actions are drawn with the environments' own keys."""
@@ -228,12 +234,7 @@ class PolicyActor:
         self, state: AgentState, shared: Any, table: PriorTable, row: jax.Array, key: jax.Array
     ) -> jax.Array:
         """See `AgentActor`."""
-        return self._chosen(key, self.policy(state, shared, table, row).log_probs)
-
-    def _chosen(self, key: jax.Array, log_probs: jax.Array) -> jax.Array:
-        """An action i32[] of a policy f32[A]."""
-        choose = likeliest if self._greedy else jax.random.categorical
-        return choose(key, log_probs)
+        return self._choice(key, self.policy(state, shared, table, row).log_probs)
 
     def by_prior(self, state: AgentState) -> Callable[[jax.Array, ActionPrior], jax.Array]:
         """See `AgentActor`."""
@@ -254,7 +255,7 @@ class PolicyActor:
         view = self._read(state, shared, _want(view, row, ~standing.is_over & ~standing.waits))
         keys = jax.vmap(jax.random.split)(standing.envs.key)
         log_probs = view.log_probs[row]
-        action = jax.vmap(self._chosen)(keys[:, 0], log_probs)
+        action = jax.vmap(self._choice)(keys[:, 0], log_probs)
         trusted = jax.vmap(self._agent.prior, in_axes=(None, 0))
         considered = Considered(
             log_prob=jnp.take_along_axis(log_probs, action[:, None], axis=1)[:, 0],

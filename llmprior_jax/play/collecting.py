@@ -125,7 +125,7 @@ def collect(
     ranges.SEED.check("seed", seed)
     _check_mixture(mixture)
 
-    kept: list[_Episode] = []
+    kept: list[Episode] = []
     size = 0
     wanted = num_episodes if num_episodes is not None else (num_transitions or 0) // _SHORT_EPISODE
     which = _parts_of_a_round(mixture, wanted)
@@ -134,10 +134,10 @@ def collect(
         size += len(episode.action)
         if len(kept) == num_episodes or (num_transitions is not None and size >= num_transitions):
             break
-    return _to_dataset(env, kept)
+    return to_dataset(env, kept)
 
 
-class _Episode(NamedTuple):
+class Episode(NamedTuple):
     """The T steps of an episode; see `stepping.Step`."""
 
     observation: Any
@@ -173,7 +173,7 @@ def _parts_of_a_round(mixture: Sequence[Part], wanted: int) -> np.ndarray:
 
 def _play(
     env: TextEnvironment, env_params: Any, mixture: Sequence[Part], seed: int, which: np.ndarray
-) -> Iterator[_Episode]:
+) -> Iterator[Episode]:
     """Plays episodes without end, a round at a time, whose parts of the mixture are `which`."""
     num_steps = env_params.max_steps_in_episode
     roller = make_roller(
@@ -181,7 +181,7 @@ def _play(
         env_params,
         _actor(env, env_params, mixture),
         num_steps,
-        lambda step, about: _Episode(*(getattr(step, name) for name in _Episode._fields)),
+        lambda step, about: Episode(*(getattr(step, name) for name in Episode._fields)),
         one_episode=True,
         find=lambda known: known.find,
     )
@@ -276,12 +276,12 @@ def _random(key: jax.Array, mask: jax.Array) -> jax.Array:
     return jax.random.categorical(key, jnp.where(mask, 0.0, -jnp.inf))
 
 
-def _select(episodes: Iterator[_Episode], success_share: float | None) -> Iterator[_Episode]:
+def _select(episodes: Iterator[Episode], success_share: float | None) -> Iterator[Episode]:
     """Episodes as they come, or so many of either kind that any beginning has the share."""
     if success_share is None:
         yield from episodes
         return
-    waiting: dict[bool, deque[_Episode]] = {True: deque(), False: deque()}
+    waiting: dict[bool, deque[Episode]] = {True: deque(), False: deque()}
     successes, count = 0, 0
     while True:
         wanted = successes < success_share * (count + 1) - 1e-9
@@ -300,7 +300,7 @@ def _select(episodes: Iterator[_Episode], success_share: float | None) -> Iterat
         yield waiting[wanted].popleft()
 
 
-def _to_dataset(env: TextEnvironment, episodes: Sequence[_Episode]) -> Dataset:
+def to_dataset(env: TextEnvironment, episodes: Sequence[Episode]) -> Dataset:
     """Puts the states into words, each once."""
     steps = jax.tree.map(lambda *leaves: np.concatenate(leaves), *episodes)
     observations = np.concatenate([steps.observation, steps.reached])

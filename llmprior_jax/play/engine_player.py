@@ -5,7 +5,7 @@ engine's process is lost, its episode ends there and its last step is left out, 
 where it led.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -74,7 +74,8 @@ class EnginePlayer:
     """A `Player` in games on engines of the host.
 
     Args:
-      agent: the agent.
+      evaluated: the agent as it acts in evaluations, by what stands before the names of their
+        metrics; as the first does, it acts in episodes that are shown.
       games: S * N environments.
       candidates: where the actions of a state come from; none of another run's.
       scored: scores the states of `games`; its table is loaded.
@@ -89,7 +90,7 @@ class EnginePlayer:
 
     def __init__(
         self,
-        agent: Agent,
+        evaluated: Mapping[str, Agent],
         games: EngineGames,
         candidates: Candidates,
         scored: ScoredStates,
@@ -104,15 +105,15 @@ class EnginePlayer:
         self.met = 0
         self._num_episodes = num_episodes
         self._over_seeds = over_seeds
-        self._actor = ValueActor(agent)
+        self._actor = ValueActor(next(iter(evaluated.values())))
         self._policy = jax.jit(self._actor.policy)
         self._rows: dict[bytes, int] = {}
         self._rows_of: PriorTable | None = None
 
-        def act(agent_state: AgentState, keys: jax.Array, prior: ActionPrior) -> jax.Array:
-            return jax.vmap(agent.act, in_axes=(None, 0, 0))(agent_state, keys, prior)
-
-        self._act = self.acting(act)
+        self._acts = {
+            prefix: self.acting(jax.vmap(agent.act, in_axes=(None, 0, 0)))
+            for prefix, agent in evaluated.items()
+        }
 
     def acting(self, act: Callable[[Any, jax.Array, ActionPrior], jax.Array]) -> Act:
         """Makes what `steps` acts by.
@@ -140,7 +141,8 @@ class EnginePlayer:
         """See `Player`; the episodes go through the games in turn."""
         tasks = {"": self.env.games} | ({"unseen_": self.env.unseen} if self.env.unseen else {})
         return {
-            name: self._evaluate(agents, games, fold_in(keys, number))
+            f"{prefix}{name}": self._evaluate(agents, games, fold_in(keys, number), act)
+            for prefix, act in self._acts.items()
             for number, (name, games) in enumerate(tasks.items())
         }
 
@@ -197,9 +199,9 @@ class EnginePlayer:
           agents: gives the agents of all seeds, which may learn between two steps.
           schedule: the episodes.
           keys: key[S], randomness of the actions.
-          act: how they act, from `acting`; None as they do in evaluations.
+          act: how they act, from `acting`; None as they do in the first evaluation.
         """
-        act = act or self._act
+        act = act or next(iter(self._acts.values()))
         size = self.env.bridge.num_environments
         playing = np.zeros(size, bool)
         episode, time, taken, row = np.zeros((4, size), np.int32)
@@ -267,7 +269,9 @@ class EnginePlayer:
             enter(started, offered[len(reached) :], rows[len(reached) :])
             yield step
 
-    def _evaluate(self, agents: AgentState, games: Sequence[str], keys: jax.Array) -> Episodes:
+    def _evaluate(
+        self, agents: AgentState, games: Sequence[str], keys: jax.Array, act: Act
+    ) -> Episodes:
         """Episodes [S, E] in some games."""
         entropy = np.asarray(jax.random.key_data(keys)).tolist()
         shape = self.shape[0], self._num_episodes
@@ -283,7 +287,7 @@ class EnginePlayer:
             return EngineEpisode(games[number % len(games)], int(rng.integers(2**31)), number)
 
         success, returns, length = np.zeros(shape, bool), np.zeros(shape), np.zeros(shape, int)
-        for step in self.steps(lambda: agents, schedule, keys):
+        for step in self.steps(lambda: agents, schedule, keys, act):
             seed, env = np.nonzero(step.playing)
             place = seed, step.episode[seed, env]
             success[place] |= step.seen.won.reshape(self.shape)[seed, env]

@@ -4,7 +4,7 @@ A run asks its `Player`, and not where the agent acts: in environments in JAX (`
 games on engines of the host (`engine_player`).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 import jax
@@ -76,7 +76,8 @@ class JaxPlayer:
       env: the environment.
       env_params: its parameters.
       unseen_params: parameters under which agents are evaluated, too, and never trained; or None.
-      actor: how the agent acts.
+      actors: how the agent acts in evaluations, by what stands before the names of their metrics;
+        as the first does, it acts in episodes that are shown.
       scored: scores the environment's states; its table is loaded.
       num_episodes: E, episodes of an evaluation.
       over_seeds: see `OverSeeds`.
@@ -88,18 +89,20 @@ class JaxPlayer:
         env: TextEnvironment,
         env_params: Any,
         unseen_params: Any,
-        actor: AgentActor,
+        actors: Mapping[str, AgentActor],
         scored: ScoredStates,
         num_episodes: int,
         over_seeds: OverSeeds,
         share: Share = lambda envs: envs,
     ):
         self.env, self.env_params = env, env_params
-        self.actor = actor
+        self.actor = next(iter(actors.values()))
         self.scored = scored
         tasks = {"": env_params} | ({} if unseen_params is None else {"unseen_": unseen_params})
 
-        def evaluation(params: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:
+        def evaluation(
+            actor: AgentActor, params: Any
+        ) -> tuple[AgentActor, Callable[..., Any], Callable[..., Any]]:
             num_steps = int(params.max_steps_in_episode)
             roller = make_roller(
                 env,
@@ -120,26 +123,32 @@ class JaxPlayer:
                 return envs.observation, progress
 
             return (
+                actor,
                 over_seeds(begin, (0, 0, None, None)),
                 over_seeds(roller.advance, (0, 0, None, None), one_by_one=actor.one_by_one),
             )
 
-        self._evaluations = {name: evaluation(params) for name, params in tasks.items()}
+        self._evaluations = {
+            f"{prefix}{name}": evaluation(actor, params)
+            for prefix, actor in actors.items()
+            for name, params in tasks.items()
+        }
         self._episodes = over_seeds(_episodes, (0, 0))
-        self._policy, self._act = jax.jit(actor.policy), jax.jit(actor.act)
+        self._policy, self._act = jax.jit(self.actor.policy), jax.jit(self.actor.act)
 
     def evaluate(self, agents: AgentState, keys: jax.Array) -> dict[str, Episodes]:
         """See `Player`."""
         played = {}
-        for name, (begin, advance) in self._evaluations.items():
+        for name, (actor, begin, advance) in self._evaluations.items():
             table = self.scored.table
-            start, progress = begin(keys, agents, self.actor.shared(table), table)
-            progress = self.complete(advance, progress, agents)
+            start, progress = begin(keys, agents, actor.shared(table), table)
+            progress = self.complete(actor, advance, progress, agents)
             played[name] = fetch(self._episodes(progress, start))
         return played
 
     def complete(
         self,
+        actor: AgentActor,
         advance: Callable[..., tuple[Progress, Missing]],
         progress: Progress,
         agents: AgentState,
@@ -147,6 +156,7 @@ class JaxPlayer:
         """Goes on with rollouts of all seeds until they are complete.
 
         Args:
+          actor: how the agents act in them.
           advance: `Roller.advance`, over all seeds.
           progress: what `Roller.start` gave, over all seeds.
           agents: the agents.
@@ -154,8 +164,8 @@ class JaxPlayer:
 
         def advance_known(progress: Progress) -> tuple[Progress, Missing]:
             table = self.scored.table
-            progress = self.actor.grown(progress, table)
-            return advance(progress, agents, self.actor.shared(table), table)
+            progress = actor.grown(progress, table)
+            return advance(progress, agents, actor.shared(table), table)
 
         return complete(progress, advance_known, self.scored.fill)
 

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -43,7 +43,6 @@ from llmprior_jax.settings import (
     EnvironmentSettings,
     FreeFormSettings,
     PriorSettings,
-    RunSettings,
     Settings,
 )
 from llmprior_jax.training.build_agent import build_agent, build_policy
@@ -54,7 +53,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 ENGINE = "engine"
-_EVAL_MODES = _, _GREEDY = "sample", "greedy"
+_EVAL_MODES = _, _GREEDY, _CANDIDATES = "sample", "greedy", "candidates"
+# The paper's in the kitchens.
+_NUM_CANDIDATES = 5
 
 
 class Priors(NamedTuple):
@@ -325,7 +326,7 @@ def make_run(
         agent = with_prior(build_agent(name, settings.agent, settings.prior))
         known.scored.load()
         player = EnginePlayer(
-            _evaluated(agent, settings.run),
+            _evaluated(agent, settings),
             env,
             make_candidates(settings, known.model, known.build_prompt),
             known.scored,
@@ -336,12 +337,12 @@ def make_run(
         return EngineRun(agent, player, settings.run, settings.loop, mapped)
     share = share_environments(make_mesh(settings.run.mesh, num_seeds, num_envs), num_seeds)
 
-    def play_with(actor: ValueActor | PolicyActor) -> JaxPlayer:
+    def play_with(actors: Mapping[str, ValueActor | PolicyActor]) -> JaxPlayer:
         return JaxPlayer(
             env,
             env_params,
             unseen_params(settings.environment, env_params),
-            actor,
+            actors,
             known.scored,
             settings.run.eval_episodes,
             mapped,
@@ -354,7 +355,8 @@ def make_run(
         return run
     agent = with_prior(build_agent(name, settings.agent, settings.prior, online=dataset is None))
     known.scored.load()
-    player = play_with(ValueActor(_evaluated(agent, settings.run)))
+    evaluated = _evaluated(agent, settings)
+    player = play_with({prefix: ValueActor(each) for prefix, each in evaluated.items()})
     if dataset is not None and agent.update is not None:
         batch_size = settings.loop.batch_size
         return OfflineRun(
@@ -365,15 +367,36 @@ def make_run(
     return OnlineRun(loop, player, settings.run, learns, num_envs, mapped)
 
 
-def check_eval_mode(mode: str) -> None:
-    """Raises a ValueError unless agents can act so in evaluations."""
-    if mode not in _EVAL_MODES:
-        raise ValueError(f"eval_mode is {mode!r}; use one of {', '.join(_EVAL_MODES)}")
+def check_eval_modes(modes: Sequence[str], names: Sequence[str]) -> None:
+    """Raises a ValueError unless the agents of these names can act so in evaluations."""
+    for mode in modes:
+        if mode not in _EVAL_MODES:
+            raise ValueError(f"eval_modes has {mode!r}; use one of {', '.join(_EVAL_MODES)}")
+    if not modes or len(set(modes)) < len(modes):
+        raise ValueError(f"eval_modes is {modes!r}; name one or more modes, each once")
+    policies = [name for name in names if agents.is_policy(name)]
+    if _CANDIDATES in modes and policies:
+        raise ValueError(
+            f"eval_modes has {_CANDIDATES!r}, of which the one of largest Q is taken, and "
+            f"{policies[0]} has no Q; use another mode"
+        )
 
 
-def _evaluated(agent: agents.Agent, run: RunSettings) -> agents.Agent:
-    """An agent as it acts in evaluations."""
-    return agents.greedy(agent) if run.eval_mode == _GREEDY else agent
+def mode_prefixes(modes: Sequence[str]) -> dict[str, str]:
+    """The modes of evaluation by what stands before the names of their metrics."""
+    return {f"{mode}_" if number else "": mode for number, mode in enumerate(modes)}
+
+
+def _evaluated(agent: agents.Agent, settings: Settings) -> dict[str, agents.Agent]:
+    """An agent as it acts in evaluations, by what stands before the metrics' names."""
+    acting = {
+        _GREEDY: agents.greedy(agent),
+        _CANDIDATES: agents.best_of_candidates(
+            agent, settings.agent.num_candidates or _NUM_CANDIDATES
+        ),
+    }
+    prefixes = mode_prefixes(settings.run.eval_modes)
+    return {prefix: acting.get(mode, agent) for prefix, mode in prefixes.items()}
 
 
 def make_candidates(
@@ -418,7 +441,7 @@ def _make_policy_run(
     settings: Settings,
     env: envs.TextEnvironment,
     known: Priors,
-    play_with: Callable[[PolicyActor], JaxPlayer],
+    play_with: Callable[[Mapping[str, PolicyActor]], JaxPlayer],
     mapped: Callable[..., Any],
 ) -> PolicyRun:
     policy = settings.policy
@@ -429,11 +452,13 @@ def _make_policy_run(
     context = lm.config.max_position_embeddings
     build = make_builder(settings.prior, known.examples, lambda: lm.tokenizer)
     build_prompt = prompts.fitting(build, lambda prompt: prompts.room_for(prompt, context, count))
-    read = (agent, model, env.text_state, build_prompt)
-    actor = PolicyActor(*read)
+    actor = PolicyActor(agent, model, env.text_state, build_prompt)
     num_envs, rollout_steps = policy.num_envs, policy.rollout_steps
-    greedy = settings.run.eval_mode == _GREEDY
-    player = play_with(PolicyActor(*read, greedy=True) if greedy else actor)
+    evaluated = {
+        prefix: actor.greedy() if mode == _GREEDY else actor
+        for prefix, mode in mode_prefixes(settings.run.eval_modes).items()
+    }
+    player = play_with(evaluated)
     return PolicyRun(agent, actor, player, settings.run, num_envs, rollout_steps, mapped)
 
 

@@ -245,7 +245,8 @@ def restore(
       mesh: the devices, see `distributed.make_mesh`; by default those that the run was trained on
         where there are so many, and otherwise as many as divide the seeds.
       should_stop: asked while the language model is loaded and asked (`priors.CachedModel`).
-      eval_mode: how the agent acts, "sample" or "greedy"; by default as in the run's evaluations.
+      eval_mode: how the agent acts, "sample", "greedy" or "candidates" (`RunSettings.eval_modes`);
+        by default as in the run's evaluations.
 
     Raises:
       FileNotFoundError: the directory holds no run, or no checkpoint of the agent.
@@ -259,7 +260,7 @@ def restore(
     settings = to_settings(read_config(workdir))
     if name not in settings.agents:
         raise ValueError(f"{workdir} has no agent {name!r}; it has {', '.join(settings.agents)}")
-    settings = _for_evaluation(settings, eval_episodes, mesh, eval_mode)
+    settings = _for_evaluation(settings, name, eval_episodes, mesh, eval_mode)
     env, env_params = build.make_environment(settings)
     shown = make_examples(settings, env, workdir)
     priors = build.make_priors(
@@ -378,7 +379,7 @@ def explain_out_of_memory(name: str, settings: Settings, workdir: object) -> Gen
 
 
 def _for_evaluation(
-    settings: Settings, eval_episodes: int, mesh: str | None, eval_mode: str | None
+    settings: Settings, name: str, eval_episodes: int, mesh: str | None, eval_mode: str | None
 ) -> Settings:
     """The settings of a run with other evaluations, on the devices that are here."""
     from llmprior_jax.training import build, validation
@@ -391,9 +392,9 @@ def _for_evaluation(
             make_mesh(mesh, run.num_seeds, build.shared_environments(settings))
         except ValueError:
             mesh = None
-    mode = eval_mode or run.eval_mode
-    build.check_eval_mode(mode)
-    run = dataclasses.replace(run, eval_episodes=eval_episodes, eval_mode=mode, mesh=mesh or None)
+    modes = (eval_mode,) if eval_mode else run.eval_modes
+    build.check_eval_modes(modes, [name])
+    run = dataclasses.replace(run, eval_episodes=eval_episodes, eval_modes=modes, mesh=mesh or None)
     prior, store = settings.prior, settings.prior.store
     if store is not None and not from_first(lambda: b"yes" if _is_file(store) else b""):
         prior = dataclasses.replace(prior, store=None)
@@ -502,9 +503,11 @@ def _look(
 
 def _conclude(config: Config, workdir: pathlib.Path) -> str:
     """Writes the summary and the learning curves of a finished run; returns the summary as JSON."""
-    unit = step_unit(config)
+    unit, modes = step_unit(config), config.eval_modes
     records = {name: read_metrics(workdir / name) for name in config.agents}
-    summary = {name: summaries.summarize(of_agent, unit) for name, of_agent in records.items()}
+    summary = {
+        name: summaries.summarize(of_agent, unit, modes) for name, of_agent in records.items()
+    }
     if (workdir / _PRIOR_ALONE).exists():
         summary[summaries.BEFORE_TRAINING] = read_json(workdir / _PRIOR_ALONE)
     text = json.dumps(summary, indent=2) + "\n"

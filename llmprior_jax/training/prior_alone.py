@@ -211,7 +211,7 @@ def without_learning(settings: Settings, eval_episodes: int) -> Settings:
         environment=dataclasses.replace(environment, games=seen),
         agents=("prior",),
         offline=OfflineSettings(),
-        run=dataclasses.replace(run, eval_episodes=eval_episodes, eval_mode="sample"),
+        run=dataclasses.replace(run, eval_episodes=eval_episodes, eval_modes=("sample",)),
     )
 
 

@@ -21,6 +21,7 @@ _CONFIDENCE = 0.95
 _RESAMPLES = 2_000
 SOLVED = 0.9
 _UNSEEN, _TRUST = "unseen_success_rate", "trust"
+_SAMPLE = "sample"
 # Under this a summary has what came before training (`prior_alone.look`); no agent is named so.
 BEFORE_TRAINING = "before_training"
 
@@ -54,14 +55,19 @@ def steps_to(level: float, steps: Sequence[float], success: np.ndarray) -> np.nd
     return np.where(reached.any(axis=0), np.asarray(steps, float)[reached.argmax(axis=0)], np.inf)
 
 
-def summarize(records: Sequence[Mapping[str, Any]], unit: str) -> dict[str, Any]:
+def summarize(
+    records: Sequence[Mapping[str, Any]], unit: str, modes: Sequence[str] = ("sample",)
+) -> dict[str, Any]:
     """Statistics of one agent from its metrics records.
 
     Args:
       records: as `read_metrics` gives them.
       unit: what their steps are (`Run.unit`).
+      modes: how the agent acted in evaluations (`RunSettings.eval_modes`).
 
     Returns:
+      `mode`, the first of the modes, of which is what follows; where there are others,
+        `other_modes`, which has the same of each of them;
       `success_rate` and `return` (of the last evaluation), and `unseen_success_rate` where unseen
       games were played: `iqm`, `ci95` and `per_seed`;
       `trust`, the weight of the prior at the end, where it was learned, and of several priors the
@@ -72,6 +78,38 @@ def summarize(records: Sequence[Mapping[str, Any]], unit: str) -> dict[str, Any]
     Raises:
       ValueError: no record is of an evaluation.
     """
+    mode, *others = modes
+    of_others = {
+        other: _summarize(of_mode(records, f"{other}_"), unit) | {"mode": other} for other in others
+    }
+    return {
+        "mode": mode,
+        **_summarize(records, unit),
+        **({"other_modes": of_others} if others else {}),
+    }
+
+
+def of_mode(records: Sequence[Mapping[str, Any]], prefix: str) -> list[dict[str, Any]]:
+    """Records as if a further mode of evaluation were the only one.
+
+    Args:
+      records: as `read_metrics` gives them.
+      prefix: what stands before the names of the mode's metrics.
+    """
+    theirs = {name for record in records for name in record if name.startswith(prefix)}
+    # Never the first mode's, should a record lack those of this one.
+    measured = {"success_rate", "return"} | {name.removeprefix(prefix) for name in theirs}
+    return [
+        {
+            name.removeprefix(prefix): values
+            for name, values in record.items()
+            if name not in measured
+        }
+        for record in records
+    ]
+
+
+def _summarize(records: Sequence[Mapping[str, Any]], unit: str) -> dict[str, Any]:
     evaluations = [record for record in records if {"success_rate", "return"} <= record.keys()]
     if not evaluations:
         raise ValueError(
@@ -122,7 +160,7 @@ def table(summary: Mapping[str, Mapping[str, Any]], num_seeds: int | None) -> ri
       num_seeds: for the title; None if the rows have different numbers.
     """
     before = summary.get(BEFORE_TRAINING, {})
-    summary = {name: row for name, row in summary.items() if name != BEFORE_TRAINING}
+    summary = _by_mode({name: row for name, row in summary.items() if name != BEFORE_TRAINING})
     seeds = "" if num_seeds is None else f"{num_seeds} seeds, "
     result = rich.table.Table(title=f"{seeds}interquartile means [95% interval]")
     unseen = ["success rate, unseen"] if any(_UNSEEN in row for row in summary.values()) else []
@@ -194,6 +232,17 @@ def plot(
     figure.legend(handles, labels, loc="outside lower center", ncols=min(columns, len(labels)))
     with replaced(path) as temporary:
         figure.savefig(temporary, dpi=150, format="png")
+
+
+def _by_mode(summary: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """A row for each mode of evaluation of each agent; named for it, unless all are samples."""
+    rows = {
+        (name, mode): of_mode
+        for name, row in summary.items()
+        for mode, of_mode in {row.get("mode", _SAMPLE): row, **row.get("other_modes", {})}.items()
+    }
+    is_named = {mode for _, mode in rows} != {_SAMPLE}
+    return {f"{name}, {mode}" if is_named else name: row for (name, mode), row in rows.items()}
 
 
 def _policies(before: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

@@ -28,7 +28,7 @@ from llmprior_jax.ranges import (
 from llmprior_jax.settings import PriorSettings, Settings
 from llmprior_jax.training.build import (
     ENGINE,
-    check_eval_mode,
+    check_eval_modes,
     freeform_sampling,
     shared_environments,
 )
@@ -121,7 +121,7 @@ def validate(settings: Settings) -> None:
     run = settings.run
     make_mesh(run.mesh, run.num_seeds, shared_environments(settings))
     datasets.check_unit(settings.offline.unit)
-    check_eval_mode(run.eval_mode)
+    check_eval_modes(run.eval_modes, settings.agents)
     counts = {name: getattr(run, name) for name in ("num_steps", "eval_every")}
     for name, steps in counts.items():
         if not settings.offline.dataset and steps % settings.loop.num_envs:
