@@ -14,7 +14,7 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from launch.configs import alfworld_pick
+from launch.configs import alfworld_pick, paper_dqn, paper_dqn_prior
 from launch.search_settings.chosen import chosen
 from llmprior_jax import training
 from llmprior_jax.training.config import changes
@@ -28,6 +28,7 @@ ROBUST_SHARE = 0.9
 DATASET_BEHAVIOR = "expert@0.7"
 # How agents are evaluated where claims are made.
 BOTH_MODES: Mapping[str, Any] = {"eval_modes": ("sample", "greedy")}
+_ONLINE = {SALAD: "online-salad", "Overcooked-TomatoSalad": "online-tomato-salad"}
 POLICY_AGENTS = ("gflan_prior", "gflan")
 _NAMES = {
     "random": "random", "prior": "prior alone", "dqn": "DQN", "dqn_prior": "DQN-Prior",
@@ -206,6 +207,7 @@ def make(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
     """All experiments by name, in the order in which they are run."""
     return {
         **_online(scale, inputs),
+        "published-salad": _published(scale, inputs),
         "offline-salad": _offline(scale, inputs),
         **_ablations(scale, inputs),
         "ablation-quality": _quality(scale, inputs),
@@ -293,31 +295,17 @@ def _online(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
         "eval_every": 1_000,
         "eval_episodes": scale.pick((64,), (32,))[0],
     }
-    # Most steps on the lake slip, so that the goal is far and values differ little: agents look
-    # far, and the temperature is low. Eleven states where one can act fill no larger minibatch.
-    lake_values: dict[str, Any] = {"agent__alpha": 0.003, "agent__discount": 0.99}
-    lake_policies: dict[str, Any] = {"policy__minibatch_states": 4, "policy__discount": 0.99}
     experiments = {}
-    lake_tried = (
-        "With the settings of the kitchen (temperature 0.03, discount 0.95) and 12,000 steps DQN "
-        "stays at 0.06 and DQN-Prior at 0.03. Half of the prior uniform makes no difference."
-    )
-    for name, env, of_values, of_policies, tried in (
-        ("online-salad", SALAD, scale.closely, {}, ""),
-        ("online-tomato-salad", "Overcooked-TomatoSalad", {}, {}, ""),
-        ("online-frozen-lake", "FrozenLake-4x4", lake_values, lake_policies, lake_tried),
-    ):
-        # On the lake all agents have what was found for it by hand.
-        make_run = maker.run if of_policies else maker.best
+    for env, of_values in ((SALAD, scale.closely), ("Overcooked-TomatoSalad", {})):
         values = [
-            make_run(agent, env=env, **{**BOTH_MODES, **of_values})
+            maker.best(agent, env=env, **{**BOTH_MODES, **of_values})
             for agent in ("random", "prior", "dqn", "dqn_prior")
         ]
         policies = [
-            make_run(agent, env=env, **BOTH_MODES, **policy, **of_policies)
+            maker.best(agent, env=env, **BOTH_MODES, **policy)
             for agent in scale.pick(POLICY_AGENTS, POLICY_AGENTS if env == SALAD else ())
         ]
-        experiments[name] = Experiment(
+        experiments[_ONLINE[env]] = Experiment(
             f"Online: {env}",
             "How many environment steps does a prior save an agent that learns online?",
             (*values, *policies),
@@ -325,9 +313,40 @@ def _online(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
                 Claim("DQN-Prior", "DQN"),
                 *([Claim("GFlan-Prior", "GFlan")] if policies else []),
             ),
-            tried=tried,
         )
     return experiments
+
+
+def _published(scale: Scale, inputs: Inputs) -> Experiment:
+    """The agents with the settings of the paper's code, beside ours."""
+
+    def default(config: training.Config) -> training.Config:
+        config.num_seeds, config.num_steps = scale.num_seeds, scale.online_steps
+        config.eval_every, config.eval_episodes = 2_000, 16 if scale.is_quick else 32
+        return config
+
+    published = {
+        agent: _Maker(inputs, lambda config=config: default(config.get_config()))
+        for agent, config in (("dqn_prior", paper_dqn_prior), ("dqn", paper_dqn))
+    }
+    ours = _salad(scale, inputs)
+    return Experiment(
+        f"The paper's own settings: {SALAD}",
+        "Five candidates that are drawn once and kept, the maximum over them, one target network, "
+        "a discount of 0.99; and the same with the discount that all others here have. In these "
+        "kitchens each chop is paid, and who looks far learns to spoil the dish and chop again.",
+        (
+            *(
+                ours.best(agent, env=SALAD, **{**BOTH_MODES, **scale.closely})
+                for agent in published
+            ),
+            *(
+                maker.run(agent, f"{_NAMES[agent]}, published{label}", **fields)
+                for label, fields in (("", {}), (", discount 0.95", {"agent__discount": 0.95}))
+                for agent, maker in published.items()
+            ),
+        ),
+    )
 
 
 def _alfworld(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
