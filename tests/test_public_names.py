@@ -21,7 +21,7 @@ NAMES = {
         posterior_log_probs sample_candidates sample_posterior soft_value
     """,
     "llmprior_jax.agents": """
-        Agent AgentState Exploration GFlanState Policy PolicyAgent QLearnerState Rollout States
+        Agent AgentState Candidates Exploration GFlanState Policy PolicyAgent QLearnerState Rollout States
         Transitions bc_prior best_of_candidates cql_prior dqn_prior gflan_prior greedy is_policy
         make make_policy names policy_names prior_alone prior_transforms q_learner register
         register_policy sees_prior temperature trust uniform weighs_prior with_prior
