@@ -5,6 +5,8 @@
 Prints success rate and return over fresh episodes of every seed. With --show_episode it plays one
 more episode and prints it as text: for each state the prior that the agent acts by, Q and the
 posterior of each action that has a part of at least 0.01 in prior or posterior.
+With --search it acts by tree search, whatever it was trained as; what is searched is the
+environment itself, from its true state (docs/search-and-memory.md).
 With --replay_on_engine it plays the evaluation's episodes of ALFWorld again on ALFWorld's own
 engine, and prints how many were won there and whatever the engine said differently.
 """
@@ -38,6 +40,13 @@ _MODE = FLAGS.string(
     "How the agent acts: sample, greedy, or candidates, the one of largest Q of as many as it "
     "learned with, or of 5; by default as in the run's evaluations.",
 )
+_SEARCH = FLAGS.integer(
+    "search",
+    None,
+    "Act by tree search of so many simulations of the environment itself; by default as in the "
+    "run's evaluations.",
+    lower_bound=1,
+)
 _SHOW = FLAGS.boolean("show_episode", False, "Also print one episode as text.")
 _REPLAY = FLAGS.boolean(
     "replay_on_engine", False, "Also play the episodes again on ALFWorld's own engine."
@@ -56,7 +65,13 @@ def main(argv: Sequence[str]) -> None:
     del argv
     console = rich.console.Console()
     run = training.restore(
-        _WORKDIR.value, _AGENT.value, _EPISODES.value, _MESH.value, app.never, _MODE.value
+        _WORKDIR.value,
+        _AGENT.value,
+        _EPISODES.value,
+        _MESH.value,
+        app.never,
+        _MODE.value,
+        _SEARCH.value,
     )
     results = run.evaluate(fresh=True)
     num_seeds = len(results["success_rate"])
@@ -64,9 +79,12 @@ def main(argv: Sequence[str]) -> None:
         raise ValueError(f"--seed is {_SEED.value}; the run has seeds 0 to {num_seeds - 1}")
     of_run = training.to_settings(training.read_config(pathlib.Path(_WORKDIR.value)))
     modes = [_MODE.value] if _MODE.value else of_run.run.eval_modes
+    how = ", ".join(modes)
+    if simulations := _SEARCH.value or of_run.search.simulations:
+        how += f", {simulations} simulations"
     console.print(
         f"{_AGENT.value} after {run.steps:,} {run.unit}, {_EPISODES.value} episodes of each "
-        f"of {num_seeds} seeds ({', '.join(modes)}), interquartile means \\[95% interval]"
+        f"of {num_seeds} seeds ({how}), interquartile means \\[95% interval]"
     )
     for prior in priors_of(build_agent.seen_by(_AGENT.value, of_run.prior)):
         told = f"  prior: {prior.model}, asked: {asked(prior)}"

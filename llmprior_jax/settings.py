@@ -267,6 +267,23 @@ class AgentSettings:
 
 
 @dataclass(frozen=True)
+class SearchSettings:
+    """Tree search in environments in JAX, which are stepped from their true states (`play.search`).
+
+    Attributes:
+      simulations: of each search. None: `search_prior` searches, with 32, and no other agent does.
+        A number: all agents do in evaluations and in episodes that are shown, and `search_prior`
+        while it learns, too.
+      tree_policy: what simulations try, "gumbel" or "puct".
+      rollout_steps: steps of the agent's own policy from each leaf.
+    """
+
+    simulations: int | None = None
+    tree_policy: str = "gumbel"
+    rollout_steps: int = 16
+
+
+@dataclass(frozen=True)
 class PolicySettings:
     """Agents whose policy is a language model (`agents.gflan_prior`), and their rollouts.
 
@@ -399,6 +416,7 @@ class Settings:
       prior: where priors come from.
       agent: of agents that learn Q.
       policy: of agents whose policy is a language model.
+      search: of agents that search.
       loop: sizes of the training loop.
       offline: the dataset, where one is learned from.
       run: how long, how often, how many.
@@ -411,6 +429,7 @@ class Settings:
     prior: PriorSettings = field(default_factory=PriorSettings)
     agent: AgentSettings = field(default_factory=AgentSettings)
     policy: PolicySettings = field(default_factory=PolicySettings)
+    search: SearchSettings = SearchSettings()
     loop: LoopSettings = LoopSettings()
     offline: OfflineSettings = OfflineSettings()
     run: RunSettings = RunSettings()

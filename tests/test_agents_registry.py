@@ -171,5 +171,7 @@ def test_an_import_path_of_something_else_is_refused():
 
 
 def test_the_names_of_both_kinds_are_all_there_are():
-    assert " ".join(agents.names()) == "dqn_prior dqn cql_prior cql bc_prior bc prior random"
+    assert " ".join(agents.names()) == (
+        "dqn_prior dqn cql_prior cql bc_prior bc prior random mem_q search_prior"
+    )
     assert agents.policy_names() == ("gflan_prior", "gflan")

@@ -21,11 +21,11 @@ NAMES = {
         posterior_log_probs sample_candidates sample_posterior soft_value
     """,
     "llmprior_jax.agents": """
-        Agent AgentState Candidates Exploration GFlanState Policy PolicyAgent QLearnerState Rollout States
-        Transitions bc_prior best_of_candidates cql_prior dqn_prior gflan_prior greedy is_policy
-        make make_policy names policy_names prior_alone prior_transforms q_learner register
-        register_policy sees_prior temperature trust uniform weighs_prior with_prior
-        with_uniform_prior
+        Agent AgentState Candidates Exploration GFlanState Policy PolicyAgent QLearnerState Rollout
+        Search States Transitions bc_prior best_of_candidates cql_prior dqn_prior gflan_prior greedy
+        is_policy make make_policy mem_q names policy_names prior_alone prior_transforms q_learner
+        register register_policy search_prior searches sees_prior temperature trust uniform
+        weighs_prior with_prior with_search with_uniform_prior
     """,
     "llmprior_jax.envs": """
         HistoryWrapper NAMES Scene TextEnvironment Thing engines make register with_history

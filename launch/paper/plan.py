@@ -205,6 +205,9 @@ def find_inputs(workdir: pathlib.Path) -> Inputs:
 
 def make(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
     """All experiments by name, in the order in which they are run."""
+    from launch.paper import plan_beyond  # Which takes its words from here.
+
+    in_pick = None if inputs.games is None else _pick(scale, inputs).run
     return {
         **_online(scale, inputs),
         "published-salad": _published(scale, inputs),
@@ -213,6 +216,7 @@ def make(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
         "ablation-quality": _quality(scale, inputs),
         "ablation-bad-prior": _bad_prior(scale, inputs),
         **({} if inputs.games is None else _alfworld(scale, inputs)),
+        **plan_beyond.make(scale, _salad(scale, inputs).run, in_pick),
     }
 
 
@@ -349,8 +353,8 @@ def _published(scale: Scale, inputs: Inputs) -> Experiment:
     )
 
 
-def _alfworld(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
-    """Pick, a game another in each episode: online, in unseen tasks, and from a dataset."""
+def _pick(scale: Scale, inputs: Inputs) -> _Maker:
+    """Makes runs in ALFWorld's Pick."""
 
     def default() -> training.Config:
         config = alfworld_pick.get_config()
@@ -363,7 +367,12 @@ def _alfworld(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
         config.num_steps, config.eval_every = scale.alfworld_steps, scale.alfworld_steps // 2
         return config
 
-    maker = _Maker(inputs, default)
+    return _Maker(inputs, default)
+
+
+def _alfworld(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
+    """Pick, a game another in each episode: online, in unseen tasks, and from a dataset."""
+    maker = _pick(scale, inputs)
     values = ("random", "prior", "dqn", "dqn_prior")
     # Each step is a state of its own, and few rollouts fit into so many steps.
     policy: dict[str, Any] = {

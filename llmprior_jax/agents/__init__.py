@@ -7,6 +7,7 @@ from llmprior_jax.agents.agent import (
     Candidates,
     Exploration,
     Policy,
+    Search,
     Transitions,
     best_of_candidates,
     greedy,
@@ -19,6 +20,7 @@ from llmprior_jax.agents.behavior_cloning import bc_prior
 from llmprior_jax.agents.cql_prior import cql_prior
 from llmprior_jax.agents.dqn_prior import dqn_prior
 from llmprior_jax.agents.gflan_prior import GFlanState, gflan_prior
+from llmprior_jax.agents.mem_q import mem_q
 from llmprior_jax.agents.policy_agent import PolicyAgent, Rollout, States
 from llmprior_jax.agents.q_learning import QLearnerState, q_learner
 from llmprior_jax.agents.registry import (
@@ -29,9 +31,11 @@ from llmprior_jax.agents.registry import (
     policy_names,
     register,
     register_policy,
+    searches,
     sees_prior,
     weighs_prior,
 )
+from llmprior_jax.agents.search_prior import search_prior, with_search
 
 __all__ = [
     "Agent",
@@ -43,6 +47,7 @@ __all__ = [
     "PolicyAgent",
     "QLearnerState",
     "Rollout",
+    "Search",
     "States",
     "Transitions",
     "bc_prior",
@@ -54,6 +59,7 @@ __all__ = [
     "is_policy",
     "make",
     "make_policy",
+    "mem_q",
     "names",
     "policy_names",
     "prior_alone",
@@ -61,11 +67,14 @@ __all__ = [
     "q_learner",
     "register",
     "register_policy",
+    "search_prior",
+    "searches",
     "sees_prior",
     "temperature",
     "trust",
     "uniform",
     "weighs_prior",
     "with_prior",
+    "with_search",
     "with_uniform_prior",
 ]

@@ -96,6 +96,31 @@ class Exploration(NamedTuple):
     discount: float
 
 
+class Search(NamedTuple):
+    """How an agent searches where it acts (`agents.with_search`).
+
+    Examples:
+      >>> agent = agents.with_search(agents.prior_alone(), simulations=8)
+      >>> agent.search.simulations, agents.greedy(agent).search.is_greedy
+      (8, True)
+
+    Attributes:
+      simulations: of each search, at least 1.
+      tree_policy: what they try, "gumbel" or "puct".
+      rollout_steps: steps of the agent's own policy from each leaf.
+      alpha: temperature of the posterior, in units of reward, where the agent has none of its own.
+      discount: per decision.
+      is_greedy: takes the best action instead of drawing one.
+    """
+
+    simulations: int
+    tree_policy: str
+    rollout_steps: int
+    alpha: float
+    discount: float
+    is_greedy: bool = False
+
+
 class Candidates(NamedTuple):
     """Actions that are drawn once per visit of a state, and kept with what was learned there.
 
@@ -137,6 +162,9 @@ class Agent(NamedTuple):
       explore: how it acts while it learns, where that is not `act`.
       candidates: what is drawn once per visit of a state; None for agents to whom a visit is like
         any other.
+      alpha: `state -> f32[]`, the temperature of an agent whose `Policy.q_values` are estimates of
+        the return, and its policy the posterior of them and its prior; None for any other.
+      search: how it searches where the environment can be stepped from a state; None: it does not.
     """
 
     init: Callable[[jax.Array, ActionPrior], AgentState]
@@ -145,6 +173,8 @@ class Agent(NamedTuple):
     update: Callable[[AgentState, jax.Array, Transitions], tuple[AgentState, Metrics]] | None
     explore: Exploration | None = None
     candidates: Candidates | None = None
+    alpha: Callable[[AgentState], jax.Array] | None = None
+    search: Search | None = None
 
 
 def uniform(prior: ActionPrior) -> ActionPrior:
@@ -205,7 +235,7 @@ def with_prior(agent: Agent, transform: Callable[[ActionPrior], ActionPrior]) ->
         policy = agent.policy(state, seen)
         return policy if policy.prior is not None else policy._replace(prior=seen.log_probs)
 
-    return Agent(
+    return agent._replace(
         init=lambda key, prior: agent.init(key, transform(prior)),
         policy=transformed_policy,
         act=lambda state, key, prior: agent.act(state, key, transform(prior)),
@@ -230,7 +260,8 @@ def greedy(agent: Agent) -> Agent:
     def act(state: AgentState, key: jax.Array, prior: ActionPrior) -> jax.Array:
         return likeliest(key, agent.policy(state, prior).log_probs)
 
-    return agent._replace(act=act)
+    search = None if agent.search is None else agent.search._replace(is_greedy=True)
+    return agent._replace(act=act, search=search)
 
 
 def best_of_candidates(agent: Agent, num_candidates: int) -> Agent:

@@ -52,7 +52,7 @@ def bc_prior(
         )(batch.prior.log_probs, scores, batch.action), {}
 
     # Nothing is bootstrapped: the target parameters are never read.
-    return q_learner(
+    agent = q_learner(
         q,
         loss,
         temperature.fixed(1.0),
@@ -61,3 +61,5 @@ def bc_prior(
         target_rate=1.0,
         max_grad_norm=max_grad_norm,
     )
+    # What it learns are scores, and no returns.
+    return agent._replace(alpha=None)

@@ -294,7 +294,15 @@ def q_learner(
             discount=discount,
         )
     kept = Candidates(num_candidates, draw) if num_candidates and keep_candidates else None
-    return Agent(init, policy, act, update, explore, kept)
+    return Agent(
+        init,
+        policy,
+        act,
+        update,
+        explore,
+        kept,
+        alpha=lambda state: temperature.value(state.temperature),
+    )
 
 
 def _by_episodes(trust: Trust, act_by: Callable[..., jax.Array], discount: float) -> Exploration:

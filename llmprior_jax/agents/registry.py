@@ -15,7 +15,9 @@ from llmprior_jax.agents.behavior_cloning import bc_prior
 from llmprior_jax.agents.cql_prior import cql_prior
 from llmprior_jax.agents.dqn_prior import dqn_prior
 from llmprior_jax.agents.gflan_prior import gflan_prior
+from llmprior_jax.agents.mem_q import mem_q
 from llmprior_jax.agents.policy_agent import PolicyAgent
+from llmprior_jax.agents.search_prior import search_prior
 from llmprior_jax.agents.trust import Trust
 from llmprior_jax.registry import Registry, nearest
 from llmprior_jax.types import LanguagePolicy
@@ -62,6 +64,8 @@ _AGENTS: Registry[Factory] = Registry(
         "bc": _baseline(bc_prior),
         "prior": prior_alone,
         "random": _baseline(prior_alone),
+        "mem_q": mem_q,
+        "search_prior": search_prior,
         "gflan_prior": gflan_prior,
         "gflan": _gflan,
     },
@@ -78,10 +82,10 @@ def make(name: str, **kwargs: Any) -> Agent:
       ValueError: there is no agent 'dqn_priro'; did you mean 'dqn_prior'? ...
 
     Args:
-      name: "dqn_prior", "cql_prior" (offline), "bc_prior" (behavior cloning), "prior" (samples
-        from the prior), or one of these with a uniform prior: "dqn", "cql", "bc", "random"; a name
-        given by `register`; or an import path, `my_module:my_agent`, of a function that returns an
-        `Agent`.
+      name: "dqn_prior", "cql_prior" (offline), "bc_prior" (behavior cloning), "mem_q" (remembers),
+        "search_prior" (looks ahead), "prior" (samples from the prior); one of these with a uniform
+        prior: "dqn", "cql", "bc", "random"; a name given by `register`; or an import path,
+        `my_module:my_agent`, of a function that returns an `Agent`.
       **kwargs: arguments of that function. What only other agents take is ignored, so that the
         same arguments serve an agent and its baselines.
 
@@ -227,6 +231,22 @@ def weighs_prior(name: str) -> bool:
     """
     factory = _AGENTS[name]
     return sees_prior(name) and not _is_policy(factory) and "trust" in _arguments(factory)
+
+
+def searches(name: str) -> bool:
+    """Whether an agent searches where the environment can be stepped (`with_search`).
+
+    Examples:
+      >>> agents.searches("search_prior"), agents.searches("dqn_prior")
+      (True, False)
+
+    Args:
+      name: as `make` and `make_policy` take it. What is not known to search does not.
+
+    Raises:
+      ValueError: there is no such agent.
+    """
+    return _AGENTS[name] is search_prior
 
 
 def names() -> tuple[str, ...]:

@@ -22,9 +22,11 @@ from llmprior_jax.learning.replay import Record, ReplayState, look_up, make_repl
 from llmprior_jax.learning.run import Run
 from llmprior_jax.learning.ways import Ways, act_in_ways, begin_ways, go_on
 from llmprior_jax.play.players import OverSeeds, Player
+from llmprior_jax.play.search import act_by_search
 from llmprior_jax.play.stepping import (
     EnvsState,
     Missing,
+    Place,
     Share,
     find_in,
     lookup_rows,
@@ -146,13 +148,13 @@ def make_loop(
             functools.partial(visit, state.agent, visit_key, table) for visit_key in visit_keys
         )
         candidates = _where(state.iteration == 0, first(row), state.candidates)
-        action = act_in_ways(
-            agent,
-            state.agent,
-            state.ways,
-            jax.random.split(act_key, num_envs),
-            look_up(table, row, candidates),
-        )
+        act_keys = jax.random.split(act_key, num_envs)
+        if agent.search is None:
+            prior = look_up(table, row, candidates)
+            action = act_in_ways(agent, state.agent, state.ways, act_keys, prior)
+        else:
+            places = Place(state.envs.state, state.envs.observation)
+            action = act_by_search(env, env_params, agent, state.agent, table, places, act_keys)
         envs, next_row, step, missing = step_together(
             env,
             env_params,

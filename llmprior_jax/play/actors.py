@@ -18,7 +18,7 @@ import numpy as np
 from llmprior_jax.agents import Agent, AgentState, Policy, PolicyAgent
 from llmprior_jax.agents.agent import likeliest
 from llmprior_jax.play.rollouts import Actor, Progress, Standing
-from llmprior_jax.play.stepping import Choice, Step, lookup_rows, own_keys
+from llmprior_jax.play.stepping import Choice, Place, Step, lookup_rows, own_keys
 from llmprior_jax.posterior import kl_to_prior
 from llmprior_jax.priors import table as tables
 from llmprior_jax.priors.language_policy import append
@@ -58,10 +58,10 @@ class AgentActor(Protocol):
         """How the agent sees the state of row i32[]."""
         ...
 
-    def act(
-        self, state: AgentState, shared: Any, table: PriorTable, row: jax.Array, key: jax.Array
-    ) -> jax.Array:
-        """What it does there, i32[]."""
+    def decide(
+        self, state: AgentState, shared: Any, table: PriorTable, place: Place, key: jax.Array
+    ) -> tuple[Policy, jax.Array]:
+        """What it weighs in a place whose state the table has, and what it does there, i32[]."""
         ...
 
     def by_prior(self, state: AgentState) -> Callable[[jax.Array, ActionPrior], jax.Array]:
@@ -111,12 +111,13 @@ class ValueActor:
         del shared
         return self._agent.policy(state, tables.lookup(table, row))
 
-    def act(
-        self, state: AgentState, shared: Any, table: PriorTable, row: jax.Array, key: jax.Array
-    ) -> jax.Array:
+    def decide(
+        self, state: AgentState, shared: Any, table: PriorTable, place: Place, key: jax.Array
+    ) -> tuple[Policy, jax.Array]:
         """See `AgentActor`."""
         del shared
-        return self._agent.act(state, key, tables.lookup(table, row))
+        prior = tables.lookup(table, tables.find(table, place.observation))
+        return self._agent.policy(state, prior), self._agent.act(state, key, prior)
 
     def by_prior(self, state: AgentState) -> Callable[[jax.Array, ActionPrior], jax.Array]:
         """See `AgentActor`."""
@@ -128,10 +129,14 @@ class ValueActor:
         del shared
         num_steps, num_envs = keys.shape
         now = keys[jnp.minimum(standing.time, num_steps - 1), jnp.arange(num_envs)]
-        action = jax.vmap(self._agent.act, in_axes=(None, 0, 0))(
-            state, now, lookup_rows(table, standing.row)
-        )
-        return own_keys(standing.envs, action), (), keys
+        return own_keys(standing.envs, self._acted(state, now, standing, table)), (), keys
+
+    def _acted(
+        self, state: AgentState, keys: jax.Array, standing: Standing, table: Any
+    ) -> jax.Array:
+        """What it does i32[N] where N environments stand."""
+        prior = lookup_rows(table, standing.row)
+        return jax.vmap(self._agent.act, in_axes=(None, 0, 0))(state, keys, prior)
 
 
 class View(NamedTuple):
@@ -230,11 +235,12 @@ class PolicyActor:
         log_probs, _ = self._agent.policy(state, frozen, one)
         return Policy(log_probs[0], jnp.zeros_like(log_probs[0]))
 
-    def act(
-        self, state: AgentState, shared: Any, table: PriorTable, row: jax.Array, key: jax.Array
-    ) -> jax.Array:
+    def decide(
+        self, state: AgentState, shared: Any, table: PriorTable, place: Place, key: jax.Array
+    ) -> tuple[Policy, jax.Array]:
         """See `AgentActor`."""
-        return self._choice(key, self.policy(state, shared, table, row).log_probs)
+        policy = self.policy(state, shared, table, tables.find(table, place.observation))
+        return policy, self._choice(key, policy.log_probs)
 
     def by_prior(self, state: AgentState) -> Callable[[jax.Array, ActionPrior], jax.Array]:
         """See `AgentActor`."""

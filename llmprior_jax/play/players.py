@@ -18,7 +18,7 @@ from llmprior_jax.play.actors import AgentActor
 from llmprior_jax.play.evaluation import Decision, Episodes
 from llmprior_jax.play.rollouts import Progress, complete, make_roller
 from llmprior_jax.play.scored_states import ScoredStates
-from llmprior_jax.play.stepping import Missing, Share, Step, reset_envs
+from llmprior_jax.play.stepping import Missing, Place, Share, Step, reset_envs
 from llmprior_jax.priors import table as tables
 from llmprior_jax.types import ActionPrior
 
@@ -134,7 +134,7 @@ class JaxPlayer:
             for name, params in tasks.items()
         }
         self._episodes = over_seeds(_episodes, (0, 0))
-        self._policy, self._act = jax.jit(self.actor.policy), jax.jit(self.actor.act)
+        self._decide = jax.jit(self.actor.decide)
 
     def evaluate(self, agents: AgentState, keys: jax.Array) -> dict[str, Episodes]:
         """See `Player`."""
@@ -180,8 +180,9 @@ class JaxPlayer:
             self.scored.extend(np.asarray(observation)[None])
             table = self.scored.table
             row, shared = tables.find(table, observation), self.actor.shared(table)
-            policy = self._policy(state, shared, table, row)
-            action = self._act(state, shared, table, row, act_key)
+            policy, action = self._decide(
+                state, shared, table, Place(env_state, observation), act_key
+            )
             text, scene = self.env.text_state(np.asarray(observation)), self.env.scene(env_state)
             observation, env_state, reward, terminated, truncated, info = self.env.step(
                 step_key, env_state, action, self.env_params

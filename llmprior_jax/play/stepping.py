@@ -41,6 +41,13 @@ class EnvsState(NamedTuple):
     action: jax.Array
 
 
+class Place(NamedTuple):
+    """Where one environment is: its state, and what is observed in it."""
+
+    state: Any
+    observation: jax.Array
+
+
 class Choice(NamedTuple):
     """What N environments are to do.
 

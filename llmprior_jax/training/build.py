@@ -35,6 +35,7 @@ from llmprior_jax.play.engine_player import EnginePlayer
 from llmprior_jax.play.players import JaxPlayer
 from llmprior_jax.play.row_files import RowFiles
 from llmprior_jax.play.scored_states import Asked, ScoredStates, first_observations
+from llmprior_jax.play.search import SearchActor
 from llmprior_jax.priors import CachedModel, PriorSource, Sampling, SourceContext, prompts
 from llmprior_jax.priors.prompts import Example
 from llmprior_jax.priors.shared_store import SharedStore
@@ -322,6 +323,7 @@ def make_run(
         return agent if see is None else agents.with_prior(agent, see)
 
     # All that may be wrong is made first: scoring the first states takes long.
+    check_search(name, settings)
     if isinstance(env, EngineGames):
         agent = with_prior(build_agent(name, settings.agent, settings.prior))
         known.scored.load()
@@ -354,9 +356,16 @@ def make_run(
         known.scored.load()
         return run
     agent = with_prior(build_agent(name, settings.agent, settings.prior, online=dataset is None))
+    if agents.searches(name):
+        agent = _searching(agent, settings)
     known.scored.load()
     evaluated = _evaluated(agent, settings)
-    player = play_with({prefix: ValueActor(each) for prefix, each in evaluated.items()})
+    player = play_with(
+        {
+            prefix: ValueActor(each) if each.search is None else SearchActor(each, env, env_params)
+            for prefix, each in evaluated.items()
+        }
+    )
     if dataset is not None and agent.update is not None:
         batch_size = settings.loop.batch_size
         return OfflineRun(
@@ -382,6 +391,29 @@ def check_eval_modes(modes: Sequence[str], names: Sequence[str]) -> None:
         )
 
 
+def check_search(name: str, settings: Settings) -> None:
+    """Raises a ValueError if the agent `name` is to search where it cannot."""
+    simulations = settings.search.simulations
+    if simulations is None and not agents.searches(name):
+        return
+    wanted = f"{name} is to search" + (f" ({simulations} simulations)" if simulations else "")
+    if agents.is_policy(name):
+        raise ValueError(
+            f"{wanted}, and its policy is a language model, which cannot read the states of a "
+            "tree; search with an agent that looks priors up, such as dqn_prior or prior"
+        )
+    if _CANDIDATES in settings.run.eval_modes:
+        raise ValueError(
+            f"{wanted}, and eval_modes has {_CANDIDATES!r}, where agents act by Q alone; use "
+            "another mode, such as sample"
+        )
+    if settings.environment.env == ENGINE:
+        raise ValueError(
+            f"{wanted}, and games on engines cannot be stepped from any state; use an environment "
+            "in JAX, such as ALFWorld, or an agent without search, such as dqn_prior"
+        )
+
+
 def mode_prefixes(modes: Sequence[str]) -> dict[str, str]:
     """The modes of evaluation by what stands before the names of their metrics."""
     return {f"{mode}_" if number else "": mode for number, mode in enumerate(modes)}
@@ -389,6 +421,8 @@ def mode_prefixes(modes: Sequence[str]) -> dict[str, str]:
 
 def _evaluated(agent: agents.Agent, settings: Settings) -> dict[str, agents.Agent]:
     """An agent as it acts in evaluations, by what stands before the metrics' names."""
+    if settings.search.simulations is not None:
+        agent = _searching(agent, settings)
     acting = {
         _GREEDY: agents.greedy(agent),
         _CANDIDATES: agents.best_of_candidates(
@@ -397,6 +431,22 @@ def _evaluated(agent: agents.Agent, settings: Settings) -> dict[str, agents.Agen
     }
     prefixes = mode_prefixes(settings.run.eval_modes)
     return {prefix: acting.get(mode, agent) for prefix, mode in prefixes.items()}
+
+
+def _searching(agent: agents.Agent, settings: Settings) -> agents.Agent:
+    """An agent that searches as the settings say, or with its own number of simulations."""
+    simulations = settings.search.simulations
+    if simulations is None:
+        assert agent.search is not None
+        simulations = agent.search.simulations
+    return agents.with_search(
+        agent,
+        simulations=simulations,
+        tree_policy=settings.search.tree_policy,
+        rollout_steps=settings.search.rollout_steps,
+        alpha=settings.agent.alpha,
+        discount=settings.agent.discount,
+    )
 
 
 def make_candidates(

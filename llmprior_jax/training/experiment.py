@@ -227,6 +227,7 @@ def restore(
     mesh: str | None = None,
     should_stop: Callable[[], bool] | None = None,
     eval_mode: str | None = None,
+    search: int | None = None,
 ) -> "Run":
     """Restores an agent of a finished or interrupted run, to evaluate it.
 
@@ -247,11 +248,13 @@ def restore(
       should_stop: asked while the language model is loaded and asked (`priors.CachedModel`).
       eval_mode: how the agent acts, "sample", "greedy" or "candidates" (`RunSettings.eval_modes`);
         by default as in the run's evaluations.
+      search: simulations of the tree search by which it acts (`agents.with_search`); by default as
+        in the run's evaluations.
 
     Raises:
       FileNotFoundError: the directory holds no run, or no checkpoint of the agent.
-      ValueError: the run has no such agent, or the mesh, the mode or the number of episodes is not
-        possible.
+      ValueError: the run has no such agent, it cannot search, or the mesh, the mode or the number
+        of episodes or simulations is not possible.
       RestoreError: the agent has checkpoints, and none can be read, or another version wrote them.
     """
     from llmprior_jax.training import build
@@ -260,7 +263,7 @@ def restore(
     settings = to_settings(read_config(workdir))
     if name not in settings.agents:
         raise ValueError(f"{workdir} has no agent {name!r}; it has {', '.join(settings.agents)}")
-    settings = _for_evaluation(settings, name, eval_episodes, mesh, eval_mode)
+    settings = _for_evaluation(settings, name, eval_episodes, mesh, eval_mode, search)
     env, env_params = build.make_environment(settings)
     shown = make_examples(settings, env, workdir)
     priors = build.make_priors(
@@ -379,7 +382,12 @@ def explain_out_of_memory(name: str, settings: Settings, workdir: object) -> Gen
 
 
 def _for_evaluation(
-    settings: Settings, name: str, eval_episodes: int, mesh: str | None, eval_mode: str | None
+    settings: Settings,
+    name: str,
+    eval_episodes: int,
+    mesh: str | None,
+    eval_mode: str | None,
+    search: int | None,
 ) -> Settings:
     """The settings of a run with other evaluations, on the devices that are here."""
     from llmprior_jax.training import build, validation
@@ -395,10 +403,16 @@ def _for_evaluation(
     modes = (eval_mode,) if eval_mode else run.eval_modes
     build.check_eval_modes(modes, [name])
     run = dataclasses.replace(run, eval_episodes=eval_episodes, eval_modes=modes, mesh=mesh or None)
+    how = settings.search
+    if search is not None:
+        validation.RANGES["search.simulations"].check("search", search)
+        how = dataclasses.replace(how, simulations=search)
     prior, store = settings.prior, settings.prior.store
     if store is not None and not from_first(lambda: b"yes" if _is_file(store) else b""):
         prior = dataclasses.replace(prior, store=None)
-    return dataclasses.replace(settings, run=run, prior=prior)
+    settings = dataclasses.replace(settings, run=run, prior=prior, search=how)
+    build.check_search(name, settings)
+    return settings
 
 
 def _is_file(path: str) -> bool:

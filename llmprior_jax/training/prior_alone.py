@@ -26,7 +26,7 @@ from llmprior_jax.play.engine_games import EngineGames
 from llmprior_jax.play.row_files import RowFiles
 from llmprior_jax.play.scored_states import ScoredStates
 from llmprior_jax.priors import PriorBatch, Prompt
-from llmprior_jax.settings import GamesSettings, OfflineSettings, Settings
+from llmprior_jax.settings import GamesSettings, OfflineSettings, SearchSettings, Settings
 from llmprior_jax.training import build, config
 from llmprior_jax.training.config import asked
 from llmprior_jax.training.summary import bounds
@@ -211,6 +211,7 @@ def without_learning(settings: Settings, eval_episodes: int) -> Settings:
         environment=dataclasses.replace(environment, games=seen),
         agents=("prior",),
         offline=OfflineSettings(),
+        search=SearchSettings(),
         run=dataclasses.replace(run, eval_episodes=eval_episodes, eval_modes=("sample",)),
     )
 

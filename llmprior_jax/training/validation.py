@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import jax
 
 from llmprior_jax import agents, datasets, models
+from llmprior_jax.agents.search_prior import check_tree_policy
 from llmprior_jax.distributed.mesh import make_mesh
 from llmprior_jax.play.candidates import PROPOSERS
 from llmprior_jax.priors import Sampling, check_options, prompts
@@ -29,6 +30,7 @@ from llmprior_jax.settings import PriorSettings, Settings
 from llmprior_jax.training.build import (
     ENGINE,
     check_eval_modes,
+    check_search,
     freeform_sampling,
     shared_environments,
 )
@@ -85,6 +87,8 @@ RANGES: dict[str, Range] = {
     "policy.hidden_sizes": WIDTH,
     "policy.num_envs": SIZE,
     "policy.rollout_steps": SIZE,
+    "search.simulations": WIDTH,
+    "search.rollout_steps": WIDTH,
     "loop.num_envs": SIZE,
     "loop.replay_capacity": STEPS,
     "loop.warmup_steps": COUNT_OR_ZERO,
@@ -122,6 +126,7 @@ def validate(settings: Settings) -> None:
     make_mesh(run.mesh, run.num_seeds, shared_environments(settings))
     datasets.check_unit(settings.offline.unit)
     check_eval_modes(run.eval_modes, settings.agents)
+    check_tree_policy(settings.search.tree_policy)
     counts = {name: getattr(run, name) for name in ("num_steps", "eval_every")}
     for name, steps in counts.items():
         if not settings.offline.dataset and steps % settings.loop.num_envs:
@@ -275,6 +280,8 @@ def _check_agents(settings: Settings) -> None:
         )
     # The learner's parameters are checked even where only agents without any run.
     for name in ("dqn_prior", "cql_prior", *settings.agents):
+        if name in settings.agents:
+            check_search(name, settings)
         if agents.is_policy(name):
             _check_policy(name, settings)
         else:
