@@ -88,7 +88,9 @@ def test_an_init_holds_a_docstring_imports_and_its_public_names_only(path):
 
 
 def test_no_folder_holds_more_modules_than_a_reader_takes_in():
+    # But for one of configs, each of which is read by itself, by its name.
     folders = {path.parent for path in [*MODULES, *(ROOT / "launch").rglob("*.py")]}
+    folders -= {ROOT / "launch" / "configs"}
     sizes = {str(folder.relative_to(ROOT)): len(list(folder.glob("*.py"))) for folder in folders}
     assert not {folder: size for folder, size in sizes.items() if size > MOST_MODULES}
 
