@@ -22,7 +22,7 @@ import rich.table
 
 from launch.common import app
 from llmprior_jax import training
-from llmprior_jax.training import build_agent, summary
+from llmprior_jax.training import build_agent, experiment, summary
 from llmprior_jax.training.config import asked, priors_of
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> None:
     num_seeds = len(results["success_rate"])
     if _SEED.value >= num_seeds:
         raise ValueError(f"--seed is {_SEED.value}; the run has seeds 0 to {num_seeds - 1}")
-    of_run = training.to_settings(training.read_config(pathlib.Path(_WORKDIR.value)))
+    of_run = experiment.read_settings(pathlib.Path(_WORKDIR.value))
     mode = _MODE.value or of_run.run.eval_mode
     console.print(
         f"{_AGENT.value} after {run.steps:,} {run.unit}, {_EPISODES.value} episodes of each "

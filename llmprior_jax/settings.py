@@ -162,6 +162,7 @@ class RefineSettings:
     Attributes:
       rounds: how many there are; None is none, the language model as it is.
       agent: the agent that learns Q in each round.
+      num_steps: environment steps of each of its seeds; None: as many as the run's own agents take.
       episodes: episodes of the trained agent, per seed, whose states are learned from.
       updates: of the language model, in each round.
       batch_states: states of an update.
@@ -173,11 +174,12 @@ class RefineSettings:
 
     rounds: int | None = None
     agent: str = "dqn_prior"
+    num_steps: int | None = None
     episodes: int = 64
-    updates: int = 300
-    batch_states: int = 32
+    updates: int = 200
+    batch_states: int = 16
     rank: int = 8
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     leash: float = 0.1
 
 

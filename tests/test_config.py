@@ -19,6 +19,7 @@ OPTIONAL = [
     *("prior.store", "prior.quantize", "prior.demonstrations", "prior.examples.workdir"),
     *("agent.alpha_from", "agent.alpha_updates", "agent.target_kl", "agent.num_candidates"),
     *("agent.penalty_temperature", "policy.lora_rank"),
+    *("prior.refine.rounds", "prior.refine.num_steps"),
 ]
 
 
@@ -41,7 +42,7 @@ def test_zero_and_the_empty_text_say_none_as_a_command_line_must(name):
     is_number = isinstance(at(Settings(), name), int | float) or name in (
         *("segment_steps", "freeform.k", "offline.size", "agent.alpha_from", "policy.lora_rank"),
         *("agent.alpha_updates", "agent.target_kl", "agent.num_candidates"),
-        "agent.penalty_temperature",
+        *("agent.penalty_temperature", "prior.refine.rounds", "prior.refine.num_steps"),
     )
     config.update_from_flattened_dict({name: 0 if is_number else ""})
     assert at(training.to_settings(config), name) is None

@@ -36,7 +36,7 @@ _KERNEL, _WEIGHT = "/kernel", ".weight"
 # PEFT's names of tensors are those of the model within its own wrappers.
 _PREFIX = "base_model.model."
 _FACTOR = re.compile(rf"{re.escape(_PREFIX)}(.+)\.lora_([AB])\.weight")
-# Fields of a configuration that make of an adapter more than plain factors, unless they are empty.
+# Fields of a config that make of an adapter more than plain factors, unless they are empty.
 _MORE = (
     *("alpha_pattern", "rank_pattern", "fan_in_fan_out", "layer_replication", "lora_bias"),
     *("modules_to_save", "trainable_token_indices", "use_dora", "alora_invocation_tokens"),
@@ -45,7 +45,7 @@ _DTYPES = hf_directory.HFDirectory.dtypes
 
 
 class Adapter(NamedTuple):
-    """An adapter whose configuration was read, and no weights yet.
+    """An adapter whose config was read, and no weights yet.
 
     Attributes:
       directory: where it is.
@@ -162,7 +162,7 @@ def open_adapter(directory: str | Path) -> Adapter:
     """Opens the adapter of a directory; no weights are read.
 
     Raises:
-      CheckpointError: its configuration cannot be read, or is of another kind of adapter.
+      CheckpointError: its config cannot be read, or is of another kind of adapter.
     """
     directory = Path(directory).expanduser()
     problems: list[str] = []

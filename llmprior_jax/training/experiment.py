@@ -234,9 +234,7 @@ def _refine(
         tqdm.tqdm.write(f"refining the prior: round {number} of {wanted.rounds}")
         run(refinement.config_of(config, number), of_round, should_stop=should_stop)
         trained = restore(of_round, wanted.agent, wanted.episodes, None, should_stop, "sample")
-        before = refinement.adapted(to_settings(read_config(of_round)), of_round)
-        with explain_out_of_memory(wanted.agent, settings, of_round):
-            refinement.distil(trained, before, of_round, should_stop)
+        refinement.distil(trained, read_settings(of_round), of_round, should_stop)
 
 
 def _of_agents(settings: Settings, content: bytes, workdir: pathlib.Path) -> dict[str, Any]:
@@ -286,13 +284,13 @@ def restore(
         possible.
       RestoreError: the agent has checkpoints, and none can be read, or another version wrote them.
     """
-    from llmprior_jax.training import build, refinement
+    from llmprior_jax.training import build
 
     workdir = pathlib.Path(workdir)
-    settings = to_settings(read_config(workdir))
-    if name not in settings.agents:
-        raise ValueError(f"{workdir} has no agent {name!r}; it has {', '.join(settings.agents)}")
-    settings = refinement.adapted(settings, workdir)
+    known = to_settings(read_config(workdir)).agents
+    if name not in known:
+        raise ValueError(f"{workdir} has no agent {name!r}; it has {', '.join(known)}")
+    settings = read_settings(workdir)
     settings = _for_evaluation(settings, eval_episodes, mesh, eval_mode)
     env, env_params = build.make_environment(settings)
     shown = make_examples(settings, env, workdir)
@@ -309,6 +307,18 @@ def restore(
         raise FileNotFoundError(f"{workdir} has no checkpoint of {name} yet")
     _go_back(run, *restored, directory)
     return run
+
+
+def read_settings(workdir: pathlib.Path) -> Settings:
+    """The settings of a run, with the model that its prior was refined to, if it was.
+
+    Raises:
+      FileNotFoundError: the directory holds no run, or its prior is not refined yet.
+      ValueError: the configuration is damaged.
+    """
+    from llmprior_jax.training import refinement
+
+    return refinement.adapted(to_settings(read_config(workdir)), workdir)
 
 
 def prepare(

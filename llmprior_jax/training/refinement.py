@@ -73,6 +73,7 @@ def config_of(config: Config, number: int) -> Config:
     its_own: Config = config.copy_and_resolve_references()
     its_own.agents = (config.prior.refine.agent,)
     its_own.games.unseen = ()
+    its_own.num_steps = config.prior.refine.num_steps or config.num_steps
     its_own.prior.refine.rounds = number - 1
     return its_own
 

@@ -59,6 +59,7 @@ RANGES: dict[str, Range] = {
     "prior.propose.max_new_tokens": WIDTH,
     "prior.propose.pseudo_count": NOT_NEGATIVE,
     "prior.refine.rounds": WIDTH,
+    "prior.refine.num_steps": COUNT,
     "prior.refine.episodes": SIZE,
     "prior.refine.updates": COUNT,
     "prior.refine.batch_states": SIZE,
@@ -130,6 +131,7 @@ def validate(settings: Settings) -> None:
     datasets.check_unit(settings.offline.unit)
     check_eval_mode(run.eval_mode)
     counts = {name: getattr(run, name) for name in ("num_steps", "eval_every", "segment_steps")}
+    counts["prior.refine.num_steps"] = settings.prior.refine.num_steps
     for name, steps in counts.items():
         if steps is not None and not settings.offline.dataset and steps % settings.loop.num_envs:
             raise ValueError(
