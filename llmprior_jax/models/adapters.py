@@ -4,6 +4,14 @@ A directory has `adapter_config.json`, which names the model that is adapted, an
 `adapter_model.safetensors`. `models.load` takes such a directory as it takes a model's, and gives
 the adapted model. What an adapter may be beside plain low-rank factors (other matrices that are
 stored whole, DoRA, ranks of their own) is refused by name.
+
+Example:
+  >>> lm = models.load("tiny")
+  >>> factors = models.lora.init(jax.random.key(0), lm.params, 2)
+  >>> models.adapters.write("tea_maker", "tiny", lm.config, factors)
+  >>> models.adapters.open_adapter("tea_maker").base
+  'tiny'
+  >>> adapted = models.load("tea_maker")  # the same model, since no factor has learned yet
 """
 
 import hashlib

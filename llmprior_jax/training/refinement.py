@@ -23,6 +23,7 @@ from llmprior_jax.errors import DivergedError, InterruptedRunError
 from llmprior_jax.learning import Run
 from llmprior_jax.learning.refining import Visited, make_refining
 from llmprior_jax.models import adapters, lora
+from llmprior_jax.models.formats import places
 from llmprior_jax.play.evaluation import Episodes
 from llmprior_jax.priors.language_policy import language_policy
 from llmprior_jax.settings import Settings
@@ -134,17 +135,12 @@ def distil(
       DivergedError: the language model's loss is not finite.
       InterruptedRunError: `should_stop` said so.
     """
-    refine = settings.prior.refine
-    base, factors = _begin(settings)
     keys = fold_in(trained.keys["fresh"], _STREAM)
     played = trained.player.evaluate(trained.state.agent, keys)[""]
     row, times = visited(played)
-    lm = models.load(base, jnp.float32)
-    if factors is None:
-        factors = lora.init(jax.random.key(settings.run.seed), lm.params, refine.rank)
-    num_actions = trained.player.env.num_actions
-    prior = settings.prior
-    model = language_policy(lm, num_actions, prior.normalization, prior.temperature, refine.rank)
+    base, lm, factors = _adapting(settings)
+    how = settings.prior.normalization, settings.prior.temperature
+    model = language_policy(lm, trained.player.env.num_actions, *how, settings.prior.refine.rank)
     text_state, build_prompt = trained.player.env.text_state, trained.scored.build_prompt
     observations = np.asarray(trained.table.observations[: int(trained.table.size)])[row]
     asked = [build_prompt(text_state(observation)) for observation in observations]
@@ -195,20 +191,16 @@ def _posterior(trained: Run) -> jax.Array:
     return jax.nn.logsumexp(jnp.stack(each), axis=0) - jnp.log(len(each))
 
 
-def _begin(settings: Settings) -> tuple[str, dict[str, lora.Factors] | None]:
-    """The model that the round's prior is an adaptation of, and the factors; None if of none."""
-    model = settings.prior.model
-    if not adapters.is_adapter(model):
-        return _absolute(model), None
-    adapter = adapters.open_adapter(model)
-    lm = models.load(adapter.base, jnp.float32)
-    return adapter.base, adapter.read(lm.config, adapters.shapes_of(lm.params))
-
-
-def _absolute(model: str) -> str:
-    """What a model is called from wherever its adapter is loaded."""
-    path = pathlib.Path(model).expanduser()
-    return str(path.absolute()) if path.exists() else model
+def _adapting(settings: Settings) -> tuple[str, models.LanguageModel, dict[str, lora.Factors]]:
+    """The model that the prior is of without an adapter, its name, and the factors as they are."""
+    name = settings.prior.model
+    if adapters.is_adapter(name):
+        adapter = adapters.open_adapter(name)
+        lm = models.load(adapter.base, jnp.float32)
+        return adapter.base, lm, adapter.read(lm.config, adapters.shapes_of(lm.params))
+    lm = models.load(name, jnp.float32)
+    key = jax.random.key(settings.run.seed)
+    return places.absolute(name), lm, lora.init(key, lm.params, settings.prior.refine.rank)
 
 
 def _learn(
