@@ -174,10 +174,10 @@ def open_adapter(directory: str | Path) -> Adapter:
     """
     directory = Path(directory).expanduser()
     problems: list[str] = []
-    fields = hf_directory.read_json(directory / CONFIG, problems) or {}
-    base, rank, alpha = (
-        fields.get(name) for name in ("base_model_name_or_path", "r", "lora_alpha")
-    )
+    fields: dict[str, Any] = hf_directory.read_json(directory / CONFIG, problems) or {}
+    base: Any = fields.get("base_model_name_or_path")
+    rank: Any = fields.get("r")
+    alpha: Any = fields.get("lora_alpha")
     if fields and fields.get("peft_type") != "LORA":
         problems.append(f"{CONFIG}: peft_type is {fields.get('peft_type')!r}; supported is 'LORA'")
     elif fields:
@@ -201,11 +201,12 @@ def open_adapter(directory: str | Path) -> Adapter:
         if (directory / "adapter_model.bin").exists():
             problem += "; adapter_model.bin is a pickle, which can run code and is never read"
         problems.append(problem)
-    read = isinstance(base, str) and isinstance(rank, int) and isinstance(alpha, int | float)
-    if problems or not read:
+    if problems:
         raise CheckpointError(str(directory), problems)
+    # As was just checked, which no type checker sees.
+    base, rank, alpha = str(base), int(rank), float(alpha)
     divisor = math.sqrt(rank) if fields.get("use_rslora") else rank
-    return Adapter(directory, base, rank, float(alpha) / divisor)
+    return Adapter(directory, base, rank, alpha / divisor)
 
 
 def write(directory: str | Path, base: str, config: Any, factors: Mapping[str, Any]) -> None:
