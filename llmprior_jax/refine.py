@@ -1,4 +1,4 @@
-"""How far a prior is to be trusted, learned from what it leads to.
+"""Priors that learn: how far each is to be trusted, and what a language model is to say next.
 
 A language model's prior may be good or ruinous, and nobody knows beforehand. Here several priors
 of one state, the *members*, are weighed against one another; the uniform prior is usually one of
@@ -19,6 +19,10 @@ of improvement* of Bayesian optimization (Kushner, 1964), with normal returns. T
 favor a prior that does nothing over one that stumbles but sometimes succeeds, and only from
 successes is something learned.
 
+The prior of a language model is itself refined by `distillation_loss`: the same M-step for its own
+parameters, as in variational EM for policies (MPO, Abdolmaleki et al., 2018, arXiv 1806.06920) and
+for agents that are language models (Yan et al., 2025, arXiv 2509.26340).
+
 As in `posterior`, functions are pure and unbatched, and `-inf` means "no such action".
 """
 
@@ -33,6 +37,7 @@ from llmprior_jax.posterior import normalize
 __all__ = [
     "Returns",
     "add_returns",
+    "distillation_loss",
     "mixed_log_probs",
     "no_returns",
     "responsibilities",
@@ -220,6 +225,55 @@ def responsibilities(
     there = (total != -jnp.inf) & (policy > 0)
     share = jnp.where(there, jnp.exp(joint - jnp.where(there, total, 0.0)), 0.0)
     return jnp.where(jnp.any(there), share @ jnp.where(there, policy, 0.0), weights)
+
+
+def distillation_loss(
+    log_probs: jax.Array,
+    posterior_log_probs: jax.Array,
+    old_log_probs: jax.Array,
+    leash: float | jax.Array,
+) -> jax.Array:
+    """How far a prior is from the posterior that it is to become, and from what it was.
+
+    `E_pi[-log p(a|s)] + leash KL(p_old || p)`: the cross-entropy of the posterior, which the M-step
+    minimizes, and a price for forgetting. Its minimizer is `(pi + leash p_old) / (1 + leash)`, so
+    that a leash of 1 goes half the way. Gradients flow through `log_probs` alone.
+
+    Examples:
+      >>> posterior, old = jnp.log(jnp.array([0.9, 0.1])), jnp.log(jnp.array([0.5, 0.5]))
+      >>> best = jnp.log(jnp.array([0.8, 0.2]))  # 0.9 and a third of 0.5, divided by 4 / 3
+      >>> slope = jax.grad(
+      ...     lambda logits: refine.distillation_loss(
+      ...         jax.nn.log_softmax(logits), posterior, old, leash=1 / 3
+      ...     )
+      ... )
+      >>> bool(jnp.allclose(slope(best), 0.0, atol=1e-6))
+      True
+
+    Args:
+      log_probs: float[A], log p(a|s) of the prior that learns, `-inf` where no action is.
+      posterior_log_probs: float[A], log pi(a|s), `-inf` where the posterior has no mass.
+      old_log_probs: float[A], log p_old(a|s), likewise.
+      leash: price of each nat of `KL(p_old || p)`.
+
+    Returns:
+      f32[]; infinite where posterior or old prior have mass and the prior has none.
+    """
+    chex.assert_rank([log_probs, posterior_log_probs, old_log_probs], 1)
+    chex.assert_type([log_probs, posterior_log_probs, old_log_probs], float)
+    chex.assert_equal_shape([log_probs, posterior_log_probs, old_log_probs])
+
+    posterior, old = jax.lax.stop_gradient((posterior_log_probs, old_log_probs))
+    entropy_of_old = _cross_entropy(old, old)
+    return _cross_entropy(posterior, log_probs) + leash * (
+        _cross_entropy(old, log_probs) - entropy_of_old
+    )
+
+
+def _cross_entropy(of: jax.Array, log_probs: jax.Array) -> jax.Array:
+    """`sum_a q(a) (-log p(a))` of log q and log p [A]; what q has no mass in counts nothing."""
+    there = of != -jnp.inf
+    return -jnp.sum(jnp.where(there, jnp.exp(of) * jnp.where(there, log_probs, 0.0), 0.0))
 
 
 def _mean_and_variance(value: jax.Array, counts: jax.Array) -> tuple[jax.Array, jax.Array]:

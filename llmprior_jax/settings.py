@@ -150,6 +150,39 @@ class OtherPriorSettings:
     prompt: str = "plain"
 
 
+@dataclass(frozen=True)
+class RefineSettings:
+    """Refinement of the prior, before any of a run's agents is trained.
+
+    In each round an agent learns under the prior as it is, and what it would do in the states of
+    its successful episodes is distilled into the language model (`learning.refining`), by a
+    low-rank adaptation of all its linear layers. Agents are then trained with the prior of the last
+    round. Unseen games take no part in that.
+
+    Attributes:
+      rounds: how many there are; None is none, the language model as it is.
+      agent: the agent that learns Q in each round.
+      num_steps: environment steps of each of its seeds; None: as many as the run's own agents take.
+      episodes: episodes of the trained agent, per seed, whose states are learned from.
+      updates: of the language model, in each round.
+      batch_states: states of an update.
+      rank: of the low-rank adaptation.
+      learning_rate: of Adam, for the language model.
+      leash: price of each nat by which the prior departs from what it was
+        (`refine.distillation_loss`).
+    """
+
+    rounds: int | None = None
+    agent: str = "dqn_prior"
+    num_steps: int | None = None
+    episodes: int = 64
+    updates: int = 200
+    batch_states: int = 16
+    rank: int = 8
+    learning_rate: float = 2e-3
+    leash: float = 0.1
+
+
 def _default_store() -> str:
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return f"{cache}/llmprior_jax/priors.sqlite"
@@ -187,6 +220,7 @@ class PriorSettings:
         paper, where Q sees those of the environment's `history`, which are fewer; None: the same.
       demonstrations: dataset that "imitate" counts actions in.
       propose: of the method "propose".
+      refine: how the language model learns from what agents learned.
       extra: what only a source of your own takes.
     """
 
@@ -210,6 +244,7 @@ class PriorSettings:
     history: int | None = None
     demonstrations: str | None = None
     propose: ProposalSettings = ProposalSettings()
+    refine: RefineSettings = RefineSettings()
     extra: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 

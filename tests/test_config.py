@@ -19,6 +19,7 @@ OPTIONAL = [
     *("prior.store", "prior.quantize", "prior.demonstrations", "prior.examples.workdir"),
     *("agent.alpha_from", "agent.alpha_updates", "agent.target_kl", "agent.num_candidates"),
     *("agent.penalty_temperature", "agent.epsilon", "policy.lora_rank"),
+    *("prior.refine.rounds", "prior.refine.num_steps"),
 ]
 
 
@@ -42,6 +43,7 @@ def test_zero_and_the_empty_text_say_none_as_a_command_line_must(name):
         *("freeform.k", "offline.size", "agent.alpha_from", "policy.lora_rank"),
         *("agent.alpha_updates", "agent.target_kl", "agent.num_candidates"),
         *("agent.penalty_temperature", "agent.epsilon"),
+        *("prior.refine.rounds", "prior.refine.num_steps"),
     )
     config.update_from_flattened_dict({name: 0 if is_number else ""})
     assert at(training.to_settings(config), name) is None

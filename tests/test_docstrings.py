@@ -146,6 +146,7 @@ def test_an_example_runs(name, folder, load_once, monkeypatch):
     "page",
     [
         *("README.md", "docs/extend.md", "docs/language-models.md", "docs/trust.md"),
+        "docs/refinement.md",
     ],
 )
 def test_the_python_of_a_page_runs(page, folder, load_once, monkeypatch):

@@ -35,7 +35,7 @@ NAMES = {
     """,
     "llmprior_jax.models": """
         CheckpointError Decoder DecoderConfig Encoder EncoderConfig EncoderDecoder
-        EncoderDecoderConfig KVCache LanguageModel ModelConfig RotaryConfig TextEncoder
+        EncoderDecoderConfig KVCache LanguageModel ModelConfig RotaryConfig TextEncoder adapters
         fingerprint load load_encoder load_tokenizer lora partition
     """,
     "llmprior_jax.distributed": """
@@ -65,7 +65,7 @@ NAMES = {
         to_settings
     """,
     "llmprior_jax.refine": """
-        Returns add_returns mixed_log_probs no_returns responsibilities trust
+        Returns add_returns distillation_loss mixed_log_probs no_returns responsibilities trust
     """,
 }
 

@@ -146,3 +146,43 @@ def test_of_more_episodes_than_are_remembered_the_last_stay():
     kept = sorted(zip(returns.value.tolist(), returns.member.tolist(), strict=True))
     assert kept == [(1.0, 1), (3.0, 1), (4.0, 0)]
     assert int(returns.number) == 4
+
+
+# --- Distillation ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("leash", [0.0, 0.25, 1.0, 9.0])
+def test_with_a_table_of_logits_the_minimizer_lies_between_posterior_and_old_prior(leash):
+    posterior_, old = np.array([0.7, 0.3, 0.0, 0.0]), np.array([0.1, 0.2, 0.7, 0.0])
+    exists = jnp.array([True, True, True, False])
+
+    def loss(logits):
+        log_probs = jax.nn.log_softmax(jnp.where(exists, logits, -jnp.inf))
+        return refine.distillation_loss(log_probs, log(posterior_), log(old), leash)
+
+    logits = jnp.zeros(4)
+    step = jax.jit(lambda logits: logits - 2.0 / (1 + leash) * jax.grad(loss)(logits))
+    for _ in range(2_000):
+        logits = step(logits)
+    found = jax.nn.softmax(jnp.where(exists, logits, -jnp.inf))
+    np.testing.assert_allclose(found, (posterior_ + leash * old) / (1 + leash), atol=2e-3)
+
+
+def test_the_distillation_loss_by_hand():
+    prior, posterior_, old = (np.array(p) for p in ([0.5, 0.5], [0.9, 0.1], [0.8, 0.2]))
+    by_hand = np.log(2) + 0.5 * (0.8 * np.log(0.8 / 0.5) + 0.2 * np.log(0.2 / 0.5))
+    found = refine.distillation_loss(log(prior), log(posterior_), log(old), 0.5)
+    np.testing.assert_allclose(found, by_hand, rtol=1e-6)
+
+
+def test_a_prior_without_an_action_of_the_posterior_is_infinitely_far():
+    found = refine.distillation_loss(log([1.0, 0.0]), log([0.5, 0.5]), log([1.0, 0.0]), 1.0)
+    assert np.isposinf(found)
+
+
+def test_gradients_of_distillation_are_of_the_prior_alone_and_finite():
+    gradients = jax.grad(refine.distillation_loss, argnums=(0, 1, 2))(
+        log([0.6, 0.4, 0.0]), log([1.0, 0.0, 0.0]), log([0.5, 0.5, 0.0]), 0.5
+    )
+    np.testing.assert_allclose(gradients[0], [-1 - 0.25, -0.25, 0.0])
+    assert not np.any(gradients[1:])

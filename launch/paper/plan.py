@@ -14,7 +14,7 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from launch.configs import alfworld_pick, paper_dqn, paper_dqn_prior
+from launch.configs import alfworld_pick, alfworld_pick_refine, paper_dqn, paper_dqn_prior
 from launch.search_settings.chosen import chosen
 from llmprior_jax import training
 from llmprior_jax.training.config import changes
@@ -334,6 +334,10 @@ def _published(scale: Scale, inputs: Inputs) -> Experiment:
         for agent, config in (("dqn_prior", paper_dqn_prior), ("dqn", paper_dqn))
     }
     ours = _salad(scale, inputs)
+    published_fields: dict[str, dict[str, Any]] = {
+        "": {},
+        ", discount 0.95": {"agent__discount": 0.95},
+    }
     return Experiment(
         f"The paper's own settings: {SALAD}",
         "Five candidates that are drawn once and kept, the maximum over them, one target network, "
@@ -346,7 +350,7 @@ def _published(scale: Scale, inputs: Inputs) -> Experiment:
             ),
             *(
                 maker.run(agent, f"{_NAMES[agent]}, published{label}", **fields)
-                for label, fields in (("", {}), (", discount 0.95", {"agent__discount": 0.95}))
+                for label, fields in published_fields.items()
                 for agent, maker in published.items()
             ),
         ),
@@ -418,6 +422,7 @@ def _alfworld(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
             "no training game has. Does what they learn carry over?",
             success="unseen_success_rate",
         ),
+        **({} if scale.is_quick else {"refined-alfworld-pick": _refined(maker)}),
         "offline-alfworld-pick": Experiment(
             "Offline: ALFWorld Pick",
             "How many transitions does a prior save an agent that learns from a dataset? Episodes "
@@ -429,6 +434,26 @@ def _alfworld(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
             needs=("games", "pick", *(("pick_large",) if scale.alfworld_large_sizes else ())),
         ),
     }
+
+
+def _refined(maker: _Maker) -> Experiment:
+    """The prior as it is, and after a round in which it learns."""
+    refined = {
+        f"prior__refine__{name}": value
+        for name, value in alfworld_pick_refine.get_config().prior.refine.items()
+    }
+    return Experiment(
+        "A refined prior: ALFWorld Pick, unseen tasks",
+        "The posterior of the training games is distilled into the language model. What is that "
+        "worth in games that it never saw, alone and as the prior of DQN-Prior?",
+        (
+            *map(maker.run, ("prior", "dqn_prior")),
+            maker.run("prior", "refined prior alone", **refined),
+            maker.run("dqn_prior", "DQN-Prior, refined prior", **refined),
+        ),
+        success="unseen_success_rate",
+        needs=("games",),
+    )
 
 
 def _offline(scale: Scale, inputs: Inputs) -> Experiment:

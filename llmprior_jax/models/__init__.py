@@ -1,6 +1,6 @@
 """Flax language models and text encoders, read from Hugging Face checkpoints."""
 
-from llmprior_jax.models import lora
+from llmprior_jax.models import adapters, lora
 from llmprior_jax.models.config import CheckpointError, DecoderConfig, RotaryConfig
 from llmprior_jax.models.decoder import Decoder, KVCache
 from llmprior_jax.models.encoder import Encoder, EncoderConfig
@@ -28,6 +28,7 @@ __all__ = [
     "ModelConfig",
     "RotaryConfig",
     "TextEncoder",
+    "adapters",
     "fingerprint",
     "load",
     "load_encoder",

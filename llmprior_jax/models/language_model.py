@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -10,8 +12,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from llmprior_jax.models import architectures, checkpoint
-from llmprior_jax.models.config import DecoderConfig
+from llmprior_jax.models import adapters, architectures, checkpoint, lora
+from llmprior_jax.models.adapters import Adapter
+from llmprior_jax.models.checkpoint import Checkpoint
+from llmprior_jax.models.config import CheckpointError, DecoderConfig
 from llmprior_jax.models.encoder_decoder import EncoderDecoder
 from llmprior_jax.models.formats import hf_directory, places
 
@@ -117,6 +121,8 @@ def load(
     of `dtype`, so that the model is no smaller here than any other of its shape; llama.cpp, which
     rounds activations, too, gives slightly other numbers.
 
+    Adapters, as PEFT writes them (`models.adapters`): the model that they are for, adapted.
+
     On a CPU, loading takes no more of the host's memory than the weights in `dtype`, the tokenizer
     (some 100 MB for Gemma's 262,144 tokens, otherwise little) and 30 MB.
 
@@ -133,7 +139,8 @@ def load(
         index) and `tokenizer.json`; or an id on the Hugging Face hub such as "Qwen/Qwen2.5-0.5B",
         whose files are downloaded once; or "tiny", the small model that comes with the package. Or
         a GGUF file, a directory with no more than one, or one on the hub, "owner/name/file.gguf".
-        Of a GGUF file that is split ("x-00001-of-00003.gguf"), any part stands for all.
+        Of a GGUF file that is split ("x-00001-of-00003.gguf"), any part stands for all. Or the
+        directory of an adapter, which names the model that it is for.
       dtype: of parameters and activations: float32, bfloat16 or float16. None is float32 on a CPU,
         and bfloat16 on accelerators, whose matrix units are made for it. Norms, softmax and
         log-probabilities are float32 always.
@@ -153,15 +160,22 @@ def load(
     check_dtype(dtype)
     if quantize not in (None, "int8"):
         raise ValueError(f"quantize is {quantize!r}; supported are 'int8' and None")
-    found = places.open_checkpoint(places.find(path_or_hub_id, hf_directory.FILES))
-    supported = architectures.LANGUAGE_MODELS
+    adapter, found = _open(path_or_hub_id, hf_directory.FILES)
+
+    def read() -> checkpoint.Contents:
+        contents = checkpoint.read(found, dtype, architectures.LANGUAGE_MODELS)
+        if adapter is None:
+            return contents
+        factors = adapter.read(contents.config, adapters.shapes_of(contents.params))
+        return contents._replace(params=lora.merge(contents.params, factors))
+
     if quantize is None:
-        config, graphdef, params, tokenizer = checkpoint.read(found, dtype, supported)
+        config, graphdef, params, tokenizer = read()
     else:
         from llmprior_jax.models import quantization
 
         with jax.default_device(jax.local_devices(backend="cpu")[0]):
-            config, graphdef, params, tokenizer = checkpoint.read(found, dtype, supported)
+            config, graphdef, params, tokenizer = read()
             if not isinstance(config, DecoderConfig):
                 raise ValueError(f"{found.path} is no decoder, and only decoders can be quantized")
             graphdef, params = quantization.int8(graphdef, params)
@@ -172,7 +186,7 @@ def load(
         graphdef=graphdef,
         params=params,
         tokenizer=tokenizer,
-        fingerprint=checkpoint.fingerprint(found, dtype, quantize or ""),
+        fingerprint=_fingerprint(adapter, found, dtype, quantize),
     )
 
 
@@ -183,8 +197,10 @@ def check(path_or_hub_id: str | Path) -> None:
       CheckpointError: there is no such directory or hub id, or the checkpoint is not complete, or
         not supported.
     """
-    found = places.open_checkpoint(places.find(path_or_hub_id, hf_directory.FILES))
-    checkpoint.check(found, _default_dtype(), architectures.LANGUAGE_MODELS)
+    adapter, found = _open(path_or_hub_id, hf_directory.FILES)
+    checked = checkpoint.check(found, _default_dtype(), architectures.LANGUAGE_MODELS)
+    if adapter is not None:
+        adapter.check(checked.config, adapters.shapes_of(nnx.from_flat_state(checked.parameters)))
 
 
 def fingerprint(path_or_hub_id: str | Path, dtype: Any = None, quantize: str | None = None) -> str:
@@ -198,8 +214,8 @@ def fingerprint(path_or_hub_id: str | Path, dtype: Any = None, quantize: str | N
       CheckpointError: there is no such directory or hub id.
     """
     dtype = _default_dtype() if dtype is None else dtype
-    found = places.open_checkpoint(places.find(path_or_hub_id, hf_directory.FILES))
-    return checkpoint.fingerprint(found, dtype, quantize or "")
+    adapter, found = _open(path_or_hub_id, hf_directory.FILES)
+    return _fingerprint(adapter, found, dtype, quantize)
 
 
 def load_tokenizer(path_or_hub_id: str | Path) -> PreTrainedTokenizerFast:
@@ -219,10 +235,8 @@ def load_tokenizer(path_or_hub_id: str | Path) -> PreTrainedTokenizerFast:
     Raises:
       CheckpointError: there is no such checkpoint, or its tokenizer cannot be read.
     """
-    files = hf_directory.TOKENIZER_FILES
-    return places.open_checkpoint(
-        places.find(path_or_hub_id, files, weights=False)
-    ).load_tokenizer()
+    _, found = _open(path_or_hub_id, hf_directory.TOKENIZER_FILES, weights=False)
+    return found.load_tokenizer()
 
 
 def reads_apart(path_or_hub_id: str | Path) -> bool:
@@ -233,11 +247,34 @@ def reads_apart(path_or_hub_id: str | Path) -> bool:
     Raises:
       CheckpointError: there is no such checkpoint.
     """
-    files = (hf_directory.CONFIG,)
-    found = places.open_checkpoint(places.find(path_or_hub_id, files, weights=False))
+    _, found = _open(path_or_hub_id, (hf_directory.CONFIG,), weights=False)
     fields = found.read_fields([]) or {}
     architecture = architectures.LANGUAGE_MODELS.get(str(fields.get("model_type")))
     return architecture is not None and architecture.module is EncoderDecoder
+
+
+def _open(
+    path_or_hub_id: str | Path, files: Sequence[str], weights: bool = True
+) -> tuple[Adapter | None, Checkpoint]:
+    """A checkpoint as `places.find` finds it, and what it is adapted by."""
+    if not adapters.is_adapter(path_or_hub_id):
+        return None, places.open_checkpoint(places.find(path_or_hub_id, files, weights))
+    adapter = adapters.open_adapter(path_or_hub_id)
+    try:
+        return adapter, places.open_checkpoint(places.find(adapter.base, files, weights))
+    except CheckpointError as error:
+        of = f"the model that it adapts, {adapter.base} (base_model_name_or_path in"
+        problems = [f"{of} {adapters.CONFIG}): {problem}" for problem in error.problems]
+        raise CheckpointError(str(path_or_hub_id), problems) from error
+
+
+def _fingerprint(
+    adapter: Adapter | None, found: Checkpoint, dtype: Any, quantize: str | None
+) -> str:
+    of_base = checkpoint.fingerprint(found, dtype, quantize or "")
+    if adapter is None:
+        return of_base
+    return hashlib.sha256(f"{of_base} adapted by {adapter.identity}".encode()).hexdigest()
 
 
 def _default_dtype() -> Any:

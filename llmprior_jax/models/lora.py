@@ -84,8 +84,9 @@ def merge(params: Any, factors: dict[str, Factors], scale: float = 1.0) -> Any:
         if change is None:
             return leaf
         # As exact as the products with the matrix itself; see `layers.Maker`.
-        precision = jax.lax.Precision.HIGHEST if leaf.dtype == jnp.float32 else None
-        return leaf + scale * jnp.matmul(change.a, change.b, precision=precision)
+        precision = jax.lax.Precision.HIGHEST if change.a.dtype == jnp.float32 else None
+        product = jnp.matmul(change.a, change.b, precision=precision)
+        return (leaf + scale * product).astype(leaf.dtype)
 
     return jax.tree_util.tree_map_with_path(adapt, params)
 

@@ -25,6 +25,8 @@ class Episodes(NamedTuple):
       length: i32[E].
       start: [E, *O], their first observations; None where that was not recorded.
       actions: i32[E, T], what was done, -1 after the end; None where that was not recorded.
+      rows: i32[E, T], the table's rows of the states acted in, -1 after the end; None where that
+        was not recorded.
     """
 
     success: np.ndarray | jax.Array
@@ -32,6 +34,7 @@ class Episodes(NamedTuple):
     length: np.ndarray | jax.Array
     start: np.ndarray | jax.Array | None = None
     actions: np.ndarray | jax.Array | None = None
+    rows: np.ndarray | jax.Array | None = None
 
 
 Metric = Callable[[Episodes], np.ndarray]

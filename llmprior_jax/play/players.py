@@ -237,7 +237,7 @@ def policies(
 
 def _keep_outcome(step: Step, about: Any) -> dict[str, jax.Array]:
     del about
-    return {"reward": step.reward, "success": step.success, "action": step.action}
+    return {name: getattr(step, name) for name in ("reward", "success", "action", "row")}
 
 
 def _episodes(progress: Progress, start: jax.Array) -> Episodes:
@@ -250,4 +250,5 @@ def _episodes(progress: Progress, start: jax.Array) -> Episodes:
         length=progress.time,
         start=start,
         actions=jnp.where(counts, progress.steps["action"], -1).T,
+        rows=jnp.where(counts, progress.steps["row"], -1).T,
     )

@@ -121,10 +121,10 @@ def insert(table: PriorTable, observations: np.ndarray, prior: ActionPrior) -> P
     kept = write_rows(kept, size, (observations, prior.log_probs, prior.others, place))
     if num_actions > used:
         of_actions = write_rows(of_actions, used, features[is_kept])
-    observations, log_probs, others, place = kept
+    all_observations, log_probs, others, place = kept
     return PriorTable(
         slots=jnp.asarray(slots),
-        observations=observations,
+        observations=all_observations,
         log_probs=log_probs,
         others=others,
         features=of_actions,

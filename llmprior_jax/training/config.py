@@ -16,6 +16,7 @@ from typing import Any, TypeAlias, TypeVar
 from ml_collections import ConfigDict, config_dict
 
 from llmprior_jax.files import parse_json, sealed, typed, write_atomically
+from llmprior_jax.models import adapters
 from llmprior_jax.settings import OtherPriorSettings, PriorSettings, Settings
 
 CONFIG_FILE = "config.json"
@@ -136,7 +137,10 @@ def _settle(
 
 def _suit(prior: dict[str, Any], has_examples: bool, counted: bool = False) -> None:
     """Fills in how a language model is asked, as suits it (in place)."""
-    own = counted or prior["model"] == _EMBEDDED_MODEL
+    model = prior["model"]
+    if adapters.is_adapter(model):
+        model = adapters.open_adapter(model).base
+    own = counted or model == _EMBEDDED_MODEL
     any_other = _ANY_OTHER if has_examples else _WITHOUT_EXAMPLES
     for name, value in (_EMBEDDED if own else any_other).items():
         prior[name] = value if prior.get(name) in (None, "") else prior[name]

@@ -40,6 +40,7 @@ from llmprior_jax.files import (
     sealed,
     write_atomically,
 )
+from llmprior_jax.models import adapters
 from llmprior_jax.priors import prompts
 from llmprior_jax.priors.prompts import Example
 from llmprior_jax.settings import Settings
@@ -127,7 +128,7 @@ def run(
       InUseError: another process trains in the directory.
       OSError: the directory cannot be written.
     """
-    from llmprior_jax.training import build, known_states
+    from llmprior_jax.training import build, known_states, refinement
 
     workdir = pathlib.Path(workdir)
     config, env, env_params = prepare(config, workdir if resume else None)
@@ -164,20 +165,12 @@ def run(
         if dataset is not None:
             known_states.check(dataset, env, str(settings.offline.dataset))
         shown = make_examples(settings, env, workdir if resume else None)
-        priors = build.make_priors(
-            settings,
-            env,
-            env_params,
-            workdir / _PRIOR_TABLE,
-            examples=shown,
-            should_stop=should_stop,
-        )
-        for model in priors.models:
-            opened.callback(model.close)
-        if not resume or not priors.scored.has_rows:
-            build.try_prompts(settings, env, env_params, priors)
-            for model in priors.models:
-                model.load()
+
+        def make_priors(settings: Settings) -> "Priors":
+            table = workdir / _PRIOR_TABLE
+            return build.make_priors(
+                settings, env, env_params, table, examples=shown, should_stop=should_stop
+            )
 
         def claim() -> None:
             workdir.mkdir(parents=True, exist_ok=True)
@@ -189,7 +182,25 @@ def run(
                 examples.write(workdir, shown)
             provenance.record(workdir)
 
-        in_first(claim)
+        is_refined = settings.prior.refine.rounds is not None
+        if is_refined:
+            with contextlib.ExitStack() as only_tried:
+                as_it_is = make_priors(settings)
+                for model in as_it_is.models:
+                    only_tried.callback(model.close)
+                build.try_prompts(settings, env, env_params, as_it_is)
+            claim()
+            _refine(config, settings, workdir, should_stop)
+            settings = refinement.adapted(settings, workdir)
+        priors = make_priors(settings)
+        for model in priors.models:
+            opened.callback(model.close)
+        if not (resume or is_refined) or not priors.scored.has_rows:
+            build.try_prompts(settings, env, env_params, priors)
+            for model in priors.models:
+                model.load()
+        if not is_refined:
+            in_first(claim)
         if is_first():
             for prior in priors_of(settings.prior):
                 tqdm.tqdm.write(f"prior: {prior.model}, asked: {asked(prior)}")
@@ -204,6 +215,26 @@ def run(
                     is_looked_at = True
                 _train(name, trained, priors.models, settings, workdir / name, should_stop)
     return _of_agents(settings, from_first(lambda: _conclude(config, workdir).encode()), workdir)
+
+
+def _refine(
+    config: Config,
+    settings: Settings,
+    workdir: pathlib.Path,
+    should_stop: Callable[[], bool] | None,
+) -> None:
+    """Carries out the rounds that refine the prior, as far as they were not before."""
+    from llmprior_jax.training import refinement
+
+    wanted = settings.prior.refine
+    for number in range(1, (wanted.rounds or 0) + 1):
+        of_round = refinement.directory(workdir, number)
+        if refinement.is_done(of_round):
+            continue
+        tqdm.tqdm.write(f"refining the prior: round {number} of {wanted.rounds}")
+        run(refinement.config_of(config, number), of_round, should_stop=should_stop)
+        trained = restore(of_round, wanted.agent, wanted.episodes, None, should_stop, "sample")
+        refinement.distil(trained, read_settings(of_round), of_round, should_stop)
 
 
 def _of_agents(settings: Settings, content: bytes, workdir: pathlib.Path) -> dict[str, Any]:
@@ -260,9 +291,10 @@ def restore(
     from llmprior_jax.training import build
 
     workdir = pathlib.Path(workdir)
-    settings = to_settings(read_config(workdir))
-    if name not in settings.agents:
-        raise ValueError(f"{workdir} has no agent {name!r}; it has {', '.join(settings.agents)}")
+    known = to_settings(read_config(workdir)).agents
+    if name not in known:
+        raise ValueError(f"{workdir} has no agent {name!r}; it has {', '.join(known)}")
+    settings = read_settings(workdir)
     settings = _for_evaluation(settings, name, eval_episodes, mesh, eval_mode, search)
     env, env_params = build.make_environment(settings)
     shown = make_examples(settings, env, workdir)
@@ -279,6 +311,18 @@ def restore(
         raise FileNotFoundError(f"{workdir} has no checkpoint of {name} yet")
     _go_back(run, *restored, directory)
     return run
+
+
+def read_settings(workdir: pathlib.Path) -> Settings:
+    """The settings of a run, with the model that its prior was refined to, if it was.
+
+    Raises:
+      FileNotFoundError: the directory holds no run, or its prior is not refined yet.
+      ValueError: the configuration is damaged.
+    """
+    from llmprior_jax.training import refinement
+
+    return refinement.adapted(to_settings(read_config(workdir)), workdir)
 
 
 def prepare(
@@ -446,6 +490,7 @@ def _of_run(workdir: pathlib.Path) -> list[pathlib.Path]:
       ValueError: the configuration is damaged, or a link stands where the run had made something.
     """
     from llmprior_jax.play import row_files
+    from llmprior_jax.training import refinement
 
     try:
         config = read_config(workdir)
@@ -457,6 +502,14 @@ def _of_run(workdir: pathlib.Path) -> list[pathlib.Path]:
     )
     folders[workdir / _PRIOR_TABLE] = row_files.FILES
     made: list[pathlib.Path] = []
+    if refinement.is_round(workdir):
+        folders[workdir / refinement.DISTILLATION] = _OF_AGENT
+        folders[workdir / refinement.ADAPTER] = adapters.FILES
+    rounds = _rounds_of(workdir, config)
+    links = [path for path in (workdir / refinement.ROUNDS, *rounds) if path.is_symlink()]
+    if not links:
+        for of_round in rounds:
+            _of_run(of_round)
     for folder, patterns in folders.items():
         # A link is named below; what it leads to is not looked at.
         if not folder.is_symlink():
@@ -465,7 +518,7 @@ def _of_run(workdir: pathlib.Path) -> list[pathlib.Path]:
             made.append(folder)
     # Without the configuration nothing would say what is left, should this be killed.
     made += [workdir / name for name in (*top, CONFIG_FILE)]
-    if links := [path for path in made if path.is_symlink()]:
+    if links := [*links, *(path for path in made if path.is_symlink())]:
         raise ValueError(
             f"{links[0]} is a symbolic link, which no run makes, and --noresume follows none: "
             "remove it yourself, or use another --workdir"
@@ -473,9 +526,28 @@ def _of_run(workdir: pathlib.Path) -> list[pathlib.Path]:
     return made
 
 
+def _rounds_of(workdir: pathlib.Path, config: Config) -> list[pathlib.Path]:
+    """The rounds that refined the prior of a run, as far as there are any."""
+    from llmprior_jax.training import refinement
+
+    if refinement.is_round(workdir):
+        return []
+    number = config.prior.refine.rounds or 0
+    rounds = (refinement.directory(workdir, each) for each in range(1, number + 1))
+    return [of_round for of_round in rounds if of_round.is_dir()]
+
+
 def _clear(workdir: pathlib.Path) -> None:
     """Removes the run that a directory holds; see `_of_run`."""
-    for path in _of_run(workdir):
+    made = _of_run(workdir)
+    if made:
+        rounds = _rounds_of(workdir, read_config(workdir))
+        for of_round in rounds:
+            _clear(of_round)
+        for folder in (*rounds, *{of_round.parent for of_round in rounds}):
+            if not any(folder.iterdir()):
+                folder.rmdir()
+    for path in made:
         if not path.is_dir():
             path.unlink(missing_ok=True)
         elif path.parent != workdir:

@@ -422,7 +422,7 @@ def _fields_beside(settings: Settings) -> dict[str, str]:
         for name, value in ours.items()
         if name.startswith(_OF_SETTING)
         and name not in own
-        and not name.startswith(("prior.extra.", "prior.examples."))
+        and not name.startswith(("prior.extra.", "prior.examples.", "prior.refine."))
         and value != default[name]
     }
 

@@ -27,6 +27,7 @@ from llmprior_jax.ranges import (
     Range,
 )
 from llmprior_jax.settings import PriorSettings, Settings
+from llmprior_jax.training import refinement
 from llmprior_jax.training.build import (
     ENGINE,
     check_eval_modes,
@@ -59,6 +60,14 @@ RANGES: dict[str, Range] = {
     "prior.propose.top_p": SHARE_NOT_ZERO,
     "prior.propose.max_new_tokens": WIDTH,
     "prior.propose.pseudo_count": NOT_NEGATIVE,
+    "prior.refine.rounds": WIDTH,
+    "prior.refine.num_steps": COUNT,
+    "prior.refine.episodes": SIZE,
+    "prior.refine.updates": COUNT,
+    "prior.refine.batch_states": SIZE,
+    "prior.refine.rank": WIDTH,
+    "prior.refine.learning_rate": POSITIVE,
+    "prior.refine.leash": NOT_NEGATIVE,
     "agent.alpha": POSITIVE,
     "agent.alpha_from": POSITIVE,
     "agent.alpha_updates": COUNT,
@@ -128,13 +137,16 @@ def validate(settings: Settings) -> None:
     check_eval_modes(run.eval_modes, settings.agents)
     check_tree_policy(settings.search.tree_policy)
     counts = {name: getattr(run, name) for name in ("num_steps", "eval_every")}
+    counts["prior.refine.num_steps"] = settings.prior.refine.num_steps
     for name, steps in counts.items():
-        if not settings.offline.dataset and steps % settings.loop.num_envs:
+        if steps is not None and not settings.offline.dataset and steps % settings.loop.num_envs:
             raise ValueError(
                 f"config.{name} is {steps}, which {settings.loop.num_envs} environments "
                 "(config.loop.num_envs) cannot divide among them; use a multiple"
             )
     _check_agents(settings)
+    if settings.prior.refine.rounds is not None:
+        _check_refinement(settings)
 
 
 def _check_numbers(settings: Settings) -> None:
@@ -219,6 +231,49 @@ def _check_prompt(prior: PriorSettings) -> None:
             f"config.prior.prompt is {prior.prompt!r}, which samples a thought before the action; "
             "set config.prior.method to 'propose'"
         )
+
+
+def _check_refinement(settings: Settings) -> None:
+    """Raises a ValueError if the prior cannot be refined."""
+    prior, offline = settings.prior, settings.offline.dataset
+    name = prior.refine.agent
+    with_adapter = "and name the adapter that comes of it with --prior"
+    if prior.method != "score":
+        why = (
+            f"config.prior.method is {prior.method!r}, whose answers no update of a language model "
+            "follows; use the method 'score'"
+        )
+    elif settings.environment.env == ENGINE:
+        why = (
+            f"config.env is {ENGINE!r}, whose states are not kept as texts; refine in an "
+            f"environment in JAX, {with_adapter}"
+        )
+    elif offline is not None:
+        why = (
+            f"config.offline.dataset is {offline!r}, and which states the posterior visits is "
+            f"found by acting; refine online, {with_adapter}"
+        )
+    elif prior.others:
+        why = f"config.prior.others has {len(prior.others)} further priors; name a single one"
+    elif prior.reversed:
+        why = "config.prior.reversed is True, which is for tests of agents; leave it False"
+    elif not _learns_posterior(name, settings):
+        why = (
+            f"config.prior.refine.agent is {name!r}, which does not learn a posterior of the prior "
+            "online; use 'dqn_prior', or an agent of your own that does"
+        )
+    elif jax.process_count() > 1:
+        why = f"there are {jax.process_count()} processes; refine with one, {with_adapter}"
+    else:
+        refinement.check(settings)
+        return
+    raise ValueError(f"config.prior.refine.rounds is {prior.refine.rounds}, and {why}")
+
+
+def _learns_posterior(name: str, settings: Settings) -> bool:
+    if agents.is_policy(name) or not agents.sees_prior(name):
+        return False
+    return build_agent(name, settings.agent, settings.prior).update is not None
 
 
 def _with_examples(words: Sequence[str]) -> str:

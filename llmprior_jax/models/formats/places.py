@@ -76,6 +76,13 @@ def find(path_or_hub_id: str | Path, files: Sequence[str], weights: bool = True)
     return directory
 
 
+def absolute(path_or_hub_id: str) -> str:
+    """What a checkpoint is called from wherever it is loaded: a path is made absolute."""
+    path = Path(path_or_hub_id).expanduser()
+    is_here = path_or_hub_id not in _EMBEDDED and path.exists()
+    return str(path.absolute()) if is_here else path_or_hub_id
+
+
 def open_checkpoint(path: Path) -> Checkpoint:
     """The checkpoint of a directory or a GGUF file.
 
