@@ -268,8 +268,8 @@ class AgentSettings:
       keep_candidates: draw them once per visit of a state, as the paper does, and not anew whenever
         they are needed; in environments in JAX, with a fixed trust.
       double_q: Q chooses what is done in the next state, and the target Q says what that is worth.
-      epsilon: probability of a random action while an agent learns, which otherwise takes the best
-        one by Q; None samples the posterior.
+      epsilon: probability of a random action while an agent learns online, which otherwise takes
+        the best one by Q; None samples the posterior.
       discount: per decision. In the kitchens, longer-sighted agents learn to spoil the dish and
         chop again, since each chop is paid.
       learning_rate: of Adam.

@@ -178,3 +178,9 @@ def test_a_configuration_whose_fields_have_other_types_is_damaged(tmp_path):
     (tmp_path / CONFIG_FILE).write_text('{"agents": "dqn"}')
     with pytest.raises(ValueError, match=r"config\.json is damaged.*agents"):
         training.read_config(tmp_path)
+
+
+def test_a_configuration_with_the_one_mode_of_before_is_evaluated_in_it():
+    old = {"agents": ["dqn"], "eval_mode": "greedy", "segment_steps": 32}
+    config = configs.parse_config(json.dumps(old).encode(), pathlib.Path("config.json"))
+    assert training.to_settings(config).run.eval_modes == ("greedy",)

@@ -223,3 +223,9 @@ def test_evaluation_reports_states_that_are_missing():
     _, missing = evaluate(state.agent, keys(0), known)
     met = np.asarray(missing.observation)[np.asarray(missing.is_missing)]
     assert set(met) == {3}
+
+
+def test_a_replay_without_room_for_a_step_is_refused():
+    sizes = LoopSettings(num_envs=8, replay_capacity=4)
+    with pytest.raises(ValueError, match="replay_capacity is 4, and 8 environments"):
+        make_loop(Lock(), Lock().default_params, agents.make("dqn_prior"), sizes)

@@ -152,6 +152,14 @@ def test_slots_that_no_state_uses_are_not_computed(last_action, slots):
     np.testing.assert_array_equal(used.others, log_probs[:, None, :slots])
 
 
+def test_a_slot_that_only_another_prior_uses_is_kept():
+    with np.errstate(divide="ignore"):
+        log_probs, other = np.log([[1.0, 0.0, 0.0, 0.0]]), np.log([[[0.25, 0.5, 0.25, 0.0]]])
+    prior = ActionPrior(log_probs, np.ones((1, 4, 1)), others=other)
+    used = in_used_slots(prior, np.array([0]))
+    np.testing.assert_array_equal(used.others, other[..., :3])
+
+
 def test_states_that_the_environment_lacks_are_warned_of(expert, caplog):
     dataset = collected(expert, 0.5)
     known_states.check(dataset, LOCK, "lock.jsonl")

@@ -155,7 +155,10 @@ def in_used_slots(prior: ActionPrior, action: np.ndarray) -> ActionPrior:
       prior: of the states.
       action: i32[N], what was done in them, which the prior may rule out.
     """
-    used = np.flatnonzero(np.isfinite(np.asarray(prior.log_probs)).any(axis=0))
+    is_used = np.isfinite(np.asarray(prior.log_probs)).any(axis=0)
+    if prior.others is not None:
+        is_used |= np.isfinite(np.asarray(prior.others)).any(axis=(0, 1))
+    used = np.flatnonzero(is_used)
     slots = int(max(used.max(initial=0), action.max(initial=0))) + 1
     return prior._replace(
         log_probs=prior.log_probs[:, :slots],

@@ -61,7 +61,16 @@ class EngineLoop(NamedTuple):
 
 
 def make_engine_loop(agent: Agent, settings: LoopSettings) -> EngineLoop:
-    """Builds what is jitted of training one agent; see `EngineLoop`."""
+    """Builds what is jitted of training one agent; see `EngineLoop`.
+
+    Raises:
+      ValueError: the agent keeps candidates, which nobody draws here.
+    """
+    if agent.candidates is not None:
+        raise ValueError(
+            "the agent keeps candidates (keep_candidates), which is for environments in JAX; on "
+            "engines they are drawn whenever they are needed"
+        )
     replay, explore = make_replay(agent, settings), agent.explore
 
     def init(key: jax.Array, table: PriorTable) -> EngineState:

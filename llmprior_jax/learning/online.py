@@ -6,7 +6,6 @@ been scored yet stops before that step, and goes on with the very same step once
 the state. So what a seed does and learns never depends on when its states became known.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -105,8 +104,10 @@ def make_loop(
       settings: sizes.
       share: where the environments of the seed are stepped (`distributed.mesh`); by default where
         everything else is computed.
-      axis_name: of the `vmap` over seeds, if there is one. All then go through the same loop, until
-        none can go on, which is faster: nothing that a seed keeps is copied to hold it back.
+      axis_name: of the `vmap` over seeds, if there is one (`distributed.seeds.SEEDS` within
+        `over_seeds`, where seeds are not taken one by one). All then go through the same loop,
+        until none can go on, which is faster: nothing that a seed keeps is copied to hold it back.
+        A loop with a name works within such a `vmap` alone.
 
     Examples:
       >>> env, params = envs.make("FrozenLake-4x4")
@@ -143,11 +144,8 @@ def make_loop(
         state: LoopState, table: PriorTable, row: jax.Array, acting: jax.Array
     ) -> tuple[LoopState, jax.Array, Missing, Metrics]:
         """One iteration; where nobody acts, or it meets a state without a row, nothing happens."""
-        key, act_key, way_key, learn_key, *visit_keys = jax.random.split(state.key, 7)
-        first, reached, begun = (
-            functools.partial(visit, state.agent, visit_key, table) for visit_key in visit_keys
-        )
-        candidates = _where(state.iteration == 0, first(row), state.candidates)
+        key, act_key, way_key, learn_key, reached_key, begun_key = jax.random.split(state.key, 6)
+        candidates = state.candidates
         act_keys = jax.random.split(act_key, num_envs)
         if agent.search is None:
             prior = look_up(table, row, candidates)
@@ -165,7 +163,8 @@ def make_loop(
             acting=acting,
             share=share,
         )
-        next_candidates = reached(step.reached_row)
+        next_candidates = visit(state.agent, reached_key, table, step.reached_row)
+        begun = visit(state.agent, begun_key, table, next_row)
         transition = Record(
             row=row,
             action=step.action,
@@ -189,7 +188,7 @@ def make_loop(
             envs,
             state.iteration + 1,
             ways,
-            _where(step.done, begun(next_row), next_candidates),
+            _where(step.done, begun, next_candidates),
         )
         # The replay has written nothing where nothing was taken, and is not gone through again.
         taken = step.taken[0]
@@ -221,6 +220,8 @@ def make_loop(
             return after, row, missing, sums, learned + counts
 
         row = find_in(table)(state.envs.observation)
+        first = visit(state.agent, jax.random.fold_in(state.key, 0), table, row)
+        state = state._replace(candidates=_where(state.iteration == 0, first, state.candidates))
         _, _, nothing, metrics = jax.eval_shape(iterate, state, table, row, jnp.zeros((), bool))
         carry = (
             state,

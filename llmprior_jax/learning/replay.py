@@ -77,11 +77,17 @@ def make_replay(agent: Agent, settings: LoopSettings) -> Replay:
     Args:
       agent: the agent that learns from it; one that does not learn stays as it is.
       settings: sizes.
+
+    Raises:
+      ValueError: the replay has no room for the transitions of one step.
     """
     update = agent.update or _learn_nothing
     capacity, num_envs = settings.replay_capacity, settings.num_envs
-    # Those that come together all find room.
-    assert capacity >= num_envs
+    if capacity < num_envs:
+        raise ValueError(
+            f"replay_capacity is {capacity}, and {num_envs} environments (num_envs) add as many "
+            "transitions at once; make room for these"
+        )
 
     def init() -> ReplayState:
         whole, real = jnp.zeros(capacity, jnp.int32), jnp.zeros(capacity, jnp.float32)

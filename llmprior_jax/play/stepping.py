@@ -1,10 +1,13 @@
 """One step of a batch of environments whose states may not have been scored yet.
 
 The language model stays outside of jit: the prior of a state is a row of the `PriorTable`. Where a
-step would lead to a state without a row, the environment stalls: it stays where it was, with its
-action and its random key kept, so that the very same step is taken once the host has scored the
-state. So what an environment does never depends on when its states became known. Training,
-evaluation, rollouts and collecting all step in this way.
+step would lead to a state without a row, the environment stalls, and takes the very same step once
+the host has scored the state. So what it does never depends on when its states became known.
+
+In episodes that are only played, each environment stalls by itself: it stays where it was, with
+its action and its random key kept (`step_known`). Where an agent learns from the steps, all
+environments of a seed wait for each other (`step_together`): what it learns would else depend on
+who waited.
 """
 
 from collections.abc import Callable

@@ -180,15 +180,9 @@ def lookup(table: PriorTable, row: jax.Array) -> ActionPrior:
     return ActionPrior(table.log_probs[row], features, others)
 
 
-@jax.jit
-def _lookup_all(table: PriorTable) -> ActionPrior:
-    return jax.vmap(lookup, in_axes=(None, 0))(table, jnp.arange(len(table.observations)))
-
-
 def rows(table: PriorTable) -> ActionPrior:
     """The priors of all rows in use (host side): `log_probs` f32[size, A], and so on."""
-    size = int(table.size)
-    return jax.tree.map(lambda leaf: leaf[:size], _lookup_all(table))
+    return jax.vmap(lookup, in_axes=(None, 0))(table, jnp.arange(int(table.size)))
 
 
 def without_duplicates(observations: np.ndarray) -> np.ndarray:

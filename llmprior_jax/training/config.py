@@ -362,6 +362,8 @@ def parse_config(content: bytes, path: pathlib.Path) -> Config:
     """
     try:
         fields = parse_json(content, "its content", dict)
+        if "eval_mode" in fields:  # There was one mode only.
+            fields.setdefault("eval_modes", [fields.pop("eval_mode")])
         said = ConfigDict({name: value for name, value in fields.items() if name not in _FORMER})
         # Not of `default_config`, which leaves to the model what a run without the field had fixed.
         began = ConfigDict(_fields(Settings()))
