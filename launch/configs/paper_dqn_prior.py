@@ -7,6 +7,12 @@ candidates drawn from the prior once per visit of a state and kept in replay, th
 of the next state as its value, one target network, acting by a softmax of 10 Q over the candidates,
 AdamW. Two things differ: a batch has 128 transitions instead of 1,024, and there are 5 updates per
 8 steps instead of 50 after every fifth episode. The baseline is `paper_dqn`.
+
+Measured over 16 seeds, 36,000 steps (`--config.num_seeds=16`), interquartile means [95% intervals]:
+success 0.12 [0.09, 0.16], by likeliest actions 0.00, where the return is 0.98: each chop is paid,
+and at a discount of 0.99 agents learn to spoil the dish and chop again. With
+`--config.agent.discount=0.95` the mean success of seeds is 0.74 after 27,000 steps, where that run
+was stopped. The default settings of this package reach 0.97 [0.86, 1.00] (`quickstart`).
 """
 
 from llmprior_jax import training

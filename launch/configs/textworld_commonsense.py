@@ -5,6 +5,13 @@
 
 Each episode is a game another, of one room; the unseen ones have other things in them. Where a
 thing belongs is something that language models know and random play finds out by luck.
+
+Measured over 5 seeds, 16 episodes each, after 2,400 environment steps, interquartile means [95%
+intervals] in the training games and in the unseen ones: random 0.48 [0.33, 0.50] and 0.46 [0.31,
+0.60] (in one room there is little to do wrong), the prior alone 0.00 [0.00, 0.00] and 0.00, DQN
+0.52 [0.50, 0.69] and 0.33 [0.17, 0.44], DQN-Prior 0.54 [0.50, 0.62] and 0.31 [0.19, 0.38]. The
+embedded model knows kitchens and these texts not at all: agents learn not to trust it. Name a real
+one by `--prior=`.
 """
 
 from llmprior_jax import training
