@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from launch.common import yardstick
+from launch.common.yardstick import Curve
 from launch.paper import claims
-from launch.paper.claims import Curve
 
 AMOUNTS = np.array([100, 1_000, 10_000])
 
@@ -17,19 +18,19 @@ AMOUNTS = np.array([100, 1_000, 10_000])
     ids=["at a point", "below all", "at the next", "halfway", "never"],
 )
 def test_the_least_amount_is_read_off_the_curve_on_a_scale_of_logarithms(level, amount):
-    assert claims.needed(AMOUNTS, np.array([0.2, 0.4, 0.8]), level) == pytest.approx(amount)
+    assert yardstick.needed(AMOUNTS, np.array([0.2, 0.4, 0.8]), level) == pytest.approx(amount)
 
 
 def test_from_nothing_the_scale_is_linear():
-    assert claims.needed(np.array([0, 100]), np.array([0.0, 1.0]), 0.25) == pytest.approx(25)
+    assert yardstick.needed(np.array([0, 100]), np.array([0.0, 1.0]), 0.25) == pytest.approx(25)
 
 
 def test_a_curve_ends_where_its_last_five_points_are_on_average():
     success = np.array([*[0.0] * 5, 1.0, 0.1, 0.2, 0.3, 0.4, 0.5])
-    assert claims.end(success) == pytest.approx(0.3)
-    assert claims.end(success[-4:]) == pytest.approx(0.45), "half of four points are two"
-    assert claims.end(success[-3:]) == pytest.approx(0.5)
-    assert claims.end(success, num_last=1) == pytest.approx(0.5)
+    assert yardstick.end(success) == pytest.approx(0.3)
+    assert yardstick.end(success[-4:]) == pytest.approx(0.45), "half of four points are two"
+    assert yardstick.end(success[-3:]) == pytest.approx(0.5)
+    assert yardstick.end(success, num_last=1) == pytest.approx(0.5)
 
 
 def test_a_tenth_of_the_data_is_a_ratio_of_a_tenth():
@@ -69,17 +70,29 @@ def test_of_a_baseline_that_never_gets_there_the_ratio_is_known_from_above():
     assert (neither.low, neither.high) == (0, np.inf)
 
 
-def test_a_baseline_that_never_succeeds_is_refused():
-    with pytest.raises(ValueError, match="never succeeds"):
-        claims.compare(Curve(AMOUNTS, np.zeros((3, 4))), Curve(AMOUNTS, np.ones((3, 4))))
+@pytest.mark.parametrize("success", [(0.0, 0.0, 0.0), (0.0, 1.0, 0.0)], ids=str)
+def test_where_a_baseline_ends_at_0_there_is_nothing_to_reach(success):
+    baseline = Curve(AMOUNTS, np.tile(np.array(success)[:, None], (1, 4)))
+    with pytest.raises(ValueError, match="ends at 0"):
+        claims.compare(baseline, Curve(AMOUNTS, np.ones((3, 4))))
 
 
-def test_nothing_is_saved_of_a_baseline_whose_seeds_drawn_anew_never_succeed():
+def test_beside_a_baseline_that_never_succeeds_a_fixed_level_bounds_the_ratio():
+    method = Curve(AMOUNTS, np.tile([[0.0], [0.9], [0.9]], (1, 4)))
+    found = claims.compare(Curve(AMOUNTS, np.zeros((3, 4))), method, level=0.9)
+    assert (found.baseline, found.method, found.ratio) == (np.inf, 1_000, 0.1)
+    assert (found.low, found.high) == (0, 0.1)
+    assert found.verdict(at_most=0.1) == claims.BORNE_OUT
+
+
+def test_nothing_is_known_of_a_baseline_whose_seeds_drawn_anew_end_at_0():
+    # Three of four seeds drawn are the one without success in 5% of drawings, which is more than
+    # either tail; the method gets anywhere at once.
     rare = np.array([[0.0, 0.0, 0.0, 0.0], [0.2, 0.1, 0.05, 0.0], [0.2, 0.1, 0.05, 0.0]])
-    curve = Curve(np.array([0, 1_000, 2_000]), rare)
-    found = claims.compare(curve, curve)
-    assert found.ratio == 1
-    assert found.high >= 1
+    amounts = np.array([1_000, 2_000, 3_000])
+    found = claims.compare(Curve(amounts, rare), Curve(amounts, np.ones((3, 4))))
+    assert 0 < found.ratio < 1
+    assert (found.low, found.high) == (0, np.inf)
 
 
 def test_a_method_may_have_been_looked_at_elsewhere():

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import sys
 
 import numpy as np
 import pytest
@@ -152,6 +153,33 @@ def test_a_huge_file_is_refused_before_it_is_read(run, monkeypatch):
         run(["x" * 1_000])
 
 
+def test_a_file_of_too_many_small_values_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("llmprior_jax.files.pickled.MOST_INSTRUCTIONS", 1_000)
+    path = tmp_path / "bomb.pkl"
+    path.write_bytes(b"\x80\x04]" + b"(" + 10_000 * b"]" + b"e.")
+    with pytest.raises(ValueError, match=r"bomb\.pkl .* more than 1,000 instructions"):
+        files.read_pickle(path)
+
+
+@pytest.mark.parametrize("protocol", [0, 1, 2, 4])
+@pytest.mark.parametrize("value", [2**64, -(2**63) - 1, 10**5000], ids=["2^64", "-2^63-1", "huge"])
+def test_an_integer_of_more_than_64_bits_is_refused(tmp_path, protocol, value):
+    path = tmp_path / "value.pkl"
+    for content in (value, [("COOK", value)]):
+        path.write_bytes(_dumped(content, protocol))
+        with pytest.raises(ValueError, match=r"value\.pkl .* more than 64 bits at byte \d"):
+            files.read_pickle(path)
+
+
+def _dumped(content: object, protocol: int) -> bytes:
+    limit = sys.get_int_max_str_digits()
+    sys.set_int_max_str_digits(0)  # In decimals, which the first two protocols have.
+    try:
+        return pickle.dumps(content, protocol)
+    finally:
+        sys.set_int_max_str_digits(limit)
+
+
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
@@ -179,11 +207,26 @@ def test_all_that_follow_in_its_episode_are_counted(run, collected):
     transitions = in_their_words(collected)
     length = int(np.sum(collected.episode == 0))
     transitions[1] = (*transitions[1][:4], 7.0, *transitions[1][5:])
-    with pytest.raises(ValueError, match=f"^{length - 1} of {len(transitions)} transitions"):
+    message = f"^{length - 1} of {len(transitions)} transitions .*; the others do, so that"
+    with pytest.raises(ValueError, match=message):
         run(transitions)
 
 
 def test_an_environment_that_does_not_fit_is_named(run, collected):
     message = "do not replay in FrozenLake-4x4: of number 1 there are 5 actions there, 4 here"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=f"{message}.*; name the environment that they are from"):
         run(in_their_words(collected), env="FrozenLake-4x4")
+
+
+def test_an_environment_that_begins_anywhere_is_refused(collected):
+    env, params = envs.make("BabyAI-GoToLocal")
+    with pytest.raises(ValueError, match="does not always begin in the same state"):
+        replaying.replay(env, params, [replaying.Recorded("", "", "a", 0.0, "", False, ("a",), ())])
+
+
+def test_an_action_that_is_not_there_is_refused_before_it_is_done(kitchen):
+    env, params = kitchen
+    many = tuple(map(str, range(1_000)))
+    wrong = replaying.Recorded("", "", "999", 0.0, "", False, many, many)
+    with pytest.raises(ValueError, match="there are 1000 actions there"):
+        replaying.replay(env, params, [wrong])

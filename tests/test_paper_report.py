@@ -221,14 +221,81 @@ def test_an_input_that_another_command_made_is_refused(tmp_path):
     assert "was made by `launch.make_games --tasks=pick --train=3`" in result.stderr
 
 
-@pytest.mark.xfail(strict=True, reason="it is to be made again, with more seeds")
-def test_the_recorded_report_is_of_these_experiments():
-    """Or its runs could not be told apart from newer ones."""
-    out = pathlib.Path(__file__).parent.parent / "launch" / "results" / "reproduce"
-    names = {json.loads(line)["name"] for line in (out / "results.jsonl").read_text().splitlines()}
-    inputs = plan.find_inputs(pathlib.Path("runs"))
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def every_experiment(scale: plan.Scale) -> dict[str, plan.Experiment]:
+    """As where all packages are installed."""
     made = {
         name: pathlib.Path(f"/made/{name}") for name in ("games", "pick", "pick_large", "encoder")
     }
-    planned = plan.make(plan.FULL, inputs._replace(**made))
-    assert names <= {run.name for told in planned.values() for run in told.runs}
+    return plan.make(scale, plan.find_inputs(pathlib.Path("runs"))._replace(**made))
+
+
+@pytest.fixture
+def few_resamples(monkeypatch):
+    monkeypatch.setattr("launch.paper.claims._RESAMPLES", 20)
+    monkeypatch.setattr("llmprior_jax.training.summary._RESAMPLES", 20)
+
+
+@pytest.mark.parametrize("scale", [plan.FULL, plan.QUICK], ids=["full", "quick"])
+def test_the_report_of_every_planned_experiment_is_written(scale, tmp_path, few_resamples):
+    planned = every_experiment(scale)
+
+    def faked(run: plan.Run) -> report.Records:
+        modes = run.config.eval_modes
+        assert modes[0] == "sample"
+        metrics = [prefix + name for prefix in ("", *(f"{mode}_" for mode in modes[1:]))
+                   for name in ("success_rate", "return", "unseen_success_rate")]  # fmt: skip
+        return [
+            {"step": step, **{name: [step / 8] * run.config.num_seeds for name in metrics}}
+            for step in (0, 4)
+        ]
+
+    runs = plan.distinct_runs(planned)
+    known = report.Evidence({}, []).add({name: faked(run) for name, run in runs.items()}, CALL)
+    assert report.write(tmp_path, planned, known) == len(planned)
+    assert report.read(tmp_path) == known
+    sections = (tmp_path / "report.md").read_text().split("\n## ")
+    head, *of_experiments = sections
+    for section, experiment in zip(of_experiments, planned.values(), strict=True):
+        table = next(line for line in section.splitlines() if line.startswith("| run |"))
+        shown = {mode for run in experiment.runs for mode in run.config.eval_modes[1:]}
+        assert {name for name in ("greedy", "candidates") if f"| {name} |" in table} == shown
+    assert "- The paper's own settings: Overcooked-TomatoLettuceSalad: DQN-Prior, DQN\n" in head
+    assert "No agent has other settings than the default." in head
+
+
+def test_a_baseline_that_ends_at_0_decides_nothing(planned, tmp_path):
+    lost = [records(0.5)[1] | {"step": 0}, records(0.0)[1]]
+    found = {"old-100": lost, "old-400": records(0.0), "new-100": records(1.0)}
+    report.write(tmp_path, planned, report.Evidence({}, []).add(found, CALL))
+    page = (tmp_path / "report.md").read_text()
+    assert "| sample | where old ends: 0 |  |  |  | not decided |" in page
+    # A success fixed before is reached all the same, by the method with the least it was given.
+    assert "| sample | 0.90 | never | 100 | at most 0.25 [0.00, 0.25] | borne out |" in page
+
+
+def test_the_recorded_report_is_read_and_told_again(tmp_path, few_resamples):
+    """Its settings are older; what it has of experiments that are planned still can be shown."""
+    out = ROOT / "launch" / "results" / "reproduce"
+    known = report.read(out)
+    text = (out / "results.jsonl").read_text().splitlines(keepends=True)
+    lines = [json.loads(line) for line in text]
+    planned, recorded = every_experiment(plan.FULL), {}
+    for name in planned.keys() & {line["experiment"] for line in lines}:
+        experiment, runs = planned[name], {}
+        for line in lines:
+            if line["experiment"] == name:
+                made = run(line["run"], line.get(experiment.scarce))
+                made.config.num_seeds = len(known.records[line["name"]][-1]["success_rate"])
+                runs[line["name"]] = made._replace(name=line["name"])
+        recorded[name] = experiment._replace(runs=tuple(runs.values()))
+    assert len(recorded) >= 13
+    assert report.write(tmp_path, recorded, known) == len(recorded)
+    again = (tmp_path / "results.jsonl").read_text().splitlines(keepends=True)
+    kept = [each for each, line in zip(text, lines, strict=True) if line["experiment"] in recorded]
+    unlike = {"agent": "dqn"}  # All runs here are said to be of one agent.
+    assert sorted(map(str, (json.loads(each) | unlike for each in kept))) == sorted(
+        map(str, map(json.loads, again))
+    )

@@ -85,8 +85,17 @@ def test_the_report_chooses_the_best_and_has_all_that_was_tried(tmp_path):
     assert "| agent.alpha 0.1 | 1,000 | 0.900 | [0.90, 0.90] | chosen |" in page
     assert "| default | 1,741 | 1.000 | [1.00, 1.00] |  |" in page
     assert "| agent.alpha 0.01 | never | 0.650 |" in page
+    with pytest.raises(ValueError, match="has settings for dqn, and none for the other"):
+        chosen("dqn", tmp_path / "results.json")
+    method = SEARCHES["dqn_prior"]
+    default = {plan.name(method, {}): ({}, SLOW)}
+    report.write({"dqn_prior": method}, {"dqn_prior": default}, "another", tmp_path)
     assert chosen("dqn", tmp_path / "results.json") == best
+    assert chosen("dqn_prior", tmp_path / "results.json") == {}
     assert chosen("bc", tmp_path / "results.json") == {}
+    both = (tmp_path / "report.md").read_text()
+    assert "Made by `a command`" in both
+    assert "Made by `another`" in both
     kept = json.loads((tmp_path / "results.json").read_text())["searches"]["dqn"]["tried"]
     assert [entry["success_rate"] for entry in kept] == [
         of_it["success_rate"] for _, of_it in settings
@@ -126,6 +135,32 @@ def test_the_command_trains_what_is_planned_once_and_goes_on(tmp_path, monkeypat
     assert trained[2:] == [[], []]
     names = sorted(path.name for path in (tmp_path / "runs").iterdir() if path.is_dir())
     assert names == sorted(first)
+
+
+def test_quick_results_are_kept_apart_and_choose_nothing(tmp_path):
+    tried = {plan.name(DQN, {}): ({}, SLOW)}
+    report.write({"dqn": DQN}, {"dqn": tried}, "a command", tmp_path, is_quick=True)
+    before = (tmp_path / "results.json").read_text()
+    with pytest.raises(ValueError, match="has results made with --quick; use another --out"):
+        report.write({"cql": CQL}, {"cql": tried}, "a command", tmp_path)
+    assert (tmp_path / "results.json").read_text() == before
+    with pytest.raises(ValueError, match="the search for dqn was made with --quick"):
+        chosen("dqn", tmp_path / "results.json")
+
+
+@pytest.mark.parametrize(
+    "content", ["{}", '{"searches": []}', '{"level": 0.9, "searches": {"dqn": {}}}', "[]", "{"]
+)
+def test_a_damaged_file_is_named(tmp_path, content):
+    path = tmp_path / "results.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=r"results\.json is damaged"):
+        chosen("dqn", path)
+
+
+def test_the_search_needs_nothing_of_the_report_that_uses_it():
+    for path in pathlib.Path(plan.__file__).parent.glob("*.py"):
+        assert "launch.paper" not in path.read_text().split('"""', 2)[2], path
 
 
 def test_without_a_search_settings_are_the_default(tmp_path):

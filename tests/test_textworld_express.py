@@ -1,6 +1,8 @@
 """TextWorldExpress through the bridge: its games, its seeds, and what is missing."""
 
+import contextlib
 import os
+import pathlib
 import shutil
 
 import pytest
@@ -88,7 +90,10 @@ def test_a_game_that_does_not_exist_is_refused(game, message):
     ("script", "message"),
     [
         (None, "runs in Java, and there is no `java`"),
-        ("""echo 'openjdk version "1.5.0_22"' >&2""", "is Java 5, and this TextWorldExpress needs"),
+        (
+            """echo 'openjdk version "1.7.0_80"' >&2""",
+            "is Java 7, and this TextWorldExpress needs 8",
+        ),
         ("echo 'no such thing' >&2", "does not say its version"),
     ],
 )
@@ -104,6 +109,25 @@ def test_a_java_that_is_missing_or_too_old_is_named(script, message, tmp_path, m
         pytest.raises(engines.GameError, match=message),
     ):
         opened.reset([TWC])
+
+
+def test_games_of_a_process_share_one_java():
+    with engines.Bridge(num_environments=1, timeout=60) as opened:
+        opened.reset([TWC])
+        parent = opened._workers[0]._process.pid
+        first = _children(parent)
+        opened.reset(["textworld_express:coin:train"])
+        assert first
+        assert _children(parent) == first
+
+
+def _children(parent: int) -> set[int]:
+    found = set()
+    for status in pathlib.Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            if int(status.read_text().rpartition(")")[2].split()[1]) == parent:
+                found.add(int(status.parent.name))
+    return found
 
 
 def test_a_lost_process_costs_its_own_episode_only(pair):

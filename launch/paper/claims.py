@@ -7,7 +7,8 @@ takes a seed's curve from its first point to its last (Agarwal et al., NeurIPS 2
 ends, which is no maximum, so that no single lucky point decides.
 
 A curve that never gets there needs more than its last amount, nobody knows how much. So each need
-has a lower and an upper end, and so has the ratio.
+has a lower and an upper end, and so has the ratio. A baseline that ends at 0 leaves nothing to
+reach: where its end is the success to reach, nothing is known of the ratio then.
 """
 
 from typing import NamedTuple
@@ -15,24 +16,12 @@ from typing import NamedTuple
 import numpy as np
 import scipy.stats
 
+from launch.common.yardstick import NUM_LAST, Curve, end, needed
+
 BORNE_OUT, NOT_BORNE_OUT, NOT_DECIDED = "borne out", "not borne out", "not decided"
-# Evaluations whose mean is where a curve ends; of a short curve, its second half.
-NUM_LAST = 5
 
 _RESAMPLES = 2_000
 _TAIL = 0.025  # on either side of a 95% interval
-
-
-class Curve(NamedTuple):
-    """Success against the amount of what is scarce.
-
-    Attributes:
-      amounts: f[M], increasing: transitions, environment steps, ...
-      success: f[M, S], of each of S seeds at each amount.
-    """
-
-    amounts: np.ndarray
-    success: np.ndarray
 
 
 class Comparison(NamedTuple):
@@ -62,34 +51,15 @@ class Comparison(NamedTuple):
         return NOT_BORNE_OUT if self.low > at_most else NOT_DECIDED
 
 
-def needed(amounts: np.ndarray, success: np.ndarray, level: float) -> float:
-    """The least amount at which a curve has reached `level`.
+def goal(baseline: Curve, level: float | None, num_last: int = NUM_LAST) -> float:
+    """The success to reach: `level`, or where a baseline ends; 0 is none.
 
     Args:
-      amounts: f[M], increasing: transitions, environment steps, ...
-      success: f[M], success at each.
-      level: what to reach.
-
-    Returns:
-      The amount, interpolated (on the scale of logarithms if all amounts are positive) where the
-      curve passes the level between two of its points; infinite if it never reaches it.
+      baseline: its curve.
+      level: the success to reach; None is where the baseline ends.
+      num_last: how many of the last points that is.
     """
-    reached = np.flatnonzero(success >= level)
-    if not len(reached):
-        return np.inf
-    last = reached[0]
-    if last == 0:
-        return float(amounts[0])
-    share = (level - success[last - 1]) / (success[last] - success[last - 1])
-    between = amounts[last - 1 : last + 1].astype(float)
-    if between[0] > 0:
-        return float(between[0] * (between[1] / between[0]) ** share)
-    return float(between[0] + share * (between[1] - between[0]))
-
-
-def end(success: np.ndarray, num_last: int = NUM_LAST) -> float:
-    """Where a curve f[M] ends: the mean of its last points, of a short curve its second half."""
-    return float(np.mean(success[-min(num_last, max(1, len(success) // 2)) :]))
+    return end(_middle(baseline.success), num_last) if level is None else level
 
 
 def compare(
@@ -109,10 +79,10 @@ def compare(
       seed: of the bootstrap.
 
     Raises:
-      ValueError: the baseline never succeeds, so there is nothing to reach.
+      ValueError: the success to reach is where the baseline ends, and that is 0.
     """
-    if not _middle(baseline.success).max() > 0:
-        raise ValueError("the baseline never succeeds, so there is no success of its to reach")
+    if not goal(baseline, level, num_last) > 0:
+        raise ValueError("the baseline ends at 0, so there is no success of its to reach")
     random = np.random.default_rng(seed)
 
     def drawn(curve: Curve) -> np.ndarray:
@@ -123,25 +93,27 @@ def compare(
 
     def needs(of_baseline: np.ndarray, of_method: np.ndarray) -> tuple[float, float, float]:
         """The success to reach, and what both need for it."""
-        goal = end(of_baseline, num_last) if level is None else level
-        theirs = needed(baseline.amounts, of_baseline, goal)
-        return goal, theirs, needed(method.amounts, of_method, goal)
+        wanted = end(of_baseline, num_last) if level is None else level
+        theirs = needed(baseline.amounts, of_baseline, wanted)
+        return wanted, theirs, needed(method.amounts, of_method, wanted)
 
-    def ends(theirs: float, ours: float) -> tuple[float, float]:
+    def ends(wanted: float, theirs: float, ours: float) -> tuple[float, float]:
         """The least and the most that the ratio can be."""
+        if not wanted > 0:  # In this drawing the baseline has no need.
+            return 0.0, np.inf
         most_known = float(baseline.amounts[-1]), float(method.amounts[-1])
         return (
             _ratio(min(ours, most_known[1]), theirs),
             _ratio(ours, min(theirs, most_known[0])),
         )
 
-    goal, theirs, ours = needs(_middle(baseline.success), _middle(method.success))
+    found = needs(_middle(baseline.success), _middle(method.success))
     resampled = zip(drawn(baseline), drawn(method), strict=True)
-    lowest, highest = np.array([ends(*needs(*pair)[1:]) for pair in resampled]).T
+    lowest, highest = np.array([ends(*needs(*pair)) for pair in resampled]).T
     # With infinite entries a quantile must be one of the entries, not something between two.
     low = np.quantile(lowest, _TAIL, method="inverted_cdf")
     high = np.quantile(highest, 1 - _TAIL, method="inverted_cdf")
-    return Comparison(goal, theirs, ours, ends(theirs, ours)[1], float(low), float(high))
+    return Comparison(*found, ends(*found)[1], float(low), float(high))
 
 
 def _ratio(method: float, baseline: float) -> float:

@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Collection
 
 from launch.common import children, run_pool
+from launch.common.yardstick import DATASET_BEHAVIOR, SALAD
 from launch.paper import plan
 from llmprior_jax.distributed import locks
 from llmprior_jax.files import write_atomically
@@ -21,14 +22,14 @@ def prepare(inputs: plan.Inputs, scale: plan.Scale, needs: Collection[str]) -> N
     Raises:
       ValueError: one is there already that was made by another command.
     """
-    salad, games = f"--env={plan.SALAD}", f"{inputs.games}/json_2.1.1/train"
+    salad, games = f"--env={SALAD}", f"{inputs.games}/json_2.1.1/train"
     train, unseen = scale.pick((28, 26), (2, 2))
     commands = {
         # 100 of the 133 episodes of the paper's released dataset succeed.
         "dataset": (
             "launch.collect",
             salad,
-            f"--behavior={plan.DATASET_BEHAVIOR}",
+            f"--behavior={DATASET_BEHAVIOR}",
             "--success_share=0.75",
             f"--transitions={max(scale.dataset_sizes)}",
         ),

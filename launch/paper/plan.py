@@ -14,18 +14,15 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
+from launch.common.yardstick import SALAD
 from launch.configs import alfworld_pick, alfworld_pick_refine, paper_dqn, paper_dqn_prior
-from launch.search_settings.chosen import chosen
+from launch.search_settings.chosen import SEARCHED, chosen
 from llmprior_jax import training
 from llmprior_jax.training.config import changes
 from llmprior_jax.training.summary import SOLVED
 
-SALAD = "Overcooked-TomatoLettuceSalad"
 # What a prior that is not to be trusted is mixed with.
 ROBUST_SHARE = 0.9
-# Of an expert that takes a random action seven times in ten: with better data little is left to
-# save, since a thousand transitions are enough even without a prior.
-DATASET_BEHAVIOR = "expert@0.7"
 # How agents are evaluated where claims are made.
 BOTH_MODES: Mapping[str, Any] = {"eval_modes": ("sample", "greedy")}
 _ONLINE = {SALAD: "online-salad", "Overcooked-TomatoSalad": "online-tomato-salad"}
@@ -114,12 +111,14 @@ class Run(NamedTuple):
       name: runs share it exactly if they are the same, wherever their inputs lie.
       config: of the run; it has one agent.
       amount: how much of what is scarce it was given, where the experiment varies that.
+      is_searched: whether it has the settings that the search chose for its agent.
     """
 
     label: str
     name: str
     config: training.Config
     amount: int | None = None
+    is_searched: bool = False
 
 
 class Claim(NamedTuple):
@@ -131,7 +130,7 @@ class Claim(NamedTuple):
       method: label of runs.
       baseline: label of runs.
       at_most: the paper's 90% fewer are 0.1.
-      levels: the success rates; None is where the baseline ends (`claims.end`).
+      levels: the success rates; None is where the baseline ends (`yardstick.end`).
     """
 
     method: str
@@ -254,7 +253,8 @@ class _Maker(NamedTuple):
     ) -> Run:
         """Likewise, with the settings that the search chose for the agent in the kitchen."""
         settings = {name.replace(".", "__"): value for name, value in chosen(agent).items()}
-        return self.run(agent, label, amount, **{**settings, **fields})
+        run = self.run(agent, label, amount, **{**settings, **fields})
+        return run._replace(is_searched=agent in SEARCHED)
 
     def _name(self, config: training.Config) -> str:
         """Of a run; made of its configuration, and of its inputs by what they are."""
@@ -539,7 +539,8 @@ def _ablations(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
             "sentence encoder (MiniLM) for state and action. Which is better?",
             "prior__features",
             features,
-            # A sentence encoder reads every action of every state: for minutes in the kitchen.
+            # A sentence encoder reads every action of every state: for minutes in the kitchen, so a
+            # quick look is at a lake, which has few states.
             *scale.pick((), ("FrozenLake-4x4",)),
         ),
     }

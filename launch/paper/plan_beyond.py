@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 
-from launch.paper.plan import SALAD, Claim, Experiment, Run, Scale
+from launch.common.yardstick import SALAD
+from launch.paper.plan import Claim, Experiment, Run, Scale
 
 _MakeRun = Callable[..., Run]
 _SEARCHERS = {"random": "uniform", "prior": "prior alone", "dqn_prior": "DQN-Prior"}

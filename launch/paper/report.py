@@ -9,35 +9,36 @@ import collections
 import datetime
 import json
 import pathlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from launch.common import run_pool
+from launch.common import run_pool, yardstick
+from launch.common.yardstick import Curve
 from launch.paper import claims
-from launch.paper.claims import Curve
 from launch.paper.plan import Claim, Experiment, Run, Scale, distinct_runs
-from launch.search_settings.chosen import chosen
+from launch.search_settings.chosen import SEARCHED, chosen
 from llmprior_jax.files import replaced, write_atomically
 from llmprior_jax.training import provenance, summary
 from llmprior_jax.training.config import step_unit
 
 FILE = "report.md"
 _RESULTS, _CALLS = "results.jsonl", "calls.jsonl"
-_METRICS = (
-    *("success_rate", "return", "unseen_success_rate"),
-    *("greedy_success_rate", "greedy_return", "greedy_unseen_success_rate"),
+# The modes of evaluation, by what stands before the names of their metrics.
+_MODES = {"sample": "", "greedy": "greedy_", "candidates": "candidates_"}
+_METRICS = tuple(
+    prefix + metric
+    for prefix in _MODES.values()
+    for metric in ("success_rate", "return", "unseen_success_rate")
 )
 _OF_A_RESULT = ("name", "seed", "steps", "success_rate")
 _OF_A_CALL = (
     *("written", "command", "minutes", "commits", "devices", "python", "versions", "sizes"),
     *("runs", "finished"),
 )
-# The modes of evaluation, by what stands before the names of their metrics.
-_MODES = {"sample": "", "greedy": "greedy_"}
-_SEARCHED = ("dqn", "dqn_prior", "cql", "cql_prior", "gflan", "gflan_prior")
+_ALL_DEFAULT = "No agent has other settings than the default."
 Records = Sequence[Mapping[str, Any]]
 
 
@@ -154,7 +155,7 @@ def write(out: pathlib.Path, planned: Mapping[str, Experiment], evidence: Eviden
     sections = [
         _section(name, experiment, evidence.records, out) for name, experiment in known.items()
     ]
-    head = _head(evidence, len(distinct_runs(planned)))
+    head = _head(evidence, known, len(distinct_runs(planned)))
     write_atomically(out / FILE, "\n\n".join([head, *sections]) + "\n")
     return len(known)
 
@@ -319,12 +320,12 @@ def _table(experiment: Experiment, records: Mapping[str, Records]) -> str:
     """Final results of every run, as Markdown."""
     lasts = [records[run.name][-1] for run in experiment.runs]
     unseen = any("unseen_success_rate" in last for last in lasts)
-    greedy = any("greedy_success_rate" in last for last in lasts)
+    further = [mode for mode in _MODES if mode != "sample" and any(map(_has(mode), lasts))]
 
     def row(run: Run) -> dict[str, str]:
-        modes = run.config.eval_modes
+        modes = [mode for mode in _MODES if _has(mode)(records[run.name][-1])]
         statistics = summary.summarize(records[run.name], step_unit(run.config), modes)
-        of_greedy = statistics.get("other_modes", {}).get("greedy", {})
+        of_others = statistics.get("other_modes", {})
         amount, steps = {}, {"steps to 90% success": _steps(statistics["steps_to_90"])}
         if run.amount is not None:
             amount, steps = {experiment.scarce: f"{run.amount:,}"}, {}
@@ -334,7 +335,7 @@ def _table(experiment: Experiment, records: Mapping[str, Records]) -> str:
             **amount,
             "seeds": str(run.config.num_seeds),
             "success rate": _interval(statistics["success_rate"]),
-            **({"greedy": _interval(of_greedy.get("success_rate"))} if greedy else {}),
+            **{mode: _interval(of_others.get(mode, {}).get("success_rate")) for mode in further},
             **(of_unseen if unseen else {}),
             "return": _interval(statistics["return"]),
             **steps,
@@ -343,6 +344,11 @@ def _table(experiment: Experiment, records: Mapping[str, Records]) -> str:
     rows = [row(run) for run in experiment.runs]
     lines = [rows[0].keys(), ["---"] * len(rows[0]), *(each.values() for each in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _has(mode: str) -> Callable[[Mapping[str, Any]], bool]:
+    """Says of an evaluation whether it has a mode."""
+    return lambda evaluation: f"{_MODES[mode]}success_rate" in evaluation
 
 
 def _interval(statistic: Mapping[str, Any] | None) -> str:
@@ -372,7 +378,7 @@ def _verdicts(claim: Claim, experiment: Experiment, records: Mapping[str, Record
         f"|{'---|' * (len(columns) + 2)}",
     ]
     # Of amounts, the curve ends with the most that was given.
-    num_last = claims.NUM_LAST if experiment.runs[0].amount is None else 1
+    num_last = yardstick.NUM_LAST if experiment.runs[0].amount is None else 1
     for mode, prefix in _MODES.items():
         curves = _curves(experiment, records, prefix)
         if {claim.baseline, claim.method} <= curves.keys():
@@ -387,9 +393,8 @@ def _compared(
     claim: Claim, baseline: Curve, method: Curve, level: float | None, num_last: int
 ) -> tuple[str, ...]:
     """The cells of a claim at one level."""
-    if not any(summary.interquartile_mean(row) > 0 for row in baseline.success):
-        where = f"where {claim.baseline} ends" if level is None else f"{level:.2f}"
-        return where, "never succeeds", "", "", claims.NOT_DECIDED
+    if not claims.goal(baseline, level, num_last) > 0:
+        return f"where {claim.baseline} ends: 0", "", "", "", claims.NOT_DECIDED
     found = claims.compare(baseline, method, level, num_last)
     reached = f"{found.level:.2f}" + (f", where {claim.baseline} ends" if level is None else "")
     is_bound = np.isinf(found.baseline) and np.isfinite(found.ratio)
@@ -406,7 +411,7 @@ def _number(value: float, form: str) -> str:
     return f"{value:{form}}" if np.isfinite(value) else "never"
 
 
-def _head(evidence: Evidence, num_planned: int) -> str:
+def _head(evidence: Evidence, known: Mapping[str, Experiment], num_planned: int) -> str:
     def entry(call: Mapping[str, Any]) -> str:
         versions = ", ".join(f"{name} {version}" for name, version in call["versions"].items())
         return "\n".join(
@@ -423,8 +428,22 @@ def _head(evidence: Evidence, num_planned: int) -> str:
 
     settings = [
         f"- {agent}: {', '.join(f'{name} {value}' for name, value in found.items())}"
-        for agent in _SEARCHED
+        for agent in SEARCHED
         if (found := chosen(agent))
+    ]
+    searched = {
+        experiment.title: dict.fromkeys(run.label for run in experiment.runs if run.is_searched)
+        for experiment in known.values()
+    }
+    where = [f"- {title}: {', '.join(labels)}" for title, labels in searched.items() if labels]
+    told = [
+        "These runs have the settings that `launch.search_settings` chose on other seeds for their",
+        "agents, all others the default or what is said of them:",
+        "",
+        *where,
+        "",
+        *(["Chosen, where not the default:", "", *settings] if settings else [_ALL_DEFAULT]),
+        "",
     ]
     return "\n".join(
         [
@@ -435,14 +454,12 @@ def _head(evidence: Evidence, num_planned: int) -> str:
             "",
             "A claim is borne out if its whole interval is, not borne out if none of it is, and",
             "otherwise not decided. The success to reach was fixed before the runs: 0.9, and where",
-            f"the baseline ends, the mean of its last {claims.NUM_LAST} evaluations (of fewer than",
-            "ten the second half; where amounts are varied, its success with the most). What never",
-            "gets there needs more than it was given, nobody knows how much; intervals say so.",
+            f"the baseline ends, the mean of its last {yardstick.NUM_LAST} evaluations (of fewer",
+            "than ten the second half; where amounts are varied, its success with the most). What",
+            "never gets there needs more than it was given, nobody knows how much; intervals say",
+            "so. A baseline that ends at 0 leaves nothing to reach there.",
             "",
-            "Where agents are compared in kitchens, each has the settings that",
-            "`launch.search_settings` chose for it on other seeds, where they are not the default:",
-            *(["", *settings] if settings else ["of none they are."]),
-            "",
+            *(told if where else []),
             f"{len(evidence.records)} of {num_planned} runs are finished, by these calls:",
             "",
             *map(entry, evidence.calls),

@@ -24,7 +24,9 @@ _AGENTS = list(plan.searches(plan.FULL, ""))
 FLAGS = app.Flags()
 _WORKDIR = FLAGS.string("workdir", None, "Directory of the runs.", required=True)
 _OUT = FLAGS.string("out", None, "Directory of the report.", required=True)
-_AGENTS_WANTED = FLAGS.list("agents", _AGENTS, "Agents to search for; the report has these alone.")
+_AGENTS_WANTED = FLAGS.list(
+    "agents", _AGENTS, "Agents to search for; what --out has of others stays."
+)
 _QUICK = FLAGS.boolean("quick", False, "Do all of it tiny, to see that it works.")
 _JOBS = FLAGS.integer("jobs", 2, "Processes that share the runs.", lower_bound=1)
 
@@ -37,6 +39,7 @@ def main(argv: Sequence[str]) -> None:
     workdir, out = pathlib.Path(_WORKDIR.value).absolute(), pathlib.Path(_OUT.value)
     check_writable(out / report.FILE)
     check_writable(workdir / plan.DATASET)
+    report.check(out, _QUICK.value)
     every = plan.searches(plan.QUICK if _QUICK.value else plan.FULL, str(workdir / plan.DATASET))
     searches = {agent: every[agent] for agent in _AGENTS_WANTED.value}
     needs_dataset = any("offline.dataset" in search.fields for search in searches.values())
@@ -51,7 +54,7 @@ def main(argv: Sequence[str]) -> None:
             tried[agent].append(best)
     found = _train(workdir, searches, tried)
     command = shlex.join(["python", "-m", "launch.search_settings", *sys.argv[1:]])
-    report.write(searches, found, command, out)
+    report.write(searches, found, command, out, _QUICK.value)
     print(f"the report is in {out / report.FILE}")
 
 

@@ -14,9 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from launch.paper import claims
-from launch.paper.claims import Curve
-from launch.paper.plan import DATASET_BEHAVIOR, SALAD
+from launch.common import yardstick
+from launch.common.yardstick import DATASET_BEHAVIOR, SALAD, Curve
 from llmprior_jax import training
 from llmprior_jax.training import summary
 from llmprior_jax.training.config import flat
@@ -175,8 +174,8 @@ def score(search: Search, curve: Mapping[str, Any]) -> Score:
     """
     of_seeds = Curve(np.array(curve["steps"], float), np.array(curve["success_rate"], float))
     means = np.array([summary.interquartile_mean(row) for row in of_seeds.success])
-    steps = claims.needed(of_seeds.amounts, means, LEVEL) if search.counts_steps else 0.0
-    return Score(steps, 1 - claims.end(means))
+    steps = yardstick.needed(of_seeds.amounts, means, LEVEL) if search.counts_steps else 0.0
+    return Score(steps, 1 - yardstick.end(means))
 
 
 def name(search: Search, fields: Fields) -> str:

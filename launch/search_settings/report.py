@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from launch.search_settings import plan
+from launch.search_settings.chosen import read
 from llmprior_jax.files import write_atomically
 from llmprior_jax.training import summary
 
@@ -17,24 +18,48 @@ Tried = Mapping[str, tuple[plan.Fields, Mapping[str, Any]]]
 
 
 def write(
-    searches: Mapping[str, plan.Search], tried: Mapping[str, Tried], command: str, out: pathlib.Path
+    searches: Mapping[str, plan.Search],
+    tried: Mapping[str, Tried],
+    command: str,
+    out: pathlib.Path,
+    is_quick: bool = False,
 ) -> None:
-    """Writes `report.md` and `results.json`, which has every curve.
+    """Writes `report.md` and `results.json`, which has every curve; what it has of others stays.
 
     Args:
       searches: by agent.
       tried: likewise, the settings that were tried.
       command: that made them.
       out: directory of both.
+      is_quick: whether the searches were.
+
+    Raises:
+      ValueError: see `check`.
     """
-    found = {agent: _result(search, tried[agent]) for agent, search in searches.items()}
+    check(out, is_quick)
+    found: dict[str, Any] = {
+        **read(out / RESULTS),
+        **{
+            agent: {"command": command, "is_quick": is_quick, **_result(search, tried[agent])}
+            for agent, search in searches.items()
+        },
+    }
     out.mkdir(parents=True, exist_ok=True)
-    results = {"command": command, "level": plan.LEVEL, "searches": found}
+    results = {"level": plan.LEVEL, "searches": found}
     write_atomically(out / RESULTS, json.dumps(results) + "\n")
     doc = (plan.__doc__ or "").split("\n\n", 1)[1].strip()
-    head = f"# Settings of each agent\n\nMade by `{command}`.\n\n{doc}"
-    sections = [_section(agent, search, found[agent]) for agent, search in searches.items()]
+    head = f"# Settings of each agent\n\n{doc}"
+    sections = [_section(agent, of_agent) for agent, of_agent in found.items()]
     write_atomically(out / FILE, "\n\n".join([head, *sections]) + "\n")
+
+
+def check(out: pathlib.Path, is_quick: bool) -> None:
+    """Raises a ValueError if results of the other size are in a directory, or damaged ones."""
+    if any(found["is_quick"] is not is_quick for found in read(out / RESULTS).values()):
+        raise ValueError(
+            f"{out / RESULTS} has results made {'without' if is_quick else 'with'} --quick; use "
+            "another --out"
+        )
 
 
 def _result(search: plan.Search, tried: Tried) -> dict[str, Any]:
@@ -57,8 +82,10 @@ def _result(search: plan.Search, tried: Tried) -> dict[str, Any]:
     }
 
 
-def _section(agent: str, search: plan.Search, found: Mapping[str, Any]) -> str:
-    counted = f"steps to {plan.LEVEL:g}" if search.counts_steps else ""
+def _section(agent: str, found: Mapping[str, Any]) -> str:
+    sizes = found["fields"]
+    unit = "updates" if "offline.size" in sizes else "environment steps"
+    counted = "" if unit == "updates" else f"steps to {plan.LEVEL:g}"
     columns = ["setting", *([counted] if counted else []), "success at the end", "last evaluation"]
     lines = [f"| {' | '.join(columns)} | |", f"|{'---|' * (len(columns) + 1)}"]
     for entry in found["tried"]:
@@ -72,12 +99,10 @@ def _section(agent: str, search: plan.Search, found: Mapping[str, Any]) -> str:
             "chosen" if entry["fields"] == found["chosen"] else "",
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    sizes = found["fields"]
-    unit = "updates" if "offline.size" in sizes else "environment steps"
     told = (
-        f"{sizes['num_seeds']} seeds, {sizes['num_steps']:,} {unit}, an evaluation of "
-        f"{sizes['eval_episodes']} episodes every {sizes['eval_every']:,}; brackets have the 95% "
-        "interval of the last one."
+        f"Made by `{found['command']}`: {sizes['num_seeds']} seeds, {sizes['num_steps']:,} {unit}, "
+        f"an evaluation of {sizes['eval_episodes']} episodes every {sizes['eval_every']:,}; "
+        "brackets have the 95% interval of the last one."
     )
     return "\n".join([f"## {agent}", "", told, "", *lines])
 

@@ -5,14 +5,18 @@ instructions one by one, knows those that make lists, tuples, texts and numbers,
 others. So nothing in such a file is executed.
 """
 
+import io
 import os
 import pathlib
 import pickletools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-# Instructions are read at some millions a minute, and a value may be one byte long.
 LARGEST = 64 * 2**20
+# A value may be one byte long: a million instructions take up to 80 MiB, and some seconds.
+MOST_INSTRUCTIONS = 4_000_000
+# The decimal digits of 64 bits, and a sign, an L.
+_MOST_DIGITS = 22
 
 _NOTHING = ("PROTO", "FRAME")
 _VALUES = (
@@ -35,8 +39,9 @@ def read_pickle(path: str | os.PathLike[str]) -> Any:
 
     Raises:
       OSError: the file cannot be read.
-      ValueError: it holds anything else, is no pickle or only a part of one, or has more than
-        `LARGEST` bytes; the message names the file.
+      ValueError: it holds anything else, such as an integer beyond 64 bits, is no pickle or only a
+        part of one, or has more than `LARGEST` bytes or `MOST_INSTRUCTIONS`; the message names the
+        file.
     """
     path = pathlib.Path(path)
     if (size := path.stat().st_size) > LARGEST:
@@ -63,13 +68,15 @@ def _run(content: bytes) -> Any:
         return stacks.pop()
 
     argument: Any
-    for instruction, argument, place in pickletools.genops(content):
+    for instruction, argument, place in _instructions(content):
         name = instruction.name
         if name in _NOTHING:
             continue
         if name == "STOP":
             break
         if name in _VALUES:
+            if isinstance(argument, int) and not -(2**63) <= argument < 2**64:
+                raise ValueError(_too_large(place))
             stacks[-1].append(argument)
         elif name in _NEW:
             stacks[-1].append(_NEW[name]())
@@ -101,3 +108,24 @@ def _run(content: bytes) -> Any:
     if len(stacks) > 1 or len(stacks[0]) != 1:
         raise IndexError
     return stacks[0][0]
+
+
+def _instructions(content: bytes) -> Iterator[tuple[pickletools.OpcodeInfo, Any, int | None]]:
+    """The instructions of a pickle, each with its argument and its place; not too many."""
+    stream = io.BytesIO(content)
+    instructions = pickletools.genops(stream)
+    for _ in range(MOST_INSTRUCTIONS):
+        begin = stream.tell()
+        # In decimal digits, of which Python's own reader takes a few thousand.
+        if content[begin : begin + 1] in (b"I", b"L"):
+            stop = content.find(b"\n", begin)
+            if stop - begin - 1 > _MOST_DIGITS:
+                raise ValueError(_too_large(begin))
+        if (instruction := next(instructions, None)) is None:
+            return
+        yield instruction
+    raise ValueError(f"it has more than {MOST_INSTRUCTIONS:,} instructions; split it")
+
+
+def _too_large(place: int | None) -> str:
+    return f"it has an integer of more than 64 bits at byte {place}"

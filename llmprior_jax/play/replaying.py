@@ -63,8 +63,8 @@ def replay(
       The episodes in our words, and which of them succeed, bool[episodes].
 
     Raises:
-      ValueError: transitions do not replay; the message says how many, and what the first differ
-        in.
+      ValueError: the environment does not always begin in the same state, or transitions do not
+        replay; the message says how many, and what the first differ in.
     """
     player = _Player(env, env_params)
     episodes: list[list[Episode]] = []
@@ -92,7 +92,7 @@ def replay(
     if lost:
         raise ValueError(
             f"{lost:,} of {len(recorded):,} transitions do not replay in {env.name}: "
-            f"{'; '.join(mismatches[:_MOST_SHOWN])}; name the environment that they are from"
+            f"{'; '.join(mismatches[:_MOST_SHOWN])}; {_advice(lost, len(recorded))}"
         )
     whole = list(map(_joined, episodes))
     return to_dataset(env, whole), np.array([episode.success.any() for episode in whole])
@@ -106,7 +106,14 @@ class _Player:
         self._key = jax.random.key(0)
         self._step = jax.jit(env.step_env)
         self._is_truncated = jax.jit(env.is_truncated)
-        self._start = jax.device_get(env.reset(self._key, env_params))
+        self._start, other = (
+            jax.device_get(env.reset(key, env_params)) for key in jax.random.split(self._key)
+        )
+        if not np.array_equal(self._start[0], other[0]):
+            raise ValueError(
+                f"{env.name} does not always begin in the same state, so nobody knows where a "
+                "recorded episode began; name the environment that the transitions are from"
+            )
         # How states look to us and to them, both ways.
         self._theirs: dict[Hashable, Hashable] = {}
         self._ours: dict[Hashable, Hashable] = {}
@@ -120,15 +127,15 @@ class _Player:
         """Takes the same step here and adds it to its episode, or says what differs."""
         here = self._observation
         num_actions = len(self._env.text_state(here).actions)
+        if self._is_over:
+            return "the episode was at an end here before"
+        if len(transition.actions) != num_actions:
+            return f"there are {len(transition.actions)} actions there, {num_actions} here"
         action = transition.actions.index(transition.action)
         reached, state, reward, terminated, info = jax.device_get(
             self._step(self._key, self._state, action, self._params)
         )
         pairs = (self._text(here), _seen(transition)), (self._text(reached), _reached(transition))
-        if self._is_over:
-            return "the episode was at an end here before"
-        if len(transition.actions) != num_actions:
-            return f"there are {len(transition.actions)} actions there, {num_actions} here"
         if not abs(transition.reward - reward) <= _TOLERANCE:
             return f"the reward is {transition.reward:g} there, {reward:g} here"
         if transition.done != terminated:
@@ -152,6 +159,13 @@ class _Player:
         """Whether nothing else was seen in place of either."""
         ours, theirs = pair
         return self._theirs.get(ours, theirs) == theirs and self._ours.get(theirs, ours) == ours
+
+
+def _advice(lost: int, number: int) -> str:
+    """What to do about transitions that do not replay, of so many."""
+    if 2 * lost > number:
+        return "name the environment that they are from"
+    return "the others do, so that it is the file that is damaged: take it anew"
 
 
 def _seen(transition: Recorded) -> Hashable:

@@ -6,6 +6,7 @@ which those for training, development and tests have seeds of their own.
 Loaded by `worker` in a process of its own: nothing else of this library is imported.
 """
 
+import functools
 import re
 import shutil
 import subprocess
@@ -34,7 +35,7 @@ class TextworldExpressEngine:
     """The games that one generator makes for training, development or tests: `twc:train`.
 
     The seed of an episode chooses the game. Its reward is what it adds to the normalized score,
-    which is 1 where all is done.
+    which is 1 where all is done. All objects of a process share one Java: the last one plays.
     """
 
     def __init__(self, argument: str):
@@ -42,13 +43,15 @@ class TextworldExpressEngine:
         fold, _, properties = rest.partition(":")
         if fold not in _FOLDS:
             raise ValueError(f"its games are for {', '.join(_FOLDS)}, not {fold!r}; {_USE}")
-        _check_java()
         self._fold = fold
-        self._environment: Any = TextWorldExpressEnv(envStepLimit=_NO_LIMIT)
+        self._environment = _environment()
         try:
             self._environment.load(name, properties)
         except ValueError as error:
             raise ValueError(f"{str(error).strip().removeprefix('ERROR: ')} {_USE}") from error
+        except Exception:
+            _environment.cache_clear()
+            raise
         seeds = getattr(self._environment, f"getValidSeeds{fold.capitalize()}")
         self._seeds: list[int] = seeds()
         self._describe = False
@@ -56,11 +59,19 @@ class TextworldExpressEngine:
     def reset(self, seed: int, describe: bool) -> "Answer":
         self._describe = describe
         game = self._seeds[seed % len(self._seeds)]
-        observation, info = self._environment.reset(seed=game, gameFold=self._fold)
+        try:
+            observation, info = self._environment.reset(seed=game, gameFold=self._fold)
+        except Exception:
+            _environment.cache_clear()  # Its Java may be lost.
+            raise
         return self._read(observation, 0.0, info)
 
     def step(self, command: str) -> "Answer":
-        observation, reward, _, info = self._environment.step(command)
+        try:
+            observation, reward, _, info = self._environment.step(command)
+        except Exception:
+            _environment.cache_clear()
+            raise
         return self._read(observation, reward, info)
 
     def _read(self, observation: str, reward: float, info: dict[str, Any]) -> "Answer":
@@ -79,6 +90,17 @@ class TextworldExpressEngine:
         }
 
 
+@functools.cache
+def _environment() -> Any:
+    """The Java of this process, which takes seconds to start; it can load one game after another.
+
+    Raises:
+      RuntimeError: there is no Java that it runs in.
+    """
+    _check_java()
+    return TextWorldExpressEnv(envStepLimit=_NO_LIMIT)
+
+
 def _check_java() -> None:
     """Raises a RuntimeError if there is no Java, or one that is too old for the package."""
     java = shutil.which("java")
@@ -90,8 +112,14 @@ def _check_java() -> None:
     if found is None:
         raise RuntimeError(f"{java} does not say its version; {_GET_JAVA}")
     with zipfile.ZipFile(JAR_PATH) as jar:
-        name = next(each for each in jar.namelist() if each.endswith(".class"))
-        needed = int.from_bytes(jar.read(name)[6:8], "big") - _CLASS_VERSION_0
+        # Others in it are of libraries, and may be older.
+        names = [
+            name
+            for name in jar.namelist()
+            if name.startswith("textworldexpress/") and name.endswith(".class")
+        ]
+        needed = max(int.from_bytes(jar.read(name)[6:8], "big") for name in names)
+        needed -= _CLASS_VERSION_0
     if int(found[1]) < needed:
         raise RuntimeError(
             f"{java} is Java {found[1]}, and this TextWorldExpress needs {needed} or newer; "
