@@ -113,6 +113,9 @@ class Evil:
     def __reduce__(self):
         return os.system, ("exit 1",)
 
+    def __repr__(self):  # It names a test, which must have one name in all processes.
+        return "Evil()"
+
 
 @pytest.mark.parametrize(
     ("content", "message"),

@@ -36,7 +36,10 @@ def read(path: pathlib.Path) -> dict[str, Found]:
     """
     if not path.exists():
         return {}
-    results: Results = read_json(path, Results)
+    try:
+        results: Results = read_json(path, Results)
+    except ValueError as error:
+        raise ValueError(f"{error}; the file is damaged: remove it, and search anew") from error
     return results["searches"]
 
 
