@@ -230,6 +230,10 @@ ELSEWHERE = {
     "launch.train overcooked_gflan_prior": "test_policy_run",
     "launch.train alfworld_pick": "test_alfworld_training",
     "launch.train alfworld_examine": "test_alfworld_training",
+    "launch.train alfworld_pick_refine": "test_refinement",
+    "launch.train overcooked_mem_q": "test_mem_q",
+    "launch.train overcooked_search_prior": "test_search",
+    "launch.paper.overestimation": "test_overestimation",
     "launch.evaluate": "test_experiment",
     "launch.import_dataset": "test_import_dataset",
     "launch.make_games": "test_make_games",
@@ -250,6 +254,9 @@ ELSEWHERE = {
 BY_HAND = {
     *("make train", "make test", "make package", "make versions", "make docs"),
     *("pip install", "launch.pretrain", "launch.reproduce", "launch.train babyai_go_to_local"),
+    *("launch.train paper_dqn_prior", "launch.train paper_dqn"),
+    *("launch.train paper_cql_prior", "launch.train paper_cql"),
+    "launch.train textworld_commonsense",
 }
 
 
