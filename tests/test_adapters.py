@@ -138,7 +138,7 @@ def test_a_model_in_bfloat16_stays_so(adapter):
     assert {leaf.dtype for leaf in jax.tree.leaves(lm.params)} == {jnp.dtype("bfloat16")}
 
 
-@pytest.mark.long
+@pytest.mark.longest
 def test_a_quantized_model_is_adapted_before(adapter):
     adapted, base = (models.load(name, quantize="int8") for name in (adapter, "tiny"))
     assert adapted.fingerprint != base.fingerprint

@@ -304,7 +304,7 @@ def problem(
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_damage_is_noticed_or_harmless(name, tmp_path, caplog, is_long, is_longest, request):
+def test_damage_is_noticed_or_harmless(name, tmp_path, caplog, is_longest, request):
     kind = KINDS[name]
     original = tmp_path / "original"
     original.mkdir()
@@ -314,7 +314,7 @@ def test_damage_is_noticed_or_harmless(name, tmp_path, caplog, is_long, is_longe
         kind.make(original)
     whole = kind.read(original)
     problems: list[str] = []
-    for seed in range(int((500 if is_longest else 40 if is_long else 20) * kind.weight)):
+    for seed in range(int((500 if is_longest else 20) * kind.weight)):
         copy = tmp_path / "damaged"
         shutil.rmtree(copy, ignore_errors=True)
         shutil.copytree(original, copy)

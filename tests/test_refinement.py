@@ -210,7 +210,11 @@ def test_a_finished_run_started_again_changes_nothing(finished, corridor):
 
 @pytest.mark.parametrize(
     "where",
-    [pytest.param("1/dqn_prior", marks=pytest.mark.longest), "1/distillation", "2/dqn_prior"],
+    [
+        pytest.param("1/dqn_prior", marks=pytest.mark.longest),
+        "1/distillation",
+        pytest.param("2/dqn_prior", marks=pytest.mark.longest),
+    ],
 )
 def test_an_interrupted_run_ends_as_if_nothing_had_happened(finished, corridor, tmp_path, where):
     records = tmp_path / refinement.ROUNDS / where / "metrics.jsonl"
