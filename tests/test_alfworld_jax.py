@@ -218,7 +218,7 @@ def house(houses):
 def test_generated_games_agree_with_the_engine(tmp_path_factory, is_long, is_longest):
     """Games of each task, random and expert play; half of the tasks in each process.
 
-    The long version has 60 games and 100,000 steps.
+    The longest version has 60 games and 100,000 steps.
     """
     halves_of_tasks = "pick,clean,cool", "examine,heat,pick2"
     sizes = (10, 50_000) if is_longest else (5, 20_000) if is_long else (2, 4_000)
