@@ -138,7 +138,8 @@ def _settle(
 def _suit(prior: dict[str, Any], has_examples: bool, counted: bool = False) -> None:
     """Fills in how a language model is asked, as suits it (in place)."""
     model = prior["model"]
-    if adapters.is_adapter(model):
+    # What is no text is refused where types are checked.
+    if isinstance(model, str) and adapters.is_adapter(model):
         model = adapters.open_adapter(model).base
     own = counted or model == _EMBEDDED_MODEL
     any_other = _ANY_OTHER if has_examples else _WITHOUT_EXAMPLES
