@@ -6,11 +6,13 @@ which those for training, development and tests have seeds of their own.
 Loaded by `worker` in a process of its own: nothing else of this library is imported.
 """
 
+import contextlib
 import functools
 import re
 import shutil
 import subprocess
 import zipfile
+from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 from textworld_express import TextWorldExpressEnv
@@ -46,12 +48,10 @@ class TextworldExpressEngine:
         self._fold = fold
         self._environment = _environment()
         try:
-            self._environment.load(name, properties)
+            with _given_up_if_lost():
+                self._environment.load(name, properties)
         except ValueError as error:
             raise ValueError(f"{str(error).strip().removeprefix('ERROR: ')} {_USE}") from error
-        except Exception:
-            _environment.cache_clear()
-            raise
         seeds = getattr(self._environment, f"getValidSeeds{fold.capitalize()}")
         self._seeds: list[int] = seeds()
         self._describe = False
@@ -59,19 +59,13 @@ class TextworldExpressEngine:
     def reset(self, seed: int, describe: bool) -> "Answer":
         self._describe = describe
         game = self._seeds[seed % len(self._seeds)]
-        try:
+        with _given_up_if_lost():
             observation, info = self._environment.reset(seed=game, gameFold=self._fold)
-        except Exception:
-            _environment.cache_clear()  # Its Java may be lost.
-            raise
         return self._read(observation, 0.0, info)
 
     def step(self, command: str) -> "Answer":
-        try:
+        with _given_up_if_lost():
             observation, reward, _, info = self._environment.step(command)
-        except Exception:
-            _environment.cache_clear()
-            raise
         return self._read(observation, reward, info)
 
     def _read(self, observation: str, reward: float, info: dict[str, Any]) -> "Answer":
@@ -99,6 +93,16 @@ def _environment() -> Any:
     """
     _check_java()
     return TextWorldExpressEnv(envStepLimit=_NO_LIMIT)
+
+
+@contextlib.contextmanager
+def _given_up_if_lost() -> Generator[None]:
+    """Starts another Java for the next game where something fails: it may be lost."""
+    try:
+        yield
+    except Exception:
+        _environment.cache_clear()
+        raise
 
 
 def _check_java() -> None:
