@@ -74,7 +74,7 @@ def test_a_state_is_recognized_by_a_history_that_a_language_model_has_no_room_fo
     build = prompts.fitting(prompts.plain, lambda prompt: prompt.text.count("Seen:") == 1)
     source = Demonstrated(model, counts)
     scored = ScoredStates(states, lambda: np.arange(2), source, build, 2, RowFiles(tmp_path))
-    log_probs = np.asarray(scored.load().prior.log_probs)[:2]
+    log_probs = np.asarray(scored.load().log_probs)[:2]
     first, second = model.asked
     assert first.text == second.text, "the model has read more than it has room for"
     np.testing.assert_allclose(np.exp(log_probs), [[1 / 3] * 3, [1 / 6, 4 / 6, 1 / 6]], rtol=1e-6)
