@@ -11,7 +11,7 @@ compared in kitchens have the settings that `launch.search_settings` chose. Give
 the command goes on where it stopped, and what a report in `--out` says of other runs stays there.
 `--quick` does each experiment small, in 8.5 minutes with two processes on 2 cores (11 with one),
 and leaves out what only a long look can tell apart, such as GFlan beyond one kitchen; `--notrain`
-reports what is finished so far. The settings are in `launch/paper/plan.py`.
+reports what is finished so far. The settings are in `launch/paper`.
 """
 
 import pathlib
@@ -19,7 +19,7 @@ import sys
 from collections.abc import Sequence
 
 from launch.common import app, run_pool
-from launch.paper import inputs, plan, report
+from launch.paper import experiments, inputs, plan, report
 from llmprior_jax.files import check_writable
 from llmprior_jax.registry import unknown
 from llmprior_jax.training.metrics import read_metrics
@@ -40,15 +40,15 @@ _TRAIN = FLAGS.boolean("train", True, "Train; --notrain reports what is finished
 
 def main(argv: Sequence[str]) -> None:
     del argv
-    scale = plan.QUICK if _QUICK.value else plan.FULL
+    scale = experiments.QUICK if _QUICK.value else experiments.FULL
     workdir, out = pathlib.Path(_WORKDIR.value), pathlib.Path(_OUT.value)
     check_writable(out / report.FILE)
-    found = plan.find_inputs(workdir)
+    found = experiments.find_inputs(workdir)
     planned = plan.make(scale, found)
     chosen = {name: each for name, each in planned.items() if name.startswith(_ONLY.value)}
     if not chosen:
         raise ValueError(f"--only={_ONLY.value}: {unknown('experiment', _ONLY.value, planned)}")
-    every, runs = plan.distinct_runs(planned), plan.distinct_runs(chosen)
+    every, runs = experiments.distinct_runs(planned), experiments.distinct_runs(chosen)
     if others := report.read(out).records.keys() - every.keys():
         raise ValueError(
             f"the report in {out} tells of {len(others)} runs that are none of these: they were "

@@ -9,7 +9,7 @@ import sys
 import pytest
 from test_launch import launch
 
-from launch.paper import plan, report
+from launch.paper import experiments, plan, report
 from llmprior_jax import training
 
 CALL = {
@@ -24,17 +24,17 @@ CALL = {
 }
 
 
-def run(label: str, amount: int | None = None) -> plan.Run:
+def run(label: str, amount: int | None = None) -> experiments.Run:
     config = training.default_config()
     config.agents, config.num_seeds, config.eval_modes = ("dqn",), 4, ("sample", "greedy")
-    return plan.Run(label, f"{label}-{amount}", config, amount)
+    return experiments.Run(label, f"{label}-{amount}", config, amount)
 
 
 @pytest.fixture
 def planned():
-    claim = plan.Claim("new", "old", at_most=0.5)
+    claim = experiments.Claim("new", "old", at_most=0.5)
     runs = (run("old", 100), run("old", 400), run("new", 100), run("new", 400))
-    experiment = plan.Experiment(
+    experiment = experiments.Experiment(
         "A title", "A question?", runs, scarce="transitions", claims=(claim,)
     )
     return {"an-experiment": experiment}
@@ -142,7 +142,7 @@ def test_a_call_is_described_by_the_runs_that_it_finished(tmp_path):
         (tmp_path / name / "provenance.jsonl").write_text(json.dumps({"commit": commit}) + "\n")
     lines = [json.dumps({"name": name, "seconds": 60.0}) + "\n" for name in "aabc"]
     (tmp_path / "seconds.jsonl").write_text("".join(lines))
-    call = report.describe_call(plan.QUICK, tmp_path, ["a", "c"])
+    call = report.describe_call(experiments.QUICK, tmp_path, ["a", "c"])
     assert call["minutes"] == 3
     assert call["commits"] == ["c0ffee"]
     assert call.keys() == CALL.keys()
@@ -166,19 +166,19 @@ def test_a_report_of_other_runs_is_not_overwritten(planned, known, tmp_path):
 _SMALL = """
 from launch import reproduce
 from launch.common import app
-from launch.paper import plan
+from launch.paper import experiments, plan
 from llmprior_jax import training
 
 def lake(seed):
     config = training.default_config()
     config.env, config.agents, config.seed = "FrozenLake-4x4", ("random",), seed
     config.num_seeds, config.eval_episodes, config.prior.store = 2, 4, ""
-    return plan.Run(f"seed {seed}", f"random-{seed}", config)
+    return experiments.Run(f"seed {seed}", f"random-{seed}", config)
 
 made = {
-    "one": plan.Experiment("One", "?", (lake(0), lake(1))),
-    "two": plan.Experiment("Two", "?", (lake(1), lake(2))),
-    "three": plan.Experiment("Three", "?", (lake(1), lake(3)), needs=("games",)),
+    "one": experiments.Experiment("One", "?", (lake(0), lake(1))),
+    "two": experiments.Experiment("Two", "?", (lake(1), lake(2))),
+    "three": experiments.Experiment("Three", "?", (lake(1), lake(3)), needs=("games",)),
 }
 plan.make = lambda scale, inputs: made
 app.run(reproduce.main, reproduce.FLAGS)
@@ -224,12 +224,12 @@ def test_an_input_that_another_command_made_is_refused(tmp_path):
 ROOT = pathlib.Path(__file__).parent.parent
 
 
-def every_experiment(scale: plan.Scale) -> dict[str, plan.Experiment]:
+def every_experiment(scale: experiments.Scale) -> dict[str, experiments.Experiment]:
     """As where all packages are installed."""
     made = {
         name: pathlib.Path(f"/made/{name}") for name in ("games", "pick", "pick_large", "encoder")
     }
-    return plan.make(scale, plan.find_inputs(pathlib.Path("runs"))._replace(**made))
+    return plan.make(scale, experiments.find_inputs(pathlib.Path("runs"))._replace(**made))
 
 
 @pytest.fixture
@@ -238,11 +238,11 @@ def few_resamples(monkeypatch):
     monkeypatch.setattr("llmprior_jax.training.summary._RESAMPLES", 20)
 
 
-@pytest.mark.parametrize("scale", [plan.FULL, plan.QUICK], ids=["full", "quick"])
+@pytest.mark.parametrize("scale", [experiments.FULL, experiments.QUICK], ids=["full", "quick"])
 def test_the_report_of_every_planned_experiment_is_written(scale, tmp_path, few_resamples):
     planned = every_experiment(scale)
 
-    def faked(run: plan.Run) -> report.Records:
+    def faked(run: experiments.Run) -> report.Records:
         modes = run.config.eval_modes
         assert modes[0] == "sample"
         metrics = [prefix + name for prefix in ("", *(f"{mode}_" for mode in modes[1:]))
@@ -252,7 +252,7 @@ def test_the_report_of_every_planned_experiment_is_written(scale, tmp_path, few_
             for step in (0, 4)
         ]
 
-    runs = plan.distinct_runs(planned)
+    runs = experiments.distinct_runs(planned)
     known = report.Evidence({}, []).add({name: faked(run) for name, run in runs.items()}, CALL)
     assert report.write(tmp_path, planned, known) == len(planned)
     assert report.read(tmp_path) == known
@@ -282,7 +282,7 @@ def test_the_recorded_report_is_read_and_told_again(tmp_path, few_resamples):
     known = report.read(out)
     text = (out / "results.jsonl").read_text().splitlines(keepends=True)
     lines = [json.loads(line) for line in text]
-    planned, recorded = every_experiment(plan.FULL), {}
+    planned, recorded = every_experiment(experiments.FULL), {}
     for name in planned.keys() & {line["experiment"] for line in lines}:
         experiment, runs = planned[name], {}
         for line in lines:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from launch.common import run_pool
+from launch.paper import experiments
 from launch.paper import plan as paper
 from launch.search_settings import __main__ as command
 from launch.search_settings import plan, report
@@ -51,7 +52,7 @@ def test_every_setting_is_valid_and_has_a_run_of_its_own(agent):
 
 
 def test_the_seeds_are_none_of_the_report():
-    made = paper.make(paper.FULL, paper.find_inputs(pathlib.Path("runs")))
+    made = paper.make(experiments.FULL, experiments.find_inputs(pathlib.Path("runs")))
     of_report = {run.config.seed for experiment in made.values() for run in experiment.runs}
     assert {search.fields["seed"] for search in SEARCHES.values()}.isdisjoint(of_report)
 
@@ -169,8 +170,8 @@ def test_without_a_search_settings_are_the_default(tmp_path):
 
 def test_the_experiments_in_kitchens_have_the_chosen_settings(monkeypatch):
     found = {"dqn": {"agent.alpha": 0.123}, "cql": {"agent.beta": 0.456}}
-    monkeypatch.setattr(paper, "chosen", lambda agent: found.get(agent, {}))
-    made = paper.make(paper.FULL, paper.find_inputs(pathlib.Path("runs")))
+    monkeypatch.setattr(experiments, "chosen", lambda agent: found.get(agent, {}))
+    made = paper.make(experiments.FULL, experiments.find_inputs(pathlib.Path("runs")))
     for name, agent, field in (
         ("online-salad", "dqn", "alpha"),
         ("online-tomato-salad", "dqn", "alpha"),

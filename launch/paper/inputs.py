@@ -6,12 +6,12 @@ from collections.abc import Collection
 
 from launch.common import children, run_pool
 from launch.common.yardstick import DATASET_BEHAVIOR, SALAD
-from launch.paper import plan
+from launch.paper.experiments import Inputs, Scale
 from llmprior_jax.distributed import locks
 from llmprior_jax.files import write_atomically
 
 
-def prepare(inputs: plan.Inputs, scale: plan.Scale, needs: Collection[str]) -> None:
+def prepare(inputs: Inputs, scale: Scale, needs: Collection[str]) -> None:
     """Makes the inputs that are needed, each once.
 
     Args:

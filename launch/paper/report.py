@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from launch.common import run_pool, yardstick
 from launch.common.yardstick import Curve
 from launch.paper import claims
-from launch.paper.plan import Claim, Experiment, Run, Scale, distinct_runs
+from launch.paper.experiments import Claim, Experiment, Run, Scale, distinct_runs
 from launch.search_settings.chosen import SEARCHED, chosen
 from llmprior_jax.files import replaced, write_atomically
 from llmprior_jax.training import provenance, summary
