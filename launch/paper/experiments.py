@@ -68,7 +68,7 @@ class Scale(NamedTuple):
     @property
     def closely(self) -> Mapping[str, Any]:
         """How often agents are evaluated whose samples are counted for a claim."""
-        return BOTH_MODES if self.is_quick else {**BOTH_MODES, "eval_every": 1_000}
+        return BOTH_MODES if self.is_quick else {**BOTH_MODES, "eval_every": 600}
 
 
 FULL = Scale(
