@@ -239,7 +239,11 @@ def few_resamples(monkeypatch):
 
 
 @pytest.mark.parametrize("scale", [experiments.FULL, experiments.QUICK], ids=["full", "quick"])
-def test_the_report_of_every_planned_experiment_is_written(scale, tmp_path, few_resamples):
+def test_the_report_of_every_planned_experiment_is_written(
+    scale, tmp_path, few_resamples, monkeypatch
+):
+    found = {"dqn": {"agent.alpha": 0.123}}
+    monkeypatch.setattr(report, "chosen", lambda agent: found.get(agent, {}))
     planned = every_experiment(scale)
 
     def faked(run: experiments.Run) -> report.Records:
@@ -263,7 +267,7 @@ def test_the_report_of_every_planned_experiment_is_written(scale, tmp_path, few_
         shown = {mode for run in experiment.runs for mode in run.config.eval_modes[1:]}
         assert {name for name in ("greedy", "candidates") if f"| {name} |" in table} == shown
     assert "- The paper's own settings: Overcooked-TomatoLettuceSalad: DQN-Prior, DQN\n" in head
-    assert "No agent has other settings than the default." in head
+    assert "Chosen, where not the default:\n\n- dqn: agent.alpha 0.123\n" in head
 
 
 def test_a_baseline_that_ends_at_0_decides_nothing(planned, tmp_path):

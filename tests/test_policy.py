@@ -77,8 +77,8 @@ def test_states_read_together_and_with_padding_have_the_same_policy(model, reque
     together, hidden, reader = policy_of(lm)
     rows = None
     for i, capacity in enumerate((1, 2, 4)):
-        rows = language_policy.append(
-            rows, i, reader.read(PROMPTS[i : i + 1], ACTIONS[i : i + 1]), capacity
+        rows = language_policy.put(
+            rows, np.array([i]), reader.read(PROMPTS[i : i + 1], ACTIONS[i : i + 1]), capacity
         )
     log_probs, padded_hidden = reader.apply(lm.params, (), rows)
     np.testing.assert_allclose(log_probs[:3], together, atol=1e-5)
@@ -147,7 +147,7 @@ def test_long_rows_are_read_at_their_length_as_in_a_batch(monkeypatch):
     texts = [" ".join(["Now: You see a tomato."] * count) for count in (9, 60, 100)]
     lm = small_lm([*TEXTS, *texts], context=1024)
     reader = language_policy.language_policy(lm, NUM_ACTIONS)
-    rows = language_policy.append(None, 0, reader.read(texts, [ACTIONS[0]] * len(texts)), 4)
+    rows = language_policy.put(None, np.arange(3), reader.read(texts, [ACTIONS[0]] * len(texts)), 4)
     lengths = np.asarray(rows.ends[:, 0])
     assert lengths[0] <= rows.tokens.shape[1] // 4
     assert lengths[2] > packing.SHARED_ROW_TOKENS

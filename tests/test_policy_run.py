@@ -315,7 +315,6 @@ def test_a_policy_and_a_prior_with_different_actions_are_refused():
         ({"policy.num_envs": 0}, "config.policy.num_envs is 0"),
         ({"policy.lora_rank": -1}, "config.policy.lora_rank is -1"),
         ({"offline.dataset": "data.parquet"}, "gflan learns online only"),
-        ({"env": "engine"}, "gflan is for environments in JAX"),
     ],
 )
 def test_configurations_that_cannot_be_are_refused(changes, message):

@@ -42,6 +42,7 @@ class Scale(NamedTuple):
       policy_steps: environment steps of a seed whose policy is a language model.
       offline_updates: updates of a seed that learns from a dataset.
       dataset_sizes: transitions to learn from.
+      world_steps: environment steps of a seed in BabyAI and TextWorld Commonsense, at most.
       alfworld_steps: environment steps of a seed in ALFWorld.
       alfworld_sizes: transitions to learn from in ALFWorld, of a dataset of the largest size.
       alfworld_large_sizes: likewise, of a larger dataset: all its states are scored for each run.
@@ -56,6 +57,7 @@ class Scale(NamedTuple):
     policy_steps: int
     offline_updates: int
     dataset_sizes: tuple[int, ...]
+    world_steps: int
     alfworld_steps: int
     alfworld_sizes: tuple[int, ...]
     alfworld_large_sizes: tuple[int, ...]
@@ -80,6 +82,7 @@ FULL = Scale(
     policy_steps=5_000,
     offline_updates=6_000,
     dataset_sizes=(250, 500, 1_000, 2_000, 4_000, 8_000, 16_000, 32_000),
+    world_steps=9_600,
     alfworld_steps=1_600,
     alfworld_sizes=(250, 1_000, 4_000),
     alfworld_large_sizes=(32_000,),
@@ -94,6 +97,7 @@ QUICK = Scale(
     policy_steps=1_000,
     offline_updates=1_000,
     dataset_sizes=(250, 2_000),
+    world_steps=128,
     alfworld_steps=128,
     alfworld_sizes=(100,),
     alfworld_large_sizes=(),

@@ -1,6 +1,6 @@
 """What is measured, and with which settings: the experiments of `launch.reproduce` as data."""
 
-from launch.paper import alfworld, kitchens
+from launch.paper import alfworld, kitchens, text_worlds
 from launch.paper.experiments import Experiment, Inputs, Scale
 
 
@@ -13,5 +13,6 @@ def make(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
     """
     return {
         **kitchens.make(scale, inputs),
+        **text_worlds.make(scale, inputs),
         **({} if inputs.games is None else alfworld.make(scale, inputs)),
     }

@@ -24,9 +24,11 @@ from llmprior_jax.distributed.seeds import fold_in
 from llmprior_jax.learning.replay import Record, make_replay
 from llmprior_jax.learning.run import Run
 from llmprior_jax.learning.ways import Ways, act_in_ways, begin_ways, go_on
+from llmprior_jax.play.actors import ValueActor
 from llmprior_jax.play.candidates import Tried
 from llmprior_jax.play.engine_player import EngineEpisode, EnginePlayer, EngineStep
 from llmprior_jax.play.players import OverSeeds
+from llmprior_jax.play.stepping import lookup_rows
 from llmprior_jax.priors import table as tables
 from llmprior_jax.priors.table import PriorTable
 from llmprior_jax.settings import LoopSettings, RunSettings
@@ -132,7 +134,14 @@ class EngineRun(Run):
         self._entropy = settings.seed
         jitted = make_engine_loop(agent, loop)
         self._learn = over_seeds(jitted.learn, (0, None, 0, 0, 0))
-        self._act = player.acting(jitted.act)
+
+        def act(
+            state: EngineState, shared: Any, table: PriorTable, keys: jax.Array, row: jax.Array
+        ) -> tuple[jax.Array, Any]:
+            del shared
+            return jitted.act(state, keys, lookup_rows(table, row)), ()
+
+        self._act = player.acting(ValueActor(agent), act)
         self.state: EngineState = over_seeds(jitted.init, (0, None))(self.keys["train"], self.table)
 
     def train(self) -> dict[str, np.ndarray]:
@@ -152,11 +161,10 @@ class EngineRun(Run):
                 return None
             number = begun[seed, env]
             begun[seed, env] += 1
-            rng = np.random.default_rng([self._entropy, seed, self.segments, env, number])
-            game = player.env.games[int(rng.integers(len(player.env.games)))]
-            return EngineEpisode(game, int(rng.integers(2**31)), number * num_envs + env)
+            entropy = self._entropy, seed, self.segments, env, number
+            return player.draw(entropy, number * num_envs + env)
 
-        size, met = int(self.table.size), player.met
+        before = player.asked()
         restarts = np.zeros(num_seeds)
         metrics: list[Metrics] = []
         tried: list[list[tuple[TextState, str, float]]] = [[] for _ in range(num_seeds * num_envs)]
@@ -184,12 +192,10 @@ class EngineRun(Run):
             self.count(known.sum(axis=1))
             self.iteration += 1
         self.segments += 1
-        asked = int(self.table.size) - size
         of_steps = jax.device_get(metrics)
         return {name: _nanmean([values[name] for values in of_steps]) for name in of_steps[0]} | {
             "restarts": restarts,
-            "lm_asked": np.asarray(asked),
-            "lm_saved": np.asarray(player.met - met - asked),
+            **{name: now - before[name] for name, now in player.asked().items()},
         }
 
     def own(self) -> Any:

@@ -128,13 +128,20 @@ def _learn(
     agent: PolicyAgent, state: PolicyState, progress: Progress, shared: Any, table: PriorTable
 ) -> tuple[PolicyState, Metrics]:
     """Updates the agent of one seed from a complete rollout, and goes on where that ended."""
-    frozen, rows = shared
     key, update_key = jax.random.split(state.key)
-    agent_state, metrics = agent.update(
-        state.agent,
-        frozen,
-        update_key,
-        States(rows, table.log_probs, table.others),
-        _rollout(progress, table),
-    )
+    rollout = _rollout(progress, table)
+    agent_state, metrics = update(agent, state.agent, update_key, rollout, shared, table)
     return PolicyState(key, agent_state, progress.envs), metrics
+
+
+def update(
+    agent: PolicyAgent,
+    state: AgentState,
+    key: jax.Array,
+    rollout: Rollout,
+    shared: Any,
+    table: PriorTable,
+) -> tuple[AgentState, Metrics]:
+    """Updates the agent of one seed from a rollout; `shared` is what its actor shares."""
+    frozen, rows = shared
+    return agent.update(state, frozen, key, States(rows, table.log_probs, table.others), rollout)

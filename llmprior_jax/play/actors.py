@@ -21,7 +21,7 @@ from llmprior_jax.play.rollouts import Actor, Progress, Standing
 from llmprior_jax.play.stepping import Choice, Place, Step, lookup_rows, own_keys
 from llmprior_jax.posterior import kl_to_prior
 from llmprior_jax.priors import table as tables
-from llmprior_jax.priors.language_policy import append
+from llmprior_jax.priors.language_policy import put
 from llmprior_jax.priors.prompts import Builder
 from llmprior_jax.priors.table import PriorTable
 from llmprior_jax.types import ActionPrior, LanguagePolicy, TextState
@@ -62,6 +62,12 @@ class AgentActor(Protocol):
         self, state: AgentState, shared: Any, table: PriorTable, place: Place, key: jax.Array
     ) -> tuple[Policy, jax.Array]:
         """What it weighs in a place whose state the table has, and what it does there, i32[]."""
+        ...
+
+    def act(
+        self, state: AgentState, shared: Any, table: PriorTable, keys: jax.Array, row: jax.Array
+    ) -> tuple[jax.Array, Any]:
+        """What it does in the states of rows i32[N], i32[N], and what is to be known of it, [N]."""
         ...
 
     def by_prior(self, state: AgentState) -> Callable[[jax.Array, ActionPrior], jax.Array]:
@@ -118,6 +124,14 @@ class ValueActor:
         del shared
         prior = tables.lookup(table, tables.find(table, place.observation))
         return self._agent.policy(state, prior), self._agent.act(state, key, prior)
+
+    def act(
+        self, state: AgentState, shared: Any, table: PriorTable, keys: jax.Array, row: jax.Array
+    ) -> tuple[jax.Array, Any]:
+        """See `AgentActor`."""
+        del shared
+        prior = lookup_rows(table, row)
+        return jax.vmap(self._agent.act, in_axes=(None, 0, 0))(state, keys, prior), ()
 
     def by_prior(self, state: AgentState) -> Callable[[jax.Array, ActionPrior], jax.Array]:
         """See `AgentActor`."""
@@ -180,6 +194,8 @@ class PolicyActor:
       model: the language model that is the policy.
       text_state: puts an observation into words (`TextEnvironment.text_state`).
       build_prompt: what the policy reads of a state.
+      has_words: whether the words of an observation are known yet. Those of games on engines are
+        not, in a run that goes on from a checkpoint, until a game shows them again.
     """
 
     def __init__(
@@ -188,11 +204,12 @@ class PolicyActor:
         model: LanguagePolicy,
         text_state: Callable[[np.ndarray], TextState],
         build_prompt: Builder,
+        has_words: Callable[[np.ndarray], bool] = lambda observation: True,
     ):
         self._choice = jax.random.categorical
         self._agent = agent
         self._model = model
-        self._reading = _Reading(model, text_state, build_prompt)
+        self._reading = _Reading(model, text_state, build_prompt, has_words)
         self.in_rollouts = Actor(_nothing_read, self._choose, _look)
         self.one_by_one = True
 
@@ -230,9 +247,7 @@ class PolicyActor:
     def policy(self, state: AgentState, shared: Any, table: PriorTable, row: jax.Array) -> Policy:
         """See `AgentActor`."""
         del table
-        frozen, rows = shared
-        one = jax.tree.map(operator.itemgetter(row[None]), rows)
-        log_probs, _ = self._agent.policy(state, frozen, one)
+        log_probs, _ = self._read(state, shared, row[None])
         return Policy(log_probs[0], jnp.zeros_like(log_probs[0]))
 
     def decide(
@@ -241,6 +256,17 @@ class PolicyActor:
         """See `AgentActor`."""
         policy = self.policy(state, shared, table, tables.find(table, place.observation))
         return policy, self._choice(key, policy.log_probs)
+
+    def act(
+        self, state: AgentState, shared: Any, table: PriorTable, keys: jax.Array, row: jax.Array
+    ) -> tuple[jax.Array, Considered]:
+        """See `AgentActor`."""
+        log_probs, values = self._read(state, shared, row)
+        return self._take(state, table, keys, row, log_probs, values)
+
+    def values(self, state: AgentState, shared: Any, row: jax.Array) -> jax.Array:
+        """The estimated values f32[N] of the states of rows i32[N]."""
+        return self._read(state, shared, row)[1]
 
     def by_prior(self, state: AgentState) -> Callable[[jax.Array, ActionPrior], jax.Array]:
         """See `AgentActor`."""
@@ -258,22 +284,40 @@ class PolicyActor:
         table: PriorTable,
     ) -> tuple[Choice, Considered, View]:
         row = standing.row
-        view = self._read(state, shared, _want(view, row, ~standing.is_over & ~standing.waits))
+        wanted = _want(view, row, ~standing.is_over & ~standing.waits)
+        view = self._read_missing(state, shared, wanted)
         keys = jax.vmap(jax.random.split)(standing.envs.key)
-        log_probs = view.log_probs[row]
-        action = jax.vmap(self._choice)(keys[:, 0], log_probs)
-        trusted = jax.vmap(self._agent.prior, in_axes=(None, 0))
-        considered = Considered(
-            log_prob=jnp.take_along_axis(log_probs, action[:, None], axis=1)[:, 0],
-            kl=jax.vmap(kl_to_prior)(log_probs, trusted(state, lookup_rows(table, row))),
-            value=view.values[row],
+        action, considered = self._take(
+            state, table, keys[:, 0], row, view.log_probs[row], view.values[row]
         )
         choice = own_keys(standing.envs._replace(key=keys[:, 1]), action)
         return choice, considered, view
 
-    def _read(self, agent_state: AgentState, shared: Any, view: View) -> View:
-        """Reads the states that are wanted and were not read yet, a few at a time."""
+    def _take(
+        self,
+        state: AgentState,
+        table: PriorTable,
+        keys: jax.Array,
+        row: jax.Array,
+        log_probs: jax.Array,
+        values: jax.Array,
+    ) -> tuple[jax.Array, Considered]:
+        """An action in each of N states, and what was weighed there."""
+        action = jax.vmap(self._choice)(keys, log_probs)
+        trusted = jax.vmap(self._agent.prior, in_axes=(None, 0))
+        return action, Considered(
+            log_prob=jnp.take_along_axis(log_probs, action[:, None], axis=1)[:, 0],
+            kl=jax.vmap(kl_to_prior)(log_probs, trusted(state, lookup_rows(table, row))),
+            value=values,
+        )
+
+    def _read(self, state: AgentState, shared: Any, row: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """What the policy says of the states of rows i32[N]: f32[N, A], and their values f32[N]."""
         frozen, rows = shared
+        return self._agent.policy(state, frozen, jax.tree.map(operator.itemgetter(row), rows))
+
+    def _read_missing(self, agent_state: AgentState, shared: Any, view: View) -> View:
+        """Reads the states that are wanted and were not read yet, a few at a time."""
 
         def read_some(view: View) -> View:
             # A row beyond the end is no state: nothing is written there.
@@ -282,9 +326,7 @@ class PolicyActor:
                 size=_READ_AT_ONCE,
                 fill_value=view.values.shape[0],
             )
-            log_probs, values = self._agent.policy(
-                agent_state, frozen, jax.tree.map(lambda leaf: leaf[some], rows)
-            )
+            log_probs, values = self._read(agent_state, shared, some)
             return view._replace(
                 is_read=view.is_read.at[some].set(True, mode="drop"),
                 log_probs=view.log_probs.at[some].set(log_probs, mode="drop"),
@@ -326,37 +368,41 @@ class _Reading:
         model: LanguagePolicy,
         text_state: Callable[[np.ndarray], TextState],
         build_prompt: Builder,
+        has_words: Callable[[np.ndarray], bool],
     ):
         self._model = model
         self._text_state = text_state
         self._build_prompt = build_prompt
+        self._has_words = has_words
         self.forget()
 
     def forget(self) -> None:
         """Reads all states again at the next call of `rows`."""
         self._rows: Any = None
         self._size = 0
+        self._unread: dict[int, np.ndarray] = {}
 
     def rows(self, table: PriorTable) -> Any:
-        """The rows of all states of a table, in its order and with its capacity.
+        """The rows of all states of a table that have words, in its order and with its capacity.
 
-        What was returned before is used up where the table has grown.
+        What was returned before is used up where there is more to read.
 
         Raises:
           ValueError: the policy has other actions in a state than the prior.
         """
         size = int(table.size)
-        if size > self._size:
-            observations = np.asarray(table.observations[self._size : size])
-            texts = [self._text_state(observation) for observation in observations]
+        new = np.asarray(table.observations[self._size : size])
+        self._unread |= dict(zip(range(self._size, size), new, strict=True))
+        self._size = size
+        if found := [row for row, seen in self._unread.items() if self._has_words(seen)]:
+            texts = [self._text_state(self._unread.pop(row)) for row in found]
             prompts = [self._build_prompt(text) for text in texts]
-            check_actions(texts, np.asarray(table.log_probs[self._size : size]))
-            new = self._model.read(
+            place = np.array(found)
+            check_actions(texts, np.asarray(table.log_probs)[place])
+            read = self._model.read(
                 [prompt.text for prompt in prompts], [prompt.actions for prompt in prompts]
             )
-            capacity = table.observations.shape[0]
-            self._rows = append(self._rows, self._size, new, capacity)
-            self._size = size
+            self._rows = put(self._rows, place, read, table.observations.shape[0])
         return self._rows
 
 

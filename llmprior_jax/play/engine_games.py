@@ -128,8 +128,12 @@ class EngineGames:
         self._texts[digest] = state
         return np.frombuffer(digest, np.int32)
 
+    def has_words(self, observation: np.ndarray) -> bool:
+        """Whether the state that an observation stands for was met since this was made."""
+        return np.asarray(observation).tobytes() in self._texts
+
     def text_state(self, observation: np.ndarray) -> TextState:
-        """The state that an observation stands for."""
+        """The state that an observation stands for; it was met."""
         return self._texts[np.asarray(observation).tobytes()]
 
     def first_observations(self, candidates: Candidates) -> np.ndarray:

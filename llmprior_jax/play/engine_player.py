@@ -12,16 +12,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from llmprior_jax.agents import Agent, AgentState, Policy
+from llmprior_jax.agents import AgentState, Policy
 from llmprior_jax.distributed.seeds import fold_in
 from llmprior_jax.envs.engines import HostStep
-from llmprior_jax.play.actors import ValueActor
+from llmprior_jax.play.actors import AgentActor, PolicyActor
 from llmprior_jax.play.candidates import Candidates
 from llmprior_jax.play.engine_games import EngineGames
 from llmprior_jax.play.evaluation import Decision, Episodes
 from llmprior_jax.play.players import OverSeeds, of_seed, policies, prior_acted_by
 from llmprior_jax.play.scored_states import ScoredStates
-from llmprior_jax.play.stepping import lookup_rows
 from llmprior_jax.priors.table import PriorTable
 from llmprior_jax.types import ActionPrior, TextState
 
@@ -44,8 +43,8 @@ Schedule = Callable[[int, int, int], EngineEpisode | None]
 """`(seed, env, steps taken so far) -> the next episode` of an environment, None for no more."""
 
 
-Act = Callable[..., jax.Array]
-"""`(states of S agents, table, key[S], episode, time and row i32[S, N]) -> i32[S, N]`, jitted."""
+Act = Callable[..., tuple[jax.Array, Any]]
+"""`(states of S agents, key[S], episode, time and row i32[S, N]) -> (i32[S, N], about [S, N])`."""
 
 
 class EngineStep(NamedTuple):
@@ -56,6 +55,7 @@ class EngineStep(NamedTuple):
       episode: i32[S, N], the number of the episode.
       row: i32[S, N], the state acted in.
       action: i32[S, N], what was done.
+      about: [S, N], what the actor tells of it.
       next_row: i32[S, N], the state reached, 0 where the episode ended for good.
       seen: what came of it, of all S * N environments.
       states: the S * N states acted in.
@@ -65,6 +65,7 @@ class EngineStep(NamedTuple):
     episode: np.ndarray
     row: np.ndarray
     action: np.ndarray
+    about: Any
     next_row: np.ndarray
     seen: HostStep
     states: tuple[TextState, ...]
@@ -74,8 +75,8 @@ class EnginePlayer:
     """A `Player` in games on engines of the host.
 
     Args:
-      evaluated: the agent as it acts in evaluations, by what stands before the names of their
-        metrics; as the first does, it acts in episodes that are shown.
+      actors: how the agent acts in evaluations, by what stands before the names of their metrics;
+        as the first does, it acts in episodes that are shown.
       games: S * N environments.
       candidates: where the actions of a state come from; none of another run's.
       scored: scores the states of `games`; its table is loaded.
@@ -90,7 +91,7 @@ class EnginePlayer:
 
     def __init__(
         self,
-        evaluated: Mapping[str, Agent],
+        actors: Mapping[str, AgentActor],
         games: EngineGames,
         candidates: Candidates,
         scored: ScoredStates,
@@ -105,37 +106,55 @@ class EnginePlayer:
         self.met = 0
         self._num_episodes = num_episodes
         self._over_seeds = over_seeds
-        self._actor = ValueActor(next(iter(evaluated.values())))
+        self._actor = next(iter(actors.values()))
         self._policy = jax.jit(self._actor.policy)
         self._rows: dict[bytes, int] = {}
         self._rows_of: PriorTable | None = None
+        self._acts = {prefix: self.acting(actor) for prefix, actor in actors.items()}
 
-        self._acts = {
-            prefix: self.acting(jax.vmap(agent.act, in_axes=(None, 0, 0)))
-            for prefix, agent in evaluated.items()
-        }
-
-    def acting(self, act: Callable[[Any, jax.Array, ActionPrior], jax.Array]) -> Act:
+    def acting(
+        self, actor: AgentActor, act: Callable[..., tuple[jax.Array, Any]] | None = None
+    ) -> Act:
         """Makes what `steps` acts by.
 
         Args:
-          act: `(state, keys [N], prior of N states) -> i32[N]`, of one seed.
+          actor: the actor.
+          act: what it does, where that is not `AgentActor.act`, of which it has the arguments.
         """
+        chosen = act or actor.act
 
         def act_in(
             state: Any,
+            shared: Any,
             table: PriorTable,
             key: jax.Array,
             episode: jax.Array,
             time: jax.Array,
             row: jax.Array,
-        ) -> jax.Array:
+        ) -> tuple[jax.Array, Any]:
             # The randomness of a step follows from key, episode and time.
             of_episode = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, episode)
             keys = jax.vmap(jax.random.fold_in)(of_episode, time)
-            return act(state, keys, lookup_rows(table, row))
+            return chosen(state, shared, table, keys, row)
 
-        return self._over_seeds(act_in, (0, None, 0, 0, 0, 0))
+        mapped = self._over_seeds(act_in, (0, None, None, 0, 0, 0, 0), one_by_one=actor.one_by_one)
+
+        def act_now(states: Any, *places: Any) -> tuple[jax.Array, Any]:
+            table = self.scored.table
+            return mapped(states, actor.shared(table), table, *places)
+
+        return act_now
+
+    def draw(self, entropy: Sequence[int], number: int) -> EngineEpisode:
+        """An episode in one of the games to train on, which follows from `entropy`."""
+        rng = np.random.default_rng(entropy)
+        game = self.env.games[int(rng.integers(len(self.env.games)))]
+        return EngineEpisode(game, int(rng.integers(2**31)), number)
+
+    def asked(self) -> dict[str, np.ndarray]:
+        """How many states the language model was asked about so far, and how many met again."""
+        size = int(self.scored.table.size)
+        return {"lm_asked": np.asarray(size), "lm_saved": np.asarray(self.met - size)}
 
     def evaluate(self, agents: AgentState, keys: jax.Array) -> dict[str, Episodes]:
         """See `Player`; the episodes go through the games in turn."""
@@ -148,9 +167,7 @@ class EnginePlayer:
 
     def play(self, agents: AgentState, seed: int, key: jax.Array) -> Iterator[Decision]:
         """See `Player`."""
-        rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).tolist())
-        game = self.env.games[int(rng.integers(len(self.env.games)))]
-        episode = EngineEpisode(game, int(rng.integers(2**31)), 0)
+        episode = self.draw(np.asarray(jax.random.key_data(key)).tolist(), 0)
 
         def schedule(of_seed: int, env: int, taken: int) -> EngineEpisode | None:
             return episode if (of_seed, env, taken) == (seed, 0, 0) else None
@@ -160,7 +177,7 @@ class EnginePlayer:
         for step in self.steps(lambda: agents, schedule, jnp.broadcast_to(key, self.shape[0])):
             table = self.scored.table
             row = jnp.asarray(step.row[seed, 0])
-            policy = self._policy(state, (), table, row)
+            policy = self._policy(state, self._actor.shared(table), table, row)
             yield Decision(
                 text=step.states[index],
                 prior=np.exp(prior_acted_by(policy, table, row)),
@@ -174,7 +191,17 @@ class EnginePlayer:
             )
 
     def policies(self, agents: AgentState, seed: int) -> tuple[ActionPrior, Policy]:
-        """See `Player`."""
+        """See `Player`.
+
+        Raises:
+          ValueError: the policy is a language model, which would have to read all states again.
+        """
+        if isinstance(self._actor, PolicyActor):
+            raise ValueError(
+                "of states of games that were played before, the words are not kept, and a policy "
+                "that is a language model must read them; look at an agent that learns Q, such as "
+                "dqn_prior"
+            )
         return policies(self._actor, self.scored.table, of_seed(agents, seed))
 
     def by_prior(
@@ -228,14 +255,10 @@ class EnginePlayer:
         started = begin(range(size))
         enter(started, *self._look_up(started, [self.env.states[index] for index in started]))
         while playing.any():
-            action = np.asarray(
-                act(
-                    agents(),
-                    self.scored.table,
-                    keys,
-                    *(array.reshape(self.shape) for array in (episode, time, row)),
-                )
-            ).ravel()
+            taken_now, about = act(
+                agents(), keys, *(array.reshape(self.shape) for array in (episode, time, row))
+            )
+            action = np.asarray(taken_now).ravel()
             seen = self.env.step(
                 [
                     states[index].actions[action[index]] if playing[index] else None
@@ -247,6 +270,7 @@ class EnginePlayer:
             reached = [self.env.states[index] for index in goes_on]
             step = EngineStep(
                 *(array.reshape(self.shape).copy() for array in (playing, episode, row, action)),
+                about=about,
                 next_row=np.zeros(self.shape, np.int32),
                 seen=seen,
                 states=tuple(states),

@@ -107,20 +107,20 @@ def language_policy(
     )
 
 
-def append(rows: Any, size: int, new: Any, capacity: int) -> Any:
-    """Adds states to those on the device (host side).
+def put(rows: Any, place: np.ndarray, new: Any, capacity: int) -> Any:
+    """Puts states among those on the device (host side).
 
     That takes time for the new ones alone, unless the arrays must grow.
 
     Args:
-      rows: `size` states and padding, as this function gave them: they are used up, donated to
-        those returned. None where there are no states yet.
-      size: the states that are there.
-      new: M more states, as `LanguagePolicy.read` gives them.
-      capacity: states to have room for, `size + M` or more.
+      rows: states and padding, as this function gave them: they are used up, donated to those
+        returned. None where there are no states yet.
+      place: i32[M], where the new states belong.
+      new: M states, as `LanguagePolicy.read` gives them.
+      capacity: states to have room for, more than any place.
 
     Returns:
-      The states in their order, and padding: [capacity, ...], large enough for every state.
+      The states in their places, and padding: [capacity, ...], large enough for every state.
     """
     if rows is None:
         rows = jax.tree.map(lambda field: jnp.zeros((0, *field.shape[1:]), field.dtype), new)
@@ -131,7 +131,7 @@ def append(rows: Any, size: int, new: Any, capacity: int) -> Any:
 
     rows = jax.tree.map(enlarged, rows, new)
     padded = jax.tree.map(lambda field, old: _pad(field, (len(field), *old.shape[1:])), new, rows)
-    return tables.write_rows(rows, size, padded)
+    return tables.write_rows(rows, place, padded)
 
 
 def _read(

@@ -118,9 +118,10 @@ def insert(table: PriorTable, observations: np.ndarray, prior: ActionPrior) -> P
         np.asarray(table.slots), table.observations, size, observations, 4 * capacity
     )
     kept, of_actions = _grow(table, capacity, _with_room(len(table.features), num_actions))
-    kept = write_rows(kept, size, (observations, prior.log_probs, prior.others, place))
+    rows = np.arange(size, size + len(observations))
+    kept = write_rows(kept, rows, (observations, prior.log_probs, prior.others, place))
     if num_actions > used:
-        of_actions = write_rows(of_actions, used, features[is_kept])
+        of_actions = write_rows(of_actions, np.arange(used, num_actions), features[is_kept])
     all_observations, log_probs, others, place = kept
     return PriorTable(
         slots=jnp.asarray(slots),
@@ -134,21 +135,20 @@ def insert(table: PriorTable, observations: np.ndarray, prior: ActionPrior) -> P
     )
 
 
-def write_rows(leaves: Any, first: int, new: Any) -> Any:
+def write_rows(leaves: Any, place: np.ndarray, new: Any) -> Any:
     """Writes rows into arrays on the device (host side), in time that depends on their number.
 
     Args:
       leaves: a pytree of arrays [N, ...]. They are used up: donated to those returned.
-      first: the row of the first one.
-      new: the same pytree of arrays [M, ...], with `first + M <= N`.
+      place: i32[M], the rows to write, each once.
+      new: the same pytree of arrays [M, ...].
 
     Returns:
-      The arrays [N, ...], with rows `first .. first + M - 1` as in `new`.
+      The arrays [N, ...], with the rows `place` as in `new`.
     """
-    (count,) = {len(leaf) for leaf in jax.tree.leaves(new)}
     capacity = jax.tree.leaves(leaves)[0].shape[0]
     # Rows of padding lie beyond the capacity, and are dropped.
-    rows = _padded(np.arange(first, first + count, dtype=np.int32), capacity)
+    rows = _padded(np.asarray(place, np.int32), capacity)
     padded = jax.tree.map(lambda leaf, old: _padded(np.asarray(leaf, old.dtype), 0), new, leaves)
     return _write(leaves, rows, padded)
 

@@ -20,6 +20,7 @@ from llmprior_jax.learning.offline import OfflineRun
 from llmprior_jax.learning.on_engines import EngineRun
 from llmprior_jax.learning.online import OnlineRun, make_loop
 from llmprior_jax.learning.policy_gradient import PolicyRun
+from llmprior_jax.learning.policy_on_engines import PolicyEngineRun
 from llmprior_jax.learning.run import Run
 from llmprior_jax.models.language_model import check as check_model
 from llmprior_jax.play.actors import PolicyActor, ValueActor
@@ -325,17 +326,29 @@ def make_run(
     # All that may be wrong is made first: scoring the first states takes long.
     check_search(name, settings)
     if isinstance(env, EngineGames):
+
+        def play_on_engines(actors: Mapping[str, ValueActor | PolicyActor]) -> EnginePlayer:
+            return EnginePlayer(
+                actors,
+                env,
+                make_candidates(settings, known.model, known.build_prompt),
+                known.scored,
+                num_seeds,
+                settings.run.eval_episodes,
+                mapped,
+            )
+
+        if agents.is_policy(name):
+            policy = _make_policy(name, settings, env, known)
+            player = play_on_engines(policy.evaluated)
+            steps = settings.policy.rollout_steps
+            run = PolicyEngineRun(policy.agent, policy.actor, player, settings.run, steps, mapped)
+            known.scored.load()
+            return run
         agent = with_prior(build_agent(name, settings.agent, settings.prior))
         known.scored.load()
-        player = EnginePlayer(
-            _evaluated(agent, settings),
-            env,
-            make_candidates(settings, known.model, known.build_prompt),
-            known.scored,
-            num_seeds,
-            settings.run.eval_episodes,
-            mapped,
-        )
+        acting = {prefix: ValueActor(each) for prefix, each in _evaluated(agent, settings).items()}
+        player = play_on_engines(acting)
         return EngineRun(agent, player, settings.run, settings.loop, mapped)
     share = share_environments(make_mesh(settings.run.mesh, num_seeds, num_envs), num_seeds)
 
@@ -352,7 +365,17 @@ def make_run(
         )
 
     if agents.is_policy(name):
-        run = _make_policy_run(name, settings, env, known, play_with, mapped)
+        policy = _make_policy(name, settings, env, known)
+        num_envs, rollout_steps = settings.policy.num_envs, settings.policy.rollout_steps
+        run = PolicyRun(
+            policy.agent,
+            policy.actor,
+            play_with(policy.evaluated),
+            settings.run,
+            num_envs,
+            rollout_steps,
+            mapped,
+        )
         known.scored.load()
         return run
     agent = with_prior(build_agent(name, settings.agent, settings.prior, online=dataset is None))
@@ -486,14 +509,23 @@ def shared_environments(settings: Settings) -> int:
     return settings.loop.num_envs
 
 
-def _make_policy_run(
-    name: str,
-    settings: Settings,
-    env: envs.TextEnvironment,
-    known: Priors,
-    play_with: Callable[[Mapping[str, PolicyActor]], JaxPlayer],
-    mapped: Callable[..., Any],
-) -> PolicyRun:
+class _LanguageAgent(NamedTuple):
+    """An agent whose policy is a language model, and how it acts.
+
+    Attributes:
+      agent: the agent.
+      actor: acts while it learns.
+      evaluated: act in evaluations, by what stands before the metrics' names.
+    """
+
+    agent: agents.PolicyAgent
+    actor: PolicyActor
+    evaluated: dict[str, PolicyActor]
+
+
+def _make_policy(
+    name: str, settings: Settings, env: envs.TextEnvironment | EngineGames, known: Priors
+) -> _LanguageAgent:
     policy = settings.policy
     # bfloat16 would round small updates away.
     lm = known.model.load_again(policy.model, jnp.float32)
@@ -502,14 +534,13 @@ def _make_policy_run(
     context = lm.config.max_position_embeddings
     build = make_builder(settings.prior, known.examples, lambda: lm.tokenizer)
     build_prompt = prompts.fitting(build, lambda prompt: prompts.room_for(prompt, context, count))
-    actor = PolicyActor(agent, model, env.text_state, build_prompt)
-    num_envs, rollout_steps = policy.num_envs, policy.rollout_steps
+    has_words = {"has_words": env.has_words} if isinstance(env, EngineGames) else {}
+    actor = PolicyActor(agent, model, env.text_state, build_prompt, **has_words)
     evaluated = {
         prefix: actor.greedy() if mode == _GREEDY else actor
         for prefix, mode in mode_prefixes(settings.run.eval_modes).items()
     }
-    player = play_with(evaluated)
-    return PolicyRun(agent, actor, player, settings.run, num_envs, rollout_steps, mapped)
+    return _LanguageAgent(agent, actor, evaluated)
 
 
 def unseen_params(environment: EnvironmentSettings, env_params: Any) -> Any:

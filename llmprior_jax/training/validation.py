@@ -296,12 +296,13 @@ def _check_environment(settings: Settings) -> None:
             )
     policies = [name for name in settings.agents if agents.is_policy(name)]
     offline = settings.offline.dataset is not None
-    if env == ENGINE and (policies or offline):
-        what = "a dataset is" if offline else f"{policies[0]} is"
+    if env == ENGINE and offline:
         raise ValueError(
-            f"{env} is played by engines on the host, where agents learn Q online; {what} for "
+            f"{env} is played by engines on the host, where agents learn online; a dataset is for "
             "environments in JAX"
         )
+    if env == ENGINE and policies:
+        _check_policy_on_engines(policies[0], settings)
     if env == ENGINE and jax.process_count() > 1:
         raise ValueError(
             f"engines are played by one process, and there are {jax.process_count()}; start one"
@@ -313,6 +314,22 @@ def _check_environment(settings: Settings) -> None:
         )
     if policies and offline:
         raise ValueError(f"{policies[0]} learns online only; leave config.offline.dataset out")
+
+
+def _check_policy_on_engines(name: str, settings: Settings) -> None:
+    """Raises a ValueError unless a policy that is a language model can play on engines."""
+    num_envs, policy_num_envs = settings.loop.num_envs, settings.policy.num_envs
+    if settings.environment.freeform.k is not None:
+        raise ValueError(
+            f"{name} chooses from the commands that an engine lists, and config.freeform.k asks "
+            "for proposals; leave it out, or name agents that learn Q, such as dqn_prior"
+        )
+    if num_envs != policy_num_envs:
+        raise ValueError(
+            f"on engines all agents play in as many environments, and config.loop.num_envs is "
+            f"{num_envs} where config.policy.num_envs, of {name}, is {policy_num_envs}; make them "
+            "equal"
+        )
 
 
 def _check_agents(settings: Settings) -> None:
