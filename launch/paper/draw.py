@@ -25,7 +25,7 @@ from llmprior_jax.training import summary
 LEARNING, OVERVIEW = "learning.png", "overview.png"
 _RESULTS = pathlib.Path(__file__).parent.parent / "results"
 _MODELS = {"embedded": "the embedded model, 1 million parameters", "gemma": "Gemma 3 270M"}
-_STYLES = {
+_STYLES: Mapping[str, dict[str, Any]] = {
     "DQN-Prior": {"color": POSTERIOR},
     "DQN": {"color": VALUE},
     "prior alone": {"color": PRIOR, "linestyle": "--"},

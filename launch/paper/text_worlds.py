@@ -87,7 +87,7 @@ def _sized(config: training.Config, scale: Scale) -> training.Config:
 
 def _runs(maker: Maker, scale: Scale) -> tuple[Run, ...]:
     # The prior knows nothing here: agents are to find that out.
-    trust = {"agent__trust": "learned", "policy__trust": "learned"}
+    trust: dict[str, Any] = {"agent__trust": "learned", "policy__trust": "learned"}
     # Few rollouts fit into so few steps, and each state is read anew.
     policy: dict[str, Any] = {
         **trust,

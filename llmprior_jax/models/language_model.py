@@ -172,7 +172,12 @@ def load(
     if quantize is None:
         config, graphdef, params, tokenizer = read()
     else:
-        from llmprior_jax.models import quantization
+        try:
+            from llmprior_jax.models import quantization
+        except ModuleNotFoundError as error:
+            raise ImportError(
+                f"weights of 8 bits need {error.name}: pip install 'llmprior-jax[int8]'"
+            ) from error
 
         with jax.default_device(jax.local_devices(backend="cpu")[0]):
             config, graphdef, params, tokenizer = read()
