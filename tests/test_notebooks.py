@@ -18,7 +18,7 @@ def test_there_are_four():
     "path",
     [
         # A real model takes minutes on a CPU.
-        pytest.param(path, marks=[pytest.mark.long] * (path.stem == "real_model"))
+        pytest.param(path, marks=[pytest.mark.longest] * (path.stem == "real_model"))
         for path in NOTEBOOKS
     ],
     ids=lambda path: path.stem,
