@@ -6,7 +6,9 @@ does not find, and for their list (PEP 562).
 """
 
 import importlib
+import importlib.metadata
 import sys
+import traceback
 from types import ModuleType
 
 ROOMS = (
@@ -29,7 +31,8 @@ def __getattr__(name: str) -> ModuleType:
 
     Raises:
       AttributeError: there is no such room.
-      ImportError: a library that it needs is not installed; the message names it.
+      ImportError: a library that it needs is not installed, or flax is too old for JAX; the message
+        says what to do.
     """
     if name not in ROOMS:
         raise AttributeError(f"module 'llmprior_jax' has no attribute {name!r}")
@@ -39,6 +42,17 @@ def __getattr__(name: str) -> ModuleType:
         library = (error.name or "a library").partition(".")[0]
         raise ImportError(
             f"llmprior_jax.{name} needs {library}, which is not installed: pip install llmprior-jax"
+        ) from error
+    except AttributeError as error:
+        # Such as flax 0.12.8 with JAX 0.11.1: no requirement of a package can rule out a pair.
+        places = [
+            frame.f_globals["__name__"] for frame, _ in traceback.walk_tb(error.__traceback__)
+        ]
+        if "flax" not in {place.partition(".")[0] for place in places}:
+            raise
+        versions = (importlib.metadata.version(package) for package in ("flax", "jax"))
+        raise ImportError(
+            "flax {} cannot be imported with JAX {}: pip install --upgrade flax".format(*versions)
         ) from error
 
 

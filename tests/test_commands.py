@@ -233,6 +233,7 @@ ELSEWHERE = {
     "launch.train alfworld_pick_refine": "test_refinement",
     "launch.train overcooked_mem_q": "test_mem_q",
     "launch.train overcooked_search_prior": "test_search",
+    "launch.paper.draw": "test_draw",
     "launch.paper.overestimation": "test_overestimation",
     "launch.evaluate": "test_experiment",
     "launch.import_dataset": "test_import_dataset",
@@ -252,7 +253,7 @@ ELSEWHERE = {
 }
 # ... or it is run by hand: it takes minutes, or needs a network.
 BY_HAND = {
-    *("make train", "make test", "make package", "make versions", "make docs"),
+    *("make train", "make test", "make clean", "make package", "make versions", "make docs"),
     *("pip install", "launch.pretrain", "launch.reproduce", "launch.train babyai_go_to_local"),
     *("launch.train paper_dqn_prior", "launch.train paper_dqn"),
     *("launch.train paper_cql_prior", "launch.train paper_cql"),

@@ -1,6 +1,7 @@
 """The public names: whoever adds, renames or removes one says so here."""
 
 import importlib
+import os
 import subprocess
 import sys
 
@@ -131,3 +132,18 @@ else:
     raise AssertionError("no error")
 """
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_a_flax_that_is_too_old_for_jax_is_named(tmp_path):
+    (tmp_path / "flax").mkdir()
+    broken = "import jax\njax.experimental.no_such_thing\n"
+    (tmp_path / "flax" / "__init__.py").write_text(broken)
+    code = "from llmprior_jax import models"
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    assert "cannot be imported with JAX" in result.stderr.splitlines()[-1]
