@@ -1,5 +1,6 @@
 """Measures how fast the parts of the library are on this machine.
 
+    python -m launch.benchmark accelerator [--minutes=12] [--out=accelerator.json] [--json]
     python -m launch.benchmark envs [--num_envs=4096] [--games=DIR] [--json]
     python -m launch.benchmark generation [--shape=Qwen2.5-0.5B] [--json]
     python -m launch.benchmark scoring [--shape=Qwen2.5-0.5B] [--host_only] [--json]
@@ -11,8 +12,9 @@ line printed is the result as one JSON object.
 
 from collections.abc import Callable, Sequence
 
-from launch.benchmarks import generation, scoring, timing
+from launch.benchmarks import accelerator, generation, scoring, timing
 from launch.common import app
+from llmprior_jax.files import check_writable
 from llmprior_jax.registry import unknown
 
 FLAGS = app.Flags()
@@ -43,7 +45,21 @@ _REPEATS = FLAGS.integer(
 _ACTIONS = FLAGS.list("actions", ["8", "50"], "Actions of a state (scoring).")
 _HOST_ONLY = FLAGS.boolean("host_only", False, "Measure what the host does alone (scoring).")
 _SAMPLES = FLAGS.list("samples", ["1", "8"], "Answers to a prompt (generation).")
+_SHAPES = FLAGS.list(
+    "shapes", ["Qwen2.5-0.5B", "Qwen2.5-7B"], "Shapes of the language models (accelerator)."
+)
+_MINUTES = FLAGS.float("minutes", 12.0, "That all may take (accelerator).", lower_bound=0.1)
+_OUT = FLAGS.string("out", None, "File for all that was measured, as JSON (accelerator).")
 _NEW_TOKENS = FLAGS.integer("new_tokens", 16, "Tokens of an answer (generation).", lower_bound=1)
+
+
+def _measure_accelerator() -> timing.Result:
+    for shape in _SHAPES.value:
+        if shape not in scoring.SHAPES:
+            raise ValueError(f"--shapes: {unknown('shape', shape, scoring.SHAPES)}")
+    if _OUT.value is not None:
+        check_writable(_OUT.value)
+    return accelerator.measure(_SHAPES.value, _MINUTES.value, _OUT.value)
 
 
 def _measure_environments() -> timing.Result:
@@ -82,6 +98,7 @@ def _measure_training() -> timing.Result:
 
 
 _BENCHMARKS: dict[str, Callable[[], timing.Result]] = {
+    "accelerator": _measure_accelerator,
     "envs": _measure_environments,
     "generation": _measure_generation,
     "scoring": _measure_scoring,

@@ -58,13 +58,18 @@ def fill() -> None:
         with contextlib.ExitStack() as opened:
             for model in known.models:
                 opened.callback(model.close)
-            table = known.scored.load()
+            known.scored.load()
+            cost = known.scored.cost()
+            held = {model.name: model.usage() for model in known.models}
         queries = {model.name: model.queries for model in known.models}
     for name, made in queries.items():
         print(
-            f"{int(table.size):,} states of {config.env} by {name}: {made.made:,} queries made "
+            f"{cost.states:,} states of {config.env} by {name}: {made.made:,} queries made "
             f"({made.per_second:,.0f}/s), {made.saved:,} in the store already"
         )
+        if (usage := held[name]) is not None:
+            print(f"{usage.bytes_per_prompt / 1e3:,.1f} KB in the store for a prompt")
+    print(f"In a run: {cost}")
 
 
 def show() -> None:
@@ -74,7 +79,7 @@ def show() -> None:
     table = rich.table.Table(title=f"{store.path}, {size / 1e6:,.1f} MB")
     columns = (
         *("model", "fingerprint", "prompts", "actions", "proposals"),
-        *("MB", "asked for", "found"),
+        *("MB", "KB a prompt", "asked for", "found"),
     )
     for column in columns:
         table.add_column(column, justify="left" if column in columns[:2] else "right")
@@ -85,6 +90,7 @@ def show() -> None:
             row.fingerprint[:12],
             *(f"{count:,}" for count in (row.prompts, row.actions, row.proposals)),
             f"{row.bytes / 1e6:,.1f}",
+            f"{row.bytes_per_prompt / 1e3:,.1f}",
             f"{asked:,}",
             f"{row.found / asked:.0%}" if asked else "-",
         )

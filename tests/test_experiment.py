@@ -413,7 +413,7 @@ def test_states_that_cannot_be_listed_are_scored_as_they_are_met(tmp_path, monke
     env = UnlistedLock()
     asked = []
 
-    def score_in_passes(lm, prompts, actions):
+    def score_in_passes(lm, prompts, actions, **how):
         asked.extend(prompts)
         prior = prior_of(np.array([int(text.split("wheel ")[1][0]) for text in prompts]), 0.67)
         num_tokens = np.ones(prior.log_probs.shape, np.int32)

@@ -9,8 +9,8 @@ import pytest
 import torch
 import transformers
 
-from launch import benchmark
-from launch.benchmarks import scoring, scoring_host, scoring_torch
+from launch import benchmark, train
+from launch.benchmarks import accelerator, scoring, scoring_host, scoring_torch
 from llmprior_jax import models, priors
 from llmprior_jax.models import DecoderConfig
 from llmprior_jax.models.formats import places
@@ -68,6 +68,51 @@ def test_what_the_host_does_is_measured_alone(capsys, monkeypatch):
     assert told["host_states_per_second"] == first["states_per_s"] > 0
     assert told["host_ratio_vs_whole_text"] == first["ratio"] > 0
     assert told["store_states_per_second"] > 0
+    # 8 actions of 256 numbers of 16 bits each, and texts and numbers beside them.
+    assert 4096 < told["store_bytes_per_state"] < 28_672 / 4
+
+
+def told(**figures) -> str:
+    """Code of a process that says what a benchmark says."""
+    return f"import json; print('a table'); print(json.dumps({figures!r}))"
+
+
+def test_all_of_a_machine_is_measured_and_written_whatever_fails(tmp_path):
+    rows = [{"environment": "Lake", "steps_per_s": 5}]
+    rates = accelerator._with_rates("steps_per_s", "environment")
+    wanted = [
+        accelerator.Step("good", ("-c", told(machine="CPU", rate=2.5)), accelerator._last_line),
+        accelerator.Step("bad", ("-c", "raise ValueError('no such thing')"), str),
+        accelerator.Step("envs", ("-c", told(rows=rows)), rates),
+    ]
+    # Of the 31 seconds, the fourth step gets what is left of one.
+    out = tmp_path / "all.json"
+    result = accelerator.run(wanted, minutes=10, out=str(out))
+    found = {(row["step"], row["figure"]): row["value"] for row in result.rows}
+    assert found["good", "rate"] == 2.5
+    assert "ValueError: no such thing" in found["bad", "failed"]
+    assert found["envs", "environment Lake, steps_per_s"] == 5
+    written = json.loads(out.read_text())
+    assert written["machine"] == "CPU"
+    assert written["results"]["envs"]["rows"] == rows
+
+
+def test_what_takes_too_long_is_ended_and_what_comes_too_late_is_not_begun(monkeypatch):
+    monkeypatch.setattr(accelerator, "_LEAST_SECONDS", 1)
+    wanted = [
+        accelerator.Step("long", ("-c", "import time; time.sleep(60)"), str),
+        accelerator.Step("late", ("-c", ""), str),
+    ]
+    rows = accelerator.run(wanted, minutes=2 / 60, out=None).rows
+    failed = {row["step"]: row["value"] for row in rows if row["figure"] == "failed"}
+    assert failed == dict.fromkeys(["long", "late"], "the time was up")
+
+
+def test_steps_name_commands_that_there_are(tmp_path):
+    for step in accelerator.steps(["tiny"], tmp_path):
+        module, *arguments = step.command[1:]
+        flags = {"launch.benchmark": benchmark.FLAGS, "launch.train": train.FLAGS}[module]
+        flags([module, *arguments])
 
 
 @pytest.mark.parametrize("shared_prefix", [False, True])

@@ -91,8 +91,8 @@ def test_a_stopped_scoring_says_how_many_prompts_it_can_give_again(tmp_path):
     whole = priors.CachedModel("tiny").score(PROMPTS)
     take = cached.score_in_passes
 
-    def once(lm, texts, lists):
-        for part in take(lm, texts, lists):
+    def once(lm, texts, lists, **how):
+        for part in take(lm, texts, lists, **how):
             asked.append(len(texts))
             yield part
             time.sleep(1)
@@ -117,8 +117,8 @@ def stop_after_the_first_pass(monkeypatch, store=None) -> priors.CachedModel:
     begun = []
     take = cached.score_in_passes
 
-    def once(lm, texts, lists):
-        yield from take(lm, texts, lists)
+    def once(lm, texts, lists, **how):
+        yield from take(lm, texts, lists, **how)
         begun.append(len(texts))
         time.sleep(30)
 
@@ -224,8 +224,8 @@ def load(*arguments, **more):
     print("begun", flush=True)
     time.sleep(60)
 
-def score_in_passes(lm, texts, lists):
-    yield from slow(lm, texts[:4], lists[:4])
+def score_in_passes(lm, texts, lists, **how):
+    yield from slow(lm, texts[:4], lists[:4], **how)
     step(jnp.eye(128)).block_until_ready()
     print("begun", flush=True)
     # In and out of a device, as a model is that is asked.

@@ -331,6 +331,7 @@ def old_store(tmp_path) -> pathlib.Path:
         store.put_scores("f", "model", {"prompt": GOOD})
         for table in ("scores", "proposals"):
             store._connection.execute(f"ALTER TABLE {table} DROP COLUMN digest")
+        store._connection.execute("ALTER TABLE scores DROP COLUMN format")
         store._connection.execute("PRAGMA user_version = 1")
     return path
 
@@ -341,6 +342,46 @@ def test_entries_of_a_version_without_hashes_are_read_and_get_one_when_written(o
         store.put_scores("f", "model", {"prompt": GOOD})
         store._connection.execute("UPDATE scores SET log_probs = zeroblob(8)")
         assert store.get_scores("f", ["prompt"]) == [None]
+
+
+def test_entries_of_the_schema_before_features_had_a_format_are_read(tmp_path):
+    """Their hashes know of no format; all of their features have 32 bits."""
+    path = tmp_path / "priors.sqlite"
+    with PriorStore(path) as store:
+        store.put_scores("f", "model", {"prompt": GOOD})
+        store._connection.execute("ALTER TABLE scores DROP COLUMN format")
+        store._connection.execute("PRAGMA user_version = 2")
+    with PriorStore(path) as store:
+        assert_same_bits(store.get_scores("f", ["prompt"])[0], GOOD)
+        assert store._connection.execute("PRAGMA user_version").fetchone() == (3,)
+
+
+@pytest.mark.parametrize("dtype", ["<f2", "<f4"])
+def test_features_take_16_bits_where_these_say_all(store, dtype):
+    rough = GOOD._replace(features=np.float32([[1.5, -0.25, 65504.0], [0.0, 6e-8, 3.0]]))
+    said = rough if dtype == "<f2" else GOOD
+    said = said._replace(features=said.features.astype(dtype).astype(np.float32))
+    store.put_scores("f", "model", {"prompt": said})
+    assert_same_bits(store.get_scores("f", ["prompt"])[0], said)
+    size = store._connection.execute("SELECT LENGTH(features) FROM scores").fetchone()[0]
+    assert size == 2 * D * np.dtype(dtype).itemsize
+
+
+def test_another_format_of_features_is_damage(store, caplog):
+    store.put_scores("f", "model", {"prompt": GOOD})
+    for written in ("<f2", "<f8", ""):
+        store._connection.execute("UPDATE scores SET format = ?", [written])
+        assert store.get_scores("f", ["prompt"]) == [None]
+
+
+def test_what_a_model_says_is_used_with_the_bits_that_are_kept(tmp_path):
+    prompt = Prompt("Task: wash the cup. Do:", (" go to the sink", " wait"))
+    with PriorStore(tmp_path / "priors.sqlite") as store:
+        new = CachedModel("tiny", store).score([prompt])
+        size = store._connection.execute("SELECT LENGTH(features) FROM scores").fetchone()[0]
+        assert size == 2 * new.features.size
+        for a, b in zip(CachedModel("tiny", store).score([prompt]), new, strict=True):
+            assert (a.dtype, a.tobytes()) == (b.dtype, b.tobytes())
 
 
 def test_a_store_of_a_version_without_hashes_may_be_read_only(old_store, monkeypatch):
@@ -376,7 +417,7 @@ class Asked:
             scorers.models, "fingerprint", lambda name, **how: f"fingerprint of {name}"
         )
 
-    def score_in_passes(self, lm, prompts, actions):
+    def score_in_passes(self, lm, prompts, actions, **how):
         A = max(map(len, actions))
         scores = TextScores(
             np.full((len(prompts), A), -np.inf, np.float32),
@@ -636,4 +677,4 @@ def test_the_command_fills_a_store_and_shows_what_is_in_it(tmp_path):
     (tiny,) = shown["models"]
     assert (tiny["name"], tiny["prompts"], tiny["actions"]) == ("tiny", 13, 52)
     # What 128 hidden units take, and little more.
-    assert 13 * 4 * 128 * 4 < tiny["bytes"] < 1.3 * 13 * 4 * 128 * 4
+    assert 13 * 4 * 128 * 2 < tiny["bytes"] < 1.3 * 13 * 4 * 128 * 2

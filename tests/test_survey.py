@@ -141,7 +141,7 @@ def lock(monkeypatch) -> list[str]:
     asked: list[str] = []
     env = Lock()
 
-    def score_in_passes(lm, prompts, actions):
+    def score_in_passes(lm, prompts, actions, **how):
         asked.extend(prompts)
         log_probs = np.asarray(prior_of(np.array(list(map(wheel_of, prompts))), 0.95).log_probs)
         is_wrong = [text.startswith("Wrong") for text in prompts]

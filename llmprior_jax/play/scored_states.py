@@ -51,6 +51,24 @@ class _Raw(NamedTuple):
     others: np.ndarray | None
 
 
+class Cost(NamedTuple):
+    """What the scored states of a run cost.
+
+    Attributes:
+      states: how many there are.
+      memory: bytes of their table on a device, its room to grow included.
+      disk: bytes of their rows in the run's directory.
+    """
+
+    states: int
+    memory: int
+    disk: int
+
+    def __str__(self):
+        memory, disk = (f"{total / max(self.states, 1) / 1e3:,.1f} KB" for total in self[1:])
+        return f"{self.states:,} states, each {memory} in memory and {disk} in the run's directory"
+
+
 class Asked(NamedTuple):
     """A source of priors, and what it is asked about a state."""
 
@@ -114,6 +132,11 @@ class ScoredStates:
         return self._table
 
     @property
+    def is_loaded(self) -> bool:
+        """Whether there is a table."""
+        return self._table is not None
+
+    @property
     def has_rows(self) -> bool:
         """Whether the first states were scored before, so that the source may not be needed."""
         return self._files.has_rows
@@ -140,6 +163,11 @@ class ScoredStates:
         """Numbers about what was scored so far, for a run's metrics."""
         cut = {_PROMPTS_CUT: self.counts[_PROMPTS_CUT]} if _PROMPTS_CUT in self.counts else {}
         return {**self.source.metrics(self.counts), **cut}
+
+    def cost(self) -> Cost:
+        """What the table costs, for the first process to ask; a RuntimeError before `load`."""
+        memory = sum(leaf.nbytes for leaf in jax.tree.leaves(self.table))
+        return Cost(int(self.table.size), memory, self._files.num_bytes)
 
     def restore_counts(self, counts: Mapping[str, int]) -> None:
         """Goes on counting from a checkpoint's."""

@@ -7,10 +7,14 @@ not there, and a process killed at any moment loses no more than it had not comm
 An entry is one prompt with the actions that it has been scored with, under the model's fingerprint
 (its weights, config, tokenizer and dtype, and the version of what computes its numbers). What is
 kept of an action is what depends on nothing else: the summed log-probability of its tokens, their
-number, and the hidden state, as they left the model, to the last bit. Normalization, temperature
-and whitening are applied to what is read, so a change of them needs no query; the template is in
-the prompt's text, so a change of it finds nothing old. A prompt that comes back with other actions
-is asked about those alone that are new.
+number, and the hidden state, to the last bit of what was used when it was new. Normalization,
+temperature and whitening are applied to what is read, so a change of them needs no query; the
+template is in the prompt's text, so a change of it finds nothing old. A prompt that comes back with
+other actions is asked about those alone that are new.
+
+Hidden states are nearly all of a store, so features are written in 16 bits where that loses
+nothing. It loses nothing of what `CachedModel` keeps, which is rounded and made short before it is
+used (`features.shorten`): half a kilobyte an action.
 
 The first score computed is kept; later rounding differs: a pass over several prompts rounds
 otherwise than a pass over others (`scoring`: within 1e-5). What is kept never changes. A
@@ -19,7 +23,7 @@ without a store, as long as no two of its states are put into the same words at 
 
 Nothing in a file is trusted: arrays are plain little-endian bytes whose sizes are checked, and each
 entry has a hash. One that does not match it counts as not there, so that it is asked about again;
-a warning names it once, and all others stay. Entries of a store that a version without hashes made
+a warning names it once, and all others stay. Older schemas are read: entries of one without hashes
 are taken as they are, and get one when they are next written.
 """
 
@@ -38,16 +42,39 @@ from absl import logging
 
 from llmprior_jax.files import check_text, digest, parse_json
 
-_SCHEMA = 2
-_WITHOUT_DIGESTS = 1  # The schema before entries had hashes.
+_SCHEMA = 3
 _DAMAGE = (AttributeError, RecursionError, TypeError, ValueError)
 _APPLICATION = 0x4C4D5052  # "LMPR", which `file` and SQLite's own header know the file by.
 _SECONDS_TO_WAIT = 60
 _KEYS_PER_QUERY = 500
 _ANOTHER = "use another store (prior.store=PATH, or none)"
-_SCORE_COLUMNS = "actions, log_probs, num_tokens, features"
-_DTYPES = ("<f4", "<i4", "<f4")
+_SCORE_COLUMNS = ("actions", "log_probs", "num_tokens", "features", "format")
+_HALF, _SINGLE = "<f2", "<f4"  # What features are written in.
 _Read = TypeVar("_Read")
+
+
+class _Column(NamedTuple):
+    """A column that a later schema brought.
+
+    Attributes:
+      schema: that one.
+      tables: where it is.
+      name: of it.
+      kind: its type, with what older entries have in it.
+      old: the same as an expression, for a file that cannot get the column.
+    """
+
+    schema: int
+    tables: tuple[str, ...]
+    name: str
+    kind: str
+    old: str
+
+
+_ADDED = (
+    _Column(2, ("scores", "proposals"), "digest", "BLOB", "NULL"),
+    _Column(3, ("scores",), "format", f"TEXT NOT NULL DEFAULT '{_SINGLE}'", f"'{_SINGLE}'"),
+)
 _TABLES = f"""
 CREATE TABLE models (
   id INTEGER PRIMARY KEY,
@@ -65,7 +92,8 @@ CREATE TABLE scores (
   log_probs BLOB NOT NULL,
   num_tokens BLOB NOT NULL,
   features BLOB NOT NULL,
-  digest BLOB
+  digest BLOB,
+  format TEXT NOT NULL DEFAULT '{_SINGLE}'
 );
 CREATE TABLE proposals (
   id INTEGER PRIMARY KEY,
@@ -100,7 +128,8 @@ class StoredScores(NamedTuple):
       actions: A texts, each once.
       log_probs: f32[A], summed over each action's tokens.
       num_tokens: i32[A].
-      features: f32[A, D], the hidden state at each action's last token.
+      features: f32[A, D], the hidden state at each action's last token. Those that float16 can
+        hold exactly take half the room.
     """
 
     actions: tuple[str, ...]
@@ -176,6 +205,11 @@ class ModelUsage(NamedTuple):
     found: int
     not_found: int
 
+    @property
+    def bytes_per_prompt(self) -> float:
+        """Size of what is kept of a prompt, on average; 0 where there is none."""
+        return self.bytes / self.prompts if self.prompts else 0.0
+
 
 class PriorStore:
     """One store, open; use as a context manager, from one thread.
@@ -206,7 +240,7 @@ class PriorStore:
         self.path = pathlib.Path(path).expanduser()
         self.read_only = False
         self._named: set[bytes] = set()  # Keys of damaged entries that were warned of.
-        self._digest = "digest"
+        self._lacking: dict[str, str] = {}  # Columns of later schemas, and what stands for them.
         # SQLite takes an empty file for an empty database, and would make the tables in it.
         if not create and not (self.path.exists() and self.path.stat().st_size):
             raise StoreError(f"there is no store {self.path}; name the file of one")
@@ -270,12 +304,12 @@ class PriorStore:
                     new = held.merge(new)
                 columns = _pack(new)
                 connection.execute(
-                    f"INSERT INTO scores (model, key, prompt, {_SCORE_COLUMNS}, digest) "
-                    "VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET "
+                    f"INSERT INTO scores (model, key, prompt, {', '.join(_SCORE_COLUMNS)}, digest) "
+                    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET "
                     "actions = excluded.actions, log_probs = excluded.log_probs, "
                     "num_tokens = excluded.num_tokens, features = excluded.features, "
-                    "digest = excluded.digest",
-                    (model, key, prompt, *columns, digest(key, *columns)),
+                    "format = excluded.format, digest = excluded.digest",
+                    (model, key, prompt, *columns, digest(key, *_hashed(columns))),
                 )
 
     def get_proposals(
@@ -367,7 +401,7 @@ class PriorStore:
         Entries that are damaged are left out, and a warning names each.
         """
         for key, fingerprint, name, prompt, settings, *row in self._all(
-            "proposals", "settings, answer"
+            "proposals", ("settings", "answer")
         ):
             try:
                 _check_key(key, fingerprint, prompt, settings)
@@ -377,11 +411,16 @@ class PriorStore:
                 continue
             yield fingerprint, name, prompt, settings, row[0]
 
-    def usage(self) -> list[ModelUsage]:
-        """What the store holds, by model, in the order in which they came."""
+    def usage(self, fingerprint: str | None = None) -> list[ModelUsage]:
+        """What the store holds, by model, in the order in which they came.
+
+        Args:
+          fingerprint: of the one model that is wanted; None are all.
+        """
+        of_model = "" if fingerprint is None else "WHERE fingerprint = ?"
         with self._explained("be read"):
             rows = self._connection.execute(
-                """
+                f"""
                 SELECT fingerprint, name,
                   (SELECT COUNT(*) FROM scores WHERE model = models.id),
                   (SELECT COALESCE(SUM(LENGTH(log_probs)), 0) / 4 FROM scores
@@ -393,8 +432,9 @@ class PriorStore:
                   + (SELECT COALESCE(SUM(LENGTH(prompt) + LENGTH(settings) + LENGTH(answer)), 0)
                    FROM proposals WHERE model = models.id),
                   found, not_found
-                FROM models ORDER BY id
-                """
+                FROM models {of_model} ORDER BY id
+                """,
+                [] if fingerprint is None else [fingerprint],
             ).fetchall()
         return [ModelUsage(*row) for row in rows]
 
@@ -462,11 +502,12 @@ class PriorStore:
                 f"{self.path} was made by a newer version of llmprior_jax (schema {version}, this "
                 f"version reads {_SCHEMA}); update llmprior_jax, or {_ANOTHER}"
             )
-        if version == _WITHOUT_DIGESTS:
+        if version < _SCHEMA:
             if self.read_only:
-                self._digest = "NULL"
+                new = [column for column in _ADDED if column.schema > version]
+                self._lacking = {column.name: column.old for column in new}
             else:
-                self._add_digests(connection)
+                self._add_columns(connection)
         # With WAL this loses nothing when a process is killed, and the last commits, whole ones,
         # when the machine is.
         connection.execute("PRAGMA synchronous = NORMAL")
@@ -481,14 +522,18 @@ class PriorStore:
                 connection.execute(statement)
         connection.execute("COMMIT")
 
-    def _add_digests(self, connection: sqlite3.Connection) -> None:
-        """Makes room for the hashes of entries in a store of the version before them."""
+    def _add_columns(self, connection: sqlite3.Connection) -> None:
+        """Brings a store of an older schema up to this one."""
         connection.execute("BEGIN IMMEDIATE")
         # Another process may have been first.
-        if _pragma(connection, "user_version") == _WITHOUT_DIGESTS:
-            for table in ("scores", "proposals"):
-                connection.execute(f"ALTER TABLE {table} ADD COLUMN digest BLOB")
-            connection.execute(f"PRAGMA user_version = {_SCHEMA}")
+        version = _pragma(connection, "user_version")
+        for column in _ADDED:
+            if column.schema > version:
+                for table in column.tables:
+                    connection.execute(
+                        f"ALTER TABLE {table} ADD COLUMN {column.name} {column.kind}"
+                    )
+        connection.execute(f"PRAGMA user_version = {_SCHEMA}")
         connection.execute("COMMIT")
 
     @contextlib.contextmanager
@@ -539,12 +584,12 @@ class PriorStore:
 
     def _known_answers(self, prompts: Mapping[bytes, str]) -> dict[bytes, Any]:
         """As `_known_scores`, of answers."""
-        return self._known("proposals", "answer", prompts, _answer)
+        return self._known("proposals", ("answer",), prompts, _answer)
 
     def _known(
         self,
         table: str,
-        columns: str,
+        columns: Sequence[str],
         prompts: Mapping[bytes, str],
         read: Callable[[bytes, Sequence[Any]], _Read],
     ) -> dict[bytes, _Read]:
@@ -553,7 +598,7 @@ class PriorStore:
         for start in range(0, len(keys), _KEYS_PER_QUERY):
             some = keys[start : start + _KEYS_PER_QUERY]
             places = ", ".join("?" * len(some))
-            query = f"SELECT key, {columns}, {self._digest} FROM {table} WHERE key IN ({places})"
+            query = f"SELECT key, {self._listed(columns)} FROM {table} WHERE key IN ({places})"
             for key, *row in self._connection.execute(query, some):
                 try:
                     known[key] = read(key, row)
@@ -561,13 +606,17 @@ class PriorStore:
                     self._warn(key, prompts.get(key, ""), error)
         return known
 
-    def _all(self, table: str, columns: str) -> Iterator[Any]:
+    def _all(self, table: str, columns: Sequence[str]) -> Iterator[Any]:
         """All rows: key, fingerprint and name of the model (None without it), prompt, columns."""
         with self._explained("be read"):
             yield from self._connection.execute(
-                f"SELECT key, fingerprint, name, prompt, {columns}, {self._digest} FROM {table} "
+                f"SELECT key, fingerprint, name, prompt, {self._listed(columns)} FROM {table} "
                 f"LEFT JOIN models ON models.id = {table}.model ORDER BY {table}.id"
             )
+
+    def _listed(self, columns: Sequence[str]) -> str:
+        """Columns and the hash of their row, as SQL."""
+        return ", ".join(self._lacking.get(name, name) for name in (*columns, "digest"))
 
     def _warn(self, key: bytes, prompt: str, error: Exception) -> None:
         """Names a damaged entry, once."""
@@ -588,21 +637,28 @@ def _check_key(key: bytes, *texts: str | None) -> None:
         raise ValueError("its model or its prompt is another than that of its key")
 
 
-def _check_digest(key: bytes, row: Sequence[Any]) -> Sequence[Any]:
-    """The columns of a row, whose last one is their hash."""
-    *columns, kept = row
+def _check_digest(key: bytes, columns: Sequence[Any], kept: bytes | None) -> None:
+    """Raises an error if the columns of a row are not those that its hash was made of."""
     if kept is not None and kept != digest(key, *columns):
         raise ValueError("it does not match the hash that is kept with it")
-    return columns
+
+
+def _hashed(columns: Sequence[Any]) -> Sequence[Any]:
+    """What the hash of a row of scores is made of: there were hashes before there was a format."""
+    return columns[:-1] if columns[-1] == _SINGLE else columns
 
 
 def _unpack(key: bytes, row: Sequence[Any]) -> StoredScores:
     """Checks and reads one row of scores."""
-    texts, *arrays = _check_digest(key, row)
+    *columns, kept = row
+    _check_digest(key, _hashed(columns), kept)
+    texts, log_probs, num_tokens, features, written = columns
+    if written not in (_HALF, _SINGLE):
+        raise ValueError(f"its features are of the unknown format {written!r}")
     actions = parse_json(texts, "its actions", tuple[str, ...])
-    log_probs, num_tokens, features = (
-        np.frombuffer(column, dtype) for column, dtype in zip(arrays, _DTYPES, strict=True)
-    )
+    log_probs = np.frombuffer(log_probs, "<f4")
+    num_tokens = np.frombuffer(num_tokens, "<i4")
+    features = np.frombuffer(features, written).astype(np.float32)
     features = features.reshape(max(1, len(actions)), -1)
     scores = StoredScores(actions, log_probs, num_tokens, features)
     scores.check()
@@ -611,7 +667,8 @@ def _unpack(key: bytes, row: Sequence[Any]) -> StoredScores:
 
 def _answer(key: bytes, row: Sequence[Any]) -> Any:
     """Checks and reads one row of answers."""
-    (answer,) = _check_digest(key, row)
+    answer, kept = row
+    _check_digest(key, [answer], kept)
     return parse_json(answer, "its answer")
 
 
@@ -619,13 +676,17 @@ def _refused(prompt: str, why: str) -> ValueError:
     return ValueError(f"what is said of the prompt {prompt[:60]!r} cannot be kept: {why}")
 
 
-def _pack(scores: StoredScores) -> tuple[str, bytes, bytes, bytes]:
-    arrays = (
-        np.ascontiguousarray(array, dtype).tobytes()
-        for array, dtype in zip(scores[1:], _DTYPES, strict=True)
-    )
-    log_probs, num_tokens, features = arrays
-    return _json(scores.actions), log_probs, num_tokens, features
+def _pack(scores: StoredScores) -> tuple[str, bytes, bytes, bytes, str]:
+    """The columns of one row of scores."""
+    features, written = np.ascontiguousarray(scores.features, _SINGLE), _SINGLE
+    with np.errstate(over="ignore"):
+        halved = features.astype(_HALF)
+    if np.array_equal(halved.astype(_SINGLE), features):
+        features, written = halved, _HALF
+    log_probs = np.ascontiguousarray(scores.log_probs, "<f4")
+    num_tokens = np.ascontiguousarray(scores.num_tokens, "<i4")
+    arrays = log_probs.tobytes(), num_tokens.tobytes(), features.tobytes()
+    return _json(scores.actions), *arrays, written
 
 
 def _key(*texts: str) -> bytes:

@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     from llmprior_jax.envs import TextEnvironment
     from llmprior_jax.learning import Run
     from llmprior_jax.play.engine_games import EngineGames
+    from llmprior_jax.play.scored_states import ScoredStates
     from llmprior_jax.priors import CachedModel
     from llmprior_jax.training.build import Priors
 
@@ -204,6 +205,7 @@ def run(
         if is_first():
             for prior in priors_of(settings.prior):
                 tqdm.tqdm.write(f"prior: {prior.model}, asked: {asked(prior)}")
+            opened.callback(_report_cost, priors.scored)
             for model in priors.models:
                 opened.callback(_report, model, workdir)
         is_looked_at = False
@@ -604,14 +606,28 @@ def _conclude(config: Config, workdir: pathlib.Path) -> str:
 
 def _report(model: "CachedModel", workdir: pathlib.Path) -> None:
     """Says how much the language model was asked, and adds it to the run's record."""
+    from llmprior_jax.priors import StoreError
+
     queries = model.queries
+    held = None
+    # A model that was not asked has no fingerprint yet; what ails a store was told before.
+    if queries.made or queries.saved:
+        with contextlib.suppress(StoreError):
+            held = model.usage()
     tqdm.tqdm.write(
         f"prior {model.name}: {queries.made:,} language-model queries made "
         f"({queries.per_second:,.0f}/s), {queries.saved:,} saved by the store"
         + (f", {queries.not_kept:,} not kept" if queries.not_kept else "")
+        + (f"; {held.bytes_per_prompt / 1e3:,.1f} KB in the store for a prompt" if held else "")
     )
     record = {"model": model.name} | queries._asdict() | {"per_second": queries.per_second}
     append(workdir / _QUERIES, json.dumps(record))
+
+
+def _report_cost(scored: "ScoredStates") -> None:
+    """Says what the run's states cost, if it came to them."""
+    if scored.is_loaded:
+        tqdm.tqdm.write(f"prior: {scored.cost()}")
 
 
 def _train(

@@ -20,8 +20,9 @@ or the batch. An encoder-decoder reads the two apart; see `encoder_decoder`.
 """
 
 import collections
+import concurrent.futures
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -188,36 +189,77 @@ def score_in_passes(
     actions: Sequence[Sequence[str]],
     with_features: bool = True,
     head: str | None = None,
+    shorten: Callable[[jax.Array], jax.Array] | None = None,
 ) -> Iterator[tuple[np.ndarray, TextScores]]:
     """`score_texts` pass by pass, for who keeps what is done before all is.
 
-    The arguments are those of `score_texts`, as are the errors.
+    Texts become tokens and packed rows at once, in a thread of its own that ends with them. So who
+    has several calls to make gets ahead of the device by making the next one before it iterates
+    over this one's passes. Errors come with the first pass.
+
+    The other arguments are those of `score_texts`, as are the errors.
+
+    Args:
+      shorten: makes features of hidden states f32[N, D] on the device; always the same object.
 
     Yields:
       Which prompts are done, i32[b], and the scores of their actions [b, A]; each prompt once.
     """
+    executor = concurrent.futures.ThreadPoolExecutor(1, "tokens")
+    prepared = executor.submit(_prepare, lm, prompts, actions, head)
+    executor.shutdown(wait=False)
+    return _run(lm, actions, prepared, with_features, shorten)
+
+
+class _Prepared(NamedTuple):
+    """What the host makes of texts.
+
+    Attributes:
+      states: their tokens.
+      head: the tokens that all begin with and that are read apart; none for most.
+      passes: the packed rows of what comes after.
+    """
+
+    states: list[packing.Sequences]
+    head: np.ndarray
+    passes: list[packing.Pass]
+
+
+def _prepare(
+    lm: LanguageModel, prompts: Sequence[str], actions: Sequence[Sequence[str]], head: str | None
+) -> _Prepared:
     _check(prompts, actions, head)
     states = tokenize(lm, prompts, actions)
     length = _head_length(lm, states, head)
-    cache = shared_prefix.read(lm, states[0].head[:length]) if length else None
+    packed = packing.passes(shared_prefix.without(states, length) if length else states)
+    apart = states[0].head[:length] if length else np.zeros(0, np.int32)
+    return _Prepared(states, apart, list(packed))
 
-    # Dispatch is asynchronous: while the device works on a pass, the host packs the next.
+
+def _run(
+    lm: LanguageModel,
+    actions: Sequence[Sequence[str]],
+    prepared: "concurrent.futures.Future[_Prepared]",
+    with_features: bool,
+    shorten: Callable[[jax.Array], jax.Array] | None,
+) -> Iterator[tuple[np.ndarray, TextScores]]:
+    states, head, all_passes = prepared.result()
+    cache = shared_prefix.read(lm, head) if len(head) else None
+    function = score_packed if shorten is None else _shortened(shorten)
+    # Dispatch is asynchronous: while the device works on a pass, the host sends the next.
     under_way: collections.deque[tuple[list[np.ndarray], Any]] = collections.deque()
-    for group in data_parallel.groups(
-        packing.passes(shared_prefix.without(states, length) if length else states), lm.mesh
-    ):
+    for group in data_parallel.groups(all_passes, lm.mesh):
         passes = [texts.packed for texts in group]
-        log_probs, features = data_parallel.run(score_packed, lm, passes, cache)
+        log_probs, features = data_parallel.run(function, lm, passes, cache)
         places = [texts.places for texts in group]
         under_way.append((places, (log_probs, features) if with_features else (log_probs,)))
         if len(under_way) > _PASSES_UNDER_WAY:
-            yield _gather(lm, states, actions, *under_way.popleft())
+            yield _gather(states, actions, *under_way.popleft())
     for each in under_way:
-        yield _gather(lm, states, actions, *each)
+        yield _gather(states, actions, *each)
 
 
 def _gather(
-    lm: LanguageModel,
     states: Sequence[packing.Sequences],
     actions: Sequence[Sequence[str]],
     places: list[np.ndarray],
@@ -228,7 +270,7 @@ def _gather(
     numbers: list[int] = done.tolist()
     A = max(len(actions[b]) for b in numbers)
     log_probs, *features = jax.device_get(results)
-    width = lm.config.hidden_size if features else 0
+    width = features[0][0].shape[-1] if features else 0
     scores = TextScores(
         log_probs=np.full((len(done), A), -np.inf, np.float32),
         num_tokens=np.zeros((len(done), A), np.int32),
@@ -330,6 +372,23 @@ def score_packed(
     counted &= packed.positions[row] >= packed.first[:, None]
     scores = jnp.sum(jnp.where(counted, log_probs[row], 0.0), axis=-1)
     return scores, hidden[packed.last].astype(jnp.float32)
+
+
+@functools.cache
+def _shortened(shorten: Callable[[jax.Array], jax.Array]) -> Callable[..., Any]:
+    """`score_packed` with features made of its hidden states in the same program."""
+
+    @functools.partial(jax.jit, static_argnames="graphdef")
+    def scored(
+        graphdef: nnx.GraphDef[Any],
+        params: Any,
+        packed: packing.Packed,
+        head: KVCache | None = None,
+    ) -> tuple[jax.Array, jax.Array]:
+        scores, hidden = score_packed(graphdef, params, packed, head)
+        return scores, shorten(hidden)
+
+    return scored
 
 
 def _read(model: Any, packed: packing.Packed, mask: jax.Array, head: KVCache | None) -> jax.Array:

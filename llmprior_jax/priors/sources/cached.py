@@ -10,8 +10,10 @@ An answer is known by a prompt and an action, whatever list the action comes in.
 asked as `tokens.align` leaves it, without the end that tokens of its actions swallow.
 """
 
+import concurrent.futures
 import functools
 import time
+import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -23,12 +25,12 @@ from absl import logging
 from llmprior_jax import models, progress, stopping
 from llmprior_jax.errors import InterruptedRunError, InterruptedScoringError
 from llmprior_jax.models import language_model
-from llmprior_jax.priors.features import encode_actions
+from llmprior_jax.priors.features import encode_actions, shorten
 from llmprior_jax.priors.prompts import Prompt, room_for
 from llmprior_jax.priors.sampling.generation import Sampling
 from llmprior_jax.priors.sampling.proposals import Proposals, propose
 from llmprior_jax.priors.scoring.score import TextScores, score_in_passes
-from llmprior_jax.priors.store import PriorStore, StoredScores, StoreError
+from llmprior_jax.priors.store import ModelUsage, PriorStore, StoredScores, StoreError
 from llmprior_jax.priors.tokens import align, begins_plainly, count_tokens
 
 HIDDEN = "hidden"
@@ -63,6 +65,22 @@ class Queries(NamedTuple):
     def per_second(self) -> float:
         """Queries made per second."""
         return self.made / self.seconds if self.seconds else 0.0
+
+
+class _Batch(NamedTuple):
+    """Queries that are answered together.
+
+    Attributes:
+      asked: what is asked instead of each list (`tokens.align`).
+      missing: the actions by prompt that the model is to be asked about.
+      saved: how many prompts the store has answered.
+      passes: gives what the model says of them, as `score_in_passes`.
+    """
+
+    asked: dict[_List, _List]
+    missing: dict[str, tuple[str, ...]]
+    saved: int
+    passes: Iterable[tuple[np.ndarray, TextScores]] = ()
 
 
 class CachedModel:
@@ -211,6 +229,8 @@ class CachedModel:
     def score(self, prompts: Sequence[Prompt]) -> TextScores:
         """What the model makes of each prompt's actions, as `llmprior_jax.priors.score_texts` does.
 
+        Features are the hidden states made short (`priors.features.shorten`), to what is kept.
+
         Args:
           prompts: B prompts, A actions at most; those that come twice are asked once.
 
@@ -231,16 +251,21 @@ class CachedModel:
         before, not_found = self.queries, 0
         try:
             with _bar(len(texts), "prior") as bar:
-                for start in range(0, len(texts), self._prompts_per_batch):
+                began, end = time.perf_counter(), 0
+                upcoming = self._begin(texts[: self._prompts_per_batch], wanted, answers)
+                while end < len(texts):
+                    batch = upcoming.result()
+                    end += self._prompts_per_batch
+                    # While the model is asked about a batch, the next is made tokens of.
+                    following = texts[end : end + self._prompts_per_batch]
+                    upcoming = self._begin(following, wanted, answers, batch.missing)
+                    asked |= batch.asked
+                    not_found += len(batch.missing)
+                    self.queries = self.queries._replace(saved=self.queries.saved + batch.saved)
+                    if batch.missing:
+                        self._ask(batch, answers, bar, began)
+                    bar.update(min(end, len(texts)) - bar.n)
                     began = time.perf_counter()
-                    batch = texts[start : start + self._prompts_per_batch]
-                    lists = [(text, actions) for text in batch for actions in wanted[text]]
-                    as_asked, missing = self._find(lists, answers)
-                    asked |= as_asked
-                    not_found += len(missing)
-                    if missing:
-                        self._ask(missing, answers, bar, began)
-                    bar.update(start + len(batch) - bar.n)
         except stopping.StoppedError as error:
             self._unfinished |= answers
             answered = [_is_answered(prompt, asked, answers) for prompt in prompts]
@@ -294,6 +319,17 @@ class CachedModel:
                 bar.update(len(batch))
         return [answers[prompt.text, prompt.after_thought] for prompt in prompts]
 
+    def usage(self) -> ModelUsage | None:
+        """What the store holds of this model; None without a store, or where it holds nothing.
+
+        Where several processes share a run, ask in the first.
+
+        Raises:
+          StoreError: the file cannot be read.
+        """
+        held = [] if self._store is None else self._store.usage(self.fingerprint)
+        return held[0] if held else None
+
     def close(self) -> None:
         """Closes the store."""
         if self._store is not None:
@@ -303,32 +339,60 @@ class CachedModel:
     def _name(self) -> tuple[str, str]:
         return self.fingerprint, self.name
 
-    def _find(
-        self, lists: Sequence[_List], answers: dict[str, StoredScores]
-    ) -> tuple[dict[_List, _List], dict[str, tuple[str, ...]]]:
-        """Answers one batch of queries as far as the store goes.
+    def _begin(
+        self,
+        texts: Sequence[str],
+        wanted: Mapping[str, Iterable[tuple[str, ...]]],
+        answers: dict[str, StoredScores],
+        under_way: Mapping[str, tuple[str, ...]] = types.MappingProxyType({}),
+    ) -> "concurrent.futures.Future[_Batch]":
+        """Answers one batch as far as the store goes, and begins to make tokens of the rest.
 
         Args:
-          lists: what is asked, each once.
+          texts: its prompts.
+          wanted: the lists of actions that each is asked with.
           answers: gets the answers by prompt.
+          under_way: the actions by prompt that the model is asked about before.
 
         Returns:
-          What is asked instead of each list (`_align`), and the actions by prompt that the model
-          is to be asked about.
+          The batch, or the error that befell it, for the time when it is its turn.
         """
+        begun: concurrent.futures.Future[_Batch] = concurrent.futures.Future()
+        if not texts:
+            begun.set_result(_Batch({}, {}, 0))
+            return begun
+        try:
+            lists = [(text, actions) for text in texts for actions in wanted[text]]
+            batch = self._find(lists, answers, under_way)
+            if batch.missing:
+                groups = list(batch.missing.values())
+                lm = self.language_model
+                passes = score_in_passes(lm, list(batch.missing), groups, shorten=shorten)
+                batch = batch._replace(passes=passes)
+            begun.set_result(batch)
+        except Exception as error:
+            begun.set_exception(error)
+        return begun
+
+    def _find(
+        self,
+        lists: Sequence[_List],
+        answers: dict[str, StoredScores],
+        under_way: Mapping[str, tuple[str, ...]],
+    ) -> _Batch:
+        """Answers one batch of queries, lists that come once each, as far as the store goes."""
         asked = [each if begins_plainly(*each) else self._align(*each) for each in lists]
         wanted = _by_prompt(asked)
-        missing = self._look_up(wanted, answers)
+        missing = self._look_up(wanted, answers, under_way)
         if missing:
             # The model is needed, so its tokenizer can be asked about all.
             aligned = [self._align(*each) for each in lists]
             if aligned != asked:
                 asked, wanted = aligned, _by_prompt(aligned)
-                missing = self._look_up(wanted, answers)
+                missing = self._look_up(wanted, answers, under_way)
         # What a call that was stopped left here was made by this object, and is counted so.
         saved = wanted.keys() - missing.keys() - self._unfinished.keys()
-        self.queries = self.queries._replace(saved=self.queries.saved + len(saved))
-        return dict(zip(lists, asked, strict=True)), missing
+        return _Batch(dict(zip(lists, asked, strict=True)), missing, len(saved))
 
     def _align(self, text: str, actions: tuple[str, ...]) -> _List:
         return (text, actions) if self._reads_apart else align(self.tokenizer, text, actions)
@@ -341,9 +405,12 @@ class CachedModel:
         return self._loaded(self.name, lambda: language_model.reads_apart(self.name))
 
     def _look_up(
-        self, wanted: Mapping[str, tuple[str, ...]], answers: dict[str, StoredScores]
+        self,
+        wanted: Mapping[str, tuple[str, ...]],
+        answers: dict[str, StoredScores],
+        under_way: Mapping[str, tuple[str, ...]],
     ) -> dict[str, tuple[str, ...]]:
-        """Adds to the answers what is known, and returns what is not."""
+        """Adds to the answers what is known, and returns what is not, and is not being asked."""
         held: Iterable[StoredScores | None] = [None] * len(wanted)
         if self._store is not None:
             held = self._store.get_scores(self.fingerprint, list(wanted))
@@ -352,7 +419,7 @@ class CachedModel:
                 _add(answers, text, known)
         missing: dict[str, tuple[str, ...]] = {}
         for text, actions in wanted.items():
-            known = set(answers[text].actions) if text in answers else ()
+            known = {*(answers[text].actions if text in answers else ()), *under_way.get(text, ())}
             unknown = tuple(action for action in actions if action not in known)
             # A prompt without any actions is asked about, too: that is an error which says so.
             if unknown or not actions:
@@ -361,7 +428,7 @@ class CachedModel:
 
     def _ask(
         self,
-        missing: Mapping[str, tuple[str, ...]],
+        batch: _Batch,
         answers: dict[str, StoredScores],
         bar: Any,
         began: float,
@@ -369,13 +436,12 @@ class CachedModel:
         """Asks the model; what it answers before it is stopped, or fails, is kept and counted.
 
         Args:
-          missing: what is asked.
+          batch: what is asked.
           answers: gets the answers by prompt.
           bar: gets ahead with what the model does.
           began: when work on the batch began.
         """
-        texts, lists = list(missing), list(missing.values())
-        lm = self.language_model
+        texts, lists = list(batch.missing), list(batch.missing.values())
         new: dict[str, StoredScores] = {}
 
         def take(part: tuple[np.ndarray, TextScores]) -> None:
@@ -386,7 +452,7 @@ class CachedModel:
             bar.update(len(done))
 
         try:
-            self._stoppable(lambda: score_in_passes(lm, texts, lists), take)
+            self._stoppable(lambda: batch.passes, take)
         finally:
             if new:
                 in_order = {text: new[text] for text in texts if text in new}

@@ -1,5 +1,9 @@
-"""What is found out about a tokenizer once, and kept for as long as the tokenizer lives."""
+"""What is found out about a tokenizer once, and kept for as long as the tokenizer lives.
 
+One thread may read texts ahead while another is at work, so all of this may be used by several.
+"""
+
+import threading
 import weakref
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
@@ -7,6 +11,7 @@ from typing import Any, Generic, TypeVar
 _Found = TypeVar("_Found")
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
+_LOCK = threading.RLock()  # What is found out of one thing may rest on what is of another.
 
 
 class OnceForEach(Generic[_Found]):
@@ -20,14 +25,16 @@ class OnceForEach(Generic[_Found]):
         self._found: weakref.WeakKeyDictionary[Any, _Found] = weakref.WeakKeyDictionary()
 
     def __call__(self, tokenizer: Any) -> _Found:
-        found = self._found.get(tokenizer)
-        if found is None:
-            found = self._found[tokenizer] = self._make(tokenizer)
-        return found
+        with _LOCK:
+            found = self._found.get(tokenizer)
+            if found is None:
+                found = self._found[tokenizer] = self._make(tokenizer)
+            return found
 
 
 def remember(memory: dict[_Key, _Value], key: _Key, value: _Value, most: int) -> None:
     """Adds to a memory of a size; what came first goes first."""
-    while len(memory) >= most:
-        del memory[next(iter(memory))]
-    memory[key] = value
+    with _LOCK:
+        while len(memory) >= most:
+            del memory[next(iter(memory))]
+        memory[key] = value

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -69,11 +70,17 @@ class _Words:
             and (_ENDS_AT_CUT.search(token.content) or re.match(_AFTER_CUT, token.content))
             for token in self._backend.get_added_tokens_decoder().values()
         )
+        # A tokenizer that one thread reads with cannot be set up by another.
+        self._lock = threading.Lock()
         self._begun: dict[str, _Ids] = {}  # What texts begin with.
         self._known: dict[str, _Ids] = {}  # The words after it, without their space.
 
     def encode(self, texts: Sequence[str]) -> list[_Ids]:
         """Token ids of each text, without special tokens around it."""
+        with self._lock:
+            return self._encode(texts)
+
+    def _encode(self, texts: Sequence[str]) -> list[_Ids]:
         if not self.are_sure:
             return self._read(texts)
         split = [_CUT.split(text) for text in texts]

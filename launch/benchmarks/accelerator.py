@@ -1,0 +1,162 @@
+"""All that is to be known of a machine with an accelerator, in one go and within a time.
+
+    python -m launch.benchmark accelerator [--shapes=Qwen2.5-0.5B,Qwen2.5-7B] [--minutes=12]
+        [--out=accelerator.json] [--json]
+
+One after another, each in a process of its own so that it has the device to itself: the benchmark
+of scoring for each shape, in bfloat16 with random weights; those of training and of environments;
+and the quickstart, which is timed as a whole. The table has the figures that stand for each. With
+`--out` all of them, and all rows, are written as JSON after each step, so that what was measured
+stays, whatever comes next. A step that fails, or that the time is up for, is told as such and the
+others go on; a step is not begun with less than half a minute left.
+"""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import rich
+
+from launch.benchmarks import timing
+from llmprior_jax.files import write_atomically
+
+_LEAST_SECONDS = 30
+_MOST_WORDS = 300  # characters of an error
+
+
+class Step(NamedTuple):
+    """Something to be run and measured.
+
+    Attributes:
+      name: for people.
+      command: arguments of Python.
+      read: makes a result, as a dict of figures and rows, of what is printed.
+    """
+
+    name: str
+    command: Sequence[str]
+    read: Callable[[str], dict[str, Any]]
+
+
+def steps(shapes: Sequence[str], workdir: pathlib.Path) -> list[Step]:
+    """What is run.
+
+    Args:
+      shapes: of the language models that score.
+      workdir: for the quickstart's results.
+    """
+    benchmark = ("-m", "launch.benchmark")
+    scoring = ("scoring", "--dtype=bfloat16", "--prompt_tokens=128,512", "--json")
+    quickstart = ("--config=quickstart", f"--workdir={workdir}")
+    return [
+        *(
+            Step(f"scoring {shape}", (*benchmark, *scoring, f"--shape={shape}"), _last_line)
+            for shape in shapes
+        ),
+        Step(
+            "train",
+            (*benchmark, "train", "--json"),
+            _with_rates("steps_per_s", "seeds", "environments"),
+        ),
+        Step(
+            "envs",
+            (*benchmark, "envs", "--json"),
+            _with_rates("batched_steps_per_s", "environment"),
+        ),
+        Step("quickstart", ("-m", "launch.train", *quickstart), lambda _: _of_quickstart(workdir)),
+    ]
+
+
+def measure(shapes: Sequence[str], minutes: float, out: str | None) -> timing.Result:
+    """Runs all steps, as far as the time goes.
+
+    Args:
+      shapes: of the language models that score.
+      minutes: that all may take.
+      out: file that gets all results; None writes none.
+    """
+    with tempfile.TemporaryDirectory() as directory:
+        return run(steps(shapes, pathlib.Path(directory) / "quickstart"), minutes, out)
+
+
+def run(wanted: Sequence[Step], minutes: float, out: str | None) -> timing.Result:
+    """As `measure`, with steps of one's own."""
+    until = time.monotonic() + 60 * minutes
+    results: dict[str, dict[str, Any]] = {}
+    for step in wanted:
+        left = until - time.monotonic()
+        began = time.monotonic()
+        if left < _LEAST_SECONDS:
+            result: dict[str, Any] = {"failed": "the time was up"}
+        else:
+            rich.print(f"{step.name}: {left / 60:.1f} minutes left", file=sys.stderr)
+            result = _run(step, left)
+        results[step.name] = {"seconds": round(time.monotonic() - began, 1)} | result
+        if out is not None:
+            told = {"machine": _machine(results), "results": results}
+            write_atomically(out, json.dumps(told, indent=2) + "\n")
+    rows = [
+        {"step": name, "figure": figure, "value": value}
+        for name, result in results.items()
+        for figure, value in result.items()
+        if isinstance(value, str | int | float) and figure not in ("benchmark", "machine")
+    ]
+    return timing.Result(rows)
+
+
+def _run(step: Step, seconds: float) -> dict[str, Any]:
+    # Both sides of the scoring benchmark are on the device at once.
+    environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    command = [sys.executable, *step.command]
+    try:
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=seconds, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return {"failed": "the time was up"}
+    if done.returncode:
+        words = done.stderr.strip() or done.stdout.strip()
+        return {"failed": words[-_MOST_WORDS:] or f"status {done.returncode}"}
+    return step.read(done.stdout)
+
+
+def _last_line(printed: str) -> dict[str, Any]:
+    """What a benchmark says with `--json`."""
+    return json.loads(printed.splitlines()[-1])
+
+
+def _with_rates(rate: str, *columns: str) -> Callable[[str], dict[str, Any]]:
+    """As `_last_line`, with a figure of each row, which some of its columns name."""
+
+    def read(printed: str) -> dict[str, Any]:
+        told = _last_line(printed)
+        rows: list[dict[str, Any]] = told["rows"]
+        named = ", ".join
+        return told | {
+            named([*(f"{column} {row[column]}" for column in columns), rate]): row[rate]
+            for row in rows
+        }
+
+    return read
+
+
+def _of_quickstart(workdir: pathlib.Path) -> dict[str, Any]:
+    """Success of each agent at the end, and the steps that it took to 90%."""
+    summary: dict[str, dict[str, Any]] = json.loads((workdir / "summary.json").read_text())
+    return {
+        f"{name} {what}": of_agent[what][statistic]
+        for name, of_agent in summary.items()
+        for what, statistic in (("success_rate", "iqm"), ("steps_to_90", "median"))
+        if what in of_agent
+    }
+
+
+def _machine(results: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """The machine as a benchmark named it; this process leaves the device alone."""
+    return next((each["machine"] for each in results.values() if "machine" in each), None)
