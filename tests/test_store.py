@@ -506,6 +506,29 @@ def test_a_store_that_takes_no_more_stops_nothing(store, monkeypatch, caplog, re
     assert ("one", "a") not in asked.pairs[5:], "what the store holds is still read from it"
 
 
+@pytest.mark.parametrize(
+    ("code", "advice"),
+    [
+        (sqlite3.SQLITE_PROTOCOL, "put it on a local disk"),
+        (sqlite3.SQLITE_IOERR | 15 << 8, "put it on a local disk"),  # an extended code, of a lock
+        (sqlite3.SQLITE_BUSY, "another process has kept it locked"),
+        (sqlite3.SQLITE_CANTOPEN, "see to its permissions"),
+        (sqlite3.SQLITE_CORRUPT, "it is damaged, or no store"),
+    ],
+)
+def test_the_advice_is_for_what_sqlite_says(store, monkeypatch, code, advice):
+    class Failing:
+        def execute(self, *args):
+            error = sqlite3.OperationalError("so it is")
+            error.sqlite_errorcode = code
+            raise error
+
+    monkeypatch.setattr(store, "_connection", Failing())
+    with pytest.raises(StoreError, match=rf"cannot be read \(so it is\): .*{advice}"):
+        store.get_scores("model", ["a prompt"])
+    monkeypatch.undo()
+
+
 def test_a_store_that_knows_all_and_may_only_be_read_warns_of_nothing(store, monkeypatch, caplog):
     Asked(monkeypatch)
     CachedModel("model", store).score(PROMPTS)

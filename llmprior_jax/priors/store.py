@@ -47,6 +47,24 @@ _DAMAGE = (AttributeError, RecursionError, TypeError, ValueError)
 _APPLICATION = 0x4C4D5052  # "LMPR", which `file` and SQLite's own header know the file by.
 _SECONDS_TO_WAIT = 60
 _KEYS_PER_QUERY = 500
+_PERMISSIONS = "see to its permissions, and its directory's"
+_LOCKED = f"another process has kept it locked for {_SECONDS_TO_WAIT} s; end that"
+_NETWORK = (
+    "its disk fails, or is a network file system, which lacks the locks: put it on a local disk"
+)
+# What to do, by SQLite's primary result codes.
+_ADVICE = {
+    sqlite3.SQLITE_FULL: (
+        "make room on its disk (`python -m launch.prior show` lists what it holds)"
+    ),
+    **dict.fromkeys(
+        (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM), _PERMISSIONS
+    ),
+    **dict.fromkeys((sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED), _LOCKED),
+    **dict.fromkeys(
+        (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_NOLFS), _NETWORK
+    ),
+}
 _ANOTHER = "use another store (prior.store=PATH, or none)"
 _SCORE_COLUMNS = ("actions", "log_probs", "num_tokens", "features", "format")
 _HALF, _SINGLE = "<f2", "<f4"  # What features are written in.
@@ -554,17 +572,11 @@ class PriorStore:
         try:
             yield
         except sqlite3.Error as error:
-            reason = str(error)
-            if "full" in reason:
-                advice = "make room on its disk (`python -m launch.prior show` lists what it holds)"
-            elif "readonly" in reason or "unable to open" in reason:
-                advice = "see to its permissions, and its directory's"
-            elif "locked" in reason:
-                advice = f"another process has kept it locked for {_SECONDS_TO_WAIT} s; end that"
-            else:
-                advice = "it is damaged, or no store: move it away"
+            # An extended code has the primary one in its last eight bits.
+            code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
+            advice = _ADVICE.get(code, "it is damaged, or no store: move it away")
             raise StoreError(
-                f"{self.path} cannot {what} ({reason}): {advice}, or {_ANOTHER}"
+                f"{self.path} cannot {what} ({error}): {advice}, or {_ANOTHER}"
             ) from error
 
     def _model(self, fingerprint: str, name: str) -> int:
