@@ -246,6 +246,7 @@ ELSEWHERE = {
     "launch.prior fill": "test_store",
     "launch.prior export": "test_store",
     "launch.prior import": "test_store",
+    "launch.benchmark accelerator": "test_scoring_benchmark",
     "launch.benchmark envs": "test_envs_benchmark",
     "launch.benchmark train": "test_envs_benchmark",
     "launch.benchmark scoring": "test_scoring_benchmark",

@@ -68,8 +68,8 @@ def test_what_the_host_does_is_measured_alone(capsys, monkeypatch):
     assert told["host_states_per_second"] == first["states_per_s"] > 0
     assert told["host_ratio_vs_whole_text"] == first["ratio"] > 0
     assert told["store_states_per_second"] > 0
-    # 8 actions of 256 numbers of 16 bits each, and texts and numbers beside them.
-    assert 4096 < told["store_bytes_per_state"] < 28_672 / 4
+    # 8 actions of 784 numbers of 8 bits each, and texts and numbers beside them.
+    assert 6272 < told["store_bytes_per_state"] < 28_672 / 4
 
 
 def told(**figures) -> str:

@@ -356,20 +356,29 @@ def test_entries_of_the_schema_before_features_had_a_format_are_read(tmp_path):
         assert store._connection.execute("PRAGMA user_version").fetchone() == (3,)
 
 
-@pytest.mark.parametrize("dtype", ["<f2", "<f4"])
-def test_features_take_16_bits_where_these_say_all(store, dtype):
-    rough = GOOD._replace(features=np.float32([[1.5, -0.25, 65504.0], [0.0, 6e-8, 3.0]]))
-    said = rough if dtype == "<f2" else GOOD
-    said = said._replace(features=said.features.astype(dtype).astype(np.float32))
+@pytest.mark.parametrize(
+    ("features", "size"),
+    [
+        ([[127.0, -1.0, 0.0], [2.0**-20, 0.0, -127 * 2.0**-20]], 2 * (1 + D)),
+        ([[127 * 2.0**100, 0.0, 0.0], [0.0, 0.0, 0.0]], 2 * (1 + D)),
+        ([[128.0, 1.0, 0.0], [1.0, 1.0, 1.0]], 2 * D * 2),  # 8 bits and a sign
+        ([[1.5, -0.25, 65504.0], [0.0, 2.0**-24, 3.0]], 2 * D * 2),
+        ([[1.5, -0.25, 65536.0], [0.0, 0.0, 3.0]], 2 * D * 4),
+        ([[0.1, 0.2, 0.3], [0.0, 0.0, 3.0]], 2 * D * 4),
+        ([[np.inf, 1.0, 1.0], [0.0, -np.inf, 3.0]], 2 * D * 2),
+        ([[1.0, 1.0, 1.0], [0.0, -0.0, 3.0]], 2 * D * 2),
+    ],
+)
+def test_features_take_the_bits_that_say_all(store, features, size):
+    said = GOOD._replace(features=np.float32(features))
     store.put_scores("f", "model", {"prompt": said})
     assert_same_bits(store.get_scores("f", ["prompt"])[0], said)
-    size = store._connection.execute("SELECT LENGTH(features) FROM scores").fetchone()[0]
-    assert size == 2 * D * np.dtype(dtype).itemsize
+    assert store._connection.execute("SELECT LENGTH(features) FROM scores").fetchone() == (size,)
 
 
 def test_another_format_of_features_is_damage(store, caplog):
     store.put_scores("f", "model", {"prompt": GOOD})
-    for written in ("<f2", "<f8", ""):
+    for written in ("i1", "<f2", "<f8", ""):
         store._connection.execute("UPDATE scores SET format = ?", [written])
         assert store.get_scores("f", ["prompt"]) == [None]
 

@@ -12,9 +12,9 @@ temperature and whitening are applied to what is read, so a change of them needs
 template is in the prompt's text, so a change of it finds nothing old. A prompt that comes back with
 other actions is asked about those alone that are new.
 
-Hidden states are nearly all of a store, so features are written in 16 bits where that loses
+Hidden states are nearly all of a store, so features are written in 8 or 16 bits where that loses
 nothing. It loses nothing of what `CachedModel` keeps, which is rounded and made short before it is
-used (`features.shorten`): half a kilobyte an action.
+used (`features.shorten`).
 
 The first score computed is kept; later rounding differs: a pass over several prompts rounds
 otherwise than a pass over others (`scoring`: within 1e-5). What is kept never changes. A
@@ -67,7 +67,9 @@ _ADVICE = {
 }
 _ANOTHER = "use another store (prior.store=PATH, or none)"
 _SCORE_COLUMNS = ("actions", "log_probs", "num_tokens", "features", "format")
-_HALF, _SINGLE = "<f2", "<f4"  # What features are written in.
+# What features are written in: whole multiples of a power of two for each action, and floats.
+_WHOLE, _HALF, _SINGLE = "i1", "<f2", "<f4"
+_MOST = np.iinfo(np.int8).max
 _Read = TypeVar("_Read")
 
 
@@ -147,7 +149,7 @@ class StoredScores(NamedTuple):
       log_probs: f32[A], summed over each action's tokens.
       num_tokens: i32[A].
       features: f32[A, D], the hidden state at each action's last token. Those that float16 can
-        hold exactly take half the room.
+        hold exactly take half the room, multiples of a power of two, 127 at most, a quarter.
     """
 
     actions: tuple[str, ...]
@@ -665,13 +667,10 @@ def _unpack(key: bytes, row: Sequence[Any]) -> StoredScores:
     *columns, kept = row
     _check_digest(key, _hashed(columns), kept)
     texts, log_probs, num_tokens, features, written = columns
-    if written not in (_HALF, _SINGLE):
-        raise ValueError(f"its features are of the unknown format {written!r}")
     actions = parse_json(texts, "its actions", tuple[str, ...])
     log_probs = np.frombuffer(log_probs, "<f4")
     num_tokens = np.frombuffer(num_tokens, "<i4")
-    features = np.frombuffer(features, written).astype(np.float32)
-    features = features.reshape(max(1, len(actions)), -1)
+    features = _read_features(features, written, max(1, len(actions)))
     scores = StoredScores(actions, log_probs, num_tokens, features)
     scores.check()
     return scores
@@ -690,15 +689,57 @@ def _refused(prompt: str, why: str) -> ValueError:
 
 def _pack(scores: StoredScores) -> tuple[str, bytes, bytes, bytes, str]:
     """The columns of one row of scores."""
-    features, written = np.ascontiguousarray(scores.features, _SINGLE), _SINGLE
-    with np.errstate(over="ignore"):
-        halved = features.astype(_HALF)
-    if np.array_equal(halved.astype(_SINGLE), features):
-        features, written = halved, _HALF
     log_probs = np.ascontiguousarray(scores.log_probs, "<f4")
     num_tokens = np.ascontiguousarray(scores.num_tokens, "<i4")
-    arrays = log_probs.tobytes(), num_tokens.tobytes(), features.tobytes()
+    features = np.ascontiguousarray(scores.features, _SINGLE)
+    written = next(each for each in _WAYS if each == _SINGLE or _is_exact(features, each))
+    arrays = log_probs.tobytes(), num_tokens.tobytes(), _WAYS[written](features)
     return _json(scores.actions), *arrays, written
+
+
+def _is_exact(features: np.ndarray, written: str) -> bool:
+    read = _read_features(_WAYS[written](features), written, len(features))
+    return read.tobytes() == features.tobytes()  # -0.0 is no 0.0 here.
+
+
+def _as_whole(features: np.ndarray) -> bytes:
+    """An exponent of 2 for each action, and then the multiples of all."""
+    largest = np.abs(features).max(axis=1, initial=0.0)
+    mantissas, exponents = np.frexp(largest / np.float32(_MOST))
+    exponents -= mantissas == 0.5  # A power of two is 1 times itself here.
+    exponents = exponents.clip(-128, _MOST).astype(np.int8)
+    with np.errstate(invalid="ignore", over="ignore"):
+        multiples = np.ldexp(features, -exponents[:, None].astype(np.int32))
+        whole = np.nan_to_num(multiples).clip(-_MOST, _MOST).astype(np.int8)
+    return exponents.tobytes() + whole.tobytes()
+
+
+def _as_half(features: np.ndarray) -> bytes:
+    with np.errstate(over="ignore"):
+        return features.astype(_HALF).tobytes()
+
+
+# How features f32[A, D] are written, the shortest way first.
+_WAYS: dict[str, Callable[[np.ndarray], bytes]] = {
+    _WHOLE: _as_whole,
+    _HALF: _as_half,
+    _SINGLE: np.ndarray.tobytes,
+}
+
+
+def _read_features(content: bytes, written: str, num_actions: int) -> np.ndarray:
+    """Features f32[A, D].
+
+    Raises:
+      ValueError: they are not of that format.
+    """
+    if written not in _WAYS:
+        raise ValueError(f"its features are of the unknown format {written!r}")
+    numbers = np.frombuffer(content, written)
+    if written != _WHOLE:
+        return numbers.astype(np.float32).reshape(num_actions, -1)
+    exponents, whole = numbers[:num_actions], numbers[num_actions:].reshape(num_actions, -1)
+    return np.ldexp(whole.astype(np.float32), exponents[:, None].astype(np.int32))
 
 
 def _key(*texts: str) -> bytes:

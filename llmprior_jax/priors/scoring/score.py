@@ -22,7 +22,7 @@ or the batch. An encoder-decoder reads the two apart; see `encoder_decoder`.
 import collections
 import concurrent.futures
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -32,6 +32,7 @@ from flax import nnx
 
 from llmprior_jax.distributed import data_parallel
 from llmprior_jax.models import DecoderConfig, KVCache, LanguageModel
+from llmprior_jax.priors.features import rotation, shorten
 from llmprior_jax.priors.scoring import packing, shared_prefix
 from llmprior_jax.priors.scoring.tokenizing import tokenize
 from llmprior_jax.priors.tokens import encode_from_start, visible
@@ -189,7 +190,7 @@ def score_in_passes(
     actions: Sequence[Sequence[str]],
     with_features: bool = True,
     head: str | None = None,
-    shorten: Callable[[jax.Array], jax.Array] | None = None,
+    short: bool = False,
 ) -> Iterator[tuple[np.ndarray, TextScores]]:
     """`score_texts` pass by pass, for who keeps what is done before all is.
 
@@ -200,7 +201,7 @@ def score_in_passes(
     The other arguments are those of `score_texts`, as are the errors.
 
     Args:
-      shorten: makes features of hidden states f32[N, D] on the device; always the same object.
+      short: whether hidden states are made short (`features.shorten`).
 
     Yields:
       Which prompts are done, i32[b], and the scores of their actions [b, A]; each prompt once.
@@ -208,7 +209,7 @@ def score_in_passes(
     executor = concurrent.futures.ThreadPoolExecutor(1, "tokens")
     prepared = executor.submit(_prepare, lm, prompts, actions, head)
     executor.shutdown(wait=False)
-    return _run(lm, actions, prepared, with_features, shorten)
+    return _run(lm, actions, prepared, with_features, short)
 
 
 class _Prepared(NamedTuple):
@@ -241,16 +242,16 @@ def _run(
     actions: Sequence[Sequence[str]],
     prepared: "concurrent.futures.Future[_Prepared]",
     with_features: bool,
-    shorten: Callable[[jax.Array], jax.Array] | None,
+    short: bool,
 ) -> Iterator[tuple[np.ndarray, TextScores]]:
     states, head, all_passes = prepared.result()
     cache = shared_prefix.read(lm, head) if len(head) else None
-    function = score_packed if shorten is None else _shortened(shorten)
+    function, shared = (_score_shortly, (cache, _rotation(lm))) if short else (score_packed, cache)
     # Dispatch is asynchronous: while the device works on a pass, the host sends the next.
     under_way: collections.deque[tuple[list[np.ndarray], Any]] = collections.deque()
     for group in data_parallel.groups(all_passes, lm.mesh):
         passes = [texts.packed for texts in group]
-        log_probs, features = data_parallel.run(function, lm, passes, cache)
+        log_probs, features = data_parallel.run(function, lm, passes, shared)
         places = [texts.places for texts in group]
         under_way.append((places, (log_probs, features) if with_features else (log_probs,)))
         if len(under_way) > _PASSES_UNDER_WAY:
@@ -374,21 +375,25 @@ def score_packed(
     return scores, hidden[packed.last].astype(jnp.float32)
 
 
-@functools.cache
-def _shortened(shorten: Callable[[jax.Array], jax.Array]) -> Callable[..., Any]:
-    """`score_packed` with features made of its hidden states in the same program."""
+@functools.partial(jax.jit, static_argnames="graphdef")
+def _score_shortly(
+    graphdef: nnx.GraphDef[Any],
+    params: Any,
+    packed: packing.Packed,
+    shared: tuple[KVCache | None, jax.Array | None],
+) -> tuple[jax.Array, jax.Array]:
+    """`score_packed` with its hidden states made short, in the same program."""
+    head, by = shared
+    scores, hidden = score_packed(graphdef, params, packed, head)
+    return scores, shorten(hidden, by)
 
-    @functools.partial(jax.jit, static_argnames="graphdef")
-    def scored(
-        graphdef: nnx.GraphDef[Any],
-        params: Any,
-        packed: packing.Packed,
-        head: KVCache | None = None,
-    ) -> tuple[jax.Array, jax.Array]:
-        scores, hidden = score_packed(graphdef, params, packed, head)
-        return scores, shorten(hidden)
 
-    return scored
+def _rotation(lm: LanguageModel) -> jax.Array | None:
+    """How hidden states are made short, on the device."""
+    if "rotation" not in lm.kept:
+        matrix = rotation(lm.config.hidden_size)
+        lm.kept["rotation"] = None if matrix is None else jnp.asarray(matrix)
+    return lm.kept["rotation"]
 
 
 def _read(model: Any, packed: packing.Packed, mask: jax.Array, head: KVCache | None) -> jax.Array:

@@ -25,7 +25,7 @@ from absl import logging
 from llmprior_jax import models, progress, stopping
 from llmprior_jax.errors import InterruptedRunError, InterruptedScoringError
 from llmprior_jax.models import language_model
-from llmprior_jax.priors.features import encode_actions, shorten
+from llmprior_jax.priors.features import encode_actions
 from llmprior_jax.priors.prompts import Prompt, room_for
 from llmprior_jax.priors.sampling.generation import Sampling
 from llmprior_jax.priors.sampling.proposals import Proposals, propose
@@ -367,7 +367,7 @@ class CachedModel:
             if batch.missing:
                 groups = list(batch.missing.values())
                 lm = self.language_model
-                passes = score_in_passes(lm, list(batch.missing), groups, shorten=shorten)
+                passes = score_in_passes(lm, list(batch.missing), groups, short=True)
                 batch = batch._replace(passes=passes)
             begun.set_result(batch)
         except Exception as error:
