@@ -8,7 +8,7 @@ from small_lm import small_lm
 
 from llmprior_jax.models import lora
 from llmprior_jax.priors import language_policy, score
-from llmprior_jax.priors.scoring import packing
+from llmprior_jax.priors.scoring import sizes
 
 PROMPTS = [
     "Task: make a tomato salad\nNow: You see a tomato.\nNext:",
@@ -150,14 +150,14 @@ def test_long_rows_are_read_at_their_length_as_in_a_batch(monkeypatch):
     rows = language_policy.put(None, np.arange(3), reader.read(texts, [ACTIONS[0]] * len(texts)), 4)
     lengths = np.asarray(rows.ends[:, 0])
     assert lengths[0] <= rows.tokens.shape[1] // 4
-    assert lengths[2] > packing.SHARED_ROW_TOKENS
+    assert lengths[2] > sizes.ROW_TOKENS
 
     def likelihood(params):
         log_probs, hidden = reader.apply(params, (), rows)
         return log_probs[:3, 1].sum() + 1e-2 * hidden[:3].sum()
 
     value, gradient = jax.jit(jax.value_and_grad(likelihood))(lm.params)
-    monkeypatch.setattr(packing, "SHARED_ROW_TOKENS", rows.tokens.shape[1])
+    monkeypatch.setattr(sizes, "ROW_TOKENS", rows.tokens.shape[1])
     in_a_batch = jax.jit(jax.value_and_grad(lambda params: likelihood(params)))(lm.params)
     np.testing.assert_allclose(value, in_a_batch[0], rtol=1e-5)
     for ours, theirs in zip(*map(jax.tree.leaves, (gradient, in_a_batch[1])), strict=True):

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 
 from llmprior_jax.models import Decoder, load
 from llmprior_jax.priors import score, score_actions
-from llmprior_jax.priors.scoring import packing, shared_prefix
+from llmprior_jax.priors.scoring import packing, shared_prefix, sizes
 from llmprior_jax.priors.scoring.score import score_packed
 
 TEXTS = [
@@ -438,16 +438,17 @@ def test_only_shapes_compile(lm):
 
 
 def test_logits_are_never_whole(lm):
-    """No array of the computation has more rows of the vocabulary than one step projects."""
+    """No array of the computation is larger than the weights that logits are made with."""
     config = dataclasses.replace(lm.config, vocab_size=200_003)
     graphdef, params = nnx.split(nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0))))
     tokens = np.zeros((4, 512), np.int32)
     flat, slots = np.zeros(4 * 512, np.int32), np.zeros(512, np.int32)
     packed = packing.Packed(tokens, tokens, tokens, flat, np.int32(0), tokens, slots, slots)
-    lowered = score_packed.lower(graphdef, params, packed).as_text()
+    projection = sizes.rule(config, "cpu", is_cut=False, free=0).projection
+    lowered = score_packed.lower(graphdef, params, packed, projection=projection).as_text()
     shapes = re.findall(r"tensor<(\d+(?:x\d+)*)xf32>", lowered)
-    sizes = [math.prod(map(int, shape.split("x"))) for shape in shapes]
-    assert max(sizes) == 32 * config.vocab_size
+    largest = max(math.prod(map(int, shape.split("x"))) for shape in shapes)
+    assert largest == config.vocab_size * config.hidden_size
 
 
 class Bigram(nnx.Module):

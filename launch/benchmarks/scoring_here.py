@@ -13,7 +13,7 @@ from flax import nnx
 from launch.benchmarks import memory
 from llmprior_jax import models, priors
 from llmprior_jax.models import Decoder, DecoderConfig, LanguageModel
-from llmprior_jax.priors.scoring import packing
+from llmprior_jax.priors.scoring import packing, sizes
 from llmprior_jax.priors.scoring.score import score_packed
 from llmprior_jax.priors.scoring.tokenizing import tokenize
 
@@ -84,10 +84,12 @@ def parts(texts: Sequence[tuple[str, list[str]]]) -> tuple[float, float]:
     """
     prompts, actions = zip(*texts, strict=True)
     start = time.perf_counter()
-    passes = list(packing.passes(tokenize(_model, prompts, actions)))
+    of_model = sizes.choose(_model)
+    passes = list(packing.passes(tokenize(_model, prompts, actions), of_model))
     packed = time.perf_counter()
     for each, _ in passes:
-        jax.block_until_ready(score_packed(_model.graphdef, _model.params, each))
+        scores = score_packed(_model.graphdef, _model.params, each, projection=of_model.projection)
+        jax.block_until_ready(scores)
     return packed - start, time.perf_counter() - packed
 
 

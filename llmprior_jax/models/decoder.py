@@ -9,6 +9,7 @@ stands. That is what lets the prior pack a prompt and all its candidate actions 
 lets a sampler write many answers into one cache that begins with their prompt.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -284,7 +285,22 @@ class Decoder(nnx.Module):
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """Unnormalized next-token log-probabilities, f32[..., V], of hidden states [..., D]."""
+        return self.some_logits(0, self.config.vocab_size)(hidden)
+
+    def some_logits(self, begin: jax.Array | int, size: int) -> Callable[[jax.Array], jax.Array]:
+        """A function that gives `logits` of a part of the vocabulary, f32[..., size].
+
+        Args:
+          begin: i32[], the first token of the part, at most `V - size`.
+          size: how many tokens it has.
+        """
         tied = self.config.tie_word_embeddings
         weight = self.embed[...] if tied else self.lm_head.kernel[...]
-        logits = project(hidden, weight, tied)
-        return softcap(logits, self.config.final_logit_softcapping)
+        if size < self.config.vocab_size:
+            weight = jax.lax.dynamic_slice_in_dim(weight, begin, size, axis=0 if tied else 1)
+
+        def project_onto(hidden: jax.Array) -> jax.Array:
+            logits = project(hidden, weight, tied)
+            return softcap(logits, self.config.final_logit_softcapping)
+
+        return project_onto

@@ -19,7 +19,7 @@ from flax import nnx
 from llmprior_jax.models import LanguageModel, lora
 from llmprior_jax.posterior import normalize
 from llmprior_jax.priors import table as tables
-from llmprior_jax.priors.scoring import packing, score
+from llmprior_jax.priors.scoring import packing, score, sizes
 from llmprior_jax.priors.scoring.tokenizing import tokenize
 from llmprior_jax.ranges import WIDTH_OR_ZERO
 from llmprior_jax.types import LanguagePolicy
@@ -243,7 +243,7 @@ def _apply(
     """log pi(a|s) f32[B, A] of B rows, and the hidden states f32[B, D] before the actions."""
     model = nnx.merge(graphdef, params)
     B, L = rows.tokens.shape
-    is_long = L > packing.SHARED_ROW_TOKENS and rows.prompt.shape[1] == 0
+    is_long = L > sizes.ROW_TOKENS and rows.prompt.shape[1] == 0
     one_by_one = is_long or (B > 1 and B * _activations(model.config, rows) > _ACTIVATIONS_AT_ONCE)
     hidden = _hidden_one_by_one(model, rows) if one_by_one else _hidden(model, rows)
 

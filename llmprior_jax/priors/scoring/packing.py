@@ -19,15 +19,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-# The standard length of a row that several states share: enough for them to have much in common and
-# to leave little padding, few enough that attention stays cheap beside the matrices.
-SHARED_ROW_TOKENS = 512
-# Rows in one forward pass: four, and what is left one by one. So no rows of padding are computed
-# and only these shapes compiled. Four rows keep an accelerator busy; more would only cost memory.
-_ROWS_PER_PASS = 4
-# Rows so long that four of them hold more tokens than this are computed one by one: enough for an
-# accelerator, and twice as fast on a CPU, whose caches hold what one such row needs.
-_TOKENS_PER_PASS = 2048
+from llmprior_jax.priors.scoring.sizes import DEFAULT, Sizes
+
 # A pass reads all parameters from memory, however few its tokens: worth about so many of them.
 _TOKENS_LIKE_A_PASS = 64
 # An action is at least a token of its own and shares a prompt with others: a quarter of a row's
@@ -182,12 +175,13 @@ def lay_out(texts: Sequence[list[int]]) -> Tails:
     )
 
 
-def passes(states: Sequence[Sequences]) -> Iterator[Pass]:
+def passes(states: Sequence[Sequences], sizes: Sizes = DEFAULT) -> Iterator[Pass]:
     """Distributes states over rows and rows over forward passes.
 
     Args:
       states: the texts of each state, at least one for every state. All have prompts of their own,
         and each gets a row of its own then, or none has.
+      sizes: of rows and passes.
 
     Yields:
       Passes that together hold every text of every state once. R and L (and S) take few different
@@ -197,16 +191,16 @@ def passes(states: Sequence[Sequences]) -> Iterator[Pass]:
         return
     prompts = [state.prompt for state in states if state.prompt is not None]
     if prompts:
-        yield from _passes_with_prompts(states, prompts)
+        yield from _passes_with_prompts(states, prompts, sizes)
         return
     # Sorted, states with a common beginning are neighbors and meet in a row.
     short: list[int] = []
     long: list[int] = []  # Apart, so that one long state does not make every row long.
     for b in sorted(range(len(states)), key=lambda b: sort_key(states[b].head)):
-        (short if _tokens_needed(states[b]) <= SHARED_ROW_TOKENS else long).append(b)
+        (short if _tokens_needed(states[b]) <= sizes.row_tokens else long).append(b)
     for order in filter(None, (short, long)):
-        rows, length = _fill_rows(states, order)
-        for begin, end in itertools.pairwise(_cuts(len(rows), length)):
+        rows, length = _fill_rows(states, order, sizes)
+        for begin, end in itertools.pairwise(_cuts(len(rows), length, sizes)):
             yield _pack(states, rows[begin:end], length)
 
 
@@ -217,12 +211,12 @@ def alone(states: Sequence[Sequences]) -> list[Packed]:
 
 
 def _passes_with_prompts(
-    states: Sequence[Sequences], prompts: Sequence[np.ndarray]
+    states: Sequence[Sequences], prompts: Sequence[np.ndarray], sizes: Sizes
 ) -> Iterator[Pass]:
     """One state in a row; prompts of like length share a pass, so that there is little padding."""
     length = bucket(max(map(_tokens_needed, states)), steps=1)
     order = sorted(range(len(states)), key=lambda b: len(prompts[b]))
-    for begin, end in itertools.pairwise(_cuts(len(order), length)):
+    for begin, end in itertools.pairwise(_cuts(len(order), length, sizes)):
         chosen = order[begin:end]
         lengths = np.asarray([len(prompts[b]) for b in chosen], np.int32)
         padded = np.zeros((len(chosen), bucket(int(lengths.max()), steps=2)), np.int32)
@@ -232,23 +226,27 @@ def _passes_with_prompts(
         yield Pass(packed._replace(prompts=padded, prompt_lengths=lengths), places)
 
 
-def _cuts(rows: int, length: int) -> list[int]:
+def _cuts(rows: int, length: int, sizes: Sizes) -> list[int]:
     """Where to cut a number of rows into passes: 0, ..., rows."""
-    several = _ROWS_PER_PASS if _ROWS_PER_PASS * length <= _TOKENS_PER_PASS else 1
-    return [*range(0, rows - rows % several, several), *range(rows - rows % several, rows + 1)]
+    cuts = [0]
+    for several in sizes.rows_per_pass(length):
+        cuts.extend(range(cuts[-1] + several, rows + 1, several))
+    return cuts
 
 
-def _fill_rows(states: Sequence[Sequences], order: Sequence[int]) -> tuple[list[list[int]], int]:
+def _fill_rows(
+    states: Sequence[Sequences], order: Sequence[int], sizes: Sizes
+) -> tuple[list[list[int]], int]:
     """Puts indices of states into rows, in their order, and says how many tokens every row has."""
     heads = [states[b].head for b in order]
     shared = [0, *itertools.starmap(common_prefix, itertools.pairwise(heads))]
-    sizes = [_size(states[b]) for b in order]
+    tokens = [_size(states[b]) for b in order]
     slots = [len(states[b].tails.last) for b in order]
 
     def fill(length: int) -> list[list[int]]:
         rows: list[list[int]] = []
         room = free = 0
-        for b, size, in_common, count in zip(order, sizes, shared, slots, strict=True):
+        for b, size, in_common, count in zip(order, tokens, shared, slots, strict=True):
             if not rows or size - in_common > room or count > free:
                 rows.append([])
                 room, free, in_common = length, length // _TOKENS_PER_SLOT, 0
@@ -257,15 +255,16 @@ def _fill_rows(states: Sequence[Sequences], order: Sequence[int]) -> tuple[list[
             free -= count
         return rows
 
-    def cost(length: int) -> int:
+    def cost(length: int) -> float:
         rows = len(fill(length))
-        return rows * length + _TOKENS_LIKE_A_PASS * (len(_cuts(rows, length)) - 1)
+        work = rows * length * (1 + length / sizes.attention_tokens)
+        return work + _TOKENS_LIKE_A_PASS * (len(_cuts(rows, length, sizes)) - 1)
 
     # Either rows that fit the longest state, or rows of a standard length for several states. Both
     # vary little within a run, whatever the size of a batch.
     needs = [_tokens_needed(states[b]) for b in order]
     close = bucket(max(needs), steps=8)
-    standard = min(bucket(sum(needs), steps=1), SHARED_ROW_TOKENS)
+    standard = min(bucket(sum(needs), steps=1), sizes.row_tokens)
     length = min((close, max(close, standard)), key=cost)
     return fill(length), length
 

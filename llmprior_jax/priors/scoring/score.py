@@ -22,7 +22,7 @@ or the batch. An encoder-decoder reads the two apart; see `encoder_decoder`.
 import collections
 import concurrent.futures
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -34,6 +34,7 @@ from llmprior_jax.distributed import data_parallel
 from llmprior_jax.models import DecoderConfig, KVCache, LanguageModel
 from llmprior_jax.priors.features import rotation, shorten
 from llmprior_jax.priors.scoring import packing, shared_prefix
+from llmprior_jax.priors.scoring.sizes import DEFAULT, Projection, Sizes, choose
 from llmprior_jax.priors.scoring.tokenizing import tokenize
 from llmprior_jax.priors.tokens import encode_from_start, visible
 from llmprior_jax.ranges import POSITIVE
@@ -42,10 +43,6 @@ from llmprior_jax.types import ActionPrior
 
 NORMALIZATIONS = ("sum", "token", "word")
 
-# Positions projected onto the vocabulary at once: enough to keep the matrix units busy, few enough
-# that logits stay small (32 positions of a vocabulary of 150,000 in f32 are 19 MB) and that little
-# is computed beyond the last one.
-_QUERIES_AT_ONCE = 32
 # Passes that the device has before it while the host waits for the first: enough that it never
 # waits, few enough that little is lost when scoring is stopped.
 _PASSES_UNDER_WAY = 2
@@ -206,10 +203,11 @@ def score_in_passes(
     Yields:
       Which prompts are done, i32[b], and the scores of their actions [b, A]; each prompt once.
     """
+    sizes = choose(lm)
     executor = concurrent.futures.ThreadPoolExecutor(1, "tokens")
-    prepared = executor.submit(_prepare, lm, prompts, actions, head)
+    prepared = executor.submit(_prepare, lm, prompts, actions, head, sizes)
     executor.shutdown(wait=False)
-    return _run(lm, actions, prepared, with_features, short)
+    return _run(lm, actions, prepared, _projecting(sizes.projection, short), with_features, short)
 
 
 class _Prepared(NamedTuple):
@@ -227,12 +225,16 @@ class _Prepared(NamedTuple):
 
 
 def _prepare(
-    lm: LanguageModel, prompts: Sequence[str], actions: Sequence[Sequence[str]], head: str | None
+    lm: LanguageModel,
+    prompts: Sequence[str],
+    actions: Sequence[Sequence[str]],
+    head: str | None,
+    sizes: Sizes,
 ) -> _Prepared:
     _check(prompts, actions, head)
     states = tokenize(lm, prompts, actions)
     length = _head_length(lm, states, head)
-    packed = packing.passes(shared_prefix.without(states, length) if length else states)
+    packed = packing.passes(shared_prefix.without(states, length) if length else states, sizes)
     apart = states[0].head[:length] if length else np.zeros(0, np.int32)
     return _Prepared(states, apart, list(packed))
 
@@ -241,17 +243,18 @@ def _run(
     lm: LanguageModel,
     actions: Sequence[Sequence[str]],
     prepared: "concurrent.futures.Future[_Prepared]",
+    score_pass: Callable[..., tuple[jax.Array, jax.Array]],
     with_features: bool,
     short: bool,
 ) -> Iterator[tuple[np.ndarray, TextScores]]:
     states, head, all_passes = prepared.result()
     cache = shared_prefix.read(lm, head) if len(head) else None
-    function, shared = (_score_shortly, (cache, _rotation(lm))) if short else (score_packed, cache)
+    shared = (cache, _rotation(lm)) if short else cache
     # Dispatch is asynchronous: while the device works on a pass, the host sends the next.
     under_way: collections.deque[tuple[list[np.ndarray], Any]] = collections.deque()
     for group in data_parallel.groups(all_passes, lm.mesh):
         passes = [texts.packed for texts in group]
-        log_probs, features = data_parallel.run(function, lm, passes, shared)
+        log_probs, features = data_parallel.run(score_pass, lm, passes, shared)
         places = [texts.places for texts in group]
         under_way.append((places, (log_probs, features) if with_features else (log_probs,)))
         if len(under_way) > _PASSES_UNDER_WAY:
@@ -343,9 +346,19 @@ def check_options(normalization: str, temperature: float) -> None:
     POSITIVE.check("temperature", temperature)
 
 
-@functools.partial(jax.jit, static_argnames="graphdef")
+@functools.cache
+def _projecting(projection: Projection, short: bool) -> Callable[..., tuple[jax.Array, jax.Array]]:
+    """Scores a pass with this projection; the same function for the same arguments."""
+    return functools.partial(_score_shortly if short else score_packed, projection=projection)
+
+
+@functools.partial(jax.jit, static_argnames=("graphdef", "projection"))
 def score_packed(
-    graphdef: nnx.GraphDef[Any], params: Any, packed: packing.Packed, head: KVCache | None = None
+    graphdef: nnx.GraphDef[Any],
+    params: Any,
+    packed: packing.Packed,
+    head: KVCache | None = None,
+    projection: Projection = DEFAULT.projection,
 ) -> tuple[jax.Array, jax.Array]:
     """Scores packed texts in one forward pass. Pure, and differentiable in `params`.
 
@@ -356,6 +369,8 @@ def score_packed(
       packed: R rows of L tokens, with N slots for results.
       head: one row of H slots that all the texts go on from, see `shared_prefix`; `packed` counts
         positions from its end. Needs a module with the `extend` of a `Decoder`.
+      projection: how much of the projection onto the vocabulary is done at once. Not all of it at a
+        time needs a module with the `some_logits` and `config` of a `Decoder`.
 
     Returns:
       f32[N], for each slot the summed log-probability of the tokens from `first` to `last`, and
@@ -366,7 +381,7 @@ def score_packed(
     i, j = jnp.arange(L)[:, None], jnp.arange(L)
     mask = (j <= i) & (i < packed.ends[:, None, :])
     hidden = _read(model, packed, mask, head).reshape(R * L, -1)
-    log_probs = _token_log_probs(model, hidden, packed).reshape(R, L)
+    log_probs = _token_log_probs(model, hidden, packed, projection).reshape(R, L)
 
     row = packed.last // L
     counted = mask.reshape(R * L, L)[packed.last]
@@ -375,16 +390,17 @@ def score_packed(
     return scores, hidden[packed.last].astype(jnp.float32)
 
 
-@functools.partial(jax.jit, static_argnames="graphdef")
+@functools.partial(jax.jit, static_argnames=("graphdef", "projection"))
 def _score_shortly(
     graphdef: nnx.GraphDef[Any],
     params: Any,
     packed: packing.Packed,
     shared: tuple[KVCache | None, jax.Array | None],
+    projection: Projection,
 ) -> tuple[jax.Array, jax.Array]:
     """`score_packed` with its hidden states made short, in the same program."""
     head, by = shared
-    scores, hidden = score_packed(graphdef, params, packed, head)
+    scores, hidden = score_packed(graphdef, params, packed, head, projection)
     return scores, shorten(hidden, by)
 
 
@@ -412,30 +428,67 @@ def _read(model: Any, packed: packing.Packed, mask: jax.Array, head: KVCache | N
     return hidden
 
 
-def _token_log_probs(model: Any, hidden: jax.Array, packed: packing.Packed) -> jax.Array:
+class _Sums(NamedTuple):
+    """Of each query the highest logit so far, and the sum of exp(logit - highest)."""
+
+    highest: jax.Array
+    total: jax.Array
+
+
+def _token_log_probs(
+    model: Any, hidden: jax.Array, packed: packing.Packed, projection: Projection
+) -> jax.Array:
     """f32[R * L], the log-probability of each token that has a query, zero for the others.
 
-    The queries are projected onto the vocabulary a few at a time, so there is never an array
-    [R * L, V]. The number of steps depends on shapes alone, and steps without queries are skipped.
+    The queries are projected a few at a time onto a part of the vocabulary at a time, and their
+    normalizers are summed up over the parts, so there is never an array [R * L, V]. The number of
+    steps depends on shapes alone, and steps without queries are skipped.
     """
     tokens, query = packed.tokens.reshape(-1), packed.query.reshape(-1)
-    starts = jnp.arange(0, len(packed.queries), _QUERIES_AT_ONCE)
-    queries = jnp.pad(packed.queries, (0, -len(packed.queries) % _QUERIES_AT_ONCE))
+    few, columns = projection
+    starts = jnp.arange(0, len(packed.queries), few)
+    queries = jnp.pad(packed.queries, (0, -len(packed.queries) % few))
+    asking = hidden[queries]
 
-    def project(log_probs: jax.Array, start: jax.Array) -> jax.Array:
-        chunk = jax.lax.dynamic_slice_in_dim(queries, start, _QUERIES_AT_ONCE)
-        logits = model.logits(hidden[chunk]).astype(jnp.float32).T  # [V, queries]
-        normalizer = jax.nn.logsumexp(logits, axis=0)
-        here = (query >= start) & (query < start + _QUERIES_AT_ONCE)
-        own = jnp.where(here, query - start, 0)
-        return jnp.where(here, logits[tokens, own] - normalizer[own], log_probs)
+    def onto_part(carry: Any, part: jax.Array) -> tuple[Any, None]:
+        """Adds to what was made of other parts of the vocabulary what all queries make of one."""
+        # The last part begins earlier, with tokens that the one before had.
+        begin = part if columns is None else jnp.minimum(part, model.config.vocab_size - columns)
+        logits_of = model.logits if columns is None else model.some_logits(begin, columns)
 
-    def step(log_probs: jax.Array, start: jax.Array) -> tuple[jax.Array, None]:
-        needed = start < packed.num_queries
-        return jax.lax.cond(needed, project, lambda log_probs, _: log_probs, log_probs, start), None
+        def project(own: jax.Array, sums: _Sums, start: jax.Array) -> tuple[jax.Array, _Sums]:
+            chunk = jax.lax.dynamic_slice_in_dim(asking, start, few)
+            logits = logits_of(chunk).astype(jnp.float32).T  # [V, queries]
+            is_new = begin + jnp.arange(len(logits)) >= part
+            logits = jnp.where(is_new[:, None], logits, -jnp.inf)
+            before = jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, few), sums)
+            # The highest logit cancels out, in gradients too.
+            highest = jnp.maximum(before.highest, jax.lax.stop_gradient(logits.max(axis=0)))
+            total = before.total * jnp.exp(before.highest - highest)
+            total += jnp.exp(logits - highest).sum(axis=0)
+            sums = jax.tree.map(
+                lambda leaf, new: jax.lax.dynamic_update_slice_in_dim(leaf, new, start, 0),
+                sums,
+                _Sums(highest, total),
+            )
+            here = (query >= start) & (query < start + few)
+            here &= (tokens >= part) & (tokens < begin + len(logits))
+            place = jnp.where(here, tokens - begin, 0), jnp.where(here, query - start, 0)
+            return jnp.where(here, logits[place], own), sums
 
-    log_probs, _ = jax.lax.scan(step, jnp.zeros(len(hidden)), starts)
-    return log_probs
+        def step(carry: Any, start: jax.Array) -> tuple[Any, None]:
+            needed = start < packed.num_queries
+            return jax.lax.cond(needed, project, lambda *carry: carry[:2], *carry, start), None
+
+        return jax.lax.scan(step, carry, starts)[0], None
+
+    # Of a query that nothing is asked of, the sum is 1 and has no gradient.
+    none = _Sums(jnp.full(len(queries), jnp.finfo(jnp.float32).min), jnp.ones(len(queries)))
+    parts = jnp.arange(0, 1 if columns is None else model.config.vocab_size, columns or 1)
+    (own, sums), _ = jax.lax.scan(onto_part, (jnp.zeros(len(hidden)), none), parts)
+    asked = jnp.maximum(query, 0)
+    log_probs = own - (sums.highest + jnp.log(sums.total))[asked]
+    return jnp.where(query >= 0, log_probs, 0.0)
 
 
 def _check_finite(log_probs: np.ndarray, actions: Sequence[str], b: int) -> None:
