@@ -7,6 +7,7 @@ made where a next token is needed. Weights and products stay in the file's own n
 """
 
 import ctypes
+import importlib
 import importlib.util
 import os
 import time
@@ -24,10 +25,15 @@ def is_here() -> bool:
     return importlib.util.find_spec("llama_cpp") is not None
 
 
+def _library() -> Any:
+    """The package, which is no requirement of ours."""
+    return importlib.import_module("llama_cpp")
+
+
 def load(path: str) -> None:
     """Loads a GGUF file."""
     global _model, _silent
-    import llama_cpp
+    llama_cpp = _library()
 
     _silent = llama_cpp.llama_log_callback(lambda level, text, data: None)
     llama_cpp.llama_log_set(_silent, ctypes.c_void_p(0))
@@ -44,7 +50,7 @@ def seconds(states: Sequence[tuple[list[int], list[list[int]]]]) -> tuple[float,
     Args:
       states: the token ids of each prompt and of its actions; the room for them is made before.
     """
-    import llama_cpp
+    llama_cpp = _library()
 
     sizes = [len(prompt) + sum(map(len, actions)) for prompt, actions in states]
     room = llama_cpp.llama_context_default_params()
@@ -82,8 +88,10 @@ def _score(
         return at
 
     everyone = range(len(actions))
-    for position, token in enumerate(prompt):
-        last = add(token, position, everyone, position == len(prompt) - 1)
+    *_, last = (
+        add(token, position, everyone, position == len(prompt) - 1)
+        for position, token in enumerate(prompt)
+    )
     # The last token of an action is predicted, and predicts nothing.
     places = [
         [last, *(add(token, len(prompt) + i, [a], True) for i, token in enumerate(action[:-1]))]
