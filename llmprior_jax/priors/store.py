@@ -708,8 +708,8 @@ def _as_whole(features: np.ndarray) -> bytes:
     mantissas, exponents = np.frexp(largest / np.float32(_MOST))
     exponents -= mantissas == 0.5  # A power of two is 1 times itself here.
     exponents = exponents.clip(-128, _MOST).astype(np.int8)
-    with np.errstate(invalid="ignore", over="ignore"):
-        multiples = np.ldexp(features, -exponents[:, None].astype(np.int32))
+    with np.errstate(invalid="ignore"):
+        multiples = features / _powers(exponents)
         whole = np.nan_to_num(multiples).clip(-_MOST, _MOST).astype(np.int8)
     return exponents.tobytes() + whole.tobytes()
 
@@ -739,7 +739,12 @@ def _read_features(content: bytes, written: str, num_actions: int) -> np.ndarray
     if written != _WHOLE:
         return numbers.astype(np.float32).reshape(num_actions, -1)
     exponents, whole = numbers[:num_actions], numbers[num_actions:].reshape(num_actions, -1)
-    return np.ldexp(whole.astype(np.float32), exponents[:, None].astype(np.int32))
+    return whole * _powers(exponents)
+
+
+def _powers(exponents: np.ndarray) -> np.ndarray:
+    """Of 2, f32[A, 1]."""
+    return np.ldexp(np.float32(1.0), exponents.astype(np.int32))[:, None]
 
 
 def _key(*texts: str) -> bytes:
