@@ -98,7 +98,7 @@ def _measure_store(repeats: int) -> tuple[float, float]:
     actions = tuple(f" go to place {a}" for a in range(_STORED_ACTIONS))
     prompts = [f"State {i}. Next:" for i in range(_STORED)]
     hidden = rng.standard_normal((_STORED, _STORED_ACTIONS, _WIDTH), np.float32)
-    features = np.asarray(shorten(jnp.asarray(hidden), rotation(_WIDTH)))
+    features = np.asarray(shorten(jnp.asarray(hidden), jnp.asarray(rotation(_WIDTH))))
     log_probs = np.full(_STORED_ACTIONS, -2.0, np.float32)
     lengths = np.full(_STORED_ACTIONS, 4, np.int32)
     seconds = []
