@@ -71,7 +71,7 @@ def test_the_report_has_the_numbers_of_the_runs_and_the_verdict(planned, known, 
     row = "where old ends | 400 | 100 | 0.25 [0.25, 0.25] | borne out |"
     assert f"| sample | 0.60, {row}" in page
     assert f"| greedy | 0.30, {row}" in page
-    assert "| sample | 0.90 | never | never | never [0.00, never] | not decided |" in page
+    assert "| sample | 0.90 | never | never | no bound [0.00, ∞] | not decided |" in page
     assert (tmp_path / "an-experiment.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -11,6 +11,7 @@ from small_lm import small_lm
 pytest.importorskip("gymnasium")
 
 from llmprior_jax import models, training
+from llmprior_jax.agents.policy_agent import advantage_estimates
 from llmprior_jax.priors import prompts
 from llmprior_jax.training import build, experiment
 from llmprior_jax.training.metrics import read_metrics
@@ -182,12 +183,13 @@ def test_of_a_step_whose_process_was_lost_nothing_is_learned(run, monkeypatch):
     rollout, lost, _ = played(run, monkeypatch)
     np.testing.assert_array_equal(lost, [1, 0])
     assert run.steps == 128 - 1
-    # The third step of the second environment: cut off where it stood.
+    # The third step of the second environment.
     place = 0, 2, 1
-    assert rollout.truncated[place]
-    assert not rollout.terminated[place]
-    assert rollout.reward[place] == 0
-    assert rollout.reached_value[place] == rollout.value[place]
+    for discount in (0.5, 1.0):
+        of_seed = jax.tree.map(lambda leaf: leaf[0], rollout)
+        advantage = advantage_estimates(of_seed, 0.3, discount, 0.95)
+        assert advantage[place[1:]] == 0
+        assert np.count_nonzero(advantage) > advantage.size / 2
 
 
 def test_states_whose_words_are_not_kept_are_not_looked_at(finished):

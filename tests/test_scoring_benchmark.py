@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import pathlib
+import time
 
 import jax
 import numpy as np
@@ -72,6 +74,15 @@ def test_what_the_host_does_is_measured_alone(capsys, monkeypatch):
     assert 6272 < told["store_bytes_per_state"] < 28_672 / 4
 
 
+def is_running(pid: int) -> bool:
+    """Whether a process is there and no zombie."""
+    try:
+        state = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
+
+
 def told(**figures) -> str:
     """Code of a process that says what a benchmark says."""
     return f"import json; print('a table'); print(json.dumps({figures!r}))"
@@ -85,16 +96,44 @@ def test_all_of_a_machine_is_measured_and_written_whatever_fails(tmp_path):
         accelerator.Step("bad", ("-c", "raise ValueError('no such thing')"), str),
         accelerator.Step("envs", ("-c", told(rows=rows)), rates),
     ]
-    # Of the 31 seconds, the fourth step gets what is left of one.
     out = tmp_path / "all.json"
+    # What was measured before is written when a later step begins, whatever becomes of that.
+    looks = f"assert 'good' in open({str(out)!r}).read()"
+    wanted.insert(
+        1, accelerator.Step("later", ("-c", f"{looks}; print('{{}}')"), accelerator._last_line)
+    )
     result = accelerator.run(wanted, minutes=10, out=str(out))
     found = {(row["step"], row["figure"]): row["value"] for row in result.rows}
     assert found["good", "rate"] == 2.5
     assert "ValueError: no such thing" in found["bad", "failed"]
     assert found["envs", "environment Lake, steps_per_s"] == 5
+    assert ("later", "failed") not in found
     written = json.loads(out.read_text())
     assert written["machine"] == "CPU"
     assert written["results"]["envs"]["rows"] == rows
+
+
+def test_a_step_that_is_ended_takes_along_what_it_started(monkeypatch, tmp_path):
+    monkeypatch.setattr(accelerator, "_LEAST_SECONDS", 1)
+    begins = (
+        "import pathlib, subprocess, sys, time;"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']);"
+        f"pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(child.pid));"
+        "time.sleep(60)"
+    )
+    accelerator.run([accelerator.Step("long", ("-c", begins), str)], minutes=5 / 60, out=None)
+    pid = int((tmp_path / "pid").read_text())
+    for _ in range(100):
+        if not is_running(pid):
+            break
+        time.sleep(0.05)
+    assert not is_running(pid)
+
+
+def test_what_was_printed_in_vain_is_told_as_such():
+    wanted = [accelerator.Step("silent", ("-c", ""), accelerator._last_line)]
+    (row,) = [row for row in accelerator.run(wanted, 10, None).rows if row["figure"] == "failed"]
+    assert "cannot be read" in row["value"]
 
 
 def test_what_takes_too_long_is_ended_and_what_comes_too_late_is_not_begun(monkeypatch):

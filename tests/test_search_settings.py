@@ -11,7 +11,7 @@ from launch.paper import experiments
 from launch.paper import plan as paper
 from launch.search_settings import __main__ as command
 from launch.search_settings import plan, report
-from launch.search_settings.chosen import chosen
+from launch.search_settings.chosen import PAIRS, chosen
 from llmprior_jax import training
 from llmprior_jax.training import validation
 from llmprior_jax.training.config import flat
@@ -32,7 +32,7 @@ FAST, SLOW = curve(0.0, 0.9, 0.9, 0.9), curve(0.0, 0.5, 1.0, 1.0)
 NEVER, WORSE = curve(0.0, 0.1, 0.5, 0.8), curve(0.0, 0.1, 0.5, 0.7)
 
 
-@pytest.mark.parametrize("pair", [("dqn", "dqn_prior"), ("cql", "cql_prior"), ("gflan",) * 2])
+@pytest.mark.parametrize("pair", PAIRS)
 def test_a_baseline_has_the_same_search_as_its_method(pair):
     baseline, method = (SEARCHES[agent] for agent in pair)
     assert baseline._replace(agent=method.agent) == method

@@ -11,9 +11,11 @@ stays, whatever comes next. A step that fails, or that the time is up for, is to
 others go on; a step is not begun with less than half a minute left.
 """
 
+import contextlib
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import tempfile
@@ -113,17 +115,29 @@ def run(wanted: Sequence[Step], minutes: float, out: str | None) -> timing.Resul
 def _run(step: Step, seconds: float) -> dict[str, Any]:
     # Both sides of the scoring benchmark are on the device at once.
     environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-    command = [sys.executable, *step.command]
+    with subprocess.Popen(
+        [sys.executable, *step.command],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as child:
+        try:
+            printed, errors = child.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            return {"failed": "the time was up"}
+        finally:
+            # With the processes that it started, which hold the device.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+    if child.returncode:
+        words = errors.strip() or printed.strip()
+        return {"failed": words[-_MOST_WORDS:] or f"status {child.returncode}"}
     try:
-        done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=seconds, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return {"failed": "the time was up"}
-    if done.returncode:
-        words = done.stderr.strip() or done.stdout.strip()
-        return {"failed": words[-_MOST_WORDS:] or f"status {done.returncode}"}
-    return step.read(done.stdout)
+        return step.read(printed)
+    except (ValueError, LookupError, OSError) as error:
+        return {"failed": f"what it printed cannot be read: {error}"}
 
 
 def _last_line(printed: str) -> dict[str, Any]:

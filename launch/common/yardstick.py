@@ -36,8 +36,8 @@ def needed(amounts: np.ndarray, success: np.ndarray, level: float) -> float:
       level: what to reach.
 
     Returns:
-      The amount, interpolated (on the scale of logarithms if all amounts are positive) where the
-      curve passes the level between two of its points; infinite if it never reaches it.
+      The amount, interpolated where the curve passes the level between two of its points, on
+      the scale of logarithms where the first of these is not at 0; infinite if it never reaches it.
     """
     reached = np.flatnonzero(success >= level)
     if not len(reached):

@@ -398,17 +398,17 @@ def _compared(
     found = claims.compare(baseline, method, level, num_last)
     reached = f"{found.level:.2f}" + (f", where {claim.baseline} ends" if level is None else "")
     is_bound = np.isinf(found.baseline) and np.isfinite(found.ratio)
-    ratio = f"{'at most ' if is_bound else ''}{_number(found.ratio, '.2f')}"
+    ratio = f"{'at most ' if is_bound else ''}{_number(found.ratio, '.2f', 'no bound')}"
     return (
         reached,
-        *(_number(need, ",.0f") for need in (found.baseline, found.method)),
-        f"{ratio} [{_number(found.low, '.2f')}, {_number(found.high, '.2f')}]",
+        *(_number(need, ",.0f", "never") for need in (found.baseline, found.method)),
+        f"{ratio} [{_number(found.low, '.2f', '∞')}, {_number(found.high, '.2f', '∞')}]",
         found.verdict(claim.at_most),
     )
 
 
-def _number(value: float, form: str) -> str:
-    return f"{value:{form}}" if np.isfinite(value) else "never"
+def _number(value: float, form: str, infinite: str) -> str:
+    return f"{value:{form}}" if np.isfinite(value) else infinite
 
 
 def _head(evidence: Evidence, known: Mapping[str, Experiment], num_planned: int) -> str:

@@ -67,7 +67,11 @@ def _result(search: plan.Search, tried: Tried) -> dict[str, Any]:
     scores = {name: plan.score(search, curve) for name, (_, curve) in tried.items()}
     best = min(scores, key=lambda name: scores[name])
     return {
-        "fields": dict(search.fields),
+        # Wherever the work directory lies.
+        "fields": {
+            field: plan.DATASET if field == "offline.dataset" else value
+            for field, value in search.fields.items()
+        },
         "factors": {field: list(values) for field, values in search.factors.items()},
         "chosen": dict(tried[best][0]),
         "tried": [

@@ -115,8 +115,8 @@ class PolicyEngineRun(Run):
     def _rollout(self, steps: list[EngineStep]) -> tuple[Rollout, np.ndarray]:
         """A rollout of all seeds, [S, T, N], and the steps [S] whose process was lost.
 
-        Nobody knows where such a step led. It counts as the end of an episode in the state in which
-        it was taken, so that nothing is learned from it.
+        Nobody knows where such a step led. It counts as an end that is worth what its state was
+        thought to be worth, which is an advantage of zero: nothing is learned from it.
         """
         agents, shared = self.state.agent, self._actor.shared(self.table)
 
@@ -140,12 +140,14 @@ class PolicyEngineRun(Run):
             row=of_steps([step.row for step in steps]),
             action=of_steps([step.action for step in steps]),
             log_prob=considered.log_prob,
-            kl=considered.kl,
+            kl=jnp.where(lost, 0.0, considered.kl),
             value=considered.value,
-            reward=jnp.where(lost, 0.0, of_steps([step.seen.reward for step in steps])),
-            terminated=of_steps([step.seen.terminated for step in steps]) & ~lost,
-            truncated=truncated | lost,
-            reached_value=jnp.where(lost, considered.value, cut_off),
+            reward=jnp.where(
+                lost, considered.value, of_steps([step.seen.reward for step in steps])
+            ),
+            terminated=of_steps([step.seen.terminated for step in steps]) | lost,
+            truncated=truncated & ~lost,
+            reached_value=jnp.where(lost, 0.0, cut_off),
             last_value=reached[-1],
         )
         return rollout, np.asarray(lost).sum(axis=(1, 2))

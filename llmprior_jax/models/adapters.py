@@ -17,7 +17,6 @@ Example:
 import hashlib
 import json
 import math
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,7 +42,6 @@ FILES = (CONFIG, WEIGHTS, f".{CONFIG}.partial", f".{WEIGHTS}.partial")
 _KERNEL, _WEIGHT = "/kernel", ".weight"
 # PEFT's names of tensors are those of the model within its own wrappers.
 _PREFIX = "base_model.model."
-_FACTOR = re.compile(rf"{re.escape(_PREFIX)}(.+)\.lora_([AB])\.weight")
 # Fields of a config that make of an adapter more than plain factors, unless they are empty.
 _MORE = (
     *("alpha_pattern", "rank_pattern", "fan_in_fan_out", "layer_replication", "lora_bias"),

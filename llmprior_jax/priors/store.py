@@ -48,6 +48,7 @@ _APPLICATION = 0x4C4D5052  # "LMPR", which `file` and SQLite's own header know t
 _SECONDS_TO_WAIT = 60
 _KEYS_PER_QUERY = 500
 _PERMISSIONS = "see to its permissions, and its directory's"
+_DAMAGED = "it is damaged, or no store: move it away"
 _LOCKED = f"another process has kept it locked for {_SECONDS_TO_WAIT} s; end that"
 _NETWORK = (
     "its disk fails, or is a network file system, which lacks the locks: put it on a local disk"
@@ -61,6 +62,9 @@ _ADVICE = {
         (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM), _PERMISSIONS
     ),
     **dict.fromkeys((sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED), _LOCKED),
+    **dict.fromkeys(
+        (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT), _DAMAGED
+    ),
     **dict.fromkeys(
         (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_NOLFS), _NETWORK
     ),
@@ -278,7 +282,7 @@ class PriorStore:
         self._connection.close()
 
     def get_scores(self, fingerprint: str, prompts: Sequence[str]) -> list[StoredScores | None]:
-        """What is known of each prompt's actions; None where nothing is, or what is is damaged.
+        """What is known of each prompt's actions; None where nothing is, or where it is damaged.
 
         Raises:
           StoreError: the file cannot be read.
@@ -573,13 +577,13 @@ class PriorStore:
         """Turns SQLite's errors into ours."""
         try:
             yield
+        except sqlite3.ProgrammingError:
+            raise  # by who calls
         except sqlite3.Error as error:
             # An extended code has the primary one in its last eight bits.
-            code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
-            advice = _ADVICE.get(code, "it is damaged, or no store: move it away")
-            raise StoreError(
-                f"{self.path} cannot {what} ({error}): {advice}, or {_ANOTHER}"
-            ) from error
+            advice = _ADVICE.get(getattr(error, "sqlite_errorcode", 0) & 0xFF)
+            advice = f"{advice}, or {_ANOTHER}" if advice else _ANOTHER
+            raise StoreError(f"{self.path} cannot {what} ({error}): {advice}") from error
 
     def _model(self, fingerprint: str, name: str) -> int:
         """The number of a model, which gets one when it is new (within a commit)."""
