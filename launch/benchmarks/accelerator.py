@@ -14,6 +14,7 @@ others go on; a step is not begun with less than half a minute left.
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import tempfile
@@ -114,16 +115,23 @@ def _run(step: Step, seconds: float) -> dict[str, Any]:
     # Both sides of the scoring benchmark are on the device at once.
     environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     command = [sys.executable, *step.command]
+    pipe = subprocess.PIPE
+    # A session of its own, so that processes that it started end with it and leave the device.
+    done = subprocess.Popen(
+        command, env=environment, stdout=pipe, stderr=pipe, text=True, start_new_session=True
+    )
     try:
-        done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=seconds, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return {"failed": "the time was up"}
+        printed, told = done.communicate(timeout=seconds)
+    except BaseException as error:
+        os.killpg(done.pid, signal.SIGKILL)
+        done.communicate()
+        if isinstance(error, subprocess.TimeoutExpired):
+            return {"failed": "the time was up"}
+        raise
     if done.returncode:
-        words = done.stderr.strip() or done.stdout.strip()
+        words = told.strip() or printed.strip()
         return {"failed": words[-_MOST_WORDS:] or f"status {done.returncode}"}
-    return step.read(done.stdout)
+    return step.read(printed)
 
 
 def _last_line(printed: str) -> dict[str, Any]:
