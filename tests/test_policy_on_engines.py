@@ -40,7 +40,7 @@ class Rooms(gymnasium.Env):
         return self.text(), 0.5 * right, won or not right, False, self.info()
 
     def text(self):
-        return f"room {self.room}"
+        return "room 2, " + "the last one of all " * 4 if self.room == 2 else f"room {self.room}"
 
     def info(self):
         won = self.room == len(RIGHT)
@@ -83,7 +83,8 @@ def rooms(tmp_path_factory):
     """Makes the game importable, here and in the engines' processes, and all models small ones."""
     folder = tmp_path_factory.mktemp("modules")
     (folder / "text_rooms.py").write_text(_ROOMS)
-    states = [TextState("leave", f"room {room}", (), ("red", "white")) for room in range(4)]
+    texts = (*(f"room {room}" for room in range(4)), "room 2, the last one of all")
+    states = [TextState("leave", text, (), ("red", "white")) for text in texts]
     asked = [prompts.plain(state) for state in states]
     lm = small_lm([text for prompt in asked for text in (prompt.text, *prompt.actions)])
     with pytest.MonkeyPatch.context() as patch:
@@ -136,8 +137,8 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(finished, tmp_path
         np.testing.assert_array_equal(ours, theirs)
 
 
-def played(run, monkeypatch, number: int = ROLLOUT_STEPS):
-    """The rollout of the first steps of a run, and those steps."""
+def played(run, monkeypatch, number: int = 0):
+    """The rollout of that number of a run, and its steps."""
     kept = []
     make_rollout = run._rollout
 
@@ -147,8 +148,8 @@ def played(run, monkeypatch, number: int = ROLLOUT_STEPS):
 
     monkeypatch.setattr(run, "_rollout", keep)
     run.train()
-    (rollout, lost), steps = kept[0]
-    assert len(steps) == number
+    (rollout, lost), steps = kept[number]
+    assert len(steps) == ROLLOUT_STEPS
     return rollout, lost, steps
 
 
@@ -175,12 +176,13 @@ def test_of_a_step_whose_process_was_lost_nothing_is_learned(run, monkeypatch):
 
     def step_and_kill(commands):
         calls.append(commands)
-        if len(calls) == 3:
+        if len(calls) == ROLLOUT_STEPS + 3:
             bridge._workers[1]._process.kill()
         return step(commands)
 
     monkeypatch.setattr(bridge, "step", step_and_kill)
-    rollout, lost, _ = played(run, monkeypatch)
+    # In the second rollout, where states have a value and the policy has left the prior.
+    rollout, lost, _ = played(run, monkeypatch, number=1)
     np.testing.assert_array_equal(lost, [1, 0])
     assert run.steps == 128 - 1
     # The third step of the second environment.
@@ -189,7 +191,7 @@ def test_of_a_step_whose_process_was_lost_nothing_is_learned(run, monkeypatch):
         of_seed = jax.tree.map(lambda leaf: leaf[0], rollout)
         advantage = advantage_estimates(of_seed, 0.3, discount, 0.95)
         assert advantage[place[1:]] == 0
-        assert np.count_nonzero(advantage) > advantage.size / 2
+        assert np.count_nonzero(advantage) == advantage.size - 1
 
 
 def test_states_whose_words_are_not_kept_are_not_looked_at(finished):

@@ -73,10 +73,13 @@ class PolicyEngineRun(Run):
 
         self.state: PolicyEngineState = over_seeds(init, (0,))(self.keys["train"])
 
-    def restore(self, state: Any, meta: dict[str, Any]) -> None:
-        """See `Run`."""
-        super().restore(state, meta)
-        self._actor.forget()
+    def own(self) -> Any:
+        """How large the rows are that the policy reads."""
+        return self._actor.shapes()
+
+    def restore_own(self, own: Any) -> None:
+        """Goes back to what `own` gave; no episode was in flight."""
+        self._actor.forget(own)
 
     def train(self) -> dict[str, np.ndarray]:
         """One segment of all seeds, one or more rollouts and updates; returns their metrics [S].

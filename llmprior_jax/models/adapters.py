@@ -47,6 +47,8 @@ _MORE = (
     *("alpha_pattern", "rank_pattern", "fan_in_fan_out", "layer_replication", "lora_bias"),
     *("modules_to_save", "trainable_token_indices", "use_dora", "alora_invocation_tokens"),
 )
+# Beginnings that change the base model, too.
+_OF_ANOTHER_BASE = ("pissa", "olora", "corda", "loftq")
 _DTYPES = hf_directory.HFDirectory.dtypes
 
 
@@ -189,6 +191,12 @@ def open_adapter(directory: str | Path) -> Adapter:
             problems.append(f"{CONFIG}: lora_alpha is {alpha!r}; use {POSITIVE}")
         if fields.get("bias") not in (None, "none"):
             problems.append(f"{CONFIG}: bias is {fields['bias']!r}; supported is 'none'")
+        begun = str(fields.get("init_lora_weights"))
+        if begun.startswith(_OF_ANOTHER_BASE):
+            problems.append(
+                f"{CONFIG}: init_lora_weights is {begun!r}, whose factors belong to a base model "
+                "from which they were subtracted; convert it to a plain adapter with PEFT"
+            )
         problems += [
             f"{CONFIG}: {name} is {fields[name]!r}, and only plain factors are supported"
             for name in _MORE

@@ -8,7 +8,7 @@ of the two it is.
 import copy
 import functools
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -229,9 +229,18 @@ class PolicyActor:
         """The parameters that are not learned, and what the policy reads of each state."""
         return self._model.frozen, self._reading.rows(table)
 
-    def forget(self) -> None:
-        """Forgets what was read: the table may have other states under the same rows."""
-        self._reading.forget()
+    def forget(self, shapes: Sequence[Sequence[int]] = ()) -> None:
+        """Forgets what was read: the table may have other states under the same rows.
+
+        Args:
+          shapes: those that rows had (`shapes`), which they are to have again: how much is padded
+            moves the last bits of what is computed.
+        """
+        self._reading.forget(shapes)
+
+    def shapes(self) -> list[list[int]]:
+        """The shapes of the rows that were read."""
+        return self._reading.shapes()
 
     def grown(self, progress: Progress, table: PriorTable) -> Progress:
         """Rollouts of all seeds, with room in what is remembered."""
@@ -376,8 +385,9 @@ class _Reading:
         self._has_words = has_words
         self.forget()
 
-    def forget(self) -> None:
-        """Reads all states again at the next call of `rows`."""
+    def forget(self, shapes: Sequence[Sequence[int]] = ()) -> None:
+        """Reads all states again at the next call of `rows`, into rows as large as `shapes`."""
+        self._least = shapes
         self._rows: Any = None
         self._size = 0
         self._unread: dict[int, np.ndarray] = {}
@@ -402,8 +412,25 @@ class _Reading:
             read = self._model.read(
                 [prompt.text for prompt in prompts], [prompt.actions for prompt in prompts]
             )
+            leaves, structure = jax.tree.flatten(read)
+            shapes = self._least or [leaf.shape[1:] for leaf in leaves]
+            large = [
+                np.pad(
+                    leaf,
+                    [
+                        (0, max(0, wanted - there))
+                        for wanted, there in zip((0, *shape), leaf.shape, strict=True)
+                    ],
+                )
+                for leaf, shape in zip(leaves, shapes, strict=True)
+            ]
+            read = jax.tree.unflatten(structure, large)
             self._rows = put(self._rows, place, read, table.observations.shape[0])
         return self._rows
+
+    def shapes(self) -> list[list[int]]:
+        """The shapes of the rows, field by field; none where nothing was read."""
+        return [list(leaf.shape[1:]) for leaf in jax.tree.leaves(self._rows)]
 
 
 def check_actions(states: list[TextState], prior_log_probs: np.ndarray) -> None:
