@@ -3,7 +3,7 @@
     pip install -e '.[textworld_express]'   (and a Java of version 8 or newer)
     python -m launch.train --config=launch/configs/textworld_commonsense.py --workdir=runs/twc
 
-Each episode is a game another, of one room; the unseen ones have other things in them. Where a
+Each episode is another game, of one room; the unseen ones have other things in them. Where a
 thing belongs is something that language models know and random play finds out by luck.
 
 Measured over 5 seeds, 16 episodes each, after 2,400 environment steps, interquartile means [95%

@@ -16,7 +16,7 @@ from llmprior_jax import training
 
 
 def make(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
-    """Pick, a game another in each episode: online, in unseen tasks, and from a dataset."""
+    """Pick, another game in each episode: online, in unseen tasks, and from a dataset."""
     maker = _maker(scale, inputs)
     values = ("random", "prior", "dqn", "dqn_prior")
     # Each step is a state of its own, and few rollouts fit into so many steps.
