@@ -196,6 +196,7 @@ def test_factors_that_are_no_models_are_refused(adapter, edit, message):
         ({"bias": "all"}, "bias is 'all'"),
         ({"use_dora": True}, "use_dora is True, and only plain factors"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save is"),
+        ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights is .pissa_niter_4."),
         ({"base_model_name_or_path": None}, "base_model_name_or_path names no model"),
         ({"base_model_name_or_path": "/nowhere"}, "the model that it adapts, /nowhere .*"),
     ],
