@@ -1,14 +1,10 @@
 """The files that experiments read: makes those that are not there yet, by the commands that can."""
 
-import pathlib
-import shlex
 from collections.abc import Collection
 
-from launch.common import children, run_pool
+from launch.common.made import make_once
 from launch.common.yardstick import DATASET_BEHAVIOR, SALAD
 from launch.paper.experiments import Inputs, Scale
-from llmprior_jax.distributed import locks
-from llmprior_jax.files import write_atomically
 
 
 def prepare(inputs: Inputs, scale: Scale, needs: Collection[str]) -> None:
@@ -53,26 +49,4 @@ def prepare(inputs: Inputs, scale: Scale, needs: Collection[str]) -> None:
     }
     for name, command in commands.items():
         if name in needs:
-            _make(getattr(inputs, name), *command)
-
-
-def _make(path: pathlib.Path, module: str, *arguments: str) -> None:
-    """Makes a file or a directory by a command, unless it is there.
-
-    Raises:
-      ValueError: it was made by another command.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    finished = path.with_suffix(f"{path.suffix}.complete")
-    # Wherever the work directory lies.
-    command = shlex.join([module, *arguments]).replace(f"{path.parent}/", "")
-    with locks.hold(path.with_suffix(f"{path.suffix}.lock"), of=path, wait=True):
-        if not finished.exists():
-            with run_pool.timed(path.parent, path.name):
-                children.run(module, *arguments, f"--out={path}")
-            write_atomically(finished, command + "\n")
-    if finished.read_text().strip() != command:
-        raise ValueError(
-            f"{path} was made by `{finished.read_text().strip()}`, and `{command}` is wanted; use "
-            "another --workdir"
-        )
+            make_once(getattr(inputs, name), *command)

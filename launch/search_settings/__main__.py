@@ -14,7 +14,8 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 
-from launch.common import app, children, run_pool, steps
+from launch.common import app, run_pool, steps
+from launch.common.made import make_once
 from launch.search_settings import plan, report
 from llmprior_jax.files import check_writable
 from llmprior_jax.registry import unknown
@@ -43,9 +44,8 @@ def main(argv: Sequence[str]) -> None:
     every = plan.searches(plan.QUICK if _QUICK.value else plan.FULL, str(workdir / plan.DATASET))
     searches = {agent: every[agent] for agent in _AGENTS_WANTED.value}
     needs_dataset = any("offline.dataset" in search.fields for search in searches.values())
-    if needs_dataset and not (workdir / plan.DATASET).exists():
-        workdir.mkdir(parents=True, exist_ok=True)
-        children.run(*plan.COLLECT, f"--out={workdir / plan.DATASET}")
+    if needs_dataset:
+        make_once(workdir / plan.DATASET, *plan.COLLECT)
     tried = {agent: plan.one_at_a_time(search) for agent, search in searches.items()}
     found = _train(workdir, searches, tried)
     for agent, search in searches.items():
