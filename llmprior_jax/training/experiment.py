@@ -235,8 +235,13 @@ def _refine(
             continue
         tqdm.tqdm.write(f"refining the prior: round {number} of {wanted.rounds}")
         run(refinement.config_of(config, number), of_round, should_stop=should_stop)
-        trained = restore(of_round, wanted.agent, wanted.episodes, None, should_stop, "sample")
-        refinement.distil(trained, read_settings(of_round), of_round, should_stop)
+        # Nothing holds what is restored, with its table and models, when the next round begins.
+        refinement.distil(
+            restore(of_round, wanted.agent, wanted.episodes, None, should_stop, "sample"),
+            read_settings(of_round),
+            of_round,
+            should_stop,
+        )
 
 
 def _of_agents(settings: Settings, content: bytes, workdir: pathlib.Path) -> dict[str, Any]:
