@@ -7,6 +7,7 @@ import pytest
 from nbclient import NotebookClient
 from test_launch import ROOT
 
+_SHORT = ("quickstart", "losses_in_your_agent")
 NOTEBOOKS = sorted((ROOT / "colab").glob("*.ipynb"))
 
 
@@ -17,8 +18,8 @@ def test_there_are_four():
 @pytest.mark.parametrize(
     "path",
     [
-        # A real model takes minutes on a CPU.
-        pytest.param(path, marks=[pytest.mark.longest] * (path.stem == "real_model"))
+        # The others take minutes on a CPU.
+        pytest.param(path, marks=[pytest.mark.longest] * (path.stem not in _SHORT))
         for path in NOTEBOOKS
     ],
     ids=lambda path: path.stem,
