@@ -9,9 +9,9 @@
 `results.jsonl`: a line for each seed of each run, from which all of it is computed. Agents that are
 compared in kitchens have the settings that `launch.search_settings` chose. Given again,
 the command goes on where it stopped, and what a report in `--out` says of other runs stays there.
-`--quick` does each experiment small, in 8.5 minutes with two processes on 2 cores (11 with one),
-and leaves out what only a long look can tell apart, such as GFlan beyond one kitchen; `--notrain`
-reports what is finished so far. The settings are in `launch/paper`.
+`--quick` does each experiment small, and leaves out what only a long look can tell apart, such as
+GFlan beyond one kitchen; `--notrain` reports what is finished so far. The settings are in
+`launch/paper`.
 """
 
 import pathlib

@@ -134,7 +134,7 @@ def test_eight_devices_give_what_one_gives():
     run_script(textwrap.dedent(_ON_EIGHT_DEVICES).format(cache=ROOT / ".jax_cache"))
 
 
-@pytest.mark.longest
+@pytest.mark.long
 def test_a_run_goes_on_with_another_mesh(tmp_path):
     script = _RUNS_ON_EIGHT_DEVICES.format(
         cache=ROOT / ".jax_cache", directory=tmp_path, script=_ON_ANOTHER_MESH

@@ -7,7 +7,8 @@ import pytest
 from nbclient import NotebookClient
 from test_launch import ROOT
 
-_SHORT = ("quickstart", "losses_in_your_agent")
+# A real model takes many minutes on a CPU.
+_MARKS = {"real_model": pytest.mark.longest, "your_environment": pytest.mark.long}
 NOTEBOOKS = sorted((ROOT / "colab").glob("*.ipynb"))
 
 
@@ -17,11 +18,7 @@ def test_there_are_four():
 
 @pytest.mark.parametrize(
     "path",
-    [
-        # The others take minutes on a CPU.
-        pytest.param(path, marks=[pytest.mark.longest] * (path.stem not in _SHORT))
-        for path in NOTEBOOKS
-    ],
+    [pytest.param(path, marks=_MARKS.get(path.stem, ())) for path in NOTEBOOKS],
     ids=lambda path: path.stem,
 )
 def test_a_notebook_runs(path, tmp_path, monkeypatch):

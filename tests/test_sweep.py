@@ -61,7 +61,7 @@ def test_a_value_that_is_none_of_its_field_is_refused():
         sweep.with_settings(training.default_config(), {"agent.alpha": "high"})
 
 
-@pytest.mark.longest
+@pytest.mark.long
 def test_a_sweep_tells_all_results_and_does_nothing_twice(tmp_path: pathlib.Path):
     command = [
         "launch.sweep",

@@ -400,37 +400,41 @@ class _Reading:
         Raises:
           ValueError: the policy has other actions in a state than the prior.
         """
-        size = int(table.size)
-        new = np.asarray(table.observations[self._size : size])
-        self._unread |= dict(zip(range(self._size, size), new, strict=True))
-        self._size = size
+        if (size := int(table.size)) > self._size:
+            new = np.arange(self._size, size)
+            self._unread |= dict(
+                zip(new.tolist(), np.asarray(table.observations[new]), strict=True)
+            )
+            self._size = size
         if found := [row for row, seen in self._unread.items() if self._has_words(seen)]:
             texts = [self._text_state(self._unread.pop(row)) for row in found]
             prompts = [self._build_prompt(text) for text in texts]
             place = np.array(found)
-            check_actions(texts, np.asarray(table.log_probs)[place])
+            check_actions(texts, np.asarray(table.log_probs[place]))
             read = self._model.read(
                 [prompt.text for prompt in prompts], [prompt.actions for prompt in prompts]
             )
-            leaves, structure = jax.tree.flatten(read)
-            shapes = self._least or [leaf.shape[1:] for leaf in leaves]
-            large = [
-                np.pad(
-                    leaf,
-                    [
-                        (0, max(0, wanted - there))
-                        for wanted, there in zip((0, *shape), leaf.shape, strict=True)
-                    ],
-                )
-                for leaf, shape in zip(leaves, shapes, strict=True)
-            ]
-            read = jax.tree.unflatten(structure, large)
+            if self._rows is None and self._least:
+                read = _at_least(read, self._least)
             self._rows = put(self._rows, place, read, table.observations.shape[0])
         return self._rows
 
     def shapes(self) -> list[list[int]]:
         """The shapes of the rows, field by field; none where nothing was read."""
         return [list(leaf.shape[1:]) for leaf in jax.tree.leaves(self._rows)]
+
+
+def _at_least(rows: Any, shapes: Sequence[Sequence[int]]) -> Any:
+    """Rows [M, ...] with padding up to these shapes, field by field."""
+    leaves, structure = jax.tree.flatten(rows)
+    padded = [
+        np.pad(
+            leaf,
+            [(0, 0), *((0, max(0, n - m)) for n, m in zip(shape, leaf.shape[1:], strict=True))],
+        )
+        for leaf, shape in zip(leaves, shapes, strict=True)
+    ]
+    return jax.tree.unflatten(structure, padded)
 
 
 def check_actions(states: list[TextState], prior_log_probs: np.ndarray) -> None:
