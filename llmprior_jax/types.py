@@ -57,6 +57,11 @@ class ActionPrior(NamedTuple):
     candidates: jax.Array | None = None
 
 
+def _whole(function: Callable[[Any, Any], Any], rows: Any, of_states: Any) -> Any:
+    """All states are one part."""
+    return function(rows, of_states)
+
+
 class LanguagePolicy(NamedTuple):
     """A language model whose answers are a policy, as functions over arrays.
 
@@ -79,6 +84,9 @@ class LanguagePolicy(NamedTuple):
       frozen: parameters that are not learned; an argument of `apply`, because a large constant
         within a compiled function would be slow to compile.
       num_features: D.
+      in_parts: `(function, rows, of_states) -> sums`: the sum of `function(rows, of_states)`, a
+        pytree, over parts of B states. `of_states` is a pytree [B, ...]. A part is as large as a
+        device holds the activations of at once, for a `function` that takes a gradient of `apply`.
     """
 
     read: Callable[[Sequence[str], Sequence[Sequence[str]]], Any]
@@ -86,3 +94,4 @@ class LanguagePolicy(NamedTuple):
     apply: Callable[[Any, Any, Any], tuple[jax.Array, jax.Array]]
     frozen: Any
     num_features: int
+    in_parts: Callable[[Callable[[Any, Any], Any], Any, Any], Any] = _whole

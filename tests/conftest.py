@@ -14,10 +14,15 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 _USER_CACHE = tempfile.TemporaryDirectory(prefix="llmprior_jax_tests_")
 os.environ["XDG_CACHE_HOME"] = _USER_CACHE.name
 
+# What was compiled once, however small, serves all processes of all tests.
 _CACHE = pathlib.Path(__file__).parent.parent / ".jax_cache"
+for _option, _value in {
+    "jax_compilation_cache_dir": str(_CACHE),
+    "jax_persistent_cache_min_compile_time_secs": 0,
+}.items():
+    os.environ[_option.upper()] = str(_value)
+    jax.config.update(_option, _value)
 jax.config.update("jax_num_cpu_devices", 2)
-jax.config.update("jax_compilation_cache_dir", str(_CACHE))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

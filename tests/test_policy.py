@@ -1,11 +1,16 @@
 """A language model as a policy: before learning the prior itself, with and without factors."""
 
+import dataclasses
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from small_lm import small_lm
 
+from llmprior_jax import models
 from llmprior_jax.models import lora
 from llmprior_jax.priors import language_policy, score
 from llmprior_jax.priors.scoring import sizes
@@ -127,6 +132,35 @@ def test_rows_of_a_large_model_are_read_one_by_one_with_the_same_gradient(
     assert held[0] < held[1] / 2, f"{held[0]:,} bytes instead of {held[1]:,}"
 
 
+def test_parts_of_states_have_the_gradient_of_the_whole_without_the_memory(monkeypatch):
+    """Rows of several lengths, each with something of its own."""
+    texts = [" ".join(["Now: You see a tomato."] * count) for count in (9, 60, 100)] * 3
+    lm = small_lm([*TEXTS, *texts], context=1024)
+    model = language_policy.language_policy(lm, NUM_ACTIONS, lora_rank=2)
+    rows = model.read(texts, [ACTIONS[0]] * len(texts))
+    weights = jnp.arange(1.0, 1 + len(texts))
+    params = jax.tree.map(lambda leaf: leaf + 0.05, model.init(jax.random.key(0)))
+
+    def likelihood(params, rows, weights):
+        log_probs, hidden = model.apply(params, model.frozen, rows)
+        value = jnp.sum(weights * (log_probs[:, 1] + 1e-2 * hidden.sum(axis=1)))
+        return value, {"states": jnp.sum(weights > 2)}
+
+    def gradients(params):
+        descend = functools.partial(jax.grad(likelihood, has_aux=True), params)
+        return model.in_parts(descend, rows, weights)
+
+    in_parts = jax.jit(gradients).lower(params).compile()
+    monkeypatch.setattr(sizes, "ROW_TOKENS", rows.tokens.shape[1])
+    whole = jax.jit(lambda params: gradients(params)).lower(params).compile()
+    (ours, counts), (theirs, expected) = in_parts(params), whole(params)
+    assert counts["states"] == expected["states"] == 7
+    for part, one in zip(*map(jax.tree.leaves, (ours, theirs)), strict=True):
+        np.testing.assert_allclose(part, one, rtol=1e-3, atol=1e-3)
+    held = [program.memory_analysis().temp_size_in_bytes for program in (in_parts, whole)]
+    assert held[0] < held[1] / 2, f"{held[0]:,} bytes instead of {held[1]:,}"
+
+
 def test_the_gradient_is_that_of_the_likelihood(lm):
     model = language_policy.language_policy(lm, NUM_ACTIONS)
     rows = model.read(PROMPTS, ACTIONS)
@@ -203,6 +237,26 @@ def test_a_model_with_factors_is_the_model_with_their_product(lm):
     np.testing.assert_allclose(adapted, full, atol=1e-5)
     unchanged, _, _ = policy_of(lm)
     assert np.abs(adapted - unchanged)[0, 0] > 0.01
+
+
+def test_attached_factors_have_the_gradient_of_merged_ones(lm):
+    """Of a model whose head, too, is adapted, which is no layer that is called."""
+    config = dataclasses.replace(lm.config, tie_word_embeddings=False)
+    graphdef, params = nnx.split(models.Decoder(config, rngs=nnx.Rngs(0)))
+    factors = lora.init(jax.random.key(0), params, 2)
+    assert "lm_head/kernel" in factors
+    factors = {path: pair._replace(b=pair.b + 0.1) for path, pair in factors.items()}
+    tokens, positions = jnp.array([[1, 2, 3, 4]]), jnp.arange(4)[None]
+
+    def loss(model):
+        return jnp.sum(model.logits(model(tokens, positions, jnp.tri(4, dtype=bool)[None])) ** 2)
+
+    merged = jax.grad(lambda factors: loss(nnx.merge(graphdef, lora.merge(params, factors))))
+    attached = jax.grad(lambda factors: loss(lora.attach(nnx.merge(graphdef, params), factors)))
+    expected = merged(factors)
+    for path, pair in attached(factors).items():
+        for ours, theirs in zip(pair, expected[path], strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4, err_msg=path)
 
 
 def test_every_factor_learns(lm):

@@ -22,6 +22,7 @@ published.
   of the reward alone: no state is avoided because the prior is bad there. Simpler, and myopic.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -213,9 +214,10 @@ def gflan_prior(
         # Minibatches of nearly equal size: the last one would else hold what happens to be left.
         size = -(-count // num_minibatches)
 
-        def minibatch_loss(params: GFlanParams, chosen: jax.Array) -> tuple[jax.Array, Metrics]:
-            """Loss of the steps in some states, i32[K], -1 where there are fewer."""
-            rows = jax.tree.map(lambda leaf: leaf[jnp.maximum(chosen, 0)], states.rows)
+        def states_loss(
+            params: GFlanParams, rows: Any, chosen: jax.Array
+        ) -> tuple[jax.Array, Metrics]:
+            """Summed loss of the steps in some states, i32[K], -1 where there are fewer."""
             log_probs, values = evaluate(params, frozen, rows)
             is_here = steps.row[:, None] == chosen
             weight = jnp.any(is_here, axis=1) / num_steps
@@ -256,7 +258,9 @@ def gflan_prior(
                 state, metrics = carry
                 chosen = jax.lax.dynamic_slice_in_dim(shuffled, number * size, minibatch_states)
                 chosen = jnp.where(jnp.arange(minibatch_states) < size, chosen, -1)
-                gradients, new = jax.grad(minibatch_loss, has_aux=True)(state.params, chosen)
+                rows = jax.tree.map(lambda leaf: leaf[jnp.maximum(chosen, 0)], states.rows)
+                descend = functools.partial(jax.grad(states_loss, has_aux=True), state.params)
+                gradients, new = model.in_parts(descend, rows, chosen)
                 updates, optimizer_state = optimizer.update(
                     gradients, state.optimizer, state.params
                 )

@@ -95,16 +95,19 @@ def make_refining(
     def init(key: jax.Array, params: Any) -> RefiningState:
         return RefiningState(key, params, optimizer.init(params), jnp.int32(0))
 
-    def mean_loss(params: Any, frozen: Any, batch: Visited) -> tuple[jax.Array, Metrics]:
-        log_probs, _ = model.apply(params, frozen, batch.rows)
+    def share_of_loss(
+        params: Any, frozen: Any, rows: Any, batch: Visited
+    ) -> tuple[jax.Array, Metrics]:
+        """Of some states, their share in the mean over all of the batch."""
+        log_probs, _ = model.apply(params, frozen, rows)
         loss = jax.vmap(functools.partial(refine.distillation_loss, leash=leash))
         losses = {
             "loss": loss(log_probs, batch.posterior, batch.old),
             "kl_to_posterior": jax.vmap(kl_to_prior)(batch.posterior, log_probs),
             "kl_to_old": jax.vmap(kl_to_prior)(batch.old, log_probs),
         }
-        means = {name: jnp.mean(values) for name, values in losses.items()}
-        return means["loss"], means
+        shares = {name: jnp.sum(values) / batch_states for name, values in losses.items()}
+        return shares["loss"], shares
 
     def update(
         state: RefiningState, frozen: Any, visited: Visited
@@ -115,7 +118,8 @@ def make_refining(
         draws = jax.random.uniform(draw_key, (batch_states,)) * total[-1]
         chosen = jnp.minimum(jnp.searchsorted(total, draws, side="right"), len(total) - 1)
         batch = jax.tree.map(lambda leaf: leaf[chosen], visited)
-        gradients, metrics = jax.grad(mean_loss, has_aux=True)(state.params, frozen, batch)
+        descend = functools.partial(jax.grad(share_of_loss, has_aux=True), state.params, frozen)
+        gradients, metrics = model.in_parts(descend, batch.rows, batch._replace(rows=()))
         steps, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
         params = optax.apply_updates(state.params, steps)
         return RefiningState(key, params, optimizer_state, state.updates + 1), metrics

@@ -8,7 +8,7 @@ with the same model, normalization and temperature.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -93,17 +93,21 @@ def language_policy(
     """
     score.check_options(normalization, temperature)
     WIDTH_OR_ZERO.check("lora_rank", lora_rank, ", where 0 is full fine-tuning")
-    merge = lora.merge if lora_rank else lambda frozen, params: params
+
+    def made(params: Any, frozen: Any) -> Any:
+        if not lora_rank:
+            return nnx.merge(lm.graphdef, params)
+        return lora.attach(nnx.merge(lm.graphdef, frozen), params)
+
     return LanguagePolicy(
         read=functools.partial(_read, lm, num_actions, normalization),
         init=(lambda key: lora.init(key, lm.params, lora_rank))
         if lora_rank
         else (lambda key: lm.params),
-        apply=lambda params, frozen, rows: _apply(
-            lm.graphdef, merge(frozen, params), rows, temperature
-        ),
+        apply=lambda params, frozen, rows: _apply(made(params, frozen), rows, temperature),
         frozen=lm.params if lora_rank else (),
         num_features=lm.config.hidden_size,
+        in_parts=functools.partial(_in_parts, lm.config),
     )
 
 
@@ -194,29 +198,49 @@ def _hidden(model: Any, rows: Rows) -> jax.Array:
     return model.decode(rows.tokens, rows.positions, mask, encoded, is_text)
 
 
-def _hidden_one_by_one(model: Any, rows: Rows) -> jax.Array:
-    """The same of long rows, or of those of a large model, at the length of each.
+def _in_parts(config: Any, function: Callable[[Rows, Any], Any], rows: Rows, of_states: Any) -> Any:
+    """See `LanguagePolicy.in_parts`: long rows, or those of a large model, are taken one by one."""
+    if not _is_one_by_one(config, rows):
+        return function(rows, of_states)
 
-    In a batch all were as long as the longest, and one such row keeps a device busy. Its
-    activations are computed again in the backward pass, so that those of one row are held and not
-    those of all. A decoder's rows hold the prompts, and vary in length; those of an encoder-decoder
-    hold actions alone, and hardly do.
+    def of_one(row: Rows, of_state: Any) -> Any:
+        return function(*jax.tree.map(lambda field: field[None], (row, of_state)))
+
+    def add(total: Any, one: tuple[Rows, Any]) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, _at_own_length(of_one, *one)), None
+
+    first = jax.tree.map(lambda field: field[0], (rows, of_states))
+    sums = jax.tree.map(
+        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(of_one, *first)
+    )
+    return jax.lax.scan(add, sums, (rows, of_states))[0]
+
+
+def _at_own_length(function: Callable[..., Any], row: Rows, *args: Any) -> Any:
+    """`function(row, *args)` of a row that is cut to about its own length.
+
+    In a batch all were as long as the longest, and one such row keeps a device busy. A decoder's
+    rows hold the prompts, and vary in length; those of an encoder-decoder hold actions alone, and
+    hardly do.
     """
-    L = rows.tokens.shape[1]  # a multiple of 16, as `packing` makes it
+    L = row.tokens.shape[0]  # a multiple of 16, as `packing` makes it
     lengths = range(L // _LENGTHS, L + 1, L // _LENGTHS)
 
-    def up_to(length: int, row: Rows) -> jax.Array:
+    def up_to(length: int, row: Rows, *args: Any) -> Any:
         cut = {name: getattr(row, name)[:length] for name in ("tokens", "positions", "ends")}
-        one = jax.tree.map(lambda field: field[None], row._replace(**cut))
-        return jnp.pad(_hidden(model, one)[0], ((0, L - length), (0, 0)))
+        return function(row._replace(**cut), *args)
 
-    @jax.checkpoint
-    def read(row: Rows) -> jax.Array:
-        # The first token of a text is before all others.
-        shorter = sum(row.ends[0] > length for length in lengths[:-1])
-        return jax.lax.switch(shorter, [functools.partial(up_to, n) for n in lengths], row)
+    # The first token of a text is before all others.
+    shorter = sum(row.ends[0] > length for length in lengths[:-1])
+    return jax.lax.switch(shorter, [functools.partial(up_to, n) for n in lengths], row, *args)
 
-    return jax.lax.map(read, rows)
+
+def _is_one_by_one(config: Any, rows: Rows) -> bool:
+    B, L = rows.tokens.shape
+    if B == 1:
+        return False
+    is_long = L > sizes.ROW_TOKENS and rows.prompt.shape[1] == 0
+    return is_long or B * _activations(config, rows) > _ACTIVATIONS_AT_ONCE
 
 
 def _activations(config: Any, rows: Rows) -> int:
@@ -237,15 +261,24 @@ def _activations(config: Any, rows: Rows) -> int:
     return 4 * (encoder + config.num_decoder_layers * layer(L, L + S))
 
 
-def _apply(
-    graphdef: nnx.GraphDef[Any], params: Any, rows: Rows, temperature: float
-) -> tuple[jax.Array, jax.Array]:
+def _apply(model: Any, rows: Rows, temperature: float) -> tuple[jax.Array, jax.Array]:
     """log pi(a|s) f32[B, A] of B rows, and the hidden states f32[B, D] before the actions."""
-    model = nnx.merge(graphdef, params)
-    B, L = rows.tokens.shape
-    is_long = L > sizes.ROW_TOKENS and rows.prompt.shape[1] == 0
-    one_by_one = is_long or (B > 1 and B * _activations(model.config, rows) > _ACTIVATIONS_AT_ONCE)
-    hidden = _hidden_one_by_one(model, rows) if one_by_one else _hidden(model, rows)
+    if not _is_one_by_one(model.config, rows):
+        return _answers(model, rows, temperature)
+
+    # Who differentiates this holds the activations of one row, which are computed again.
+    @jax.checkpoint
+    def of_one(row: Rows) -> tuple[jax.Array, jax.Array]:
+        one = jax.tree.map(lambda field: field[None], row)
+        log_probs, hidden = _answers(model, one, temperature)
+        return log_probs[0], hidden[0]
+
+    return jax.lax.map(functools.partial(_at_own_length, of_one), rows)
+
+
+def _answers(model: Any, rows: Rows, temperature: float) -> tuple[jax.Array, jax.Array]:
+    """The same, of rows that are read together."""
+    hidden = _hidden(model, rows)
 
     @jax.checkpoint
     def scores(of_state: tuple[jax.Array, ...]) -> jax.Array:
@@ -260,7 +293,7 @@ def _apply(
     summed = jax.lax.map(
         scores,
         (hidden, rows.queries, rows.action_tokens, rows.action_queries),
-        batch_size=min(B, max(1, _LOGITS_AT_ONCE // logits_per_state)),
+        batch_size=min(len(rows.queries), max(1, _LOGITS_AT_ONCE // logits_per_state)),
     )
     is_action = rows.divisor > 0
     logits = jnp.where(
