@@ -14,11 +14,13 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 _USER_CACHE = tempfile.TemporaryDirectory(prefix="llmprior_jax_tests_")
 os.environ["XDG_CACHE_HOME"] = _USER_CACHE.name
 
-# What was compiled once, however small, serves all processes of all tests.
+# What was compiled once, however small, serves all processes of all tests. Most programs run for
+# less time than it takes to optimize them.
 _CACHE = pathlib.Path(__file__).parent.parent / ".jax_cache"
 for _option, _value in {
     "jax_compilation_cache_dir": str(_CACHE),
     "jax_persistent_cache_min_compile_time_secs": 0,
+    "jax_disable_most_optimizations": True,
 }.items():
     os.environ[_option.upper()] = str(_value)
     jax.config.update(_option, _value)

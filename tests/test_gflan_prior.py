@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import rlax
 import torch
 
 from llmprior_jax import agents, posterior_log_probs, soft_value
@@ -62,6 +63,18 @@ def test_advantages_by_hand():
     # delta: 1 + 0.5 * 1 - 0.5 = 1;  0 + 0.5 * 0 - 1 = -1;  2 + 0.5 * 4 - 0 = 4
     advantages = policy_agent.advantage_estimates(rollout, 0.0, 0.5, 0.5)
     np.testing.assert_allclose(advantages, column(1 + (-1 + 4 / 4) / 4, -1 + 4 / 4, 4.0))
+
+
+def test_advantages_of_whole_episodes_are_those_of_rlax():
+    rng = np.random.default_rng(0)
+    reward, value = rng.normal(size=(2, 30, 4))
+    terminated, last_value = rng.uniform(size=(30, 4)) < 0.2, rng.normal(size=4)
+    rollout = rollout_of(reward=reward, value=value, terminated=terminated, last_value=last_value)
+    of_env = jax.vmap(rlax.truncated_generalized_advantage_estimation, (1, 1, None, 1), 1)
+    values = np.concatenate([value, last_value[None]])
+    expected = of_env(reward, 0.9 * (1 - terminated), 0.8, values)
+    estimates = policy_agent.advantage_estimates(rollout, 0.0, 0.9, 0.8)
+    np.testing.assert_allclose(estimates, expected, atol=1e-5)
 
 
 def test_an_end_stops_what_flows_back_and_a_time_limit_is_worth_the_state_reached():

@@ -156,7 +156,8 @@ def set_up() -> None:
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         cache = pathlib.Path.home() / ".cache" / "llmprior_jax" / "jax"
         jax.config.update("jax_compilation_cache_dir", str(cache))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+        # Small programs, too: a command has hundreds of them.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     xla_flags = os.environ.get("XLA_FLAGS", "")
     is_chosen = jax.config.values["jax_num_cpu_devices"] >= 0
     if not is_chosen and "xla_force_host_platform_device_count" not in xla_flags:

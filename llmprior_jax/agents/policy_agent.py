@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import rlax
 
 from llmprior_jax.agents.agent import AgentState, Metrics
 from llmprior_jax.types import ActionPrior
@@ -98,10 +97,19 @@ def advantage_estimates(
 
     Where an episode was cut off, the value of its last state stands for what would have followed;
     no advantage flows from one episode into another.
+
+    See "High-Dimensional Continuous Control Using Generalized Advantage Estimation" by Schulman et
+    al. (https://arxiv.org/abs/1506.02438).
     """
     cut_off = rollout.truncated & ~rollout.terminated
     rewards = rollout.reward - alpha * rollout.kl + discount * cut_off * rollout.reached_value
     discounts = discount * (1.0 - (rollout.terminated | rollout.truncated))
     values = jnp.concatenate([rollout.value, rollout.last_value[None]])
-    estimate = jax.vmap(rlax.truncated_generalized_advantage_estimation, (1, 1, None, 1), 1)
-    return jnp.asarray(estimate(rewards, discounts, gae_lambda, values))
+    errors = rewards + discounts * values[1:] - values[:-1]
+
+    def go_back(later: jax.Array, step: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        error, decay = step
+        return (advantage := error + decay * later), advantage
+
+    nothing = jnp.zeros_like(rollout.last_value)
+    return jax.lax.scan(go_back, nothing, (errors, gae_lambda * discounts), reverse=True)[1]

@@ -10,7 +10,6 @@ import uuid
 from typing import Any, NotRequired, TypeAlias, TypedDict
 
 import numpy as np
-import tensorboardX
 from absl import logging
 
 from llmprior_jax.files import naming, numbered_lines, parse_json, sealed, write_atomically
@@ -79,7 +78,9 @@ class MetricsWriter:
             self._directory / _FILE, "".join(json.dumps(sealed(record)) + "\n" for record in kept)
         )
         self._file = (self._directory / _FILE).open("a")
-        self._tensorboard = tensorboardX.SummaryWriter(
+        # It imports torch where that is installed, which takes seconds.
+        tensorboard: Any = importlib.import_module("tensorboardX")
+        self._tensorboard = tensorboard.SummaryWriter(
             str(self._directory / _TENSORBOARD), purge_step=resume_step + 1
         )
         self._wandb: Any = None
