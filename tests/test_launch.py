@@ -1,6 +1,7 @@
 """The commands as a user meets them: what a mistake is answered with."""
 
 import importlib.util
+import json
 import os
 import pathlib
 import re
@@ -41,34 +42,64 @@ def launch(*arguments: str) -> subprocess.CompletedProcess:
     )
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--config.agent.alhpa=0.1", *OF_SEVERAL], "alpha"),
-        (["--config.env=Overcooked-TomatoLetuceSalad"], "Overcooked-TomatoLettuceSalad"),
-        (["--config.agent.alpha=0"], "alpha is 0"),
-        (["--prior=/nowhere"], "/nowhere"),
-        (["--messh=data:1"], "did you mean '--mesh'"),
-        (["--config.agents[0]=dqn"], "only whole fields can be set"),
-        (["--workdir=/dev/null/run"], "error: /dev/null/run"),
-        (["now"], "unexpected argument 'now'"),
-    ],
-    ids=["field", "environment", "alpha", "prior", "flag", "element", "directory", "word"],
-)
-def test_a_mistake_is_told_in_a_sentence_and_nothing_is_trained(tmp_path, arguments, message):
-    workdir = tmp_path / "run"
-    result = launch(
-        "launch.train",
-        "--config=launch/configs/quickstart.py",
-        f"--workdir={workdir}",
-        "--config.agents=('prior',)",
-        "--config.env=FrozenLake-4x4",
-        *arguments,
-    )
-    assert result.returncode != 0
-    assert message in result.stderr
-    assert "Traceback" not in result.stderr
-    assert not (workdir / "prior" / "metrics.jsonl").exists()
+# Each command line in a process of its own, whose modules are imported already.
+_FORKED = """
+import json, os, runpy, sys
+import launch.train
+for folder, arguments in json.load(sys.stdin):
+    if os.fork() == 0:
+        for number, name in ((1, "stdout"), (2, "stderr")):
+            os.dup2(os.open(f"{folder}/{name}", os.O_CREAT | os.O_WRONLY), number)
+        sys.argv = ["launch/train.py", *arguments]
+        try:
+            runpy.run_module("launch.train", run_name="__main__", alter_sys=True)
+        except SystemExit as exit:
+            print(exit, file=sys.stderr, flush=True)
+        os._exit(1)
+    with open(f"{folder}/code", "w") as file:
+        file.write(str(os.waitstatus_to_exitcode(os.wait()[1])))
+"""
+MISTAKES = {
+    "field": (["--config.agent.alhpa=0.1", *OF_SEVERAL], "alpha"),
+    "environment": (
+        ["--config.env=Overcooked-TomatoLetuceSalad"],
+        "Overcooked-TomatoLettuceSalad",
+    ),
+    "alpha": (["--config.agent.alpha=0"], "alpha is 0"),
+    "prior": (["--prior=/nowhere"], "/nowhere"),
+    "flag": (["--messh=data:1"], "did you mean '--mesh'"),
+    "element": (["--config.agents[0]=dqn"], "only whole fields can be set"),
+    "directory": (["--workdir=/dev/null/run"], "error: /dev/null/run"),
+    "word": (["now"], "unexpected argument 'now'"),
+}
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory) -> pathlib.Path:
+    """A folder for each mistake: what the command said, its exit status, and where it would run."""
+    out = tmp_path_factory.mktemp("answers")
+    lines = []
+    for name, (arguments, _) in MISTAKES.items():
+        (out / name).mkdir()
+        given = [
+            "--config=launch/configs/quickstart.py",
+            f"--workdir={out / name / 'run'}",
+            "--config.agents=('prior',)",
+            "--config.env=FrozenLake-4x4",
+        ]
+        lines.append((str(out / name), given + arguments))
+    command = [sys.executable, "-c", _FORKED]
+    subprocess.run(command, cwd=ROOT, input=json.dumps(lines), text=True, check=True, timeout=240)
+    return out
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_told_in_a_sentence_and_nothing_is_trained(answers, name):
+    said = (answers / name / "stderr").read_text()
+    assert (answers / name / "code").read_text() != "0"
+    assert MISTAKES[name][1] in said
+    assert "Traceback" not in said
+    assert not (answers / name / "run" / "prior" / "metrics.jsonl").exists()
 
 
 def test_a_field_without_a_config_asks_for_one(tmp_path):
