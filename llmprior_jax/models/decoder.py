@@ -19,7 +19,17 @@ from flax import nnx
 from jax.nn.initializers import Initializer
 
 from llmprior_jax.models.config import FULL, SLIDING, DecoderConfig, RotaryConfig
-from llmprior_jax.models.layers import INIT, MLP, Maker, RMSNorm, attend, embed, project, softcap
+from llmprior_jax.models.layers import (
+    INIT,
+    MLP,
+    Maker,
+    Prefix,
+    RMSNorm,
+    attend,
+    embed,
+    project,
+    softcap,
+)
 
 
 class KVCache(NamedTuple):
@@ -122,9 +132,14 @@ class Attention(nnx.Module):
             self.k_norm = _norm(config.head_dim, config, make.dtype)
 
     def __call__(
-        self, x: jax.Array, rotary: tuple[jax.Array, jax.Array], mask: jax.Array, past: Past | None
+        self,
+        x: jax.Array,
+        rotary: tuple[jax.Array, jax.Array],
+        mask: jax.Array,
+        past: Past | None,
+        prefix: Prefix | None,
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Returns what is attended to, and the keys and values that could be."""
+        """Returns what is attended to, and the keys and values of its own row that could be."""
         config = self.config
         heads = (*x.shape[:2], -1, config.head_dim)
         q, k, v = (proj(x).reshape(heads) for proj in (self.q_proj, self.k_proj, self.v_proj))
@@ -144,6 +159,7 @@ class Attention(nnx.Module):
             scale=(config.query_pre_attn_scalar or config.head_dim) ** -0.5,
             cap=config.attn_logit_softcapping,
             first=start if isinstance(start, int) else None,
+            prefix=prefix,
         )
         return self.o_proj(attended), k, v
 
@@ -163,9 +179,14 @@ class Block(nnx.Module):
             self.mlp_post_norm = _norm(D, config, make.dtype)
 
     def __call__(
-        self, x: jax.Array, rotary: tuple[jax.Array, jax.Array], mask: jax.Array, past: Past | None
+        self,
+        x: jax.Array,
+        rotary: tuple[jax.Array, jax.Array],
+        mask: jax.Array,
+        past: Past | None,
+        prefix: Prefix | None,
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        attended, keys, values = self.attention(self.input_norm(x), rotary, mask, past)
+        attended, keys, values = self.attention(self.input_norm(x), rotary, mask, past, prefix)
         x = x + (self.attention_post_norm(attended) if self.post_norms else attended)
         mapped = self.mlp(self.mlp_norm(x))
         x = x + (self.mlp_post_norm(mapped) if self.post_norms else mapped)
@@ -216,7 +237,13 @@ class Decoder(nnx.Module):
         if not config.tie_word_embeddings:
             self.lm_head = make.head(config.hidden_size, config.vocab_size)
 
-    def __call__(self, tokens: jax.Array, positions: jax.Array, mask: jax.Array) -> jax.Array:
+    def __call__(
+        self,
+        tokens: jax.Array,
+        positions: jax.Array,
+        mask: jax.Array,
+        head: KVCache | None = None,
+    ) -> jax.Array:
         """Runs the decoder.
 
         Args:
@@ -227,11 +254,13 @@ class Decoder(nnx.Module):
             may attend to nothing (padding) gets a finite but meaningless hidden state. In sliding
             layers a token sees, of those, the ones whose positions are above its own minus
             `config.sliding_window`.
+          head: one row of slots, all in use, that every token may attend to beside those of its
+            own row: what all texts begin with, read before. It is not copied for each row.
 
         Returns:
           Hidden states after the final norm, [B, L, D] in the decoder's dtype.
         """
-        return self.extend(tokens, positions, mask, None, 0)[0]
+        return self._run(tokens, positions, mask, None, 0, head)[0]
 
     def new_cache(self, rows: int, capacity: int) -> KVCache:
         """An empty cache of `rows` rows with `capacity` slots."""
@@ -262,6 +291,17 @@ class Decoder(nnx.Module):
           Hidden states after the final norm, [B, L, D], the same that `__call__` gives for these
           tokens when it reads the whole text; and the cache with the tokens in it.
         """
+        return self._run(tokens, positions, mask, cache, start, None)
+
+    def _run(
+        self,
+        tokens: jax.Array,
+        positions: jax.Array,
+        mask: jax.Array,
+        cache: KVCache | None,
+        start: jax.Array | int,
+        head: KVCache | None,
+    ) -> tuple[jax.Array, KVCache]:
         config = self.config
         x = embed(self.embed[...], tokens)
         x = x * jnp.asarray(config.embedding_scale, x.dtype)
@@ -270,15 +310,24 @@ class Decoder(nnx.Module):
         if cache is not None:
             others = write(cache.positions, positions, start)
         surroundings = {FULL: (rotary_table(config.rope, config.head_dim, positions), mask)}
-        if config.sliding_window is not None:
+        head_masks: dict[str, jax.Array | None] = {FULL: None}
+        if (window := config.sliding_window) is not None:
+
+            def is_near(slots: jax.Array) -> jax.Array:
+                return positions[:, :, None] - slots[:, None, :] < window
+
             rotary = rotary_table(config.sliding_rope or config.rope, config.head_dim, positions)
-            distance = positions[:, :, None] - others[:, None, :]
-            surroundings[SLIDING] = rotary, mask & (distance < config.sliding_window)
+            surroundings[SLIDING] = rotary, mask & is_near(others)
+            head_masks[SLIDING] = None if head is None else is_near(head.positions)
         kinds = config.layer_types or (FULL,) * config.num_hidden_layers
         all_keys, all_values = [], []
         for layer, (block, kind) in enumerate(zip(self.blocks, kinds, strict=True)):
-            past = None if cache is None else Past(cache.keys[layer], cache.values[layer], start)
-            x, keys, values = block(x, *surroundings[kind], past)
+            past = prefix = None
+            if cache is not None:
+                past = Past(cache.keys[layer], cache.values[layer], start)
+            if head is not None:
+                prefix = Prefix(head.keys[layer], head.values[layer], head_masks[kind])
+            x, keys, values = block(x, *surroundings[kind], past, prefix)
             all_keys.append(keys)
             all_values.append(values)
         return self.norm(x), KVCache(tuple(all_keys), tuple(all_values), others)

@@ -1,5 +1,6 @@
 """The layers that all our transformers are made of."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -135,6 +136,39 @@ class MLP(nnx.Module):
         return self.down_proj(self.act(self.gate_proj(x)) * up if self.gated else self.act(up))
 
 
+class Prefix(NamedTuple):
+    """Keys and values that the queries of all rows may attend to, beside those of their own row.
+
+    Attributes:
+      keys: [1, P, K, d].
+      values: [1, P, K, d].
+      mask: bool[B, L, P], whether a query may attend to a key; None is that each may to all.
+    """
+
+    keys: jax.Array
+    values: jax.Array
+    mask: jax.Array | None
+
+
+def _rows(of_queries: jax.Array, of_keys: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Queries [B, K, G, n, x] and keys [B or 1, K, S, y] as they are multiplied, by rows of keys.
+
+    Rows of queries that have the same keys are one: a single product, and no copies of the keys.
+    """
+    B, K, G, n, x = of_queries.shape
+    if len(of_keys) == B:
+        return of_queries.reshape(B, K, G * n, x), of_keys
+    return of_queries.swapaxes(0, 1).reshape(1, K, B * G * n, x), of_keys
+
+
+def _as_rows(products: jax.Array, of_queries: jax.Array) -> jax.Array:
+    """What `_rows` were multiplied to, [B, K, G, n, y] again."""
+    B, K, G, n, _ = of_queries.shape
+    if len(products) == B:
+        return products.reshape(B, K, G, n, -1)
+    return products.reshape(K, B, G, n, -1).swapaxes(0, 1)
+
+
 def attend(
     q: jax.Array,
     k: jax.Array,
@@ -144,6 +178,7 @@ def attend(
     bias: jax.Array | None = None,
     cap: float | None = None,
     first: int | None = None,
+    prefix: Prefix | None = None,
 ) -> jax.Array:
     """Grouped-query attention under an arbitrary mask, with the softmax in f32.
 
@@ -161,6 +196,7 @@ def attend(
       cap: scores are squashed smoothly into (-cap, cap); None leaves them.
       first: says that the mask hides from query i all keys after `first + i`, so that most of them
         need not be looked at; None says nothing.
+      prefix: further keys and values, the same ones for all rows; without `bias`.
 
     Returns:
       [B, L, H * d].
@@ -173,34 +209,48 @@ def attend(
     q = q.reshape(B, L, K, H // K, d).transpose(0, 2, 3, 1, 4)
     k, v = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
 
+    def product(spec: str, left: jax.Array, right: jax.Array) -> jax.Array:
+        return jnp.einsum(
+            spec, left, right, precision=precision, preferred_element_type=jnp.float32
+        )
+
+    def look(
+        here: jax.Array, keys: jax.Array, seen: jax.Array | None, bias: jax.Array | None
+    ) -> jax.Array:
+        """Scores [B, K, H / K, n, S] of queries [B, K, H / K, n, d] and keys [B or 1, K, S, d]."""
+        rows, keys = _rows(here, keys)
+        scores = product("bknd,bksd->bkns", rows, keys)
+        scores = _as_rows(softcap(scores * scale, cap), here)
+        if bias is not None:
+            scores += bias.reshape(scores.shape)
+        # A finite floor, so that there is no NaN where all is hidden.
+        floor = jnp.finfo(jnp.float32).min
+        return scores if seen is None else jnp.where(seen[:, None, None], scores, floor)
+
+    def gather(weights: jax.Array, values: jax.Array) -> jax.Array:
+        """Values [B or 1, K, S, d], weighed by [B, K, H / K, n, S]: [B, K, H / K, n, d]."""
+        rows, values = _rows(weights, values)
+        return _as_rows(product("bkns,bksd->bknd", rows.astype(values.dtype), values), weights)
+
     def block(begin: int, end: int) -> jax.Array:
         """What the queries from `begin` to `end` attend to, [B, K, H / K, end - begin, d]."""
         seen = S if first is None else min(S, first + end)
-        here = q[:, :, :, begin:end].reshape(B, K, -1, d)
-        keys, values = k[:, :, :seen], v[:, :, :seen]
-        scores = jnp.einsum(
-            "bknd,bksd->bkns", here, keys, precision=precision, preferred_element_type=jnp.float32
-        )
-        scores = softcap(scores * scale, cap).reshape(B, K, H // K, end - begin, seen)
-        if bias is not None:
-            scores += bias[:, :, begin:end, :seen].reshape(scores.shape)
-        # A finite floor, so that there is no NaN where all is hidden.
-        hidden = ~mask[:, None, None, begin:end, :seen]
-        scores = jnp.where(hidden, jnp.finfo(jnp.float32).min, scores)
+        here = q[:, :, :, begin:end]
+        of_pairs = None if bias is None else bias[:, :, begin:end, :seen]
+        scores = [look(here, k[:, :, :seen], mask[:, begin:end, :seen], of_pairs)]
+        values = [v[:, :, :seen]]
+        if prefix is not None:
+            is_seen = None if prefix.mask is None else prefix.mask[:, begin:end]
+            scores.append(look(here, prefix.keys.transpose(0, 2, 1, 3), is_seen, None))
+            values.append(prefix.values.transpose(0, 2, 1, 3))
         # The highest score cancels out, in gradients too.
-        highest = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
-        weights = jnp.exp(scores - highest)
+        tops = [jnp.max(each, axis=-1, keepdims=True) for each in scores]
+        highest = jax.lax.stop_gradient(functools.reduce(jnp.maximum, tops))
+        weights = [jnp.exp(each - highest) for each in scores]
         # Dividing what is attended to, instead of every weight, is a pass less over the weights.
-        total = jnp.sum(weights, axis=-1, keepdims=True)
-        weights = weights.reshape(B, K, -1, seen).astype(values.dtype)
-        out = jnp.einsum(
-            "bkns,bksd->bknd",
-            weights,
-            values,
-            precision=precision,
-            preferred_element_type=jnp.float32,
-        )
-        return out.reshape(B, K, H // K, end - begin, d) / total
+        totals = [jnp.sum(each, axis=-1, keepdims=True) for each in weights]
+        gathered = functools.reduce(jnp.add, map(gather, weights, values))
+        return gathered / functools.reduce(jnp.add, totals)
 
     step = L if first is None else _QUERIES_AT_ONCE
     out = [block(begin, min(begin + step, L)) for begin in range(0, L, step)]

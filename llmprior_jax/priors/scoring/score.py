@@ -368,7 +368,7 @@ def score_packed(
       params: its parameters, as `nnx.split` gives them.
       packed: R rows of L tokens, with N slots for results.
       head: one row of H slots that all the texts go on from, see `shared_prefix`; `packed` counts
-        positions from its end. Needs a module with the `extend` of a `Decoder`.
+        positions from its end. Needs a module whose `__call__` takes a `head`, as a `Decoder`'s.
       projection: how much of the projection onto the vocabulary is done at once. Not all of it at a
         time needs a module with the `some_logits` and `config` of a `Decoder`.
 
@@ -421,11 +421,7 @@ def _read(model: Any, packed: packing.Packed, mask: jax.Array, head: KVCache | N
         return model.decode(packed.tokens, packed.positions, mask, encoded, is_text)
     if head is None:
         return model(packed.tokens, packed.positions, mask)
-    (R, L), H = packed.tokens.shape, head.positions.shape[1]
-    rows = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (R, *leaf.shape[1:])), head)
-    mask = jnp.concatenate([jnp.ones((R, L, H), bool), mask], axis=-1)
-    hidden, _ = model.extend(packed.tokens, H + packed.positions, mask, rows.enlarged(H + L), H)
-    return hidden
+    return model(packed.tokens, head.positions.shape[1] + packed.positions, mask, head)
 
 
 class _Sums(NamedTuple):
