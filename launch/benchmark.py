@@ -6,8 +6,8 @@
     python -m launch.benchmark scoring [--shape=Qwen2.5-0.5B] [--host_only] [--json]
     python -m launch.benchmark train [--json]
 
-What each measures, and how, stands in its module of `launch/benchmarks/`. With `--json` the last
-line printed is the result as one JSON object.
+Each module of `launch/benchmarks/` says what it measures, and how. With `--json` the last line
+printed is the result as one JSON object.
 """
 
 from collections.abc import Callable, Sequence

@@ -4,10 +4,10 @@
         --behavior=expert@0.2:0.75,random:0.25 --transitions=32000 --success_share=0.75 \\
         --out=data/salad.parquet
 
-A mixture names behaviors, each with its share of the episodes; NAME@E takes a random action with
+A mixture lists behaviors, each with its share of the episodes; NAME@E takes a random action with
 probability E. Behaviors are
 
-- `expert`, the surest and quickest way to success (for environments with few states);
+- `expert`, the most reliable and fastest way to success (for environments with few states);
 - `random`, uniform over the admissible actions;
 - `prior`, the language model of --prior on its own, asked as in a run;
 - `WORKDIR/AGENT`, a trained agent of a run, such as `runs/quickstart/dqn_prior`.

@@ -2,13 +2,13 @@
 
     python -m launch.evaluate --workdir=runs/quickstart --agent=dqn_prior --show_episode
 
-Prints success rate and return over fresh episodes of every seed. With --show_episode it plays one
-more episode and prints it as text: for each state the prior that the agent acts by, Q and the
-posterior of each action that has a part of at least 0.01 in prior or posterior.
-With --search it acts by tree search, whatever it was trained as; what is searched is the
-environment itself, from its true state (docs/search-and-memory.md).
-With --replay_on_engine it plays the evaluation's episodes of ALFWorld again on ALFWorld's own
-engine, and prints how many were won there and whatever the engine said differently.
+Prints success rate and return over new episodes of every seed. With --show_episode it plays one
+more episode and prints it as text: for each state the agent's prior, Q and posterior of each
+action whose prior or posterior is at least 0.01.
+With --search any agent acts by tree search in the environment itself, from its true state
+(docs/search-and-memory.md).
+With --replay_on_engine it replays the evaluation's ALFWorld episodes on ALFWorld's own engine, and
+prints how many were won there and where the engine's texts differ.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""Makes a dataset of transitions that the paper's authors published, by playing them again here.
+"""Converts transitions that the paper's authors published to a dataset, by replaying them here.
 
     python -m launch.import_dataset --source=raw_lettuce_data_bala752000.pkl \\
         --out=data/published.parquet
@@ -6,9 +6,9 @@
 The files are in the folder value-based/overcooked_data of the paper's repository,
 https://github.com/yanxue7/RL-LLM-Prior: pickles of a list with a tuple for each transition, (task,
 observation, action, next observation, reward, done, actions, next actions). They are read without
-unpickling, so that nothing in them is executed. Their texts are another kitchen's; what is written
-is in the words of ours, after every reward and every end came out as it was recorded
-(`llmprior_jax/play/replaying.py`). The format is that of `launch.collect`.
+unpickling, so that nothing in them is executed. Their texts are worded differently from ours; the
+dataset has our wording, and is written only if every reward and every episode end match the
+recording (`llmprior_jax/play/replaying.py`). The format is that of `launch.collect`.
 """
 
 import pathlib

@@ -1,19 +1,19 @@
-"""Shows what a language model makes of the states of an environment, as a web page.
+"""Shows a language model's prior in the states of an environment, as a web page.
 
     python -m launch.inspect_prior --env=Overcooked-TomatoLettuceSalad --match="You hold"
     python -m launch.inspect_prior --env=FrozenLake-4x4 --prompt=options --normalization=token
     python -m launch.inspect_prior --workdir=runs/quickstart --agent=dqn_prior
 
-For each state: the prompt with the boundaries of its tokens, the log-probability of every token of
-every action and the score that they make, the ranking, and the entropy. --prompt is any that a run
-can have, such as `options+few_shot+chat` with --examples=shown.jsonl
-(`priors.prompts.read_examples`), or one of your own, `my_module:builder`; what flags leave open is
-as in a run of that model. Where the model thinks first, or proposes, the page has what it said, and
-the tokens are those after one of its thoughts.
+For each state: the prompt with its token boundaries, the log-probability of every token of every
+action and their total score, the ranking, and the entropy. --prompt is any that a run can have,
+such as `options+few_shot+chat` with --examples=shown.jsonl (`priors.prompts.read_examples`), or one
+of your own, `my_module:builder`; flags that are not set have the defaults of a run of that model.
+If the model thinks first, or proposes, the page shows its answers, and the tokens follow one of its
+thoughts.
 
-With --workdir model and prompt are the run's, the states are those of an episode of a trained
-agent, and a chart compares the prior with what the agent does in all states that the run has met:
-of the actions that the model gives p, the agent takes a share of p if the model is calibrated.
+With --workdir, model and prompt are the run's, and the states are those of an episode of a trained
+agent. A chart compares the prior with the agent's policy in all states that the run has met: if the
+model is calibrated, the agent takes a share p of the actions to which the model gives p.
 """
 
 import dataclasses

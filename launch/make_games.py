@@ -1,11 +1,11 @@
-"""Makes ALFWorld games, for want of the official ones, from what the alfworld package ships.
+"""Generates ALFWorld games, in place of the official ones, from files in the alfworld package.
 
     python -m launch.make_games --tasks=pick,examine --train=28 --unseen=26 --out=data/alfworld
 
-Writes a data directory as `alfworld-download` lays it out; point ALFWORLD_DATA at it. `train` and
-`unseen` count the games of each task. Unseen games (`valid_unseen`) play in floor plans of their
-own and ask for pairs of object and receptacle that no training game asks for. Every game has been
-solved by the engine's planner and won in the engine. The same flags make the same files.
+Writes a data directory in the layout of `alfworld-download`; point ALFWORLD_DATA at it. `train` and
+`unseen` count the games of each task. Unseen games (`valid_unseen`) have their own floor plans, and
+pairs of object and receptacle that no training game has. Every game was solved by the engine's
+planner and won in the engine. The same flags make the same files.
 
 Needs `pip install 'llmprior-jax[alfworld]'`. A game takes a few seconds.
 """

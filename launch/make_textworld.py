@@ -1,11 +1,11 @@
-"""Makes TextWorld games: take what a salad needs from a table.
+"""Generates TextWorld games: take the foods of a salad from a table.
 
     python -m launch.make_textworld --games=4 --out=data/salads
 
 Each game has one room and a table with five foods on it; the task names those of a salad. Taking
-one of them is worth a point, and who has all of them has won. They are TextWorld's own games,
-compiled to its format (`.z8`, with a `.json` beside), and are played through its parser, which
-knows many ways to say a thing and offers no list. Which foods are wanted follows from --seed.
+one of them gives a point, and taking all wins the game. They are TextWorld's own games, compiled to
+its format (`.z8`, with a `.json`), and played through its parser, which accepts many wordings and
+offers no list of commands. --seed determines which foods are wanted.
 """
 
 import pathlib

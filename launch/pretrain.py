@@ -1,14 +1,14 @@
 """Trains the embedded checkpoint: a small Qwen2-format language model of kitchens and households.
 
-The library needs a language model that is there on every machine. This command writes one: it
+The library needs a language model that is available on every machine. This command makes one: it
 generates a corpus (`launch.pretraining`), learns a tokenizer from it, trains `models.Decoder` on
 it for a few minutes on a CPU, and saves a Hugging Face checkpoint, which `models.load` and
 transformers' `Qwen2ForCausalLM` read like any other.
 
     python -m launch.pretrain --out=runs/tiny
 
-What the corpus leaves out on purpose, and how good the result is, stands in
-`llmprior_jax/models/tiny/DATASHEET.md`.
+`llmprior_jax/models/tiny/DATASHEET.md` says what the corpus leaves out on purpose, and how good the
+model is.
 """
 
 import pathlib

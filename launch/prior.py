@@ -1,4 +1,4 @@
-"""The store of what language models said: fills it, shows it, moves it, makes it smaller.
+"""Manages the store of language models' answers: fills, shows, exports, imports and removes.
 
     python -m launch.prior fill --config=quickstart
     python -m launch.prior show
@@ -6,15 +6,15 @@
     python -m launch.prior import --file=priors.parquet
     python -m launch.prior remove --model=tiny
 
-`fill` scores the states that a run of the configuration begins with, so that runs find them there.
-`show` lists the models with what is held of each, its size, and how often what was asked for was
-there. An `import` adds what is not there yet, once it has checked the whole file. `remove` takes
-away all that former versions of a model said (other weights, another tokenizer or dtype under the
-same name, or numbers of an older llmprior_jax), or with --fingerprint all that one version said.
-Old templates leave prompts behind that nothing asks for; remove their model's and fill again.
+`fill` scores the states that a run of the configuration starts with, so that runs find them there.
+`show` lists the models with the entries of each, their size and the hit rate. An `import` adds
+missing entries, after it has checked the whole file. `remove` deletes the entries of former
+versions of a model (other weights, another tokenizer or dtype under the same name, or numbers of an
+older llmprior_jax), or with --fingerprint the entries of one version. Old prompt templates leave
+unused entries behind; remove those of their model and fill again.
 
-The store is the one of --store, or else of the configuration, or else the user's own. Only `fill`
-and `import` make one where there is none.
+The store is the one of --store, or else of the configuration, or else the user's default. Only
+`fill` and `import` create a store.
 """
 
 import contextlib

@@ -2,9 +2,9 @@
 
     python -m launch.report --out=report runs/quickstart runs/alpha/agent.alpha=0.1
 
-Every agent of every run is a curve and a row, named for its directory and itself. Runs may have
-other numbers of seeds, and need not be finished. `--out` gets `learning_curves.png` and
-`summary.json`.
+Every agent of every run is a curve and a row, named by its directory and agent. Runs may have
+different numbers of seeds, and need not be finished. `learning_curves.png` and `summary.json` are
+written to `--out`.
 """
 
 import json

@@ -1,17 +1,16 @@
-"""Runs the experiments of the paper and some more, and writes a report that a reader can check.
+"""Runs the paper's experiments and some more, and writes a report that a reader can check.
 
     python -m launch.reproduce --workdir=runs/reproduce --out=report
     python -m launch.reproduce --workdir=runs/quick --out=report --quick --jobs=2
     python -m launch.reproduce --workdir=runs/reproduce --out=report --only=offline
     python -m launch.reproduce --workdir=runs/reproduce --out=report --notrain
 
-`--out` gets `report.md` with a table, a figure and verdicts on each claim, the figures, and
-`results.jsonl`: a line for each seed of each run, from which all of it is computed. Agents that are
-compared in kitchens have the settings that `launch.search_settings` chose. Given again,
-the command goes on where it stopped, and what a report in `--out` says of other runs stays there.
-`--quick` does each experiment small, and leaves out what only a long look can tell apart, such as
-GFlan beyond one kitchen; `--notrain` reports what is finished so far. The settings are in
-`launch/paper`.
+Writes to `--out`: `report.md` with a table, a figure and verdicts on each claim, the figures, and
+`results.jsonl`, a line for each seed of each run, from which everything is computed. Agents that
+are compared in kitchens have the settings that `launch.search_settings` chose. Repeat the command
+to resume; other runs in a report in `--out` are kept. `--quick` makes each experiment small and
+leaves out those that need long runs, such as GFlan beyond one kitchen; `--notrain` reports what is
+finished so far. The settings are in `launch/paper`.
 """
 
 import pathlib

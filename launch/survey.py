@@ -1,15 +1,16 @@
-"""Says what a language model is worth as a prior under each prompt and normalization: look first.
+"""Measures how good a language model's prior is with each prompt and normalization.
 
     python -m launch.survey --env=Overcooked-TomatoSalad --prompts=plain --out=survey
 
-For each setting: how the prior alone does beside a uniform policy, how sure it is, what it gives
-the least likely action, how much it favors short texts, and how likely it finds what was
-demonstrated in a --dataset, with the temperature that makes it likeliest. Then the setting to train
-with, if one is better than a uniform policy. --out gets `survey.json` and `survey.png`.
+For each setting it shows the success of the prior alone and of a uniform policy, the prior's
+entropy, the probability of the least likely action, how much the prior favors short texts, and the
+likelihood of the demonstrations in a --dataset, with the temperature that maximizes it. Then it
+recommends a setting for training, if one is better than a uniform policy. It writes `survey.json`
+and `survey.png` to --out.
 
-The place is an --env, or that of a --config, or a --dataset alone, in which nobody plays. States
-are scored as they are met, once per prompt, whatever normalizations are made of it, and kept in the
-store: a survey that is stopped and repeated goes on, and training finds them there.
+Give an --env, or a --config that has one, or only a --dataset; then no episodes are played. States
+are scored as they are met, once per prompt for all normalizations, and kept in the store, where
+training finds them. To resume a survey, repeat the command.
 """
 
 import pathlib

@@ -1,11 +1,11 @@
-"""Trains every combination of some settings: seeds together as in any run, the rest as processes.
+"""Trains every combination of some settings, each as one process with all its seeds.
 
     python -m launch.sweep --config=launch/configs/overcooked_dqn_prior.py --workdir=runs/alpha \\
         --set=agent.alpha=0.01,0.03,0.1 --set=agent.backup=posterior,soft
 
-Each combination is a run as `launch.train` makes it, with a directory of its own in --workdir that
-is named for its settings, and its output in `log.txt`. Given again, the command goes on where it
-stopped: finished runs are left alone and interrupted ones resumed. A run that fails stops no other.
+Each combination is a run of `launch.train` in its own directory in --workdir, which is named for
+its settings and has the output in `log.txt`. If the command is repeated, finished runs are kept and
+interrupted ones resumed. A run that fails does not stop the others.
 """
 
 import copy

@@ -3,13 +3,12 @@
     python -m launch.train --config=launch/configs/quickstart.py --workdir=runs/quickstart
 
 Any field of the configuration can be set on the command line, `--config.agent.alpha=0.1`; the
-fields are listed in `llmprior_jax/settings.py`. A run that was interrupted goes on where it
-stopped when the same command is given again. Ctrl-C and SIGTERM end a run after the segment under
-way, with a checkpoint; while the language model is loaded or asked, within seconds, and what was
-scored is kept.
+fields are listed in `llmprior_jax/settings.py`. To resume an interrupted run, repeat the same
+command. Ctrl-C and SIGTERM end a run after the current segment, with a checkpoint; while the
+language model is loaded or asked they end it within seconds, and finished scores are kept.
 
-Several processes train one run together when each is started with this command, on a directory that
-all of them see; `--distributed` finds them under Slurm, Open MPI and on TPUs.
+To train one run with several processes, start each with this command, on a directory that all of
+them can access; `--distributed` finds them under Slurm, Open MPI and on TPUs.
 """
 
 import functools

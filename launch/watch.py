@@ -2,10 +2,9 @@
 
     python -m launch.watch --workdir=runs/quickstart --agent=dqn_prior
 
-`episode.html` is one self-contained page: the room, what was seen, and for each decision the prior
-that the agent acts by, Q and the posterior of every action; steps where learning overruled the
-prior are marked.
-`episode.gif` is the same to paste into slides.
+`episode.html` is one self-contained page: the room, the observations, and for each decision the
+agent's prior, Q and posterior of every action. Steps where Q overruled the prior are marked.
+`episode.gif` shows the same, for slides.
 """
 
 import functools

@@ -1,17 +1,17 @@
 """Language models as action priors for reinforcement learning, in JAX.
 
-The equations are here: pure, unbatched functions for anybody's JAX code, which need nothing but jax
-and chex. The rooms are imported when first used (`llmprior_jax.envs.make(...)`):
+The equations are here: pure, unbatched functions for any JAX code, which need only jax and chex.
+The other packages are imported when first used (`llmprior_jax.envs.make(...)`):
 
 - `models`: language models and text encoders;
-- `priors`: what a language model says of the actions in a state;
+- `priors`: priors over the actions in a state, from a language model;
 - `envs`: text environments;
-- `refine`: how far a prior is to be trusted, pure functions as well;
+- `refine`: trust in a prior and its refinement, pure functions as well;
 - `agents`: learners as pure functions over arrays;
 - `play`, `learning`, `training`, `distributed`: episodes, ways to learn, runs, many devices;
-- `datasets`, `settings`: transitions as text, and what the parts of a run take.
+- `datasets`, `settings`: transitions as text, and the settings of the parts of a run.
 
-The examples in the docstrings are run. Those of the rooms take for granted
+The examples in the docstrings are tested. Those of the packages assume
 
     import pathlib
 

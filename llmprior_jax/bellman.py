@@ -117,7 +117,7 @@ def dqn_prior_loss(
     """The loss of DQN-Prior for one transition: Huber loss of the temporal-difference error.
 
     The error is `td = y - Q(s,a)` with `y` from `posterior_bellman_target`, through which no
-    gradient flows. As in DQN, errors beyond 1 are charged linearly: the loss is `td^2 / 2` if
+    gradient flows. As in DQN, the loss is linear for errors beyond 1: it is `td^2 / 2` if
     `|td| <= 1` and `|td| - 1/2` otherwise. For the error itself (priorities, or another loss) use
     `posterior_bellman_target(...) - q_values[action]`.
 
@@ -169,12 +169,12 @@ def cql_prior_penalty(
 ) -> jax.Array:
     """The conservative penalty of CQL-Prior, `log sum_a p(a|s) exp Q(s,a) - Q(s,a_data)`.
 
-    It pushes down what the prior would try and the data does not show, and pushes up what it does.
-    With a uniform prior it is the penalty of CQL(H), less the constant log A. An action of the data
-    outside the prior's support (say, the support is a set of candidates) is only pushed up.
+    It lowers Q of actions that the prior prefers, and raises Q of the data's action. With a uniform
+    prior it is the penalty of CQL(H), minus the constant log A. An action of the data outside the
+    prior's support (say, the support is a set of candidates) is only raised.
 
-    With a temperature t it is `t log sum_a p(a|s) exp(Q(s,a)/t) - Q(s,a_data)`, whose gradient is
-    the posterior at t less the data: what is pushed down is what an agent that acts at t would do.
+    With a temperature t it is `t log sum_a p(a|s) exp(Q(s,a)/t) - Q(s,a_data)`. Its gradient is the
+    posterior at t minus the data's action: it lowers what an agent that acts at t would do.
 
     See "Efficient Reinforcement Learning with Large Language Model Priors" by Yan et al.
     (https://arxiv.org/abs/2410.07927) and "Conservative Q-Learning for Offline Reinforcement

@@ -28,8 +28,8 @@ def evidence_lower_bound(
 ) -> jax.Array:
     """The evidence lower bound of one trajectory, `sum_t g^t (r_t - alpha KL_t)`.
 
-    The factor g^t is the product of the discounts before step t. A discount of 0 (termination) thus
-    ends the sum, and rewards and divergences after it, be they infinite or NaN, have no influence.
+    The factor g^t is the product of the discounts before step t. So a discount of 0 (termination)
+    ends the sum: rewards and divergences after it have no influence, even if infinite or NaN.
 
     See "Efficient Reinforcement Learning with Large Language Model Priors" by Yan et al.
     (https://arxiv.org/abs/2410.07927).
@@ -72,7 +72,7 @@ def clipped_surrogate_loss(
     advantage: jax.Array | float,
     clip_epsilon: float = 0.2,
 ) -> jax.Array:
-    """PPO's policy loss of one time step, without a price for departing from a prior.
+    """PPO's policy loss of one time step, without a KL penalty.
 
         loss = -min(rho A, clip(rho, 1 - eps, 1 + eps) A),  rho = pi(a|s) / behavior(a|s)
 
@@ -130,10 +130,10 @@ def elbo_policy_loss(
         loss = -min(rho A, clip(rho, 1 - eps, 1 + eps) A) + alpha KL(pi(.|s) || p(.|s)),
         rho = pi(a|s) / behavior(a|s)
 
-    The gradient of the ELBO has the price of departing from the prior twice. The price of this step
-    is the exact divergence above. The price of later steps belongs in the advantage: estimate it
-    (say, by GAE) from the rewards `r_t - alpha KL_t`. With such advantages, on-policy and weighted
-    by g^t, the gradient of this loss is that of the negative ELBO.
+    The gradient of the ELBO contains the KL penalty twice. That of this step is the exact
+    divergence above. That of later steps belongs in the advantage: estimate the advantage (say, by
+    GAE) from the rewards `r_t - alpha KL_t`. With such advantages, on-policy and weighted by g^t,
+    the gradient of this loss is that of the negative ELBO.
 
     No gradient flows into `advantage` and `behavior_log_prob`.
 

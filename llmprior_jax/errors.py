@@ -17,11 +17,11 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 class DivergedError(ArithmeticError):
-    """What an agent learns is no longer finite; the message says since when, and what to lower."""
+    """A loss or a parameter is no longer finite; the message says since when, and what to lower."""
 
 
 class InterruptedRunError(RuntimeError):
-    """Training was asked to stop; the work directory holds all that was learned until then."""
+    """Training was asked to stop; the work directory has everything learned up to then."""
 
 
 class InterruptedScoringError(InterruptedRunError):

@@ -1,4 +1,4 @@
-"""Imports the rooms of `llmprior_jax` when they are first used.
+"""Imports the packages of `llmprior_jax` when they are first used.
 
 The equations need jax and chex alone, and do not wait for the libraries that the others need.
 `llmprior_jax` imports the functions here, which Python calls for the attributes of a module that it
@@ -57,5 +57,5 @@ def __getattr__(name: str) -> ModuleType:
 
 
 def __dir__() -> list[str]:
-    """What is imported, and the rooms, which can be."""
+    """What is imported, and the packages that can be."""
     return sorted({*vars(sys.modules["llmprior_jax"]), *ROOMS})

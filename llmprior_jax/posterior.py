@@ -181,7 +181,7 @@ def sample_candidates(key: jax.Array, prior_log_probs: jax.Array, k: int) -> jax
 def empirical_log_probs(candidates: jax.Array, num_actions: int) -> jax.Array:
     """Log-probabilities of picking one of the candidates uniformly: `log(count(a) / K)`.
 
-    This stands in for the prior wherever only candidates are known. As `next_prior_log_probs` of
+    This replaces the prior where only candidates are known. As `next_prior_log_probs` of
     `posterior_bellman_target` it gives the paper's backups over the candidates of the next state.
 
     Examples:

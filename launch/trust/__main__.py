@@ -1,13 +1,12 @@
-"""Measures what it is worth that agents learn how far to trust a prior, and writes a report.
+"""Measures the benefit of learning how far to trust a prior, and writes a report.
 
     python -m launch.trust --workdir=runs/trust --out=report
 
-Good priors and bad ones, of the embedded model and of two real ones, whose weights come as packages
-(`python -m launch.real_models --help` names them; `--models=` leaves them out). DQN-Prior
-with learned trust stands beside DQN on the same features, beside the same prior taken as it is, and
-beside the best fixed setting, which is looked for on other seeds; CQL-Prior and GFlan-Prior beside
-theirs. Given again, the command goes on where it stopped. The settings are in
-`launch/trust/plan.py`.
+The priors, good and bad, are those of the embedded model and of two real ones, whose weights come
+as packages (`python -m launch.real_models --help` names them; `--models=` leaves them out).
+DQN-Prior with learned trust is compared with DQN on the same features, with the same prior used as
+is, and with the best fixed setting, found on other seeds; CQL-Prior and GFlan-Prior with their
+counterparts. Repeat the command to resume. The settings are in `launch/trust/plan.py`.
 """
 
 import pathlib

@@ -72,9 +72,9 @@ class Policy(NamedTuple):
 
 
 class Exploration(NamedTuple):
-    """How an agent acts while it learns, and what it learns of whole episodes.
+    """How an agent acts while it learns, and what it learns from whole episodes.
 
-    Each episode is played in one way, a number that the agent draws when it begins.
+    Each episode is played in one way, a number that the agent draws when the episode begins.
 
     Examples:
       >>> agent = agents.dqn_prior(trust=agents.trust.by_episodes())
@@ -122,10 +122,10 @@ class Search(NamedTuple):
 
 
 class Candidates(NamedTuple):
-    """Actions that are drawn once per visit of a state, and kept with what was learned there.
+    """Actions that are drawn once per visit of a state, and stored with its transition.
 
-    Whoever steps environments draws them when a state is reached, and gives them to the agent with
-    the state's prior (`ActionPrior.candidates`), to act there and later to learn from the visit.
+    The code that steps environments draws them when a state is reached. It gives them to the agent
+    with the state's prior (`ActionPrior.candidates`), to act there and later to learn.
 
     Examples:
       >>> agent = agents.dqn_prior(num_candidates=5, keep_candidates=True)
@@ -199,7 +199,7 @@ def uniform_log_probs(log_probs: jax.Array) -> jax.Array:
 
 
 def with_prior(agent: Agent, transform: Callable[[ActionPrior], ActionPrior]) -> Agent:
-    """The same agent, with another prior in the language model's place.
+    """The same agent, with another prior in place of the language model's.
 
     Examples:
       >>> agent = agents.with_prior(agents.prior_alone(), agents.prior_transforms.reversed_order)
@@ -246,9 +246,9 @@ def with_prior(agent: Agent, transform: Callable[[ActionPrior], ActionPrior]) ->
 
 
 def greedy(agent: Agent) -> Agent:
-    """The same agent, which takes the likeliest action of its policy instead of drawing any.
+    """The same agent, but it takes the likeliest action of its policy instead of sampling.
 
-    Of several that are equally likely, one is drawn.
+    Ties are broken at random.
 
     Examples:
       >>> agent = agents.greedy(agents.prior_alone())
@@ -265,10 +265,10 @@ def greedy(agent: Agent) -> Agent:
 
 
 def best_of_candidates(agent: Agent, num_candidates: int) -> Agent:
-    """The same agent, which draws K candidates from its prior and takes the one of largest Q.
+    """The same agent, but it draws K candidates from its prior and takes the one of largest Q.
 
-    So the paper acts when it tests (Yan et al., 2025, arXiv 2410.07927, appendix). Of equal ones
-    the first is taken: an agent without Q acts as its prior does.
+    The paper's tests act this way (Yan et al., 2025, arXiv 2410.07927, appendix). Of equal
+    candidates the first is taken, so an agent without Q acts as its prior does.
 
     Examples:
       >>> agent = agents.best_of_candidates(agents.prior_alone(), num_candidates=5)

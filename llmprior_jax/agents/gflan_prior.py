@@ -52,7 +52,7 @@ class GFlanParams(NamedTuple):
 
 
 class GFlanState(NamedTuple):
-    """Parameters, the optimizer's state, and that of trust in the prior, () without it.
+    """Parameters, the optimizer's state, and the state of trust in the prior (() without trust).
 
     Examples:
       >>> state = agents.GFlanState(params=(), optimizer=())

@@ -1,10 +1,10 @@
 """Prior transforms: uniform mixing, rank reversal.
 
-An action that the prior rules out is neither tried nor bootstrapped from, so a prior that is sure
-of what is wrong can hardly be corrected. Mixed with the uniform distribution it can; a uniform
-prior stays uniform, so DQN stays DQN. Reversed, a good prior becomes the worst there is, to test an
-agent with. `agents.with_prior` gives an agent the transformed prior. (A prior is flattened by a
-temperature where it is normalized, in `priors.score`.)
+An action that the prior rules out is neither tried nor bootstrapped from, so a confident wrong
+prior can hardly be corrected. Mixed with the uniform distribution it can; a uniform prior stays
+uniform, so DQN stays DQN. Reversing a good prior makes the worst possible one, to test an agent
+with. `agents.with_prior` gives an agent the transformed prior. (To flatten a prior, use the
+temperature of `priors.score`.)
 
 Example:
   >>> prior = ActionPrior(jnp.log(jnp.array([1.0, 0.0001])), jnp.zeros((2, 1)))

@@ -234,7 +234,7 @@ def weighs_prior(name: str) -> bool:
 
 
 def searches(name: str) -> bool:
-    """Whether an agent searches where the environment can be stepped (`with_search`).
+    """Whether an agent searches, if the environment can be stepped (`with_search`).
 
     Examples:
       >>> agents.searches("search_prior"), agents.searches("dqn_prior")

@@ -102,10 +102,10 @@ def search_prior(
     max_grad_norm: float = 10.0,
     hidden_sizes: Sequence[int] = (64, 64),
 ) -> Agent:
-    """DQN-Prior that searches where it acts, in evaluations and while it learns.
+    """DQN-Prior that searches before it acts, in evaluations and while it learns.
 
-    It learns Q by the loss of `dqn_prior`, and takes the prior as it is. A run's evaluations show
-    it with search; what `act` does is to act by Q alone.
+    It learns Q by the loss of `dqn_prior`, and uses the prior as is. A run's evaluations search;
+    `act` itself acts by Q alone.
 
     Examples:
       >>> agent = agents.search_prior(simulations=8, alpha=0.1)
@@ -150,10 +150,10 @@ def with_search(
     alpha: float = 0.03,
     discount: float = 0.95,
 ) -> Agent:
-    """The same agent, which searches where it acts.
+    """The same agent, but it searches before it acts.
 
-    From each leaf it acts by its own policy, for some steps, and adds its Q's soft value where they
-    end. An agent without Q, such as the prior alone, has their rewards alone.
+    From each leaf it acts by its own policy for some steps, and adds Q's soft value of the last
+    state. An agent without Q, such as the prior alone, uses only the rewards of these steps.
 
     Examples:
       >>> agent = agents.with_search(agents.prior_alone(), simulations=64)

@@ -1,8 +1,8 @@
 """The temperature alpha of the posterior: fixed, scheduled, or adapted to a target KL.
 
-Alpha says how far Q may move the posterior from the prior. Which alpha is good depends on the scale
-of the rewards and on how good the prior is. The divergence KL(pi || p) is in nats, whatever the
-scale of the rewards; where that scale is unknown, set a target for the divergence.
+Alpha says how far Q may move the posterior from the prior. A good value depends on the scale of the
+rewards and on the quality of the prior. The divergence KL(pi || p) is in nats, whatever the scale
+of the rewards; if that scale is unknown, set a target for the divergence.
 
 Example:
   >>> alpha = agents.temperature.adapted(target_kl=0.5, initial=0.1)

@@ -1,9 +1,9 @@
-"""How far an agent trusts its prior: as far as what the prior leads to bears it out.
+"""How far an agent trusts its prior, learned from the results of acting by it.
 
-The prior that an agent acts by and backs up over is a mixture of the language model's, or of those
-of several models, and of the uniform one. What a language model's weighs in it is the agent's trust
-in it. What is learned is in `llmprior_jax.refine`; here it is made a part of agents, as
-`temperature` is.
+The prior that an agent acts by and backs up over is a mixture of the priors of one or more language
+models, and the uniform prior. The weight of a language model's prior is the agent's trust in it.
+The equations are in `llmprior_jax.refine`; this module makes them a part of agents, as
+`temperature` does for alpha.
 
 Example:
   >>> agent = agents.dqn_prior(trust=agents.trust.by_episodes())

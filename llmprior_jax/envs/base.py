@@ -36,7 +36,7 @@ class Thing(NamedTuple):
 
 
 class Scene(NamedTuple):
-    """What a picture of a state shows: a room of tiles, and things in it, later ones in front.
+    """What a picture of a state shows: tiles and the things on them, later ones in front.
 
     Examples:
       >>> scene = envs.Scene(tiles=(("floor", "wall"),), things=(envs.Thing("cook", 0, 0),))

@@ -42,11 +42,11 @@ class HistoryState(environment.EnvState):
 
 
 class HistoryWrapper(TextEnvironment[HistoryState, environment.EnvParams]):
-    """An environment whose observations hold the last (observation, action) pairs, too.
+    """An environment whose observations also contain the last (observation, action) pairs.
 
-    Observations are i32[(H + 1) * n + H]: the last H observations and the present one, flattened to
-    n numbers each, oldest first, then the H actions between them. Where the episode is not that old
-    yet, observations are zero and actions -1.
+    Observations are i32[(H + 1) * n + H]: the last H observations and the current one, flattened to
+    n numbers each, oldest first, then the H actions between them. Before the beginning of the
+    episode, observations are zero and actions -1.
 
     Examples:
       >>> env, params = envs.make("FrozenLake-4x4", is_slippery=False)

@@ -39,8 +39,8 @@ for _name in _ENVIRONMENTS:
 def register(name: str, factory: Factory) -> None:
     """Gives an environment of your own a name, for `make`, for runs and for gymnax.
 
-    A name is not needed for an environment that can be imported: `make` and settings take an
-    import path such as "my_module:Corridor", too. The same factory may be registered again.
+    An environment that can be imported needs no name: `make` and settings also take an import path
+    such as "my_module:Corridor". The same factory may be registered again.
 
     Examples:
       >>> class Corridor(envs.TextEnvironment):
@@ -68,7 +68,7 @@ def register(name: str, factory: Factory) -> None:
 def make(name: str, **kwargs: Any) -> tuple[TextEnvironment, object]:
     """Makes an environment and its default parameters, as `gymnax.make` does.
 
-    `gymnax.make` makes them by the same names, once `llmprior_jax.envs` is imported.
+    Once `llmprior_jax.envs` is imported, `gymnax.make` knows the same names.
 
     Examples:
       >>> env, params = envs.make("FrozenLake-4x4", is_slippery=False)

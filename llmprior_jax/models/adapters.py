@@ -1,9 +1,9 @@
 """Adapters on disk: low-rank factors (`lora`) in a directory as PEFT writes and reads it.
 
-A directory has `adapter_config.json`, which names the model that is adapted, and the factors in
-`adapter_model.safetensors`. `models.load` takes such a directory as it takes a model's, and gives
-the adapted model. What an adapter may be beside plain low-rank factors (other matrices that are
-stored whole, DoRA, ranks of their own) is refused by name.
+A directory has `adapter_config.json`, which names the base model, and the factors in
+`adapter_model.safetensors`. `models.load` takes such a directory like a model's, and returns the
+adapted model. Adapters with anything but plain low-rank factors (matrices stored whole, DoRA, ranks
+per layer) raise an error that names it.
 
 Example:
   >>> lm = models.load("tiny")

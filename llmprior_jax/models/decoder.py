@@ -194,7 +194,7 @@ class Block(nnx.Module):
 
 
 class Decoder(nnx.Module):
-    """Tokens, positions and a mask to hidden states, and hidden states to logits.
+    """Maps tokens, positions and a mask to hidden states, and hidden states to logits.
 
     Examples:
       >>> from flax import nnx

@@ -116,7 +116,7 @@ class Block(nnx.Module):
 
 
 class Encoder(nnx.Module):
-    """Tokens to hidden states.
+    """Maps tokens to hidden states.
 
     Examples:
       >>> from flax import nnx

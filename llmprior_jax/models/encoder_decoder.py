@@ -303,7 +303,7 @@ class Stack(nnx.Module):
 
 
 class EncoderDecoder(nnx.Module):
-    """A prompt to its encoding, an answer and that encoding to hidden states, those to logits.
+    """Encodes a prompt; maps an answer and that encoding to hidden states, and these to logits.
 
     Examples:
       >>> from flax import nnx

@@ -28,7 +28,7 @@ _DTYPES = ("float32", "bfloat16", "float16")
 
 
 class ModelConfig(Protocol):
-    """What the config of any model has, whatever else.
+    """The fields that the config of any model must have.
 
     Examples:
       >>> config: models.ModelConfig = models.load("tiny").config
@@ -53,22 +53,22 @@ class ModelConfig(Protocol):
 class LanguageModel:
     """A decoder, or an encoder and a decoder, with parameters and tokenizer.
 
-    A model of your own, or one of another library, takes part as a `LanguageModel` made by hand:
+    To use a model of your own or of another library, make a `LanguageModel` by hand:
     `LanguageModel(config, *nnx.split(module), tokenizer, fingerprint)`. Its `module` is a Flax NNX
-    module of two functions:
+    module with two functions:
 
       module(tokens i32[B, L], positions i32[B, L], mask bool[B, L, L]) -> hidden [B, L, D]
       module.logits(hidden [..., D]) -> f32[..., V]
 
-    `positions` says where each token stands in its own text, and `mask[b, i, j]` whether token i
-    may attend to token j. Both hold several texts in one row, so the module must go by them and may
-    not assume that the tokens of a row follow one another. A module that gives logits at once can
-    return them as its hidden states and have the identity as `logits`, with `hidden_size` V, at the
-    price of an array [B, L, V]. `Decoder` documents both functions; sampling also needs its
-    `extend`. A config must have what `ModelConfig` has. The fingerprint must differ wherever the
-    numbers may.
+    `positions` is the position of each token in its own text, and `mask[b, i, j]` says whether
+    token i may attend to token j. A row can hold several texts, so the module must use both and not
+    assume that the tokens of a row follow one another. A module that computes logits directly can
+    return them as its hidden states and use the identity as `logits`, with `hidden_size` V, at the
+    cost of an array [B, L, V]. `Decoder` documents both functions; sampling also needs its
+    `extend`. A config must have the fields of `ModelConfig`. Models whose numbers may differ must
+    have different fingerprints.
 
-    A pure function takes `params` as an argument and puts the model together inside:
+    A pure function takes `params` as an argument and merges the model inside:
     `nnx.merge(lm.graphdef, params)(tokens, positions, mask)`.
 
     Examples:
@@ -117,14 +117,14 @@ def load(
     whose part for images is left out), and the encoder-decoders T5 and Flan-T5 ("t5").
 
     GGUF files, by their `general.architecture`: "llama" (Mistral, too), "qwen2", "qwen3", "gemma2"
-    and "gemma3". Tokenizer and chat template come from the file. Its weights are made into numbers
-    of `dtype`, so that the model is no smaller here than any other of its shape; llama.cpp, which
-    rounds activations, too, gives slightly other numbers.
+    and "gemma3". Tokenizer and chat template come from the file. Its weights are converted to
+    `dtype`, so the model takes as much memory as any other of its shape; llama.cpp, which also
+    rounds activations, gives slightly different numbers.
 
-    Adapters, as PEFT writes them (`models.adapters`): the model that they are for, adapted.
+    Adapters in PEFT's format (`models.adapters`): their base model, adapted.
 
-    On a CPU, loading takes no more of the host's memory than the weights in `dtype`, the tokenizer
-    (some 100 MB for Gemma's 262,144 tokens, otherwise little) and 30 MB.
+    On a CPU, loading needs as much host memory as the weights in `dtype`, the tokenizer (some
+    100 MB for Gemma's 262,144 tokens, otherwise little) and 30 MB.
 
     Examples:
       >>> lm = models.load("tiny")  # or "Qwen/Qwen2.5-0.5B", or a directory

@@ -1,11 +1,11 @@
-"""Low-rank adaptation: fine-tuning a model through a few parameters beside its frozen ones.
+"""Low-rank adaptation: fine-tuning with a few added parameters while the model stays frozen.
 
 Each chosen matrix W [I, O] becomes `W + scale * A B` with A [I, R] and B [R, O], of which only A
 and B are learned (Hu et al., ICLR 2022, arXiv 2106.09685). B starts at zero, so that an adapted
 model starts as the model itself.
 
-These are functions on pytrees of parameters: a model does not know that it is adapted, and any
-model with matrices in its parameters can be.
+These are functions on pytrees of parameters, so they work for any model with matrices in its
+parameters.
 
 Example:
   >>> lm = models.load("tiny")

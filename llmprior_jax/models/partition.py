@@ -23,7 +23,7 @@ _RULES = (
 
 
 def partition(lm: LanguageModel, mesh: Mesh) -> LanguageModel:
-    """The same model on a mesh: its weights shared out over the axis "model".
+    """The same model on a mesh: its weights are split over the axis "model".
 
     Examples:
       >>> lm = models.load("tiny")

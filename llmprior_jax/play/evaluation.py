@@ -88,7 +88,7 @@ def metrics(episodes: Mapping[str, Episodes]) -> dict[str, np.ndarray]:
 
 
 class Decision(NamedTuple):
-    """One step of an episode, for people: what was seen, weighed, done and gained.
+    """One step of an episode, for people: observation, prior, values, action and reward.
 
     Examples:
       >>> run = training.restore("runs/lake", "random", eval_episodes=4)

@@ -31,7 +31,7 @@ class Token(NamedTuple):
 
 
 class Inspection(NamedTuple):
-    """What a language model read and how likely it found each continuation.
+    """What a language model read, and the probability that it gave each continuation.
 
     Examples:
       >>> read = priors.inspect(models.load("tiny"), "Task: wash the cup.", [" go to the sink"])

@@ -1,7 +1,7 @@
-"""What a prior is like, in numbers: how sure it is, what it rules out, and whom it agrees with.
+"""Measures of a prior: its entropy, what it rules out, and its agreement with demonstrations.
 
-A prior is `log_probs` f[N, A], normalized over the actions of each of N states, `-inf` where no
-action is (NumPy, host side). Everything is in nats.
+A prior is `log_probs` f[N, A], normalized over the actions of each of N states, `-inf` where there
+is no action (NumPy, host side). Everything is in nats.
 
 Example:
   >>> log_probs = np.log([[0.5, 0.25, 0.25]])

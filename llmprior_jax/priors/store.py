@@ -140,7 +140,7 @@ class StoreError(ValueError):
 
 
 class StoredScores(NamedTuple):
-    """What a model said of some actions after one prompt.
+    """A model's scores of some actions after one prompt.
 
     Examples:
       >>> scores = priors.StoredScores(
@@ -201,7 +201,7 @@ class StoredScores(NamedTuple):
 
 
 class ModelUsage(NamedTuple):
-    """What the store holds of one model, and how often it was of use.
+    """What the store contains for one model, and how often it was used.
 
     Examples:
       >>> with priors.PriorStore("usage.sqlite") as store:

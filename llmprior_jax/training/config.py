@@ -50,19 +50,20 @@ _Part = TypeVar("_Part")
 
 
 class ConfigMismatchError(ValueError):
-    """A work directory was made by another configuration."""
+    """A work directory was made with another configuration."""
 
 
 def default_config() -> Config:
     """All fields of a run with their defaults; config files start from it.
 
-    `llmprior_jax.settings` says what each field means. A field that is not there does not exist:
-    setting one is an error. Fields that may be left unset are None; on a command line, where None
-    cannot be written, 0 and the empty text stand for it.
+    `llmprior_jax.settings` says what each field means. Setting a field that does not exist is an
+    error. Fields that may be left unset are None; on a command line, where None cannot be written,
+    use 0 or the empty text.
 
-    Some fields are None because their default depends on the language model: how it is asked
-    (`prior.normalization`, `prior.uniform_share`, `prior.prompt`), and the policy's, which is the
-    prior's (`policy.model`). `settled` says what that comes to, and work directories record it.
+    Some fields are None because their default depends on the prior's language model: how it is
+    asked (`prior.normalization`, `prior.uniform_share`, `prior.prompt`), and the policy's model,
+    which is the same one (`policy.model`). `settled` fills them in, and work directories record
+    the result.
 
     Examples:
       >>> config = training.default_config()
@@ -84,7 +85,7 @@ def default_config() -> Config:
 
 
 def settled(config: Config, recorded: Config | None = None, has_examples: bool = True) -> Config:
-    """A copy in which nothing is left to the language model.
+    """A copy in which the defaults that depend on the language model are filled in.
 
     Examples:
       >>> config = training.default_config()
@@ -338,7 +339,7 @@ def claim_workdir(workdir: pathlib.Path, config: Config) -> None:
 def read_config(workdir: pathlib.Path) -> Config:
     """The configuration that a work directory was made by.
 
-    What the directory does not say, being older than a field, is the default of `settings`.
+    If the directory is older than a field, the field has the default of `settings`.
 
     Examples:
       >>> training.read_config(pathlib.Path("runs/lake")).env

@@ -269,8 +269,8 @@ def restore(
 ) -> "Run":
     """Restores an agent of a finished or interrupted run, to evaluate it.
 
-    A store of priors that the run names and that is not there is not made: what the language model
-    is asked then is not kept.
+    If the run's store of priors does not exist, it is not created, and the language model's answers
+    are not stored.
 
     Examples:
       >>> run = training.restore("runs/lake", "random", eval_episodes=4)

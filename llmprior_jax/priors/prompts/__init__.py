@@ -1,10 +1,10 @@
 """From the text of a state to the prompt that a language model continues with an action.
 
-A prompt builder is a small function from `TextState`, and if need be the tokenizer, to `Prompt`. A
-body writes the state: `plain`, `options`, `story`, or your own by name or import path. What is put
-around it is `few_shot`, `think_first` or `chat`. A name says all of it, from left to right:
-"options+few_shot+chat". What is scored is exactly `text + actions[i]`, so the builder decides about
-every space and line break.
+A prompt builder is a small function from `TextState`, and optionally the tokenizer, to `Prompt`. A
+body writes the state: `plain`, `options`, `story`, or your own by name or import path. Wrappers are
+added around it: `few_shot`, `think_first` or `chat`. A name lists them all, from left to right:
+"options+few_shot+chat". Exactly `text + actions[i]` is scored, so the builder decides about every
+space and line break.
 
 Example:
   >>> state = TextState("Make tea.", "The kettle is empty.", (), ("fill the kettle", "wait"))

@@ -100,8 +100,8 @@ def generate(
     """Samples answers to each prompt.
 
     Answer `i` to a prompt is a function of the model, the prompt, its key, `i` and `sampling`. The
-    other prompts and the number of samples do not matter, but for the rounding of sums in another
-    order (1e-6 of a logit in float32), which two equally likely tokens may turn on.
+    other prompts and the number of samples matter only through rounding (1e-6 of a logit in
+    float32), which can decide between two equally likely tokens.
 
     Examples:
       >>> prompts = ["Task: wash the cup. Do:"]

@@ -40,7 +40,7 @@ _LEAST_OVERLAP = 0.5
 
 
 class Proposals(NamedTuple):
-    """What a language model answered to one prompt, distinct answers with how often they came.
+    """A language model's distinct answers to one prompt, with how often each one came.
 
     Plain values, so that they can be stored.
 
@@ -116,7 +116,7 @@ def propose(
 ) -> list[Proposals]:
     """Asks a language model k times what it would do in each state.
 
-    k may be larger than the number of actions: samples are independent, and more of them are a
+    k may be larger than the number of actions: samples are independent, and more of them give a
     better estimate.
 
     Examples:
@@ -185,18 +185,17 @@ def _gather(answers: Sequence[Completion], thoughts: Sequence[Completion]) -> Pr
 def project(answer: str, actions: Sequence[str]) -> Projection:
     """Which action an answer means, P(a|o): one of the actions, or none.
 
-    Compared are words: case, punctuation, white space and the forms that Unicode has for one
-    character do not matter. The first rule that finds an action decides.
+    Words are compared: case, punctuation, white space and Unicode variants of a character do not
+    matter. The first rule that finds an action decides.
 
     1. Exact: the answer is the action.
     2. Mention: the answer has the words of the action in a row, as "I would go to the sink now" has
-       those of "go to the sink". The action with the most words, then letters, counts; of equals,
-       the one mentioned first.
-    3. Overlap: the action that shares the most words with the answer, by the F1 score of words in
-       common (each counted as often as it comes), if it is at least 0.5 and no other action's is as
-       large.
+       those of "go to the sink". The action with the most words wins, then the one with the most
+       letters, then the one mentioned first.
+    3. Overlap: the action with the largest F1 score of words in common with the answer (repeated
+       words count), if the score is at least 0.5 and no other action has the same.
 
-    Where two actions of a list have the same words, the first of them stands for both.
+    If two actions of a list have the same words, the first of them is returned for both.
 
     Examples:
       >>> priors.project("Go to the sink!", ["wait", "go to the sink"])
@@ -238,7 +237,7 @@ def estimate(
     no_match: str = "drop",
     pseudo_count: float = 0.0,
 ) -> Estimate:
-    """p(a|s) from samples: each action's share of those that were projected onto an action.
+    """p(a|s) from samples: each action's share of the samples that were projected onto an action.
 
     Examples:
       >>> proposals = priors.Proposals(("wait", "go"), (3, 1), thoughts=((), ()), num_unfinished=0)

@@ -58,8 +58,8 @@ def score_actions(
 ) -> jax.Array:
     """The prior over each prompt's actions, `log p(a|s)`.
 
-    What is scored is exactly `prompts[b] + actions[b][a]`; whoever writes them decides about the
-    space between. An action that occurs twice in a list gets a share each time.
+    Exactly `prompts[b] + actions[b][a]` is scored, so the caller decides about the space between
+    them. An action that occurs twice in a list gets a probability each time.
 
     Examples:
       >>> prompts, actions = ["Task: wash the cup. Do:"], [[" go to the sink", " wait"]]
@@ -103,7 +103,7 @@ def score(
     temperature: float = 1.0,
     head: str | None = None,
 ) -> ActionPrior:
-    """`score_actions` together with what the model makes of each action, from the same pass.
+    """`score_actions`, together with the hidden state of each action, from the same pass.
 
     Examples:
       >>> actions = [[" go to the sink", " wait"]]
@@ -124,7 +124,7 @@ def score(
 
 
 class TextScores(NamedTuple):
-    """What a language model makes of prompts' actions, before it is normalized over them (NumPy).
+    """A language model's scores of prompts' actions, before they are normalized (NumPy).
 
     Examples:
       >>> actions = [[" go to the sink", " wait"]]
@@ -152,11 +152,11 @@ def score_texts(
     with_features: bool = True,
     head: str | None = None,
 ) -> TextScores:
-    """Scores each action by itself: what `normalize` makes a prior of, and what is worth keeping.
+    """Scores each action by itself: `normalize` makes a prior of these scores, which can be stored.
 
-    All actions of a list are counted from one point of the text, the end of the prompt or, where a
-    token of one of them spans that, before. A list that `tokens.align` gave is counted from the end
-    of its prompt, whatever else is in the list.
+    The scores of all actions of a list start at the same point of the text: the end of the prompt
+    or, if a token of one of them spans that, before it. A list from `tokens.align` always starts at
+    the end of its prompt, whatever else is in the list.
 
     Examples:
       >>> prompts, actions = ["Task: wash the cup. Do:"], [[" go to the sink", " wait"]]

@@ -80,7 +80,7 @@ class PriorSource(Protocol):
 
 
 class SourceContext(NamedTuple):
-    """What a source of priors may be made of.
+    """What a source of priors can be built from.
 
     Examples:
       >>> priors.SourceContext(priors.CachedModel("tiny"), settings.PriorSettings()).seed

@@ -43,7 +43,7 @@ _List = tuple[str, tuple[str, ...]]
 
 
 class Queries(NamedTuple):
-    """How much a language model was asked; a query is one prompt with the actions asked about.
+    """How often a language model was asked; a query is one prompt with some of its actions.
 
     Examples:
       >>> priors.Queries(made=100, seconds=4.0).per_second
@@ -84,7 +84,7 @@ class _Batch(NamedTuple):
 
 
 class CachedModel:
-    """A language model that is asked each thing once, and the store of what it said.
+    """A language model with a store of its answers: each query is computed only once.
 
     Examples:
       >>> model = priors.CachedModel("tiny")

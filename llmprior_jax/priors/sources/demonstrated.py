@@ -21,7 +21,7 @@ _PSEUDO_COUNT = 1.0  # Laplace's rule of succession
 
 
 class Demonstrated:
-    """A `PriorSource` whose prior is counted, state by state; features are the language model's.
+    """A `PriorSource` that counts demonstrated actions per state; features are a language model's.
 
     Examples:
       >>> counts = {"Task: wash the cup. Do:": {" wait": 3}}

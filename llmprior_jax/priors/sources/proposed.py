@@ -20,7 +20,7 @@ _UNFINISHED = "unfinished"
 
 
 class Proposed:
-    """A `PriorSource` that is estimated from samples.
+    """A `PriorSource` that estimates the prior from sampled answers.
 
     Examples:
       >>> sampling = priors.Sampling(max_new_tokens=4)

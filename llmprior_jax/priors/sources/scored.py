@@ -9,7 +9,7 @@ from llmprior_jax.priors.sources.cached import CachedModel
 
 
 class Scored:
-    """A `PriorSource`: a language model, and how its scores become a prior.
+    """A `PriorSource` that makes a prior from a language model's scores of the actions.
 
     Examples:
       >>> source = priors.Scored(priors.CachedModel("tiny"), normalization="token")
