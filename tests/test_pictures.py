@@ -102,6 +102,16 @@ def test_a_page_holds_every_decision_and_loads_nothing():
     assert "In the pictures: A agent." in page.text
 
 
+def test_a_page_is_titled_by_agent_and_task_and_shows_markup_as_text():
+    evil = "</title><script>alert(1)</script>\nin the <b>hall</b>"
+    texts = TextState(evil, evil, ((evil, evil), (evil, evil)), (evil, "wait"))
+    page = pictures.episode_page("dqn, episode 0", [AGREED._replace(text=texts)])
+    assert "<title>dqn, episode 0: &lt;/title&gt;" in page
+    assert page.count("<script>") == 1, "the player alone"
+    assert "<b>hall" not in page
+    assert "history (2)" in Reader(page).text
+
+
 ROOM = envs.Scene(
     tiles=(("wall", "floor", "floor", "floor", "floor", "floor", "floor"),),
     things=(
