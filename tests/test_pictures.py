@@ -112,6 +112,12 @@ def test_a_page_is_titled_by_agent_and_task_and_shows_markup_as_text():
     assert "history (2)" in Reader(page).text
 
 
+def test_a_value_that_rounds_to_zero_has_no_sign():
+    page = Reader(pictures.episode_page("t", [decision([0.9, 0.1], [-1e-5, 0.2], [0.2, 0.8])]))
+    assert "0.000" in page.text
+    assert "-0.000" not in page.text
+
+
 ROOM = envs.Scene(
     tiles=(("wall", "floor", "floor", "floor", "floor", "floor", "floor"),),
     things=(

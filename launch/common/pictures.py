@@ -319,7 +319,7 @@ def _bars(decision: Decision, index: int, height: float, drawn: Sequence[str]) -
         "posterior": ("o", decision.posterior[index], decision.posterior[index]),
     }
     cells = "".join(
-        f'<td><i class={kind} style="width:{94 * width:.1f}%"></i><b>{value:.3f}</b>'
+        f'<td><i class={kind} style="width:{94 * width:.1f}%"></i><b>{value:z.3f}</b>'
         for kind, width, value in map(bars.__getitem__, drawn)
     )
     return f"<tr{taken}><th>{html.escape(decision.text.actions[index])}{cells}</tr>"
@@ -355,7 +355,7 @@ nav a { min-width: 1.6rem; padding: .15rem .3rem; text-align: center; text-decor
   color: inherit; border: 1px solid var(--line); border-radius: .3rem }
 nav a.overruled { border-color: var(--value); box-shadow: inset 0 -3px var(--value) }
 nav a.now { background: var(--posterior); color: #fff }
-nav button { font: inherit; padding: .15rem .8rem }
+nav button { font: inherit; padding: .15rem .8rem; position: sticky; top: 0 }
 section { display: flex; flex-wrap: wrap; gap: .5rem 1rem; padding: 1rem 0;
   border-bottom: 1px solid var(--line); scroll-margin-top: 6.5rem }
 section img { width: 20rem; max-width: 100%; height: auto; align-self: flex-start;
