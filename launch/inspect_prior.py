@@ -74,19 +74,20 @@ _OF_PRIOR = {
 # What a run brings itself.
 _OF_RUN = {"env": _ENV, "prior": _PRIOR, "examples": _EXAMPLES, **_OF_PRIOR}
 # Of a longer prompt the beginning is folded away: examples, mostly, which all prompts share.
-_MOST_TOKENS, _TOKENS_SHOWN = 300, 200
+_MOST_TOKENS, _TOKENS_SHOWN = 150, 100
 _MOST_ANSWERS = 6
 
 _STYLE = """\
 h1 { margin: 0 0 .5rem }
 section { border-top: 1px solid var(--line); padding: 1rem 0 }
-pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: .8rem; line-height: 1.7;
-  margin: 0 0 .6rem }
+pre { white-space: pre-wrap; font-size: .8rem; line-height: 1.7;
+  margin: .5rem 0 .6rem }
 pre span:nth-child(odd), td.tokens span:nth-child(odd) { background: var(--hit) }
+tr { border-bottom: 1px solid var(--line) }
 thead th:last-child { width: 50% }
-td.tokens span { display: inline-block; white-space: pre }
-td.tokens b { white-space: nowrap }
-td.tokens sub { opacity: .65; font-size: .65rem }
+thead th:last-child, td.tokens { text-align: left; padding: .2rem .3rem }
+td.tokens span { display: inline-block; max-width: 100%; white-space: pre-wrap }
+td.tokens sub { opacity: .8; font-size: .7rem }
 img { max-width: 100%; height: auto }
 """
 
@@ -139,18 +140,25 @@ def _inspect(store: priors.PriorStore) -> None:
     context = priors.SourceContext(model, settings, build_prompt, history, seed)
     source = priors.make_source(context)
     sections = [
-        _section(context, source, state, prompt)
-        for state, prompt in progress.bar(
-            list(zip(states, asked, strict=True)), desc="inspecting", unit="state"
+        f"<section><h2>State {number}</h2>{_told(context, source, state, prompt)}</section>"
+        for number, (state, prompt) in enumerate(
+            progress.bar(list(zip(states, asked, strict=True)), desc="inspecting", unit="state"),
+            start=1,
         )
     ]
-    title = f"The prior of {settings.model}, asked: {asked_how(settings)}"
+    title = f"The prior of {_name(settings.model)}, asked: {asked_how(settings)}"
     if settings.others:
         title += f" (the first of {1 + len(settings.others)})"
     body = f"<h1>{html.escape(title)}</h1>{chart}{''.join(sections)}"
     pathlib.Path(_OUT.value).parent.mkdir(parents=True, exist_ok=True)
     write_atomically(_OUT.value, pictures.document(title, body, _STYLE))
     print(f"{len(states)} states are in {_OUT.value}")
+
+
+def _name(model: str) -> str:
+    """What a page calls a model: a file by its name, without its directories."""
+    file = pathlib.Path(model)
+    return file.name if file.is_file() else model
 
 
 def _settings(has_examples: bool) -> PriorSettings:
@@ -173,7 +181,7 @@ def _states_of_environment(env: "TextEnvironment") -> list[TextState]:
     return texts[:: max(1, len(texts) // _STATES.value)]
 
 
-def _section(
+def _told(
     context: priors.SourceContext,
     source: priors.PriorSource,
     state: TextState,
@@ -200,10 +208,10 @@ def _section(
         for rank, a in enumerate(np.argsort(-log_probs, kind="stable"), start=1)
     )
     return (
-        f"<section>{_prompt(read.prompt)}{said}<p>{len(read.prompt)} tokens; entropy "
+        f"{_prompt(read.prompt)}{said}<p>{len(read.prompt)} tokens; entropy "
         f"{entropy:.2f} of at most {np.log(len(log_probs)):.2f} nats</p><table><thead><tr>"
         "<th>action<th>prior<th>tokens, with log-probabilities</tr></thead>"
-        f"{rows}</table></section>"
+        f"{rows}</table>"
     )
 
 
@@ -226,7 +234,7 @@ def _prompt(tokens: Sequence[str]) -> str:
         for part in (tokens[:cut], tokens[cut:])
     )
     if cut:
-        before = f"<details><summary>{cut} tokens before</summary><pre>{before}</pre></details>"
+        before = f"<details><summary>the first {cut} tokens</summary><pre>{before}</pre></details>"
     return f"{before}<pre>{shown}</pre>"
 
 
@@ -279,7 +287,7 @@ def _chart(curve: Calibration) -> str:
     axes.plot(curve.predicted[full], curve.observed[full], "o-", color=pictures.POSTERIOR)
     for x, y, count in zip(curve.predicted, curve.observed, curve.count, strict=True):
         if count:
-            axes.annotate(f"{count:,}", (x, y), (4, -10), textcoords="offset points", fontsize=7)
+            axes.annotate(f"{count:,}", (x, y), (4, -10), textcoords="offset points", fontsize=8)
     axes.set(xlabel="prior of an action", ylabel=f"how often {_AGENT.value} takes it")
     axes.legend(loc="upper left")
     alt = "how often the agent takes an action, against the prior of the action"

@@ -102,6 +102,22 @@ def test_a_page_holds_every_decision_and_loads_nothing():
     assert "In the pictures: A agent." in page.text
 
 
+def test_a_page_is_titled_by_agent_and_task_and_shows_markup_as_text():
+    evil = "</title><script>alert(1)</script>\nin the <b>hall</b>"
+    texts = TextState(evil, evil, ((evil, evil), (evil, evil)), (evil, "wait"))
+    page = pictures.episode_page("dqn, episode 0", [AGREED._replace(text=texts)])
+    assert "<title>dqn, episode 0: &lt;/title&gt;" in page
+    assert page.count("<script>") == 1, "the player alone"
+    assert "<b>hall" not in page
+    assert "history (2)" in Reader(page).text
+
+
+def test_a_value_that_rounds_to_zero_has_no_sign():
+    page = Reader(pictures.episode_page("t", [decision([0.9, 0.1], [-1e-5, 0.2], [0.2, 0.8])]))
+    assert "0.000" in page.text
+    assert "-0.000" not in page.text
+
+
 ROOM = envs.Scene(
     tiles=(("wall", "floor", "floor", "floor", "floor", "floor", "floor"),),
     things=(

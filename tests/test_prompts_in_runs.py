@@ -224,6 +224,13 @@ def test_without_a_run_a_model_is_shown_as_it_is_asked_and_ranked_by_what_is_sho
     assert not re.findall(SCORE, _text(page))
 
 
+def test_a_page_names_a_model_that_is_a_file_without_its_directories(tmp_path):
+    (tmp_path / "model.gguf").write_bytes(b"")
+    assert inspect_prior._name(str(tmp_path / "model.gguf")) == "model.gguf"
+    assert inspect_prior._name(str(tmp_path)) == str(tmp_path)
+    assert inspect_prior._name("Qwen/Qwen2.5-0.5B") == "Qwen/Qwen2.5-0.5B"
+
+
 def test_any_prompt_is_shown_without_a_run(own_module, tmp_path):
     (tmp_path / "shown.jsonl").write_text(f"{json.dumps(SHOWN)}\n" * 30)
     lake, out = "--env=FrozenLake-4x4", f"--out={tmp_path / 'shown.html'}"
@@ -233,7 +240,7 @@ def test_any_prompt_is_shown_without_a_run(own_module, tmp_path):
         f"--examples={tmp_path / 'shown.jsonl'}",
     )
     page = (tmp_path / "shown.html").read_text()
-    assert " tokens before</summary>" in page, "a long prompt is folded"
+    assert re.search(r"the first \d+ tokens</summary>", page), "a long prompt is folded"
     assert "So I\nThought:" in _text(tmp_path / "shown.html")
     assert "It said: " in page
     with pytest.raises(ValueError, match="--prompt is the run's where there is --workdir"):

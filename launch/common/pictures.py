@@ -226,15 +226,15 @@ def episode_page(title: str, decisions: Sequence[Decision]) -> str:
     end = "solved" if decisions[-1].success else "not solved"
     body = f"""<h1>{html.escape(decisions[0].text.task)}</h1>
 <p>{html.escape(title)}: {end} in {len(decisions)} decisions, return {total:.3f}; learning overruled
-the model in {sum(map(overruled, decisions))} of them. The action taken is in
+the model in {sum(map(overruled, decisions))} of them (marked). The action taken is in
 bold{scale}.{_legend(decisions)}</p>
-<nav><button type="button" hidden>Play</button>{chips}</nav>
+<nav aria-label="Decisions"><button type="button" hidden>Play</button>{chips}</nav>
 <main>
 {steps}
 </main>
 <script>
 {_PLAYER}</script>"""
-    return document(title, body, _EPISODE_STYLE)
+    return document(f"{title}: {decisions[0].text.task}", body, _EPISODE_STYLE)
 
 
 def _legend(decisions: Sequence[Decision]) -> str:
@@ -298,10 +298,13 @@ def _step(number: int, decision: Decision, drawn: Sequence[str]) -> str:
         f"<li>{html.escape(seen)} <b>{html.escape(done)}</b></li>"
         for seen, done in decision.text.history
     )
-    history = f"<details><summary>before</summary><ol>{history}</ol></details>" if history else ""
+    if history:
+        count = len(decision.text.history)
+        history = f"<details><summary>history ({count})</summary><ol>{history}</ol></details>"
     return (
         f'<section id="step{number}"><h2>{number}. {badge}</h2>{picture}<div class=right>{history}'
-        f"<p>{html.escape(decision.text.observation)}</p>{table(''.join(rows[:_MOST_BARS]))}{more}"
+        f"<p class=seen>{html.escape(decision.text.observation)}</p>"
+        f"{table(''.join(rows[:_MOST_BARS]))}{more}"
         f"<p>did: <b>{html.escape(actions[decision.action])}</b>, reward {decision.reward:.3f}"
         f"{counted}</p>"
         "</div></section>"
@@ -316,53 +319,56 @@ def _bars(decision: Decision, index: int, height: float, drawn: Sequence[str]) -
         "posterior": ("o", decision.posterior[index], decision.posterior[index]),
     }
     cells = "".join(
-        f'<td><i class={kind} style="width:{94 * width:.1f}%"></i><b>{value:.3f}</b>'
+        f'<td><i class={kind} style="width:{94 * width:.1f}%"></i><b>{value:z.3f}</b>'
         for kind, width, value in map(bars.__getitem__, drawn)
     )
     return f"<tr{taken}><th>{html.escape(decision.text.actions[index])}{cells}</tr>"
 
 
 _STYLE = """\
-:root { color-scheme: light dark; --ink: #1c2330; --paper: #fff; --line: #d8dde6; --hit: #eef4fc }
+:root { color-scheme: light dark; --ink: #1c2330; --paper: #fff; --line: #d8dde6; --hit: #dce8f9 }
 @media (prefers-color-scheme: dark) {
   :root { --ink: #e7ebf2; --paper: #151a22; --line: #384152; --hit: #22304a }
 }
 body { font: 16px/1.45 system-ui, sans-serif; color: var(--ink); background: var(--paper);
-  max-width: 62rem; margin: 0 auto; padding: 1rem }
-h1 { font-size: 1.3rem; margin: 0 } h2 { font-size: 1.05rem; margin: 0 0 .5rem; width: 100% }
+  max-width: 62rem; margin: 0 auto; padding: 1rem; overflow-wrap: anywhere }
+h1 { font-size: 1.3rem; margin: 0 } h2 { font-size: 1.05rem; margin: 0; width: 100% }
 table { width: 100%; border-collapse: collapse; font-size: .85rem; table-layout: fixed }
-th { text-align: left; font-weight: normal; padding: .2rem .3rem .2rem 0; width: 34%;
-  overflow-wrap: anywhere }
-thead th { font-weight: 600; border-bottom: 1px solid var(--line); width: auto }
-thead th:first-child { width: 34% }
-td { position: relative; height: 1.5rem; padding: 0 .3rem; vertical-align: middle }
-td i { position: absolute; left: .2rem; top: .2rem; bottom: .2rem; border-radius: .15rem;
-  opacity: .55 }
-td b { position: relative; font-weight: normal; font-variant-numeric: tabular-nums }
+th { text-align: left; font-weight: normal; padding: .2rem .3rem .2rem 0 }
+thead th { font-weight: 600; border-bottom: 1px solid var(--line); text-align: right }
+thead th:first-child { width: 34%; text-align: left }
+td { position: relative; height: 1.5rem; padding: 0 .3rem; vertical-align: middle;
+  text-align: right }
+td i { position: absolute; left: .2rem; top: calc(50% - .55rem); height: 1.1rem;
+  border-radius: .15rem; opacity: .55 }
+td b { position: relative; font-weight: normal; font-variant-numeric: tabular-nums;
+  white-space: nowrap }
 .p { background: var(--prior) } .q { background: var(--value) } .o { background: var(--posterior) }
 .taken { background: var(--hit) } .taken th { font-weight: 700 }
 """
 
 _EPISODE_STYLE = """\
 nav { position: sticky; top: 0; background: var(--paper); padding: .5rem 0; display: flex;
-  flex-wrap: wrap; gap: .25rem; border-bottom: 1px solid var(--line); z-index: 1 }
+  flex-wrap: wrap; gap: .25rem; border-bottom: 1px solid var(--line); z-index: 1;
+  max-height: 5.5rem; overflow-y: auto }
 nav a { min-width: 1.6rem; padding: .15rem .3rem; text-align: center; text-decoration: none;
   color: inherit; border: 1px solid var(--line); border-radius: .3rem }
 nav a.overruled { border-color: var(--value); box-shadow: inset 0 -3px var(--value) }
 nav a.now { background: var(--posterior); color: #fff }
-nav button { font: inherit; padding: .15rem .8rem }
-section { display: flex; flex-wrap: wrap; gap: 1rem; padding: 1rem 0;
-  border-bottom: 1px solid var(--line); scroll-margin-top: 6rem }
+nav button { font: inherit; padding: .15rem .8rem; position: sticky; top: 0 }
+section { display: flex; flex-wrap: wrap; gap: .5rem 1rem; padding: 1rem 0;
+  border-bottom: 1px solid var(--line); scroll-margin-top: 6.5rem }
 section img { width: 20rem; max-width: 100%; height: auto; align-self: flex-start;
   image-rendering: auto }
 .right { flex: 1 1 22rem; min-width: 0 } .right p { margin: .3rem 0 .6rem }
+.seen, ol { white-space: pre-line }
 .badge { font-size: .8rem; font-weight: normal; border: 1px solid var(--value);
   border-radius: .3rem; padding: .1rem .4rem }
 .playing section { display: none } .playing section.now { display: flex }
 """
 
 _PLAYER = """\
-const button = document.querySelector("nav button");
+const nav = document.querySelector("nav"), button = nav.querySelector("button");
 const chips = document.querySelectorAll("nav a"), steps = document.querySelectorAll("section");
 const count = steps.length;
 let timer = null, at = 0;
@@ -370,6 +376,7 @@ function show(index) {
   at = (index + count) % count;
   chips.forEach((chip, i) => chip.classList.toggle("now", i === at));
   steps.forEach((step, i) => step.classList.toggle("now", i === at));
+  nav.scrollTop = chips[at].offsetTop - nav.clientHeight / 2;
 }
 function stop() {
   clearInterval(timer); timer = null; button.textContent = "Play";
@@ -384,7 +391,7 @@ button.onclick = () => {
 chips.forEach((chip, i) => chip.addEventListener("click", () => { stop(); show(i); }));
 addEventListener("keydown", (event) => {
   const move = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
-  if (!move) return;
+  if (!move || event.altKey || event.ctrlKey || event.metaKey) return;
   event.preventDefault(); show(at + move); if (!timer) steps[at].scrollIntoView();
 });
 """

@@ -15,6 +15,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+from matplotlib.ticker import MultipleLocator
 
 from launch.common import app
 from launch.common.pictures import POSTERIOR, PRIOR, VALUE
@@ -44,9 +45,10 @@ def main(argv: Sequence[str]) -> None:
     pictures = {LEARNING: learning(curves(_RESULTS)), OVERVIEW: overview()}
     for name in pictures:
         check_writable(out / name)
+    out.mkdir(parents=True, exist_ok=True)
     for name, figure in pictures.items():
         with replaced(out / name) as temporary:
-            figure.savefig(temporary, dpi=130, format="png", facecolor="white")
+            figure.savefig(temporary, dpi=140, format="png", facecolor="white")
         print(out / name)
 
 
@@ -78,7 +80,7 @@ def curves(results: pathlib.Path) -> dict[str, dict[str, Curve]]:
 
 def learning(known: Mapping[str, Mapping[str, Curve]]) -> Figure:
     """Success against steps, a panel for each model."""
-    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    figure = Figure(figsize=(8.2, 3.2), layout="constrained")
     panels: Sequence[Axes] = figure.subplots(1, len(known), sharey=True)
     for axes, (model, of_agents) in zip(panels, known.items(), strict=True):
         for name, (steps, success) in of_agents.items():
@@ -90,12 +92,13 @@ def learning(known: Mapping[str, Mapping[str, Curve]]) -> Figure:
             low, high = np.array([summary.interval(row) for row in success]).T
             axes.plot(steps, means, label=name, **style)
             axes.fill_between(steps, low, high, color=style["color"], alpha=0.2, linewidth=0)
-        axes.set_title(f"prior: {_MODELS[model]}", fontsize=10)
+        axes.set_title(f"prior: {_MODELS[model]}", fontsize=11)
         axes.set(xlabel="environment steps", ylim=(-0.02, 1.02))
+        axes.xaxis.set_major_locator(MultipleLocator(10_000))  # Closer, the numbers touch.
         axes.xaxis.set_major_formatter("{x:,.0f}")
         axes.grid(alpha=0.3)
     panels[0].set_ylabel(f"success in\n{SALAD.removeprefix('Overcooked-')}")
-    panels[-1].legend(loc="lower right", fontsize="small")
+    panels[-1].legend(loc="center right", title="bands: 95% intervals")
     return figure
 
 
@@ -115,7 +118,7 @@ def overview() -> Figure:
             edgecolor="#b9c6dc",
         )
     )
-    axes.text(11.8, 6.05, "one jitted loop, vmapped over seeds", ha="center", fontsize=9)
+    axes.text(11.8, 6.05, "one jitted loop, vmapped over seeds", ha="center", fontsize=11)
     posterior = r"$\propto p(a|s)\,\exp(Q(s,a)/\alpha)$"
     places = {
         "text": (0.2, 4.0, "state in words\n“You see a tomato. …\nNext:”", "white", 4.6),
@@ -136,7 +139,7 @@ def overview() -> Figure:
                 edgecolor="#5c6878",
             )
         )
-        axes.text(left + width / 2, bottom + 0.75, words, ha="center", va="center", fontsize=9)
+        axes.text(left + width / 2, bottom + 0.75, words, ha="center", va="center", fontsize=11)
     arrows = {
         "asked": ((2.5, 3.9), (2.5, 2.6)),
         "scored": ((4.9, 1.75), (6.3, 1.75)),
@@ -149,10 +152,10 @@ def overview() -> Figure:
     for start, end in arrows.values():
         arrow = FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=12, color="#3d4652")
         axes.add_patch(arrow)
-    axes.text(7.7, 4.9, "a state that is new", ha="center", fontsize=8, color="#3d4652")
-    axes.text(12.45, 3.15, "action", fontsize=8, color="#3d4652")
-    axes.text(15.2, 4.6, "transitions", fontsize=8, color="#3d4652")
-    axes.text(15.2, 1.6, "values", fontsize=8, color="#3d4652")
+    axes.text(7.7, 4.9, "a state that is new", ha="center", fontsize=10, color="#3d4652")
+    axes.text(12.45, 3.15, "action", fontsize=10, color="#3d4652")
+    axes.text(15.1, 4.6, "transitions", fontsize=10, color="#3d4652")
+    axes.text(15.2, 1.6, "values", fontsize=10, color="#3d4652")
     return figure
 
 
