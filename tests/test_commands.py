@@ -258,7 +258,7 @@ BY_HAND = {
     *("pip install", "launch.pretrain", "launch.reproduce", "launch.train babyai_go_to_local"),
     *("launch.train paper_dqn_prior", "launch.train paper_dqn"),
     *("launch.train paper_cql_prior", "launch.train paper_cql"),
-    "launch.train textworld_commonsense",
+    *("launch.train textworld_commonsense", "launch.paper.refinement"),
 }
 
 

@@ -129,7 +129,8 @@ def _published(scale: Scale, inputs: Inputs) -> Experiment:
 
 
 def _offline(scale: Scale, inputs: Inputs) -> Experiment:
-    maker = for_claims(scale, inputs)
+    claimed = for_claims(scale, inputs)
+    makers = {"cql": claimed, "cql_prior": claimed, "bc": for_variations(scale, inputs)}
     return Experiment(
         f"Offline: {SALAD}",
         "How many transitions does a prior save an agent that learns from a dataset?",
@@ -143,7 +144,7 @@ def _offline(scale: Scale, inputs: Inputs) -> Experiment:
                 eval_every=scale.offline_updates,
                 **BOTH_MODES,
             )
-            for agent in ("cql", "cql_prior", "bc")
+            for agent, maker in makers.items()
             for size in scale.dataset_sizes
         ),
         scarce="transitions",

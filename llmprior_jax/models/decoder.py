@@ -235,7 +235,7 @@ class Decoder(nnx.Module):
         self.blocks = nnx.data([Block(config, make) for _ in range(config.num_hidden_layers)])
         self.norm = _norm(config.hidden_size, config, make.dtype)
         if not config.tie_word_embeddings:
-            self.lm_head = make.head(config.hidden_size, config.vocab_size)
+            self.lm_head = make.linear(config.hidden_size, config.vocab_size)
 
     def __call__(
         self,

@@ -341,7 +341,7 @@ class EncoderDecoder(nnx.Module):
         self.encoder = Stack(config, False, make)
         self.decoder = Stack(config, True, make)
         if not config.tie_word_embeddings:
-            self.lm_head = make.head(config.hidden_size, config.vocab_size)
+            self.lm_head = make.linear(config.hidden_size, config.vocab_size)
 
     def encode(self, tokens: jax.Array, mask: jax.Array) -> jax.Array:
         """Runs the encoder.

@@ -32,24 +32,6 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 
 
-class Linear(nnx.Linear):
-    """A linear layer, to whose matrix a low-rank change may be added (`lora.attach`).
-
-    Attributes:
-      change: the factors [I, R] and [R, O] of the change, or None. A product with each of them
-        stands beside the one with the matrix, so a gradient in them needs none in the matrix.
-    """
-
-    change: tuple[jax.Array, jax.Array] | None = None
-
-    def __call__(self, inputs: jax.Array, *args: Any, **kwargs: Any) -> jax.Array:
-        outputs = super().__call__(inputs, *args, **kwargs)
-        if self.change is None:
-            return outputs
-        narrow = jnp.matmul(inputs, self.change[0], precision=self.precision)
-        return outputs + jnp.matmul(narrow, self.change[1], precision=self.precision)
-
-
 class Maker(NamedTuple):
     """Makes the matrices of one model.
 
@@ -67,29 +49,17 @@ class Maker(NamedTuple):
         """A matrix whose rows are looked up."""
         return nnx.Param(self.init(self.rngs.params(), (rows, columns), self.dtype))
 
-    def linear(self, fan_in: int, fan_out: int, bias: bool = False) -> Linear:
+    def linear(self, fan_in: int, fan_out: int, bias: bool = False) -> nnx.Linear:
         """A linear layer."""
         # Accelerators multiply f32 matrices in fewer bits unless told otherwise. Whoever asks for
         # f32 wants its exactness; bf16 is there for speed.
-        return Linear(
+        return nnx.Linear(
             fan_in,
             fan_out,
             use_bias=bias,
             dtype=self.dtype,
             param_dtype=self.dtype,
             precision=jax.lax.Precision.HIGHEST if self.dtype == jnp.float32 else None,
-            kernel_init=self.init,
-            rngs=self.rngs,
-        )
-
-    def head(self, width: int, vocab_size: int) -> nnx.Linear:
-        """A matrix onto the vocabulary, whose columns are read in parts."""
-        return nnx.Linear(
-            width,
-            vocab_size,
-            use_bias=False,
-            dtype=self.dtype,
-            param_dtype=self.dtype,
             kernel_init=self.init,
             rngs=self.rngs,
         )

@@ -1,11 +1,11 @@
-"""Low-rank adaptation: fine-tuning with a few added parameters while the model stays frozen.
+"""Low-rank adaptation: fine-tuning a model through a few parameters beside its frozen ones.
 
 Each chosen matrix W [I, O] becomes `W + scale * A B` with A [I, R] and B [R, O], of which only A
 and B are learned (Hu et al., ICLR 2022, arXiv 2106.09685). B starts at zero, so that an adapted
 model starts as the model itself.
 
-These are functions on pytrees of parameters, so they work for any model with matrices in its
-parameters.
+These are functions on pytrees of parameters: a model does not know that it is adapted, and any
+model with matrices in its parameters can be.
 
 Example:
   >>> lm = models.load("tiny")
@@ -15,15 +15,12 @@ Example:
   True
 """
 
-import functools
 import re
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 
-from llmprior_jax.models.layers import Linear
 from llmprior_jax.ranges import WIDTH
 
 
@@ -84,41 +81,14 @@ def merge(params: Any, factors: dict[str, Factors], scale: float = 1.0) -> Any:
 
     def adapt(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
         change = factors.get(_name(path))
-        return leaf if change is None else _changed(leaf, change, scale)
+        if change is None:
+            return leaf
+        # As exact as the products with the matrix itself; see `layers.Maker`.
+        precision = jax.lax.Precision.HIGHEST if change.a.dtype == jnp.float32 else None
+        product = jnp.matmul(change.a, change.b, precision=precision)
+        return (leaf + scale * product).astype(leaf.dtype)
 
     return jax.tree_util.tree_map_with_path(adapt, params)
-
-
-def attach(model: nnx.Module, factors: dict[str, Factors]) -> nnx.Module:
-    """The adapted model, whose gradients in `factors` are cheap. Pure.
-
-    Its linear layers multiply by W, by A and by B, each for itself. The gradient of a merged matrix
-    is as large as the matrix and takes up to half of a backward pass; here it is never computed.
-
-    Args:
-      model: as `nnx.merge` gives it. It is changed, and returned.
-      factors: of some of its matrices, from `init`. One that is not of a `layers.Linear` is merged.
-    """
-    for path, change in factors.items():
-        *where, name = path.split("/")
-        owner: Any = functools.reduce(_inner, where, model)
-        if isinstance(owner, Linear) and name == "kernel":
-            owner.change = nnx.data((change.a, change.b))
-        else:
-            setattr(owner, name, nnx.Param(_changed(getattr(owner, name)[...], change, 1.0)))
-    return model
-
-
-def _inner(model: Any, name: str) -> Any:
-    """A part of a model, by its place in a list or by its name."""
-    return model[int(name)] if name.isdecimal() else getattr(model, name)
-
-
-def _changed(matrix: jax.Array, change: Factors, scale: float) -> jax.Array:
-    # As exact as the products with the matrix itself; see `layers.Maker`.
-    precision = jax.lax.Precision.HIGHEST if change.a.dtype == jnp.float32 else None
-    product = jnp.matmul(change.a, change.b, precision=precision)
-    return (matrix + scale * product).astype(matrix.dtype)
 
 
 def _leaves(params: Any) -> list[tuple[str, jax.Array]]:

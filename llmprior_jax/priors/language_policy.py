@@ -95,9 +95,7 @@ def language_policy(
     WIDTH_OR_ZERO.check("lora_rank", lora_rank, ", where 0 is full fine-tuning")
 
     def made(params: Any, frozen: Any) -> Any:
-        if not lora_rank:
-            return nnx.merge(lm.graphdef, params)
-        return lora.attach(nnx.merge(lm.graphdef, frozen), params)
+        return nnx.merge(lm.graphdef, lora.merge(frozen, params) if lora_rank else params)
 
     return LanguagePolicy(
         read=functools.partial(_read, lm, num_actions, normalization),
