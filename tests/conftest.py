@@ -14,22 +14,28 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 _USER_CACHE = tempfile.TemporaryDirectory(prefix="llmprior_jax_tests_")
 os.environ["XDG_CACHE_HOME"] = _USER_CACHE.name
 
-# What was compiled once, however small, serves all processes of all tests. Most programs run for
-# less time than it takes to optimize them.
-_CACHE = pathlib.Path(__file__).parent.parent / ".jax_cache"
-for _option, _value in {
-    "jax_compilation_cache_dir": str(_CACHE),
-    "jax_persistent_cache_min_compile_time_secs": 0,
-    "jax_disable_most_optimizations": True,
-}.items():
-    os.environ[_option.upper()] = str(_value)
-    jax.config.update(_option, _value)
+
+def _set(option: str, value: object) -> None:
+    """Sets an option of JAX, here and in the processes that tests start."""
+    os.environ[option.upper()] = str(value)
+    jax.config.update(option, value)
+
+
+# What was compiled once, however small, serves all processes of all tests.
+_set("jax_compilation_cache_dir", str(pathlib.Path(__file__).parent.parent / ".jax_cache"))
+_set("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_num_cpu_devices", 2)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="Run what takes minutes, at length.")
     parser.addoption("--longest", action="store_true", help="Run all, at full length: some hours.")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Most programs run for less time than it takes to optimize them; long tests run what users do.
+    if not (config.getoption("--long") or config.getoption("--longest")):
+        _set("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture(scope="session")

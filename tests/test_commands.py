@@ -235,6 +235,7 @@ ELSEWHERE = {
     "launch.train overcooked_search_prior": "test_search",
     "launch.paper.draw": "test_draw",
     "launch.paper.overestimation": "test_overestimation",
+    "launch.paper.refinement": "test_refined_priors",
     "launch.evaluate": "test_experiment",
     "launch.import_dataset": "test_import_dataset",
     "launch.make_games": "test_make_games",
@@ -258,7 +259,7 @@ BY_HAND = {
     *("pip install", "launch.pretrain", "launch.reproduce", "launch.train babyai_go_to_local"),
     *("launch.train paper_dqn_prior", "launch.train paper_dqn"),
     *("launch.train paper_cql_prior", "launch.train paper_cql"),
-    *("launch.train textworld_commonsense", "launch.paper.refinement"),
+    "launch.train textworld_commonsense",
 }
 
 
@@ -288,10 +289,7 @@ def folder(tmp_path_factory) -> pathlib.Path:
 @pytest.fixture(scope="module")
 def run(folder) -> Callable[[str], None]:
     """Runs a printed command and those before it, each once."""
-    environment = os.environ | {
-        "PYTHONPATH": str(ROOT),
-        "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache"),
-    }
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
 
     @functools.cache
     def run_once(command: str) -> None:

@@ -61,11 +61,11 @@ def assert_same_bits(left, right) -> None:
 
 
 def start(command: list[str], **environment: str) -> subprocess.Popen:
-    """Starts a command of ours, whose programs are compiled once for all tests."""
+    """Starts a command of ours."""
     return subprocess.Popen(
         command,
         cwd=ROOT,
-        env=os.environ | {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache")} | environment,
+        env=os.environ | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -445,7 +445,7 @@ def test_evaluate_prints_intervals_and_an_episode(finished):
     result = subprocess.run(
         [sys.executable, "-m", "launch.evaluate", f"--workdir={finished}", "--show_episode"],
         cwd=ROOT,
-        env=os.environ | {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache"), "COLUMNS": "120"},
+        env=os.environ | {"COLUMNS": "120"},
         capture_output=True,
         text=True,
         check=True,

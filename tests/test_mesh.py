@@ -18,7 +18,6 @@ ROOT = pathlib.Path(__file__).parent.parent
 _ON_EIGHT_DEVICES = """
 import jax
 jax.config.update("jax_num_cpu_devices", 8)
-jax.config.update("jax_compilation_cache_dir", "{cache}")
 import numpy as np
 from llmprior_jax import distributed, models, priors
 from llmprior_jax.models import partition
@@ -63,7 +62,6 @@ print("all equal")
 _RUNS_ON_EIGHT_DEVICES = """
 import jax
 jax.config.update("jax_num_cpu_devices", 8)
-jax.config.update("jax_compilation_cache_dir", "{cache}")
 import pathlib, shutil
 import numpy as np
 from llmprior_jax import distributed, training
@@ -131,14 +129,12 @@ def run_script(script: str) -> None:
 
 
 def test_eight_devices_give_what_one_gives():
-    run_script(textwrap.dedent(_ON_EIGHT_DEVICES).format(cache=ROOT / ".jax_cache"))
+    run_script(textwrap.dedent(_ON_EIGHT_DEVICES))
 
 
 @pytest.mark.long
 def test_a_run_goes_on_with_another_mesh(tmp_path):
-    script = _RUNS_ON_EIGHT_DEVICES.format(
-        cache=ROOT / ".jax_cache", directory=tmp_path, script=_ON_ANOTHER_MESH
-    )
+    script = _RUNS_ON_EIGHT_DEVICES.format(directory=tmp_path, script=_ON_ANOTHER_MESH)
     run_script(script)
 
 
@@ -146,9 +142,7 @@ def test_a_run_goes_on_with_another_mesh(tmp_path):
 def of_one_seed(tmp_path_factory) -> pathlib.Path:
     """Where runs of one seed lie that were checked when they were made on eight devices."""
     directory = tmp_path_factory.mktemp("one_seed")
-    script = _RUNS_ON_EIGHT_DEVICES.format(
-        cache=ROOT / ".jax_cache", directory=directory, script=_ENVIRONMENTS_OF_ONE_SEED
-    )
+    script = _RUNS_ON_EIGHT_DEVICES.format(directory=directory, script=_ENVIRONMENTS_OF_ONE_SEED)
     run_script(script)
     return directory
 

@@ -693,8 +693,7 @@ def test_a_command_that_reads_makes_no_store_at_a_mistyped_path(tmp_path, comman
 
 def launch(*arguments: str) -> str:
     command = [sys.executable, "-m", "launch.prior", *arguments]
-    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache")}
-    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     return result.stdout
 

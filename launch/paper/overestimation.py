@@ -136,14 +136,9 @@ def describe(
         f"|{'---|' * (1 + len(_COLUMNS))}",
     ]
     for name, measured in results.items():
-        cells = [_with_interval(np.asarray(measured[column])) for column in _COLUMNS]
+        cells = [summary.with_interval(np.asarray(measured[column])) for column in _COLUMNS]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
-
-
-def _with_interval(values: np.ndarray) -> str:
-    low, high = summary.interval(values)
-    return f"{summary.interquartile_mean(values):.2f} [{low:.2f}, {high:.2f}]"
 
 
 def _config(agent: str, fields: Mapping[str, Any]) -> Config:

@@ -22,7 +22,7 @@ from launch.common import app, run_pool
 from launch.common.made import make_once
 from launch.configs import alfworld_pick
 from llmprior_jax import training
-from llmprior_jax.files import check_writable, write_atomically
+from llmprior_jax.files import check_writable, parse_json, write_atomically
 from llmprior_jax.training import refinement, summary
 from llmprior_jax.training.metrics import read_metrics
 
@@ -163,7 +163,6 @@ def config(workdir: pathlib.Path, name: str, seed: int) -> training.Config:
         games = workdir / place.task / "json_2.1.1"
         made.games.train, made.games.unseen = (f"{games}/train",), (f"{games}/valid_unseen",)
     made.update_from_flattened_dict({**_COMMON, **place.fields, "seed": seed})
-    # What the embedded model says is not kept for the user: it is asked about each prior once.
     made.prior.store = str(workdir / "priors.sqlite")
     return made
 
@@ -204,21 +203,16 @@ def describe(results: Mapping[str, Mapping[str, Mapping[str, list[float]]]], com
     ]
     for title, rows in results.items():
         for label, of_agents in rows.items():
-            cells = [_with_interval(np.asarray(of_agents[name])) for name in _AGENTS.values()]
-            count = len(of_agents[_AGENTS["prior"]])
+            values = [np.asarray(of_agents[name]) for name in _AGENTS.values()]
+            count, cells = len(values[0]), map(summary.with_interval, values)
             lines.append(f"| {title} | {count} | {label} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
-
-
-def _with_interval(values: np.ndarray) -> str:
-    low, high = summary.interval(values)
-    return f"{summary.interquartile_mean(values):.2f} [{low:.2f}, {high:.2f}]"
 
 
 def _read(out: pathlib.Path) -> dict[str, Any]:
     """What an earlier call measured; `--only` leaves the rest as it is."""
     path = out / _RESULTS
-    return json.loads(path.read_text()) if path.exists() else {}
+    return parse_json(path.read_bytes(), path, dict) if path.exists() else {}
 
 
 def _title(pair: Pair) -> str:

@@ -83,13 +83,13 @@ def _row(
     needed, final = steps.steps_to(level, curve), np.asarray(curve[SUCCESS][-1])
     cells = [label, agent, steps.median(needed).text()]
     if dqn is None:
-        cells += ["", _success(final), "", ""]
+        cells += ["", summary.with_interval(final), "", ""]
     else:
         trust, dqns = curve.get("trust"), steps.steps_to(level, dqn)
         half_there = np.isfinite(np.median(dqns))
         cells += [
             steps.ratio(needed, dqns).text("{:.2f}") if half_there else "DQN never",
-            _success(final),
+            summary.with_interval(final),
             steps.difference(final, np.asarray(dqn[SUCCESS][-1])).text("{:+.2f}"),
             "" if trust is None else f"{np.mean(trust):.2f}",
         ]
@@ -113,8 +113,9 @@ def _of_offline(offline: Mapping[str, Any]) -> str:
         if {CQL, LEARNED, FIXED} <= final.keys():
             gap = steps.difference(final[LEARNED], final[CQL]).text("{:+.2f}")
             trust = f"{np.mean(curves[LEARNED]['trust']):.2f}"
-            cells = (_success(final[CQL]), _success(final[LEARNED]), gap, trust)
-            lines.append(f"| {int(size):,} | {' | '.join(cells)} | {_success(final[FIXED])} |")
+            cql, learned, fixed = (summary.with_interval(final[it]) for it in (CQL, LEARNED, FIXED))
+            cells = (f"{int(size):,}", cql, learned, gap, trust, fixed)
+            lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -126,16 +127,11 @@ def _of_policies(policies: Mapping[str, Any]) -> str:
     names = {GFLAN: "GFlan", LEARNED: "GFlan-Prior", FIXED: "GFlan-Prior, fixed"}
     for what, curve in policies.items():
         points = (
-            f"{step:,}: {_success(np.asarray(success))}"
+            f"{step:,}: {summary.with_interval(np.asarray(success))}"
             for step, success in zip(curve["steps"], curve[SUCCESS], strict=True)
         )
         lines.append(f"| {names[what]} | {'; '.join(points)} |")
     return "\n".join(lines) + "\n"
-
-
-def _success(success: np.ndarray) -> str:
-    low, high = summary.interval(success)
-    return f"{summary.interquartile_mean(success):.2f} [{low:.2f}, {high:.2f}]"
 
 
 def _draw(curves: Mapping[str, Any], shown: list[str], path: pathlib.Path) -> None:

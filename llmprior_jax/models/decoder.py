@@ -112,6 +112,22 @@ def rotate(x: jax.Array, rotary: tuple[jax.Array, jax.Array]) -> jax.Array:
     return rotated.astype(x.dtype)
 
 
+class Surroundings(NamedTuple):
+    """Where the tokens of a layer stand, and what they may attend to.
+
+    Attributes:
+      rotary: their cosines and sines, see `rotary_table`.
+      mask: bool[B, L, C], which slots of their own row they may attend to.
+      past: those slots, where some were written before.
+      prefix: what all rows may attend to beside.
+    """
+
+    rotary: tuple[jax.Array, jax.Array]
+    mask: jax.Array
+    past: Past | None = None
+    prefix: Prefix | None = None
+
+
 def _norm(features: int, config: DecoderConfig, dtype: Any) -> RMSNorm:
     return RMSNorm(features, config.rms_norm_eps, dtype, config.norm_offset)
 
@@ -132,12 +148,7 @@ class Attention(nnx.Module):
             self.k_norm = _norm(config.head_dim, config, make.dtype)
 
     def __call__(
-        self,
-        x: jax.Array,
-        rotary: tuple[jax.Array, jax.Array],
-        mask: jax.Array,
-        past: Past | None,
-        prefix: Prefix | None,
+        self, x: jax.Array, around: Surroundings
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Returns what is attended to, and the keys and values of its own row that could be."""
         config = self.config
@@ -145,21 +156,21 @@ class Attention(nnx.Module):
         q, k, v = (proj(x).reshape(heads) for proj in (self.q_proj, self.k_proj, self.v_proj))
         if config.qk_norm:
             q, k = self.q_norm(q), self.k_norm(k)
-        q, k = rotate(q, rotary), rotate(k, rotary)
-        if past is not None:
-            k, v = past.written(k, v)
+        q, k = rotate(q, around.rotary), rotate(k, around.rotary)
+        if around.past is not None:
+            k, v = around.past.written(k, v)
 
         # Slots after a token's own are hidden. Where they begin is known unless it is traced.
-        start = 0 if past is None else past.start
+        start = 0 if around.past is None else around.past.start
         attended = attend(
             q,
             k,
             v,
-            mask,
+            around.mask,
             scale=(config.query_pre_attn_scalar or config.head_dim) ** -0.5,
             cap=config.attn_logit_softcapping,
             first=start if isinstance(start, int) else None,
-            prefix=prefix,
+            prefix=around.prefix,
         )
         return self.o_proj(attended), k, v
 
@@ -179,14 +190,9 @@ class Block(nnx.Module):
             self.mlp_post_norm = _norm(D, config, make.dtype)
 
     def __call__(
-        self,
-        x: jax.Array,
-        rotary: tuple[jax.Array, jax.Array],
-        mask: jax.Array,
-        past: Past | None,
-        prefix: Prefix | None,
+        self, x: jax.Array, around: Surroundings
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        attended, keys, values = self.attention(self.input_norm(x), rotary, mask, past, prefix)
+        attended, keys, values = self.attention(self.input_norm(x), around)
         x = x + (self.attention_post_norm(attended) if self.post_norms else attended)
         mapped = self.mlp(self.mlp_norm(x))
         x = x + (self.mlp_post_norm(mapped) if self.post_norms else mapped)
@@ -260,7 +266,7 @@ class Decoder(nnx.Module):
         Returns:
           Hidden states after the final norm, [B, L, D] in the decoder's dtype.
         """
-        return self._run(tokens, positions, mask, None, 0, head)[0]
+        return self.extend(tokens, positions, mask, None, 0, head)[0]
 
     def new_cache(self, rows: int, capacity: int) -> KVCache:
         """An empty cache of `rows` rows with `capacity` slots."""
@@ -276,6 +282,7 @@ class Decoder(nnx.Module):
         mask: jax.Array,
         cache: KVCache | None,
         start: jax.Array | int,
+        head: KVCache | None = None,
     ) -> tuple[jax.Array, KVCache]:
         """Reads tokens after those that a cache holds, and adds them to it.
 
@@ -286,22 +293,12 @@ class Decoder(nnx.Module):
             itself is in slot `start + i`. See `__call__` for the rest.
           cache: B rows of C slots, made by `new_cache`; None begins one that is full, C = L.
           start: i32[], the slot of the first token, at most C - L; what was there is overwritten.
+          head: see `__call__`.
 
         Returns:
           Hidden states after the final norm, [B, L, D], the same that `__call__` gives for these
           tokens when it reads the whole text; and the cache with the tokens in it.
         """
-        return self._run(tokens, positions, mask, cache, start, None)
-
-    def _run(
-        self,
-        tokens: jax.Array,
-        positions: jax.Array,
-        mask: jax.Array,
-        cache: KVCache | None,
-        start: jax.Array | int,
-        head: KVCache | None,
-    ) -> tuple[jax.Array, KVCache]:
         config = self.config
         x = embed(self.embed[...], tokens)
         x = x * jnp.asarray(config.embedding_scale, x.dtype)
@@ -309,7 +306,8 @@ class Decoder(nnx.Module):
         others = positions
         if cache is not None:
             others = write(cache.positions, positions, start)
-        surroundings = {FULL: (rotary_table(config.rope, config.head_dim, positions), mask)}
+        rotary = rotary_table(config.rope, config.head_dim, positions)
+        surroundings = {FULL: Surroundings(rotary, mask)}
         head_masks: dict[str, jax.Array | None] = {FULL: None}
         if (window := config.sliding_window) is not None:
 
@@ -317,7 +315,7 @@ class Decoder(nnx.Module):
                 return positions[:, :, None] - slots[:, None, :] < window
 
             rotary = rotary_table(config.sliding_rope or config.rope, config.head_dim, positions)
-            surroundings[SLIDING] = rotary, mask & is_near(others)
+            surroundings[SLIDING] = Surroundings(rotary, mask & is_near(others))
             head_masks[SLIDING] = None if head is None else is_near(head.positions)
         kinds = config.layer_types or (FULL,) * config.num_hidden_layers
         all_keys, all_values = [], []
@@ -327,7 +325,8 @@ class Decoder(nnx.Module):
                 past = Past(cache.keys[layer], cache.values[layer], start)
             if head is not None:
                 prefix = Prefix(head.keys[layer], head.values[layer], head_masks[kind])
-            x, keys, values = block(x, *surroundings[kind], past, prefix)
+            around = surroundings[kind]._replace(past=past, prefix=prefix)
+            x, keys, values = block(x, around)
             all_keys.append(keys)
             all_values.append(values)
         return self.norm(x), KVCache(tuple(all_keys), tuple(all_values), others)

@@ -93,16 +93,16 @@ def language_policy(
     """
     score.check_options(normalization, temperature)
     WIDTH_OR_ZERO.check("lora_rank", lora_rank, ", where 0 is full fine-tuning")
-
-    def made(params: Any, frozen: Any) -> Any:
-        return nnx.merge(lm.graphdef, lora.merge(frozen, params) if lora_rank else params)
+    merge = lora.merge if lora_rank else lambda frozen, params: params
 
     return LanguagePolicy(
         read=functools.partial(_read, lm, num_actions, normalization),
         init=(lambda key: lora.init(key, lm.params, lora_rank))
         if lora_rank
         else (lambda key: lm.params),
-        apply=lambda params, frozen, rows: _apply(made(params, frozen), rows, temperature),
+        apply=lambda params, frozen, rows: _apply(
+            nnx.merge(lm.graphdef, merge(frozen, params)), rows, temperature
+        ),
         frozen=lm.params if lora_rank else (),
         num_features=lm.config.hidden_size,
         in_parts=functools.partial(_in_parts, lm.config),
@@ -234,6 +234,7 @@ def _at_own_length(function: Callable[..., Any], row: Rows, *args: Any) -> Any:
 
 
 def _is_one_by_one(config: Any, rows: Rows) -> bool:
+    """Whether rows are read one by one; a row that is alone may be such a one already."""
     B, L = rows.tokens.shape
     if B == 1:
         return False

@@ -40,6 +40,12 @@ def interval(values: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def with_interval(values: np.ndarray) -> str:
+    """The interquartile mean of `values` [S] and its interval, such as "0.95 [0.84, 0.97]"."""
+    low, high = interval(values)
+    return f"{interquartile_mean(values):.2f} [{low:.2f}, {high:.2f}]"
+
+
 def steps_to(level: float, steps: Sequence[float], success: np.ndarray) -> np.ndarray:
     """Steps after which each seed's success rate first reached `level`.
 
