@@ -27,10 +27,10 @@ def f(key, shared):
 
 keys = jax.random.split(jax.random.key(0), 4)
 shared = np.arange(6, dtype=np.float32).reshape(3, 2)
-results = {{
+results = {
     mesh: distributed.over_seeds(f, (0, None), 4, mesh=mesh)(keys, shared)
     for mesh in ("data:1", None, "data:2,model:4")
-}}
+}
 assert len(results[None].sharding.device_set) == 4
 for result in results.values():
     np.testing.assert_array_equal(result, results["data:1"])
