@@ -112,6 +112,28 @@ def test_a_stopped_scoring_says_how_many_prompts_it_can_give_again(tmp_path):
     np.testing.assert_array_equal(again.log_probs, whole.log_probs[:done])
 
 
+@pytest.fixture(autouse=True)
+def batches_of_32(monkeypatch):
+    monkeypatch.setattr(cached, "_PROMPTS_PER_BATCH", 32)
+
+
+def test_answers_are_in_the_store_before_their_batch_ends(tmp_path, monkeypatch):
+    take = cached.score_in_passes
+    with PriorStore(tmp_path / "priors.sqlite") as store:
+        kept = []
+
+        def one_by_one(lm, texts, lists, **how):
+            for done, scores in take(lm, texts, lists, **how):
+                for row in range(len(done)):
+                    yield done[row : row + 1], type(scores)(*(x[row : row + 1] for x in scores))
+                    kept.append(sum(usage.prompts for usage in store.usage()))
+
+        monkeypatch.setattr(cached, "score_in_passes", one_by_one)
+        monkeypatch.setattr(cached, "_KEEP_EVERY", 0)
+        priors.CachedModel("tiny", store).score(PROMPTS[:4])
+        assert kept == [1, 2, 3, 4]
+
+
 def stop_after_the_first_pass(monkeypatch, store=None) -> priors.CachedModel:
     """A model that is stopped once it has answered its first batch, and takes its time then."""
     begun = []

@@ -140,6 +140,7 @@ def make_loop(
         keys, prior = jax.random.split(key, num_envs), lookup_rows(table, row)
         return jax.vmap(agent.candidates.draw, in_axes=(None, 0, 0))(agent_state, keys, prior)
 
+    @jax.jit  # Traced once, for its shapes and for the loop.
     def iterate(
         state: LoopState, table: PriorTable, row: jax.Array, acting: jax.Array
     ) -> tuple[LoopState, jax.Array, Missing, Metrics]:

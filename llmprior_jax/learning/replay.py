@@ -124,6 +124,7 @@ def make_replay(agent: Agent, settings: LoopSettings) -> Replay:
             weight=jnp.ones(settings.batch_size),
         )
 
+    @jax.jit  # Traced once, for its shapes and for either branch.
     def update_some(
         agent_state: AgentState, state: ReplayState, key: jax.Array, table: PriorTable
     ) -> tuple[AgentState, Metrics]:

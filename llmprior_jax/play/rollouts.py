@@ -118,6 +118,7 @@ def make_roller(
       share: see `stepping.Share`.
     """
 
+    @jax.jit  # Traced once, for its shapes and for the loop.
     def step(
         agent_state: Any,
         shared: Any,
@@ -168,7 +169,7 @@ def make_roller(
             progress, row, missing, _ = carry
             idle = ~jnp.any(_is_running(progress) & ~missing.is_missing)
             envs, row, taken, missing, kept, memory = step(
-                agent_state, shared, table, progress, row, missing
+                agent_state, shared, table, progress._replace(steps=()), row, missing
             )
             # A time beyond the end: a step that was not taken is written nowhere.
             place = jnp.where(taken.taken, progress.time, num_steps), jnp.arange(num_envs)

@@ -34,7 +34,10 @@ from llmprior_jax.priors.store import ModelUsage, PriorStore, StoredScores, Stor
 from llmprior_jax.priors.tokens import align, begins_plainly, count_tokens
 
 HIDDEN = "hidden"
-_PROMPTS_PER_BATCH = 32
+# Prompts that are asked together share what they begin with, and an accelerator's passes are large.
+_PROMPTS_PER_BATCH, _ON_ACCELERATORS = 128, 1024
+_PROPOSALS_PER_BATCH = 32
+_KEEP_EVERY = 1.0  # seconds; what is lost if the process is killed
 _PATIENCE = 0.5  # seconds; what takes less needs no bar
 
 _Result = TypeVar("_Result")
@@ -132,8 +135,9 @@ class CachedModel:
         self._keeps = store is not None
         self._should_stop = should_stop
         self._unfinished: dict[str, StoredScores] = {}  # Of a call that was stopped.
+        at_once = _PROMPTS_PER_BATCH if jax.default_backend() == "cpu" else _ON_ACCELERATORS
         # As many for each device.
-        self._prompts_per_batch = _PROMPTS_PER_BATCH * (1 if mesh is None else mesh.shape["data"])
+        self._prompts_per_batch = at_once * (1 if mesh is None else mesh.shape["data"])
 
     @functools.cached_property
     def language_model(self) -> models.LanguageModel:
@@ -304,8 +308,8 @@ class CachedModel:
         asked = list(dict.fromkeys((prompt.text, prompt.after_thought) for prompt in prompts))
         answers: dict[tuple[str, str | None], Proposals] = {}
         with _bar(len(asked), "proposals") as bar:
-            for start in range(0, len(asked), _PROMPTS_PER_BATCH):
-                batch = asked[start : start + _PROMPTS_PER_BATCH]
+            for start in range(0, len(asked), _PROPOSALS_PER_BATCH):
+                batch = asked[start : start + _PROPOSALS_PER_BATCH]
                 for after_thought in dict.fromkeys(after for _, after in batch):
                     texts = [text for text, after in batch if after == after_thought]
                     try:
@@ -443,23 +447,32 @@ class CachedModel:
         """
         texts, lists = list(batch.missing), list(batch.missing.values())
         new: dict[str, StoredScores] = {}
+        kept, made = time.perf_counter(), 0
+
+        def keep() -> None:
+            nonlocal kept, made
+            kept, made = time.perf_counter(), made + len(new)
+            in_order = {text: new[text] for text in texts if text in new}
+            self._keep(lambda store: store.put_scores(*self._name, in_order), len(in_order))
+            for text, answer in in_order.items():
+                _add(answers, text, answer)
+            new.clear()
 
         def take(part: tuple[np.ndarray, TextScores]) -> None:
             done, scores = part
             for row, b in enumerate(done.tolist()):
-                kept = (leaf[row, : len(lists[b])] for leaf in scores)
-                new[texts[b]] = StoredScores(lists[b], *kept)
+                of_row = (leaf[row, : len(lists[b])] for leaf in scores)
+                new[texts[b]] = StoredScores(lists[b], *of_row)
             bar.update(len(done))
+            if time.perf_counter() - kept > _KEEP_EVERY:
+                keep()
 
         try:
             self._stoppable(lambda: batch.passes, take)
         finally:
             if new:
-                in_order = {text: new[text] for text in texts if text in new}
-                self._keep(lambda store: store.put_scores(*self._name, in_order), len(in_order))
-            self._count_made(len(new), began)
-            for text, answer in new.items():
-                _add(answers, text, answer)
+                keep()
+            self._count_made(made, began)
 
     def _encode(self, encoder: models.TextEncoder, prompts: Sequence[Prompt]) -> np.ndarray:
         """The text encoder's features of prompts."""
