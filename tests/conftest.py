@@ -60,6 +60,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="it takes minutes; --long runs it"))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def a_short_look_at_priors():
+    """Runs look at their prior for a few episodes; in full in the processes that tests start."""
+    from llmprior_jax.training import prior_alone
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prior_alone, "_EPISODES", 16)
+        patch.setattr(prior_alone, "_LAZY_EPISODES", 2)
+        patch.setattr(prior_alone, "_LAZY_STATES", 16)
+        yield
+
+
 @pytest.fixture(scope="session")
 def alfworld_data(tmp_path_factory) -> pathlib.Path:
     """An ALFWorld data directory with two training games and an unseen one, of Pick."""

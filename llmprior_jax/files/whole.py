@@ -23,12 +23,11 @@ def digest(*parts: bytes | str) -> bytes:
     Raises:
       TypeError: a part is neither bytes nor text.
     """
-    hashed = hashlib.blake2b(digest_size=16)
+    pieces: list[bytes] = []
     for part in parts:
         encoded = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
-        hashed.update(len(encoded).to_bytes(8, "little"))
-        hashed.update(encoded)
-    return hashed.digest()
+        pieces += len(encoded).to_bytes(8, "little"), encoded
+    return hashlib.blake2b(b"".join(pieces), digest_size=16).digest()
 
 
 def write_atomically(path: str | pathlib.Path, content: str | bytes) -> None:
@@ -50,7 +49,7 @@ def check_text(text: str, name: str) -> None:
 
     Python makes such texts of file names and of JSON that are no proper UTF-8.
     """
-    if half := _HALF.search(text):
+    if not text.isascii() and (half := _HALF.search(text)):
         around = text[max(0, half.start() - 20) : half.end() + 20]
         raise ValueError(
             f"{name} has half of a character ({around!r}), which is no text; write it in UTF-8"

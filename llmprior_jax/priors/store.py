@@ -166,8 +166,9 @@ class StoredScores(NamedTuple):
         A = len(self.actions)
         if not A or not all(isinstance(action, str) for action in self.actions):
             raise ValueError("actions are missing, or are no texts")
-        for action in self.actions:
-            check_text(action, "an action")
+        if not "".join(self.actions).isascii():
+            for action in self.actions:
+                check_text(action, "an action")
         if len(set(self.actions)) < A:
             twice = next(each for each in self.actions if self.actions.count(each) > 1)
             raise ValueError(f"the action {twice!r} stands twice")
@@ -731,6 +732,10 @@ _WAYS: dict[str, Callable[[np.ndarray], bytes]] = {
 }
 
 
+# 2^-128 to 2^127, for exponents i8.
+_POWERS = np.ldexp(np.float32(1.0), np.arange(-128, 128, dtype=np.int32))
+
+
 def _read_features(content: bytes, written: str, num_actions: int) -> np.ndarray:
     """Features f32[A, D].
 
@@ -743,12 +748,14 @@ def _read_features(content: bytes, written: str, num_actions: int) -> np.ndarray
     if written != _WHOLE:
         return numbers.astype(np.float32).reshape(num_actions, -1)
     exponents, whole = numbers[:num_actions], numbers[num_actions:].reshape(num_actions, -1)
-    return whole * _powers(exponents)
+    features = whole.astype(np.float32)
+    features *= _powers(exponents)
+    return features
 
 
 def _powers(exponents: np.ndarray) -> np.ndarray:
     """Of 2, f32[A, 1]."""
-    return np.ldexp(np.float32(1.0), exponents.astype(np.int32))[:, None]
+    return _POWERS[exponents.astype(np.intp) + 128, None]
 
 
 def _key(*texts: str) -> bytes:

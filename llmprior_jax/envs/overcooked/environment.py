@@ -436,7 +436,8 @@ class Overcooked(TextEnvironment[EnvState, EnvParams]):
             for start in range(0, len(frontier), batch):
                 chunk = frontier[start : start + batch]
                 padded = np.pad(chunk, ((0, batch - len(chunk)), (0, 0)), mode="edge")
-                observations, digits, ended = jax.device_get(successors(padded, actions))
+                after = jax.device_get(successors(padded, actions))
+                observations, digits, ended = (leaf[: len(chunk)] for leaf in after)
                 found.append(_unique_rows(observations.reshape(-1, observations.shape[-1])))
                 following.append(digits[~ended])
             frontier = np.concatenate(following)
