@@ -60,15 +60,29 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="it takes minutes; --long runs it"))
 
 
+_LOOKS = {"_EPISODES": 16, "_LAZY_EPISODES": 2, "_LAZY_STATES": 16}
+
+
 @pytest.fixture(scope="session", autouse=True)
-def a_short_look_at_priors():
+def a_short_look():
     """Runs look at their prior for a few episodes; in full in the processes that tests start."""
     from llmprior_jax.training import prior_alone
 
+    in_full = {name: getattr(prior_alone, name) for name in _LOOKS}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prior_alone, "_EPISODES", 16)
-        patch.setattr(prior_alone, "_LAZY_EPISODES", 2)
-        patch.setattr(prior_alone, "_LAZY_STATES", 16)
+        for name, length in _LOOKS.items():
+            patch.setattr(prior_alone, name, length)
+        yield in_full
+
+
+@pytest.fixture(scope="module")
+def a_full_look(a_short_look):
+    """Runs of a module look at their prior as those of users do."""
+    from llmprior_jax.training import prior_alone
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, length in a_short_look.items():
+            patch.setattr(prior_alone, name, length)
         yield
 
 

@@ -24,16 +24,7 @@ from llmprior_jax.training.prior_alone import Outcome, Verdict
 
 WARNING = "alone is worse than a uniform policy"
 FIXED = {"agent.trust": "fixed"}
-LENGTHS = ("_EPISODES", "_LAZY_EPISODES", "_LAZY_STATES")
-IN_FULL = {name: getattr(prior_alone, name) for name in LENGTHS}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def a_full_look(a_short_look_at_priors):
-    with pytest.MonkeyPatch.context() as patch:
-        for name, length in IN_FULL.items():
-            patch.setattr(prior_alone, name, length)
-        yield
+pytestmark = pytest.mark.usefixtures("a_full_look")
 
 
 def test_the_interval_of_success_is_wilsons():

@@ -228,7 +228,7 @@ def test_each_is_mixed_with_its_own_share_of_the_uniform_prior():
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(tmp_path_factory, a_full_look):
     """The work directory of a run with two priors, the same model asked in two ways."""
     workdir = tmp_path_factory.mktemp("several") / "run"
     config = named("tiny,tiny@options")
