@@ -1,9 +1,11 @@
 """Settings shared by all tests: two devices, one compilation cache, no home, quiet libraries."""
 
+import contextlib
 import importlib.util
 import os
 import pathlib
 import tempfile
+from collections.abc import Iterator, Mapping
 
 import jax
 import pytest
@@ -60,29 +62,29 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="it takes minutes; --long runs it"))
 
 
-_LOOKS = {"_EPISODES": 16, "_LAZY_EPISODES": 2, "_LAZY_STATES": 16}
+@contextlib.contextmanager
+def _looking(lengths: Mapping[str, int]) -> Iterator[Mapping[str, int]]:
+    """Changes how long runs look at their prior; gives what it was."""
+    from llmprior_jax.training import prior_alone
+
+    before = {name: getattr(prior_alone, name) for name in lengths}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, length in lengths.items():
+            patch.setattr(prior_alone, name, length)
+        yield before
 
 
 @pytest.fixture(scope="session", autouse=True)
 def a_short_look():
     """Runs look at their prior for a few episodes; in full in the processes that tests start."""
-    from llmprior_jax.training import prior_alone
-
-    in_full = {name: getattr(prior_alone, name) for name in _LOOKS}
-    with pytest.MonkeyPatch.context() as patch:
-        for name, length in _LOOKS.items():
-            patch.setattr(prior_alone, name, length)
+    with _looking({"_EPISODES": 16, "_LAZY_EPISODES": 2, "_LAZY_STATES": 16}) as in_full:
         yield in_full
 
 
 @pytest.fixture(scope="module")
 def a_full_look(a_short_look):
     """Runs of a module look at their prior as those of users do."""
-    from llmprior_jax.training import prior_alone
-
-    with pytest.MonkeyPatch.context() as patch:
-        for name, length in a_short_look.items():
-            patch.setattr(prior_alone, name, length)
+    with _looking(a_short_look):
         yield
 
 

@@ -19,6 +19,11 @@ from llmprior_jax.priors.sources import cached
 PROMPTS = [Prompt(f"Now: {n}.\nNext:", (" go", " wait")) for n in range(70)]
 
 
+@pytest.fixture(autouse=True)
+def batches_of_32(monkeypatch):
+    monkeypatch.setattr(cached, "_PROMPTS_PER_BATCH", 32)
+
+
 def test_what_is_under_way_may_be_finished():
     taken = []
     asked = threading.Event()
@@ -110,11 +115,6 @@ def test_a_stopped_scoring_says_how_many_prompts_it_can_give_again(tmp_path):
     again = model.score(PROMPTS[:done])
     assert model.queries.made == made, "the model was asked again"
     np.testing.assert_array_equal(again.log_probs, whole.log_probs[:done])
-
-
-@pytest.fixture(autouse=True)
-def batches_of_32(monkeypatch):
-    monkeypatch.setattr(cached, "_PROMPTS_PER_BATCH", 32)
 
 
 def test_answers_are_in_the_store_before_their_batch_ends(tmp_path, monkeypatch):

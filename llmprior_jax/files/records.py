@@ -12,7 +12,7 @@ import pathlib
 import re
 import reprlib
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from absl import logging
@@ -162,7 +162,8 @@ def typed(kind: Any, value: Any, name: str = "") -> Any:
       name: what errors call it.
 
     Raises:
-      ValueError: it is something else; the message says where, and what.
+      TypeError: the type is none of these.
+      ValueError: the value is something else; the message says where, and what.
     """
     plain = _PLAIN.get(kind)
     if plain is not None:
@@ -180,9 +181,8 @@ def typed(kind: Any, value: Any, name: str = "") -> Any:
     if origin in (list, tuple):
         entries = _expect(list | tuple, value, name, "list")
         of_each = arguments[0] if arguments else Any
-        if of_each is not str or not _are_ascii(entries):  # As most lists are, and long ones.
-            entries = [typed(of_each, entry, f"{name}[{i}]") for i, entry in enumerate(entries)]
-        return tuple(entries) if origin is tuple else list(entries)
+        items = [typed(of_each, entry, f"{name}[{i}]") for i, entry in enumerate(entries)]
+        return tuple(items) if origin is tuple else items
     if origin in (dict, Mapping):
         fields = _expect(Mapping, value, name, "object")
         of_each = arguments[1] if arguments else Any
@@ -192,12 +192,7 @@ def typed(kind: Any, value: Any, name: str = "") -> Any:
         }
     if typing.is_typeddict(origin):
         return _typed_fields(origin, _expect(Mapping, value, name, "object"), name)
-    return _PLAIN[origin](value, name)
-
-
-def _are_ascii(entries: Sequence[Any]) -> bool:
-    """Whether all entries are texts of ASCII, in which no character is halved."""
-    return {*map(type, entries)} == {str} and "".join(entries).isascii()
+    raise TypeError(f"{kind} is no type that JSON has")
 
 
 def _typed_fields(kind: Any, fields: Mapping[str, Any], name: str) -> dict[str, Any]:

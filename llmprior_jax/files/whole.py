@@ -23,11 +23,12 @@ def digest(*parts: bytes | str) -> bytes:
     Raises:
       TypeError: a part is neither bytes nor text.
     """
-    pieces: list[bytes] = []
+    hashed = hashlib.blake2b(digest_size=16)
     for part in parts:
         encoded = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
-        pieces += len(encoded).to_bytes(8, "little"), encoded
-    return hashlib.blake2b(b"".join(pieces), digest_size=16).digest()
+        hashed.update(len(encoded).to_bytes(8, "little"))
+        hashed.update(encoded)
+    return hashed.digest()
 
 
 def write_atomically(path: str | pathlib.Path, content: str | bytes) -> None:

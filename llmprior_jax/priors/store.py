@@ -166,9 +166,8 @@ class StoredScores(NamedTuple):
         A = len(self.actions)
         if not A or not all(isinstance(action, str) for action in self.actions):
             raise ValueError("actions are missing, or are no texts")
-        if not "".join(self.actions).isascii():
-            for action in self.actions:
-                check_text(action, "an action")
+        for action in self.actions:
+            check_text(action, "an action")
         if len(set(self.actions)) < A:
             twice = next(each for each in self.actions if self.actions.count(each) > 1)
             raise ValueError(f"the action {twice!r} stands twice")

@@ -37,7 +37,7 @@ HIDDEN = "hidden"
 # Prompts that are asked together share what they begin with, and an accelerator's passes are large.
 _PROMPTS_PER_BATCH, _ON_ACCELERATORS = 128, 1024
 _PROPOSALS_PER_BATCH = 32
-_KEEP_EVERY = 1.0  # seconds; what is lost if the process is killed
+_KEEP_EVERY = 1.0  # seconds; a process that is killed loses as much, and its pass
 _PATIENCE = 0.5  # seconds; what takes less needs no bar
 
 _Result = TypeVar("_Result")
@@ -135,9 +135,12 @@ class CachedModel:
         self._keeps = store is not None
         self._should_stop = should_stop
         self._unfinished: dict[str, StoredScores] = {}  # Of a call that was stopped.
+
+    @functools.cached_property
+    def _prompts_per_batch(self) -> int:
+        """As many for each device."""
         at_once = _PROMPTS_PER_BATCH if jax.default_backend() == "cpu" else _ON_ACCELERATORS
-        # As many for each device.
-        self._prompts_per_batch = at_once * (1 if mesh is None else mesh.shape["data"])
+        return at_once * (1 if self._mesh is None else self._mesh.shape["data"])
 
     @functools.cached_property
     def language_model(self) -> models.LanguageModel:
@@ -447,24 +450,24 @@ class CachedModel:
         """
         texts, lists = list(batch.missing), list(batch.missing.values())
         new: dict[str, StoredScores] = {}
-        kept, made = time.perf_counter(), 0
+        kept_at, made = time.perf_counter(), 0
 
         def keep() -> None:
-            nonlocal kept, made
-            kept, made = time.perf_counter(), made + len(new)
+            nonlocal kept_at, made
             in_order = {text: new[text] for text in texts if text in new}
             self._keep(lambda store: store.put_scores(*self._name, in_order), len(in_order))
             for text, answer in in_order.items():
                 _add(answers, text, answer)
             new.clear()
+            kept_at, made = time.perf_counter(), made + len(in_order)
 
         def take(part: tuple[np.ndarray, TextScores]) -> None:
             done, scores = part
             for row, b in enumerate(done.tolist()):
-                of_row = (leaf[row, : len(lists[b])] for leaf in scores)
-                new[texts[b]] = StoredScores(lists[b], *of_row)
+                kept = (leaf[row, : len(lists[b])] for leaf in scores)
+                new[texts[b]] = StoredScores(lists[b], *kept)
             bar.update(len(done))
-            if time.perf_counter() - kept > _KEEP_EVERY:
+            if time.perf_counter() - kept_at > _KEEP_EVERY:
                 keep()
 
         try:
