@@ -40,6 +40,7 @@ class Scale(NamedTuple):
       num_policy_seeds: seeds of agents whose policy is a language model.
       online_steps: environment steps of a seed.
       policy_steps: environment steps of a seed whose policy is a language model.
+      memory_steps: environment steps of a seed that remembers.
       offline_updates: updates of a seed that learns from a dataset.
       dataset_sizes: transitions to learn from.
       world_steps: environment steps of a seed in BabyAI and TextWorld Commonsense, at most.
@@ -55,6 +56,7 @@ class Scale(NamedTuple):
     num_policy_seeds: int
     online_steps: int
     policy_steps: int
+    memory_steps: int
     offline_updates: int
     dataset_sizes: tuple[int, ...]
     world_steps: int
@@ -80,6 +82,7 @@ FULL = Scale(
     num_policy_seeds=5,
     online_steps=36_000,
     policy_steps=5_000,
+    memory_steps=4_000,
     offline_updates=6_000,
     dataset_sizes=(250, 500, 1_000, 2_000, 4_000, 8_000, 16_000, 32_000),
     world_steps=9_600,
@@ -95,6 +98,7 @@ QUICK = Scale(
     num_policy_seeds=1,
     online_steps=4_000,
     policy_steps=1_000,
+    memory_steps=800,
     offline_updates=1_000,
     dataset_sizes=(250, 2_000),
     world_steps=128,
