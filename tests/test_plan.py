@@ -61,7 +61,7 @@ def test_the_full_report_has_the_seeds_that_it_is_to_have(inputs):
     for name, experiment in plan.make(SCALES["full"], inputs).items():
         in_kitchen = 64 if name.startswith(("online", "offline", "ablation-bad-prior")) else 16
         for run in experiment.runs:
-            if agents.is_policy(run.config.agents[0]):
+            if agents.is_policy(run.config.agents[0]) or run.config.prior.refine.rounds:
                 wanted = 5
             elif "alfworld" in name or run.label == "BC":  # No claim is made about BC.
                 wanted = 16

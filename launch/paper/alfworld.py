@@ -63,7 +63,7 @@ def make(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
             "no training game has. Does what they learn carry over?",
             success="unseen_success_rate",
         ),
-        **({} if scale.is_quick else {"refined-alfworld-pick": _refined(maker)}),
+        **({} if scale.is_quick else {"refined-alfworld-pick": _refined(scale, maker)}),
         "offline-alfworld-pick": Experiment(
             "Offline: ALFWorld Pick",
             "How many transitions does a prior save an agent that learns from a dataset? Episodes "
@@ -78,16 +78,17 @@ def make(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
     }
 
 
-def _refined(maker: Maker) -> Experiment:
+def _refined(scale: Scale, maker: Maker) -> Experiment:
     """The prior as it is, and after a round in which it learns."""
-    refined = {
+    refined: dict[str, Any] = {"num_seeds": scale.num_policy_seeds} | {
         f"prior__refine__{name}": value
         for name, value in alfworld_pick_refine.get_config().prior.refine.items()
     }
     return Experiment(
         "A refined prior: ALFWorld Pick, unseen tasks",
         "The posterior of the training games is distilled into the language model. What is that "
-        "worth in games that it never saw, alone and as the prior of DQN-Prior?",
+        "worth in games that it never saw, alone and as the prior of DQN-Prior? Each run refines "
+        "one; `launch.paper.refinement` refines several, there and elsewhere.",
         (
             *map(maker.run, ("prior", "dqn_prior")),
             maker.run("prior", "refined prior alone", **refined),
