@@ -28,6 +28,7 @@ are taken as they are, and get one when they are next written.
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -47,6 +48,7 @@ _DAMAGE = (AttributeError, RecursionError, TypeError, ValueError)
 _APPLICATION = 0x4C4D5052  # "LMPR", which `file` and SQLite's own header know the file by.
 _SECONDS_TO_WAIT = 60
 _KEYS_PER_QUERY = 500
+_LISTS_REMEMBERED = 4_096  # The same lists of actions come with many prompts.
 _PERMISSIONS = "see to its permissions, and its directory's"
 _DAMAGED = "it is damaged, or no store: move it away"
 _LOCKED = f"another process has kept it locked for {_SECONDS_TO_WAIT} s; end that"
@@ -166,11 +168,7 @@ class StoredScores(NamedTuple):
         A = len(self.actions)
         if not A or not all(isinstance(action, str) for action in self.actions):
             raise ValueError("actions are missing, or are no texts")
-        for action in self.actions:
-            check_text(action, "an action")
-        if len(set(self.actions)) < A:
-            twice = next(each for each in self.actions if self.actions.count(each) > 1)
-            raise ValueError(f"the action {twice!r} stands twice")
+        _check_actions(tuple(self.actions))
         for name, array, ndim, kinds in zip(
             ("log-probabilities", "numbers of tokens", "features"),
             (self.log_probs, self.num_tokens, self.features),
@@ -648,6 +646,22 @@ class PriorStore:
             )
 
 
+@functools.lru_cache(_LISTS_REMEMBERED)
+def _check_actions(actions: tuple[str, ...]) -> None:
+    """Raises a ValueError if these cannot be kept, each once."""
+    for action in actions:
+        check_text(action, "an action")
+    if len(set(actions)) < len(actions):
+        twice = next(each for each in actions if actions.count(each) > 1)
+        raise ValueError(f"the action {twice!r} stands twice")
+
+
+@functools.lru_cache(_LISTS_REMEMBERED)
+def _read_actions(written: str) -> tuple[str, ...]:
+    """Raises a ValueError if it is no list of texts."""
+    return parse_json(written, "its actions", tuple[str, ...])
+
+
 def _check_key(key: bytes, *texts: str | None) -> None:
     """Raises an error if a model or a prompt is not that which an entry was made for."""
     there = [text for text in texts if text is not None]
@@ -671,7 +685,7 @@ def _unpack(key: bytes, row: Sequence[Any]) -> StoredScores:
     *columns, kept = row
     _check_digest(key, _hashed(columns), kept)
     texts, log_probs, num_tokens, features, written = columns
-    actions = parse_json(texts, "its actions", tuple[str, ...])
+    actions = _read_actions(texts)
     log_probs = np.frombuffer(log_probs, "<f4")
     num_tokens = np.frombuffer(num_tokens, "<i4")
     features = _read_features(features, written, max(1, len(actions)))
