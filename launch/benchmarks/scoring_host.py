@@ -7,8 +7,9 @@ States of a kitchen as in `launch.benchmark scoring`, with the tokenizer of the 
 byte-level BPE. Prompts and lists of actions are new in each timing; their words and most of their
 actions are not, as in a run. Beside it the same is done the plain way: each prompt + action as one
 text, all of them in one `encode_batch`, and nothing is packed. Both have one core, and its seconds
-are counted, not those of the clock. The store holds states of 8 actions with what is kept of hidden
-states of width 896, those of a model of half a billion parameters.
+are counted, not those of the clock. The store holds states of 8 actions, 20 of which share a list
+of them, as in the kitchen, with what is kept of hidden states of width 896, those of a model of
+half a billion parameters.
 """
 
 import collections
@@ -32,7 +33,8 @@ from llmprior_jax.priors.scoring.tokenizing import tokenize
 
 _STATES = 64
 _STORED, _STORED_ACTIONS, _WIDTH = 1024, 8, 896
-_READ_AT_ONCE = 32  # as `priors.CachedModel` reads them
+_STATES_OF_A_LIST = 20  # 806 states of the kitchen have 39 lists of actions.
+_READ_AT_ONCE = 128  # as `priors.CachedModel` reads them
 
 
 def measure(prompt_tokens: Sequence[int], actions: Sequence[int], repeats: int) -> timing.Result:
@@ -95,7 +97,10 @@ def _measure_case(prompt_tokens: int, num_actions: int, repeats: int) -> dict[st
 def _measure_store(repeats: int) -> tuple[float, float]:
     """Median time of reading all scores of a store, and the bytes that each of them takes."""
     rng = np.random.default_rng(0)
-    actions = tuple(f" go to place {a}" for a in range(_STORED_ACTIONS))
+    lists = [
+        tuple(f" go to place {number} {a}" for a in range(_STORED_ACTIONS))
+        for number in range(1 + _STORED // _STATES_OF_A_LIST)
+    ]
     prompts = [f"State {i}. Next:" for i in range(_STORED)]
     hidden = rng.standard_normal((_STORED, _STORED_ACTIONS, _WIDTH), np.float32)
     features = np.asarray(shorten(jnp.asarray(hidden), jnp.asarray(rotation(_WIDTH))))
@@ -106,7 +111,10 @@ def _measure_store(repeats: int) -> tuple[float, float]:
         tempfile.TemporaryDirectory() as directory,
         priors.PriorStore(Path(directory) / "store.sqlite") as store,
     ):
-        scores = (priors.StoredScores(actions, log_probs, lengths, row) for row in features)
+        scores = (
+            priors.StoredScores(lists[i // _STATES_OF_A_LIST], log_probs, lengths, row)
+            for i, row in enumerate(features)
+        )
         store.put_scores("model", "model", dict(zip(prompts, scores, strict=True)))
         for _ in range(repeats):
             began = time.process_time()
