@@ -64,7 +64,8 @@ def test_the_report_has_the_numbers_of_the_runs_and_the_verdict(planned, known, 
     assert report.write(tmp_path, planned, known) == 1
     page = (tmp_path / "report.md").read_text()
     assert "3 of 4 runs are finished" in page
-    both = "0.60 [0.60, 0.60] | 0.30 [0.30, 0.30]"
+    both = "0.60 [0.60, 0.60] | 0.30 [0.30, 0.30] | 0 of 4"
+    assert "**Not finished yet:** new." in page
     assert f"| old | 400 | 4 | {both} | 1.20 [1.20, 1.20] |" in page
     assert "**Claim: new needs at most 0.5 times the transitions of old.**" in page
     # The old one ends at 0.6, for which it needs 400 transitions and the new one 100.

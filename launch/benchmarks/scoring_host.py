@@ -34,6 +34,7 @@ from llmprior_jax.priors.scoring.tokenizing import tokenize
 _STATES = 64
 _STORED, _STORED_ACTIONS, _WIDTH = 1024, 8, 896
 _STATES_OF_A_LIST = 20  # 806 states of the kitchen have 39 lists of actions.
+_PACKED_AT_ONCE = 32
 _READ_AT_ONCE = 128  # as `priors.CachedModel` reads them
 
 
@@ -74,8 +75,8 @@ def _measure_case(prompt_tokens: int, num_actions: int, repeats: int) -> dict[st
         whole = time.process_time()
         states = tokenize(lm, prompts, lists)
         tokenized = time.process_time()
-        for start in range(0, _STATES, _READ_AT_ONCE):
-            collections.deque(packing.passes(states[start : start + _READ_AT_ONCE]), maxlen=0)
+        for start in range(0, _STATES, _PACKED_AT_ONCE):
+            collections.deque(packing.passes(states[start : start + _PACKED_AT_ONCE]), maxlen=0)
         packed = time.process_time()
         if repeat:  # In the first, words are new.
             seconds["whole"].append(whole - began)
@@ -97,26 +98,25 @@ def _measure_case(prompt_tokens: int, num_actions: int, repeats: int) -> dict[st
 def _measure_store(repeats: int) -> tuple[float, float]:
     """Median time of reading all scores of a store, and the bytes that each of them takes."""
     rng = np.random.default_rng(0)
-    lists = [
-        tuple(f" go to place {number} {a}" for a in range(_STORED_ACTIONS))
-        for number in range(1 + _STORED // _STATES_OF_A_LIST)
-    ]
-    prompts = [f"State {i}. Next:" for i in range(_STORED)]
     hidden = rng.standard_normal((_STORED, _STORED_ACTIONS, _WIDTH), np.float32)
     features = np.asarray(shorten(jnp.asarray(hidden), jnp.asarray(rotation(_WIDTH))))
     log_probs = np.full(_STORED_ACTIONS, -2.0, np.float32)
     lengths = np.full(_STORED_ACTIONS, 4, np.int32)
+
+    def scores(repeat: int, state: int) -> priors.StoredScores:
+        number = state // _STATES_OF_A_LIST
+        actions = tuple(f" go to place {repeat} {number} {a}" for a in range(_STORED_ACTIONS))
+        return priors.StoredScores(actions, log_probs, lengths, features[state])
+
     seconds = []
     with (
         tempfile.TemporaryDirectory() as directory,
         priors.PriorStore(Path(directory) / "store.sqlite") as store,
     ):
-        scores = (
-            priors.StoredScores(lists[i // _STATES_OF_A_LIST], log_probs, lengths, row)
-            for i, row in enumerate(features)
-        )
-        store.put_scores("model", "model", dict(zip(prompts, scores, strict=True)))
-        for _ in range(repeats):
+        for repeat in range(repeats):
+            prompts = [f"State {repeat} {state}. Next:" for state in range(_STORED)]
+            said = {prompt: scores(repeat, state) for state, prompt in enumerate(prompts)}
+            store.put_scores("model", "model", said)
             began = time.process_time()
             for start in range(0, _STORED, _READ_AT_ONCE):
                 store.get_scores("model", prompts[start : start + _READ_AT_ONCE])

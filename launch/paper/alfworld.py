@@ -87,8 +87,9 @@ def _refined(scale: Scale, maker: Maker) -> Experiment:
     return Experiment(
         "A refined prior: ALFWorld Pick, unseen tasks",
         "The posterior of the training games is distilled into the language model. What is that "
-        "worth in games that it never saw, alone and as the prior of DQN-Prior? Each run refines "
-        "one; `launch.paper.refinement` refines several, there and elsewhere.",
+        "worth in games that it never saw, alone and as the prior of DQN-Prior? All seeds of a "
+        "run share one refined prior, so intervals do not tell how much another would differ; "
+        "`launch.paper.refinement` refines several.",
         (
             *map(maker.run, ("prior", "dqn_prior")),
             maker.run("prior", "refined prior alone", **refined),

@@ -69,7 +69,8 @@ def _online(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
         "eval_every": 1_000,
         "eval_episodes": scale.pick((64,), (32,))[0],
     }
-    # A memory needs no transitions to begin with, and in kitchens it holds some 500 pairs.
+    # A memory needs no transitions to begin with. Of pairs there are fewer than it has room for, so
+    # that more room would change nothing but the time.
     remembering: dict[str, Any] = {
         "loop__warmup_steps": 1,
         "loop__updates_per_step": 4,
@@ -102,8 +103,10 @@ def _online(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
                 Claim("Mem-Q", _MEMORY_ALONE),
                 *([Claim("GFlan-Prior", "GFlan")] if policies else []),
             ),
-            tried="Mem-Q has the default settings, but for the updates in each step: as many as "
-            "the search chose for DQN. With one in place of four it needs 1,000 environment steps.",
+            tried="Mem-Q has its default settings, but that it learns from the first step on, with "
+            "four updates in each, as many as the search chose for DQN. Four were tried on 16 "
+            "seeds of that search, and reached 90% success in 600 steps; one, on eight seeds from 0 on, "
+            "in at most 1,000. It is evaluated more often than the others.",
         )
     return experiments
 

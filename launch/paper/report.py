@@ -153,7 +153,8 @@ def write(out: pathlib.Path, planned: Mapping[str, Experiment], evidence: Eviden
     for file, lines in ((_RESULTS, _results(known, evidence.records)), (_CALLS, evidence.calls)):
         write_atomically(out / file, "".join(json.dumps(line) + "\n" for line in lines))
     sections = [
-        _section(name, experiment, evidence.records, out) for name, experiment in known.items()
+        _section(name, experiment, planned[name], evidence.records, out)
+        for name, experiment in known.items()
     ]
     head = _head(evidence, known, len(distinct_runs(planned)))
     write_atomically(out / FILE, "\n\n".join([head, *sections]) + "\n")
@@ -248,10 +249,15 @@ def _with_known_runs(
 
 
 def _section(
-    name: str, experiment: Experiment, records: Mapping[str, Records], out: pathlib.Path
+    name: str,
+    experiment: Experiment,
+    planned: Experiment,
+    records: Mapping[str, Records],
+    out: pathlib.Path,
 ) -> str:
-    """The part of the report on one experiment; draws its figure."""
+    """The part of the report on one experiment, as far as its runs are known; draws its figure."""
     curves = _curves(experiment, records)
+    unknown = dict.fromkeys(run.label for run in planned.runs if run.name not in records)
     _draw(curves, experiment, out / f"{name}.png")
     return "\n\n".join(
         [
@@ -259,6 +265,7 @@ def _section(
             experiment.question,
             f"![{experiment.title}]({name}.png)",
             _table(experiment, records),
+            *([f"**Not finished yet:** {'; '.join(unknown)}."] if unknown else []),
             *(_verdicts(claim, experiment, records) for claim in experiment.claims),
             *([f"**Tried before.** {experiment.tried}"] if experiment.tried else []),
         ]
@@ -335,7 +342,14 @@ def _table(experiment: Experiment, records: Mapping[str, Records]) -> str:
             **amount,
             "seeds": str(run.config.num_seeds),
             "success rate": _interval(statistics["success_rate"]),
-            **{mode: _interval(of_others.get(mode, {}).get("success_rate")) for mode in further},
+            **{
+                title: cell
+                for mode in further
+                for title, cell in (
+                    (mode, _interval(of_others.get(mode, {}).get("success_rate"))),
+                    (f"{mode}, seeds at {summary.SOLVED}", _solved(records[run.name][-1], mode)),
+                )
+            },
             **(of_unseen if unseen else {}),
             "return": _interval(statistics["return"]),
             **steps,
@@ -349,6 +363,14 @@ def _table(experiment: Experiment, records: Mapping[str, Records]) -> str:
 def _has(mode: str) -> Callable[[Mapping[str, Any]], bool]:
     """Says of an evaluation whether it has a mode."""
     return lambda evaluation: f"{_MODES[mode]}success_rate" in evaluation
+
+
+def _solved(evaluation: Mapping[str, Any], mode: str) -> str:
+    """How many seeds succeed: means do not tell where each seed does always or never."""
+    if not _has(mode)(evaluation):
+        return ""
+    success = np.array(evaluation[f"{_MODES[mode]}success_rate"])
+    return f"{np.sum(success >= summary.SOLVED)} of {len(success)}"
 
 
 def _interval(statistic: Mapping[str, Any] | None) -> str:

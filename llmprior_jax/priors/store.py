@@ -48,7 +48,7 @@ _DAMAGE = (AttributeError, RecursionError, TypeError, ValueError)
 _APPLICATION = 0x4C4D5052  # "LMPR", which `file` and SQLite's own header know the file by.
 _SECONDS_TO_WAIT = 60
 _KEYS_PER_QUERY = 500
-_LISTS_REMEMBERED = 4_096  # The same lists of actions come with many prompts.
+_LISTS_REMEMBERED = 1_024  # The same lists of actions come with many prompts.
 _PERMISSIONS = "see to its permissions, and its directory's"
 _DAMAGED = "it is damaged, or no store: move it away"
 _LOCKED = f"another process has kept it locked for {_SECONDS_TO_WAIT} s; end that"
@@ -648,7 +648,7 @@ class PriorStore:
 
 @functools.lru_cache(_LISTS_REMEMBERED)
 def _check_actions(actions: tuple[str, ...]) -> None:
-    """Raises a ValueError if these cannot be kept, each once."""
+    """Raises a ValueError if one cannot be kept, or stands twice."""
     for action in actions:
         check_text(action, "an action")
     if len(set(actions)) < len(actions):
