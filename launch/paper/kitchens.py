@@ -105,8 +105,8 @@ def _online(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
             ),
             tried="Mem-Q has its default settings, but that it learns from the first step on, with "
             "four updates in each, as many as the search chose for DQN. Four were tried on 16 "
-            "seeds of that search, and reached 90% success in 600 steps; one, on eight seeds from 0 on, "
-            "in at most 1,000. It is evaluated more often than the others.",
+            "seeds of that search, and reached 90% success in 600 steps; one, on eight seeds from "
+            "0 on, in at most 1,000. It is evaluated more often than the others.",
         )
     return experiments
 
