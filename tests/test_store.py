@@ -161,6 +161,12 @@ def test_what_would_be_damage_when_read_is_not_kept(store, changes, problem):
     assert store.usage() == []
 
 
+def test_a_list_that_was_refused_is_refused_again(store):
+    for prompt in ("first", "second"):
+        with pytest.raises(ValueError, match=f"'{prompt}' cannot be kept: the action 'a' stands"):
+            store.put_scores("f", "model", {prompt: GOOD._replace(actions=("a", "a"))})
+
+
 def test_actions_with_another_number_of_features_are_not_added(store):
     store.put_scores("f", "model", {"prompt": GOOD})
     wide = GOOD._replace(actions=("c", "d"), features=np.zeros((2, D + 1), np.float32))
