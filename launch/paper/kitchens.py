@@ -84,9 +84,10 @@ def _online(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
             maker.best(agent, env=env, **{**BOTH_MODES, **of_values})
             for agent in ("random", "prior", "dqn", "dqn_prior")
         ]
+        without_prior = {**remembering, "prior__uniform_share": 1.0}
         memories = [
-            maker.run("mem_q", label, env=env, **BOTH_MODES, **remembering, **fields)
-            for label, fields in (("Mem-Q", {}), (_MEMORY_ALONE, {"prior__uniform_share": 1.0}))
+            maker.run("mem_q", env=env, **BOTH_MODES, **remembering),
+            maker.run("mem_q", _MEMORY_ALONE, env=env, **BOTH_MODES, **without_prior),
         ]
         policies = [
             maker.best(agent, env=env, **BOTH_MODES, **policy)
