@@ -69,8 +69,8 @@ def _online(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
         "eval_every": 1_000,
         "eval_episodes": scale.pick((64,), (32,))[0],
     }
-    # A memory needs no transitions to begin with. Of pairs there are fewer than it has room for, so
-    # that more room would change nothing but the time.
+    # A memory needs no transitions to begin with. With the prior it gets to hold at most 550 pairs
+    # there, so that more room would change nothing but the time; without it there are more.
     remembering: dict[str, Any] = {
         "loop__warmup_steps": 1,
         "loop__updates_per_step": 4,
@@ -84,7 +84,11 @@ def _online(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
             maker.best(agent, env=env, **{**BOTH_MODES, **of_values})
             for agent in ("random", "prior", "dqn", "dqn_prior")
         ]
-        without_prior = {**remembering, "prior__uniform_share": 1.0}
+        without_prior = {
+            **remembering,
+            "agent__extra__capacity": 4_000,
+            "prior__uniform_share": 1.0,
+        }
         memories = [
             maker.run("mem_q", env=env, **BOTH_MODES, **remembering),
             maker.run("mem_q", _MEMORY_ALONE, env=env, **BOTH_MODES, **without_prior),

@@ -333,6 +333,10 @@ def _table(experiment: Experiment, records: Mapping[str, Records]) -> str:
         modes = [mode for mode in _MODES if _has(mode)(records[run.name][-1])]
         statistics = summary.summarize(records[run.name], step_unit(run.config), modes)
         of_others = statistics.get("other_modes", {})
+        of_modes = {}
+        for mode in further:
+            of_modes[mode] = _interval(of_others.get(mode, {}).get("success_rate"))
+            of_modes[f"{mode}, seeds at {summary.SOLVED}"] = _solved(records[run.name][-1], mode)
         amount, steps = {}, {"steps to 90% success": _steps(statistics["steps_to_90"])}
         if run.amount is not None:
             amount, steps = {experiment.scarce: f"{run.amount:,}"}, {}
@@ -342,14 +346,7 @@ def _table(experiment: Experiment, records: Mapping[str, Records]) -> str:
             **amount,
             "seeds": str(run.config.num_seeds),
             "success rate": _interval(statistics["success_rate"]),
-            **{
-                title: cell
-                for mode in further
-                for title, cell in (
-                    (mode, _interval(of_others.get(mode, {}).get("success_rate"))),
-                    (f"{mode}, seeds at {summary.SOLVED}", _solved(records[run.name][-1], mode)),
-                )
-            },
+            **of_modes,
             **(of_unseen if unseen else {}),
             "return": _interval(statistics["return"]),
             **steps,
