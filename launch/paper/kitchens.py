@@ -52,6 +52,7 @@ def make(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
     """The experiments by name."""
     return {
         **_online(scale, inputs),
+        "history-tomato-salad": _history(scale, inputs),
         "published-salad": _published(scale, inputs),
         "offline-salad": _offline(scale, inputs),
         **_ablations(scale, inputs),
@@ -62,22 +63,14 @@ def make(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
 
 
 def _online(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
-    maker = for_claims(scale, inputs)
+    maker, varied = for_claims(scale, inputs), for_variations(scale, inputs)
     policy: dict[str, Any] = {
         "num_seeds": scale.num_policy_seeds,
         "num_steps": scale.policy_steps,
         "eval_every": 1_000,
         "eval_episodes": scale.pick((64,), (32,))[0],
     }
-    # A memory needs no transitions to begin with. With the prior it gets to hold at most 550 pairs
-    # there, so that more room would change nothing but the time; without it there are more.
-    remembering: dict[str, Any] = {
-        "loop__warmup_steps": 1,
-        "loop__updates_per_step": 4,
-        "agent__extra__capacity": 1_000,
-        "num_steps": scale.memory_steps,
-        "eval_every": scale.memory_steps // 20,
-    }
+    remembering = _remembering(scale)
     experiments = {}
     for env, of_values in ((SALAD, scale.closely), ("Overcooked-TomatoSalad", {})):
         values = [
@@ -91,7 +84,7 @@ def _online(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
         }
         memories = [
             maker.run("mem_q", env=env, **BOTH_MODES, **remembering),
-            maker.run("mem_q", _MEMORY_ALONE, env=env, **BOTH_MODES, **without_prior),
+            varied.run("mem_q", _MEMORY_ALONE, env=env, **BOTH_MODES, **without_prior),
         ]
         policies = [
             maker.best(agent, env=env, **BOTH_MODES, **policy)
@@ -114,6 +107,46 @@ def _online(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
             "0 on, in at most 1,000. It is evaluated more often than the others.",
         )
     return experiments
+
+
+def _remembering(scale: Scale) -> dict[str, Any]:
+    """The fields of an agent that remembers."""
+    # A memory needs no transitions to begin with. With the prior it gets to hold at most 550 pairs
+    # there, so that more room would change nothing but the time; without it there are more.
+    return {
+        "loop__warmup_steps": 1,
+        "loop__updates_per_step": 4,
+        "agent__extra__capacity": 1_000,
+        "num_steps": scale.memory_steps,
+        "eval_every": scale.memory_steps // 20,
+    }
+
+
+def _history(scale: Scale, inputs: Inputs) -> Experiment:
+    """Where two states read alike: agents that see what they did last."""
+    claimed, maker = for_claims(scale, inputs), for_variations(scale, inputs)
+    env = "Overcooked-TomatoSalad"
+    told: dict[str, Any] = {"env": env, "history": 1, **BOTH_MODES}
+    return Experiment(
+        f"The last action in the state: {env}",
+        "An observation does not say what lies on the cutting board, and a prior that is nearly "
+        "right makes agents overlook it. Does the last observation and action in the state, for "
+        "prompt and Q alike, help?",
+        (
+            claimed.best("dqn", env=env, **BOTH_MODES),
+            claimed.best("dqn_prior", env=env, **BOTH_MODES),
+            maker.best("prior", "prior alone, last action", **told),
+            maker.best("dqn", "DQN, last action", **told),
+            maker.best("dqn_prior", "DQN-Prior, last action", **told),
+            maker.run("mem_q", "Mem-Q, last action", **told, **_remembering(scale)),
+        ),
+        claims=(
+            Claim("DQN-Prior, last action", "DQN"),
+            Claim("DQN-Prior, last action", "DQN, last action"),
+        ),
+        tried="On 16 other seeds DQN-Prior and Mem-Q had a success of 1.00 with it, from 4,000 and "
+        "from 400 steps on.",
+    )
 
 
 def _published(scale: Scale, inputs: Inputs) -> Experiment:
@@ -266,13 +299,14 @@ def _quality(scale: Scale, inputs: Inputs) -> Experiment:
 
 def _bad_prior(scale: Scale, inputs: Inputs) -> Experiment:
     """An adversarial prior, and what mixing it with the uniform one is worth."""
-    maker = for_claims(scale, inputs)
+    claimed, varied = for_claims(scale, inputs), for_variations(scale, inputs)
     mixed = {0.0: "", 0.5: ", half uniform", ROBUST_SHARE: f", {ROBUST_SHARE:.0%} uniform"}
     shares = scale.pick((0.0, 0.5, ROBUST_SHARE), (0.0, ROBUST_SHARE))
-    runs = [maker.best("dqn", **scale.closely)]
+    runs = [claimed.best("dqn", **scale.closely)]
     for label, is_reversed in (("DQN-Prior", False), ("reversed", True)):
         for share in shares:
             fields: dict[str, Any] = {"prior__reversed": is_reversed, "prior__uniform_share": share}
+            maker = varied if share or is_reversed else claimed
             runs.append(maker.best("dqn_prior", label + mixed[share], **fields, **scale.closely))
     return Experiment(
         f"A bad prior: {SALAD}",
