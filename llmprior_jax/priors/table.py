@@ -23,6 +23,10 @@ _WINDOW = 8
 _MIN_ROWS = 64
 # A table has a row to spare for so many that are in use.
 _ROWS_PER_SPARE_ROW = 8
+# Programs are compiled for each capacity, which takes longer than all else in a small table: one
+# that grows has at least the first number of rows, then four times as many each time, up to the
+# last. From there on memory counts, and it doubles.
+_FIRST_GROWTH, _LAST_LEAP = 1024, 4096
 _EMPTY = -1
 
 # Murmur3's finalizer and Weyl constants: they spread small integers over all 32 bits.
@@ -90,8 +94,8 @@ def insert(table: PriorTable, observations: np.ndarray, prior: ActionPrior) -> P
         where the table has them. Features are kept where they are not zero.
 
     Returns:
-      A table with the same rows first, then the new ones in the order given. Capacities double as
-      needed, so that a growing table has few different shapes.
+      A table with the same rows first, then the new ones in the order given. Capacities grow by
+      leaps, so that a growing table has few different shapes.
 
     Raises:
       ValueError: an observation comes twice or is in the table already, or has a NaN.
@@ -107,17 +111,17 @@ def insert(table: PriorTable, observations: np.ndarray, prior: ActionPrior) -> P
             f"{repeated} of the {len(observations)} observations come twice or "
             "are in the table already; insert each state once"
         )
-    size, capacity = int(table.size), len(table.observations)
-    capacity = _with_room(capacity, size + len(observations))
+    size = int(table.size)
     features = np.asarray(prior.features)
     is_kept = np.any(features != 0, axis=-1)
     used = int(table.num_actions)
     place = np.where(is_kept, used + np.cumsum(is_kept).reshape(is_kept.shape) - 1, _EMPTY)
     num_actions = used + int(is_kept.sum())
+    capacity, room = _capacities(table, size + len(observations), num_actions)
     slots = _assign_slots(
         np.asarray(table.slots), table.observations, size, observations, 4 * capacity
     )
-    kept, of_actions = _grow(table, capacity, _with_room(len(table.features), num_actions))
+    kept, of_actions = _grow(table, capacity, room)
     rows = np.arange(size, size + len(observations))
     kept = write_rows(kept, rows, (observations, prior.log_probs, prior.others, place))
     if num_actions > used:
@@ -205,12 +209,24 @@ def _check_comparable(observations: np.ndarray) -> None:
         )
 
 
-def _with_room(capacity: int, count: int) -> int:
-    """A capacity for so many, with room to grow.
+def _capacities(table: PriorTable, num_rows: int, num_actions: int) -> tuple[int, int]:
+    """For how many rows and actions a table is to have room that gets to have so many."""
+    capacity = rows = len(table.observations)
+    actions = len(table.features)
+    grows = int(table.size) > 0
+    if (needed := _with_room(num_rows)) > rows:
+        leap = min(max(_FIRST_GROWTH, 4 * rows), _LAST_LEAP) if grows else 0
+        capacity = max(needed, leap)
+    if (needed := _with_room(num_actions)) > actions or capacity > rows:
+        # As many as will be there when the rows are used up: both grow at once.
+        expected = num_actions * capacity // num_rows if grows and capacity <= _LAST_LEAP else 0
+        actions = max(actions, needed, _capacity_for(expected))
+    return capacity, actions
 
-    Programs are compiled for each capacity, and states rarely come alone.
-    """
-    return max(capacity, _capacity_for(count + count // _ROWS_PER_SPARE_ROW))
+
+def _with_room(count: int) -> int:
+    """A capacity for so many, with room for more: states rarely come alone."""
+    return _capacity_for(count + count // _ROWS_PER_SPARE_ROW)
 
 
 def _grow(table: PriorTable, num_rows: int, num_actions: int) -> tuple[Any, jax.Array]:
