@@ -221,7 +221,7 @@ def test_generated_games_agree_with_the_engine(tmp_path_factory, is_long, is_lon
     The longest version has 60 games and 100,000 steps.
     """
     halves_of_tasks = "pick,clean,cool", "examine,heat,pick2"
-    sizes = (10, 50_000) if is_longest else (5, 20_000) if is_long else (1, 1_500)
+    sizes = (10, 50_000) if is_longest else (5, 20_000) if is_long else (1, 600)
     num_games, num_steps = sizes
 
     def play(half: int) -> dict:
@@ -240,7 +240,7 @@ def test_generated_games_agree_with_the_engine(tmp_path_factory, is_long, is_lon
 
 
 def test_unusual_houses_agree_with_the_engine(houses):
-    compared = _compare(houses, steps=3_000, seed=0)
+    compared = _compare(houses, steps=1_500, seed=0)
     assert compared["differences"] == []
     assert compared["wins"]
     assert compared["time limits"]

@@ -41,6 +41,7 @@ class Scale(NamedTuple):
       online_steps: environment steps of a seed.
       policy_steps: environment steps of a seed whose policy is a language model.
       memory_steps: environment steps of a seed that remembers.
+      history_steps: environment steps of a seed that sees what it did last.
       offline_updates: updates of a seed that learns from a dataset.
       dataset_sizes: transitions to learn from.
       world_steps: environment steps of a seed in BabyAI and TextWorld Commonsense, at most.
@@ -57,6 +58,7 @@ class Scale(NamedTuple):
     online_steps: int
     policy_steps: int
     memory_steps: int
+    history_steps: int
     offline_updates: int
     dataset_sizes: tuple[int, ...]
     world_steps: int
@@ -83,6 +85,7 @@ FULL = Scale(
     online_steps=36_000,
     policy_steps=5_000,
     memory_steps=4_000,
+    history_steps=16_000,
     offline_updates=6_000,
     dataset_sizes=(250, 500, 1_000, 2_000, 4_000, 8_000, 16_000, 32_000),
     world_steps=9_600,
@@ -99,6 +102,7 @@ QUICK = Scale(
     online_steps=4_000,
     policy_steps=1_000,
     memory_steps=800,
+    history_steps=1_600,
     offline_updates=1_000,
     dataset_sizes=(250, 2_000),
     world_steps=128,

@@ -21,6 +21,7 @@ from llmprior_jax import training
 ROBUST_SHARE = 0.9
 _SEARCHERS = {"random": "uniform", "prior": "prior alone", "dqn_prior": "DQN-Prior"}
 _MEMORY_ALONE = "Mem-Q, uniform prior"
+_LEARNERS = ("dqn", "dqn_prior")
 _ONLINE = {SALAD: "online-salad", "Overcooked-TomatoSalad": "online-tomato-salad"}
 
 
@@ -52,7 +53,7 @@ def make(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
     """The experiments by name."""
     return {
         **_online(scale, inputs),
-        "history-tomato-salad": _history(scale, inputs),
+        **_history(scale, inputs),
         "published-salad": _published(scale, inputs),
         "offline-salad": _offline(scale, inputs),
         **_ablations(scale, inputs),
@@ -72,10 +73,10 @@ def _online(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
     }
     remembering = _remembering(scale)
     experiments = {}
-    for env, of_values in ((SALAD, scale.closely), ("Overcooked-TomatoSalad", {})):
+    for env in _ONLINE:
         values = [
-            maker.best(agent, env=env, **{**BOTH_MODES, **of_values})
-            for agent in ("random", "prior", "dqn", "dqn_prior")
+            maker.best(agent, env=env, **_closely(scale, env))
+            for agent in ("random", "prior", *_LEARNERS)
         ]
         without_prior = {
             **remembering,
@@ -109,6 +110,11 @@ def _online(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
     return experiments
 
 
+def _closely(scale: Scale, env: str) -> Mapping[str, Any]:
+    """How agents that learn Q are evaluated: often in the kitchen that the headline is about."""
+    return scale.closely if env == SALAD else BOTH_MODES
+
+
 def _remembering(scale: Scale) -> dict[str, Any]:
     """The fields of an agent that remembers."""
     # A memory needs no transitions to begin with. With the prior it gets to hold at most 550 pairs
@@ -122,31 +128,39 @@ def _remembering(scale: Scale) -> dict[str, Any]:
     }
 
 
-def _history(scale: Scale, inputs: Inputs) -> Experiment:
-    """Where two states read alike: agents that see what they did last."""
+def _history(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
+    """Where states read alike: agents that see what they did last."""
     claimed, maker = for_claims(scale, inputs), for_variations(scale, inputs)
-    env = "Overcooked-TomatoSalad"
-    told: dict[str, Any] = {"env": env, "history": 1, **BOTH_MODES}
-    return Experiment(
-        f"The last action in the state: {env}",
-        "An observation does not say what lies on the cutting board, and a prior that is nearly "
-        "right makes agents overlook it. Does the last observation and action in the state, for "
-        "prompt and Q alike, help?",
-        (
-            claimed.best("dqn", env=env, **BOTH_MODES),
-            claimed.best("dqn_prior", env=env, **BOTH_MODES),
-            maker.best("prior", "prior alone, last action", **told),
-            maker.best("dqn", "DQN, last action", **told),
-            maker.best("dqn_prior", "DQN-Prior, last action", **told),
-            maker.run("mem_q", "Mem-Q, last action", **told, **_remembering(scale)),
-        ),
-        claims=(
-            Claim("DQN-Prior, last action", "DQN"),
-            Claim("DQN-Prior, last action", "DQN, last action"),
-        ),
-        tried="On 16 other seeds DQN-Prior and Mem-Q had a success of 1.00 with it, from 4,000 and "
-        "from 400 steps on.",
-    )
+    experiments = {}
+    for env, name in _ONLINE.items():
+        without = [claimed.best(agent, env=env, **_closely(scale, env)) for agent in _LEARNERS]
+        fields: dict[str, Any] = {
+            **BOTH_MODES,
+            "env": env,
+            "history": 1,
+            "num_steps": scale.history_steps,
+            "eval_every": scale.history_steps // 40,
+        }
+        told = [
+            maker.best(agent, f"{NAMES[agent]}, last action", **fields)
+            for agent in ("prior", *_LEARNERS)
+        ]
+        fields |= _remembering(scale)
+        told.append(maker.run("mem_q", "Mem-Q, last action", **fields))
+        experiments[name.replace("online", "history")] = Experiment(
+            f"The last action in the state: {env}",
+            "An observation does not say what lies on the cutting board, so states read alike. "
+            "What is the last observation and action in the state worth, for prompt and Q alike?",
+            (*without, *told),
+            claims=(
+                Claim("DQN, last action", "DQN"),
+                Claim("DQN-Prior, last action", "DQN, last action"),
+                Claim("Mem-Q, last action", "DQN, last action"),
+            ),
+            tried="On 16 other seeds of TomatoSalad, DQN-Prior and Mem-Q had a success of 1.00 "
+            "with it, from 4,000 and from 400 steps on.",
+        )
+    return experiments
 
 
 def _published(scale: Scale, inputs: Inputs) -> Experiment:
