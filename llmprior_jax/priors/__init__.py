@@ -20,7 +20,8 @@ from llmprior_jax.priors.sources.demonstrated import Demonstrated
 from llmprior_jax.priors.sources.proposed import Proposed
 from llmprior_jax.priors.sources.registry import make_source, register_source
 from llmprior_jax.priors.sources.scored import Scored
-from llmprior_jax.priors.store import ModelUsage, PriorStore, StoredScores, StoreError
+from llmprior_jax.priors.store import ModelUsage, PriorStore, StoreError
+from llmprior_jax.priors.stored_scores import StoredScores
 
 __all__ = [
     "CachedModel",

@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llmprior_jax.files import DIGEST, digest, parse_json, replaced
-from llmprior_jax.priors.store import PriorStore, StoredScores, StoreError
+from llmprior_jax.priors.store import PriorStore, StoreError
+from llmprior_jax.priors.stored_scores import StoredScores
 
 _ROWS_AT_ONCE = 1024
 _SCORES, _PROPOSAL = "scores", "proposal"

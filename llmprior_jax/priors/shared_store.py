@@ -9,7 +9,8 @@ import numpy as np
 import safetensors.numpy
 
 from llmprior_jax.distributed.processes import from_first, is_first
-from llmprior_jax.priors.store import PriorStore, StoredScores
+from llmprior_jax.priors.store import PriorStore
+from llmprior_jax.priors.stored_scores import StoredScores
 
 
 class SharedStore(PriorStore):

@@ -12,10 +12,6 @@ temperature and whitening are applied to what is read, so a change of them needs
 template is in the prompt's text, so a change of it finds nothing old. A prompt that comes back with
 other actions is asked about those alone that are new.
 
-Hidden states are nearly all of a store, so features are written in 8 or 16 bits where that loses
-nothing. It loses nothing of what `CachedModel` keeps, which is rounded and made short before it is
-used (`features.shorten`).
-
 The first score computed is kept; later rounding differs: a pass over several prompts rounds
 otherwise than a pass over others (`scoring`: within 1e-5). What is kept never changes. A
 run that meets an empty store, or one that it filled itself, ends with the very bits of a run
@@ -28,7 +24,6 @@ are taken as they are, and get one when they are next written.
 """
 
 import contextlib
-import functools
 import hashlib
 import json
 import os
@@ -38,17 +33,16 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-import numpy as np
 from absl import logging
 
 from llmprior_jax.files import check_text, digest, parse_json
+from llmprior_jax.priors.stored_scores import COLUMNS, SINGLE, StoredScores, pack, unpack
 
 _SCHEMA = 3
 _DAMAGE = (AttributeError, RecursionError, TypeError, ValueError)
 _APPLICATION = 0x4C4D5052  # "LMPR", which `file` and SQLite's own header know the file by.
 _SECONDS_TO_WAIT = 60
 _KEYS_PER_QUERY = 500
-_LISTS_REMEMBERED = 1_024  # The same lists of actions come with many prompts.
 _PERMISSIONS = "see to its permissions, and its directory's"
 _DAMAGED = "it is damaged, or no store: move it away"
 _LOCKED = f"another process has kept it locked for {_SECONDS_TO_WAIT} s; end that"
@@ -72,10 +66,6 @@ _ADVICE = {
     ),
 }
 _ANOTHER = "use another store (prior.store=PATH, or none)"
-_SCORE_COLUMNS = ("actions", "log_probs", "num_tokens", "features", "format")
-# What features are written in: whole multiples of a power of two for each action, and floats.
-_WHOLE, _HALF, _SINGLE = "i1", "<f2", "<f4"
-_MOST = np.iinfo(np.int8).max
 _Read = TypeVar("_Read")
 
 
@@ -99,7 +89,7 @@ class _Column(NamedTuple):
 
 _ADDED = (
     _Column(2, ("scores", "proposals"), "digest", "BLOB", "NULL"),
-    _Column(3, ("scores",), "format", f"TEXT NOT NULL DEFAULT '{_SINGLE}'", f"'{_SINGLE}'"),
+    _Column(3, ("scores",), "format", f"TEXT NOT NULL DEFAULT '{SINGLE}'", f"'{SINGLE}'"),
 )
 _TABLES = f"""
 CREATE TABLE models (
@@ -119,7 +109,7 @@ CREATE TABLE scores (
   num_tokens BLOB NOT NULL,
   features BLOB NOT NULL,
   digest BLOB,
-  format TEXT NOT NULL DEFAULT '{_SINGLE}'
+  format TEXT NOT NULL DEFAULT '{SINGLE}'
 );
 CREATE TABLE proposals (
   id INTEGER PRIMARY KEY,
@@ -139,63 +129,6 @@ PRAGMA user_version = {_SCHEMA};
 
 class StoreError(ValueError):
     """The store cannot be used; the message says why and what to do."""
-
-
-class StoredScores(NamedTuple):
-    """A model's scores of some actions after one prompt.
-
-    Examples:
-      >>> scores = priors.StoredScores(
-      ...     (" wait",), np.float32([-1.5]), np.int32([1]), np.zeros((1, 4), np.float32)
-      ... )
-      >>> scores.check()
-
-    Attributes:
-      actions: A texts, each once.
-      log_probs: f32[A], summed over each action's tokens.
-      num_tokens: i32[A].
-      features: f32[A, D], the hidden state at each action's last token. Those that float16 can
-        hold exactly take half the room, multiples of a power of two, 127 at most, a quarter.
-    """
-
-    actions: tuple[str, ...]
-    log_probs: np.ndarray
-    num_tokens: np.ndarray
-    features: np.ndarray
-
-    def check(self) -> None:
-        """Raises a ValueError if this cannot be what a model said: it may come from a file."""
-        A = len(self.actions)
-        if not A or not all(isinstance(action, str) for action in self.actions):
-            raise ValueError("actions are missing, or are no texts")
-        _check_actions(tuple(self.actions))
-        for name, array, ndim, kinds in zip(
-            ("log-probabilities", "numbers of tokens", "features"),
-            (self.log_probs, self.num_tokens, self.features),
-            (1, 1, 2),
-            ("f", "iu", "f"),
-            strict=True,
-        ):
-            if array.ndim != ndim or len(array) != A:
-                raise ValueError(f"{A} actions have {name} of shape {array.shape}")
-            if array.dtype.kind not in kinds:
-                raise ValueError(f"{name} are of type {array.dtype}")
-        if (self.num_tokens < 1).any():
-            raise ValueError("an action has no token")
-        if np.isnan(self.log_probs).any() or np.isnan(self.features).any():
-            raise ValueError("an action has NaN for a log-probability or a feature")
-
-    def merge(self, new: "StoredScores") -> "StoredScores":
-        """These scores, followed by those of `new` whose actions are not among them."""
-        held = set(self.actions)
-        fresh = [a for a, action in enumerate(new.actions) if action not in held]
-        return StoredScores(
-            self.actions + tuple(new.actions[a] for a in fresh),
-            *(
-                np.concatenate([old, more[fresh]])
-                for old, more in zip(self[1:], new[1:], strict=True)
-            ),
-        )
 
 
 class ModelUsage(NamedTuple):
@@ -324,9 +257,9 @@ class PriorStore:
                             prompt, f"{D} features, where {held.features.shape[1]} are kept"
                         )
                     new = held.merge(new)
-                columns = _pack(new)
+                columns = pack(new)
                 connection.execute(
-                    f"INSERT INTO scores (model, key, prompt, {', '.join(_SCORE_COLUMNS)}, digest) "
+                    f"INSERT INTO scores (model, key, prompt, {', '.join(COLUMNS)}, digest) "
                     "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET "
                     "actions = excluded.actions, log_probs = excluded.log_probs, "
                     "num_tokens = excluded.num_tokens, features = excluded.features, "
@@ -408,10 +341,10 @@ class PriorStore:
 
         Entries that are damaged are left out, and a warning names each.
         """
-        for key, fingerprint, name, prompt, *row in self._all("scores", _SCORE_COLUMNS):
+        for key, fingerprint, name, prompt, *row in self._all("scores", COLUMNS):
             try:
                 _check_key(key, fingerprint, prompt)
-                scores = _unpack(key, row)
+                scores = _read_scores(key, row)
             except _DAMAGE as error:
                 self._warn(key, prompt, error)
                 continue
@@ -596,7 +529,7 @@ class PriorStore:
 
     def _known_scores(self, prompts: Mapping[bytes, str]) -> dict[bytes, StoredScores]:
         """What is kept of prompts and whole, by key; what is damaged is named."""
-        return self._known("scores", _SCORE_COLUMNS, prompts, _unpack)
+        return self._known("scores", COLUMNS, prompts, _read_scores)
 
     def _known_answers(self, prompts: Mapping[bytes, str]) -> dict[bytes, Any]:
         """As `_known_scores`, of answers."""
@@ -646,22 +579,6 @@ class PriorStore:
             )
 
 
-@functools.lru_cache(_LISTS_REMEMBERED)
-def _check_actions(actions: tuple[str, ...]) -> None:
-    """Raises a ValueError if one cannot be kept, or stands twice."""
-    for action in actions:
-        check_text(action, "an action")
-    if len(set(actions)) < len(actions):
-        twice = next(each for each in actions if actions.count(each) > 1)
-        raise ValueError(f"the action {twice!r} stands twice")
-
-
-@functools.lru_cache(_LISTS_REMEMBERED)
-def _read_actions(written: str) -> tuple[str, ...]:
-    """Raises a ValueError if it is no list of texts."""
-    return parse_json(written, "its actions", tuple[str, ...])
-
-
 def _check_key(key: bytes, *texts: str | None) -> None:
     """Raises an error if a model or a prompt is not that which an entry was made for."""
     there = [text for text in texts if text is not None]
@@ -677,21 +594,14 @@ def _check_digest(key: bytes, columns: Sequence[Any], kept: bytes | None) -> Non
 
 def _hashed(columns: Sequence[Any]) -> Sequence[Any]:
     """What the hash of a row of scores is made of: there were hashes before there was a format."""
-    return columns[:-1] if columns[-1] == _SINGLE else columns
+    return columns[:-1] if columns[-1] == SINGLE else columns
 
 
-def _unpack(key: bytes, row: Sequence[Any]) -> StoredScores:
+def _read_scores(key: bytes, row: Sequence[Any]) -> StoredScores:
     """Checks and reads one row of scores."""
     *columns, kept = row
     _check_digest(key, _hashed(columns), kept)
-    texts, log_probs, num_tokens, features, written = columns
-    actions = _read_actions(texts)
-    log_probs = np.frombuffer(log_probs, "<f4")
-    num_tokens = np.frombuffer(num_tokens, "<i4")
-    features = _read_features(features, written, max(1, len(actions)))
-    scores = StoredScores(actions, log_probs, num_tokens, features)
-    scores.check()
-    return scores
+    return unpack(columns)
 
 
 def _answer(key: bytes, row: Sequence[Any]) -> Any:
@@ -703,72 +613,6 @@ def _answer(key: bytes, row: Sequence[Any]) -> Any:
 
 def _refused(prompt: str, why: str) -> ValueError:
     return ValueError(f"what is said of the prompt {prompt[:60]!r} cannot be kept: {why}")
-
-
-def _pack(scores: StoredScores) -> tuple[str, bytes, bytes, bytes, str]:
-    """The columns of one row of scores."""
-    log_probs = np.ascontiguousarray(scores.log_probs, "<f4")
-    num_tokens = np.ascontiguousarray(scores.num_tokens, "<i4")
-    features = np.ascontiguousarray(scores.features, _SINGLE)
-    written = next(each for each in _WAYS if each == _SINGLE or _is_exact(features, each))
-    arrays = log_probs.tobytes(), num_tokens.tobytes(), _WAYS[written](features)
-    return _json(scores.actions), *arrays, written
-
-
-def _is_exact(features: np.ndarray, written: str) -> bool:
-    read = _read_features(_WAYS[written](features), written, len(features))
-    return read.tobytes() == features.tobytes()  # -0.0 is no 0.0 here.
-
-
-def _as_whole(features: np.ndarray) -> bytes:
-    """An exponent of 2 for each action, and then the multiples of all."""
-    largest = np.abs(features).max(axis=1, initial=0.0)
-    mantissas, exponents = np.frexp(largest / np.float32(_MOST))
-    exponents -= mantissas == 0.5  # A power of two is 1 times itself here.
-    exponents = exponents.clip(-128, _MOST).astype(np.int8)
-    with np.errstate(invalid="ignore"):
-        multiples = features / _powers(exponents)
-        whole = np.nan_to_num(multiples).clip(-_MOST, _MOST).astype(np.int8)
-    return exponents.tobytes() + whole.tobytes()
-
-
-def _as_half(features: np.ndarray) -> bytes:
-    with np.errstate(over="ignore"):
-        return features.astype(_HALF).tobytes()
-
-
-# How features f32[A, D] are written, the shortest way first.
-_WAYS: dict[str, Callable[[np.ndarray], bytes]] = {
-    _WHOLE: _as_whole,
-    _HALF: _as_half,
-    _SINGLE: np.ndarray.tobytes,
-}
-
-
-# 2^-128 to 2^127, for exponents i8.
-_POWERS = np.ldexp(np.float32(1.0), np.arange(-128, 128, dtype=np.int32))
-
-
-def _read_features(content: bytes, written: str, num_actions: int) -> np.ndarray:
-    """Features f32[A, D].
-
-    Raises:
-      ValueError: they are not of that format.
-    """
-    if written not in _WAYS:
-        raise ValueError(f"its features are of the unknown format {written!r}")
-    numbers = np.frombuffer(content, written)
-    if written != _WHOLE:
-        return numbers.astype(np.float32).reshape(num_actions, -1)
-    exponents, whole = numbers[:num_actions], numbers[num_actions:].reshape(num_actions, -1)
-    features = whole.astype(np.float32)
-    features *= _powers(exponents)
-    return features
-
-
-def _powers(exponents: np.ndarray) -> np.ndarray:
-    """Of 2, f32[A, 1]."""
-    return _POWERS[exponents.astype(np.intp) + 128, None]
 
 
 def _key(*texts: str) -> bytes:

@@ -30,7 +30,8 @@ from llmprior_jax.priors.prompts import Prompt, room_for
 from llmprior_jax.priors.sampling.generation import Sampling
 from llmprior_jax.priors.sampling.proposals import Proposals, propose
 from llmprior_jax.priors.scoring.score import TextScores, score_in_passes
-from llmprior_jax.priors.store import ModelUsage, PriorStore, StoredScores, StoreError
+from llmprior_jax.priors.store import ModelUsage, PriorStore, StoreError
+from llmprior_jax.priors.stored_scores import StoredScores
 from llmprior_jax.priors.tokens import align, begins_plainly, count_tokens
 
 HIDDEN = "hidden"
