@@ -78,11 +78,7 @@ def _online(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
             maker.best(agent, env=env, **_closely(scale, env))
             for agent in ("random", "prior", *_LEARNERS)
         ]
-        without_prior = {
-            **remembering,
-            "agent__extra__capacity": 4_000,
-            "prior__uniform_share": 1.0,
-        }
+        without_prior = {**_remembering(scale, capacity=4_000), "prior__uniform_share": 1.0}
         memories = [
             maker.run("mem_q", env=env, **BOTH_MODES, **remembering),
             varied.run("mem_q", _MEMORY_ALONE, env=env, **BOTH_MODES, **without_prior),
@@ -115,14 +111,14 @@ def _closely(scale: Scale, env: str) -> Mapping[str, Any]:
     return scale.closely if env == SALAD else BOTH_MODES
 
 
-def _remembering(scale: Scale) -> dict[str, Any]:
-    """The fields of an agent that remembers."""
+def _remembering(scale: Scale, capacity: int = 1_000) -> dict[str, Any]:
+    """The fields of an agent that remembers so many pairs of state and action at most."""
     # A memory needs no transitions to begin with. With the prior it gets to hold at most 550 pairs
     # there, so that more room would change nothing but the time; without it there are more.
     return {
         "loop__warmup_steps": 1,
         "loop__updates_per_step": 4,
-        "agent__extra__capacity": 1_000,
+        "agent__extra__capacity": capacity,
         "num_steps": scale.memory_steps,
         "eval_every": scale.memory_steps // 20,
     }
@@ -145,7 +141,8 @@ def _history(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
             maker.best(agent, f"{NAMES[agent]}, last action", **fields)
             for agent in ("prior", *_LEARNERS)
         ]
-        fields |= _remembering(scale)
+        # A pair is remembered for each action that may come before it.
+        fields |= _remembering(scale, capacity=2_000 if env == SALAD else 1_000)
         told.append(maker.run("mem_q", "Mem-Q, last action", **fields))
         experiments[name.replace("online", "history")] = Experiment(
             f"The last action in the state: {env}",
