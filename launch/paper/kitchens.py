@@ -128,7 +128,7 @@ def _history(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
     """Where states read alike: agents that see what they did last."""
     claimed, maker = for_claims(scale, inputs), for_variations(scale, inputs)
     experiments = {}
-    for env, name in _ONLINE.items():
+    for env in scale.pick(tuple(_ONLINE), ("Overcooked-TomatoSalad",)):
         without = [claimed.best(agent, env=env, **_closely(scale, env)) for agent in _LEARNERS]
         fields: dict[str, Any] = {
             **BOTH_MODES,
@@ -144,7 +144,7 @@ def _history(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
         # A pair is remembered for each action that may come before it.
         fields |= _remembering(scale, capacity=2_000 if env == SALAD else 1_000)
         told.append(maker.run("mem_q", "Mem-Q, last action", **fields))
-        experiments[name.replace("online", "history")] = Experiment(
+        experiments[_ONLINE[env].replace("online", "history")] = Experiment(
             f"The last action in the state: {env}",
             "An observation does not say what lies on the cutting board, so states read alike. "
             "What is the last observation and action in the state worth, for prompt and Q alike?",
