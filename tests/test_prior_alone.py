@@ -14,7 +14,7 @@ import pytest
 import scipy.stats
 from lock_env import LockSource
 from small_lm import TINY
-from test_experiment import UnlistedLock, assert_same_bits
+from test_experiment import UnlistedLock, assert_same_bits, small_config
 
 from launch import survey
 from launch.common import app
@@ -292,3 +292,19 @@ def test_where_states_cannot_be_listed_the_table_of_the_run_stays_as_it_is(tmp_p
     assert found["worse_by"] is None
     assert int(known.scored.table.size) == size < len(set(source.asked))
     assert sorted(directory.iterdir()) == files
+
+
+def test_a_table_of_uniform_priors_has_the_shapes_of_one_of_scored_ones(tmp_path):
+    settings = training.to_settings(small_config())
+    env, params = build.make_environment(settings)
+    known = build.make_priors(settings, env, params, tmp_path)
+    known.scored.load()
+    table = known.scored.table
+    first = np.asarray(table.observations)[: int(table.size)]
+    (tmp_path / "empty").mkdir()
+    num_features = table.features.shape[-1]
+    blind = prior_alone.uniform_states(env, first, num_features, tmp_path / "empty")
+    for name, leaf in table._asdict().items():
+        other = getattr(blind.table, name)
+        assert (other is None) == (leaf is None), name
+        assert leaf is None or other.shape == leaf.shape, name

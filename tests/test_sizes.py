@@ -49,6 +49,32 @@ def test_scores_are_the_same_at_all_sizes(chosen):
     np.testing.assert_allclose(scores.features, expected.features, atol=1e-5)
 
 
+def test_where_little_is_asked_rows_have_few_lengths():
+    def lengths(count: int, chosen: Sizes) -> set[int]:
+        """Of rows, for so many states at a time, of all numbers of tokens."""
+        found = set()
+        for tokens in range(129, 257):
+            tails = packing.lay_out([[1]])
+            heads = [np.full(tokens, head, np.int32) for head in range(count)]
+            states = [packing.Sequences(head, tails) for head in heads]
+            found |= {one.packed.tokens.shape[1] for one in packing.passes(states, chosen)}
+        return found
+
+    narrow = {"attention_tokens": 1.0}  # So that rows fit the longest state.
+    assert lengths(1, Sizes(lengths_of_little=2, **narrow)) == {192, 256, 384}
+    assert len(lengths(1, Sizes(**narrow))) > 6
+    assert len(lengths(9, Sizes(lengths_of_little=2, **narrow))) > 6
+
+
+@pytest.mark.parametrize(
+    ("name", "platform", "lengths"),
+    [("tiny", "cpu", 2), ("Qwen2.5-0.5B", "cpu", 8), ("Qwen2.5-7B", "gpu", 2)],
+)
+def test_a_row_that_takes_milliseconds_has_few_lengths(name, platform, lengths):
+    chosen = sizes.rule(CONFIGS[name], platform, is_cut=False, free=100 * GIB)
+    assert chosen.lengths_of_little == lengths
+
+
 def test_gradients_are_the_same_by_parts_of_the_vocabulary():
     lm = models.load("tiny")
     tails = packing.lay_out([[5, 6], [5, 7, 1500], [0]])

@@ -52,6 +52,20 @@ def test_rows_do_not_move_when_the_table_grows():
     np.testing.assert_array_equal(prior.log_probs[:, 0], -np.arange(5000))
 
 
+@pytest.mark.parametrize("num_actions", [1, 3, 8])
+def test_a_table_that_grows_one_by_one_has_few_shapes(num_actions):
+    prior = ActionPrior(np.zeros((1, num_actions), np.float32), np.ones((1, num_actions, D)))
+    table = tables.empty(np.zeros((), np.int32), num_actions, D)
+    shapes = set()
+    for state in range(1200):
+        table = tables.insert(table, np.int32([state]), prior)
+        shapes.add((len(table.observations), len(table.features)))
+    # At first, and then at 1,024 and 4,096 rows, each with room for their actions.
+    assert {rows for rows, _ in shapes} == {64, 1024, 4096}
+    beginning = {actions for rows, actions in shapes if rows == 64}
+    assert len(shapes) == len(beginning) + 2
+
+
 @pytest.mark.parametrize("dtype", [np.int32, np.float32, np.uint8])
 def test_scalar_observations_of_any_dtype_are_keys(dtype):
     keys = np.arange(100).astype(dtype)

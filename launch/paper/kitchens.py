@@ -71,7 +71,6 @@ def _online(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
         "eval_every": 1_000,
         "eval_episodes": scale.pick((64,), (32,))[0],
     }
-    remembering = _remembering(scale)
     experiments = {}
     for env in _ONLINE:
         values = [
@@ -80,7 +79,7 @@ def _online(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
         ]
         without_prior = {**_remembering(scale, capacity=4_000), "prior__uniform_share": 1.0}
         memories = [
-            maker.run("mem_q", env=env, **BOTH_MODES, **remembering),
+            maker.run("mem_q", env=env, **BOTH_MODES, **_remembering(scale)),
             varied.run("mem_q", _MEMORY_ALONE, env=env, **BOTH_MODES, **without_prior),
         ]
         policies = [
@@ -114,7 +113,7 @@ def _closely(scale: Scale, env: str) -> Mapping[str, Any]:
 def _remembering(scale: Scale, capacity: int = 1_000) -> dict[str, Any]:
     """The fields of an agent that remembers so many pairs of state and action at most."""
     # A memory needs no transitions to begin with. With the prior it gets to hold at most 550 pairs
-    # there, so that more room would change nothing but the time; without it there are more.
+    # of a kitchen, so that more room would change nothing but the time.
     return {
         "loop__warmup_steps": 1,
         "loop__updates_per_step": 4,
@@ -141,7 +140,7 @@ def _history(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
             maker.best(agent, f"{NAMES[agent]}, last action", **fields)
             for agent in ("prior", *_LEARNERS)
         ]
-        # A pair is remembered for each action that may come before it.
+        # The same pair comes after several others, and is remembered once for each.
         fields |= _remembering(scale, capacity=2_000 if env == SALAD else 1_000)
         told.append(maker.run("mem_q", "Mem-Q, last action", **fields))
         experiments[_ONLINE[env].replace("online", "history")] = Experiment(
@@ -150,12 +149,13 @@ def _history(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
             "What is the last observation and action in the state worth, for prompt and Q alike?",
             (*without, *told),
             claims=(
-                Claim("DQN, last action", "DQN"),
+                Claim("DQN, last action", "DQN", at_most=1.0),
                 Claim("DQN-Prior, last action", "DQN, last action"),
                 Claim("Mem-Q, last action", "DQN, last action"),
             ),
-            tried="On 16 other seeds of TomatoSalad, DQN-Prior and Mem-Q had a success of 1.00 "
-            "with it, from 4,000 and from 400 steps on.",
+            tried="On 16 other seeds of TomatoSalad, DQN-Prior and Mem-Q with the last action were "
+            "at 1.00 wherever they were evaluated, from 4,000 to 36,000 and from 400 to 2,000 "
+            "steps. They are evaluated more often here than agents without it.",
         )
     return experiments
 

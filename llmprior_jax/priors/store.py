@@ -17,10 +17,10 @@ otherwise than a pass over others (`scoring`: within 1e-5). What is kept never c
 run that meets an empty store, or one that it filled itself, ends with the very bits of a run
 without a store, as long as no two of its states are put into the same words at different times.
 
-Nothing in a file is trusted: arrays are plain little-endian bytes whose sizes are checked, and each
-entry has a hash. One that does not match it counts as not there, so that it is asked about again;
-a warning names it once, and all others stay. Older schemas are read: entries of one without hashes
-are taken as they are, and get one when they are next written.
+Nothing in a file is trusted: arrays are plain little-endian bytes whose sizes are checked
+(`stored_scores`), and each entry has a hash. One that does not match it counts as not there, so
+that it is asked about again; a warning names it once, and all others stay. Older schemas are read:
+entries of one without hashes are taken as they are, and get one when they are next written.
 """
 
 import contextlib

@@ -1,8 +1,8 @@
 """What a model said of one prompt, and how it is written in the columns of a database.
 
-Hidden states are nearly all of it, so features are written in 8 or 16 bits where that loses
-nothing: it loses nothing of what `CachedModel` keeps, which is rounded and made short before it is
-used (`features.shorten`).
+Hidden states are nearly all of what is written, so features take 8 or 16 bits where those hold them
+exactly. They always do for `CachedModel`, which rounds features and makes them short before they
+are used (`features.shorten`). What is read back is what was written, to the last bit.
 """
 
 import functools
@@ -14,6 +14,7 @@ import numpy as np
 
 from llmprior_jax.files import check_text, parse_json
 
+# What is written, in this order.
 COLUMNS = ("actions", "log_probs", "num_tokens", "features", "format")
 # What features are written in: whole multiples of a power of two for each action, and floats.
 _WHOLE, _HALF, SINGLE = "i1", "<f2", "<f4"
@@ -79,7 +80,7 @@ class StoredScores(NamedTuple):
 
 
 def unpack(columns: Sequence[Any]) -> StoredScores:
-    """The scores that were written in such columns.
+    """The scores that `COLUMNS` hold.
 
     Raises:
       ValueError, TypeError: they are not what `pack` writes.

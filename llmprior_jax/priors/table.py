@@ -23,9 +23,9 @@ _WINDOW = 8
 _MIN_ROWS = 64
 # A table has a row to spare for so many that are in use.
 _ROWS_PER_SPARE_ROW = 8
-# Programs are compiled for each capacity, which takes longer than all else in a small table: one
-# that grows has at least the first number of rows, then four times as many each time, up to the
-# last. From there on memory counts, and it doubles.
+# Programs are compiled for each capacity, which takes longer than all else in a small table. So one
+# that grows has at least the first number of rows, then four times as many each time, and room for
+# the actions of as many. From the last number on memory counts: rows and actions double as needed.
 _FIRST_GROWTH, _LAST_LEAP = 1024, 4096
 _EMPTY = -1
 
@@ -210,18 +210,15 @@ def _check_comparable(observations: np.ndarray) -> None:
 
 
 def _capacities(table: PriorTable, num_rows: int, num_actions: int) -> tuple[int, int]:
-    """For how many rows and actions a table is to have room that gets to have so many."""
-    capacity = rows = len(table.observations)
-    actions = len(table.features)
-    grows = int(table.size) > 0
-    if (needed := _with_room(num_rows)) > rows:
-        leap = min(max(_FIRST_GROWTH, 4 * rows), _LAST_LEAP) if grows else 0
-        capacity = max(needed, leap)
-    if (needed := _with_room(num_actions)) > actions or capacity > rows:
-        # As many as will be there when the rows are used up: both grow at once.
-        expected = num_actions * capacity // num_rows if grows and capacity <= _LAST_LEAP else 0
-        actions = max(actions, needed, _capacity_for(expected))
-    return capacity, actions
+    """The capacities, of rows and of actions, of a table that will hold so many of each."""
+    rows, actions = len(table.observations), len(table.features)
+    grown = max(rows, _with_room(num_rows))
+    if int(table.size) == 0 or grown > _LAST_LEAP:
+        return grown, max(actions, _with_room(num_actions))
+    if grown == rows:
+        return rows, max(actions, _capacity_for(num_actions))
+    grown = max(grown, min(max(_FIRST_GROWTH, 4 * rows), _LAST_LEAP))
+    return grown, max(actions, _capacity_for(num_actions * grown // num_rows))
 
 
 def _with_room(count: int) -> int:

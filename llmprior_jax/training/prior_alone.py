@@ -227,7 +227,7 @@ def uniform_states(
     Args:
       env: whose states.
       first: observations [N, *O] to begin with, one or more.
-      num_features: as many as other priors have; they say nothing.
+      num_features: as many as other priors have; these have nothing to say.
       directory: an empty one, which stays so.
     """
 
@@ -249,8 +249,8 @@ class _Uniform:
         count = np.array([len(prompt.actions) for prompt in prompts])[:, None]
         is_action = np.arange(count.max()) < count
         log_probs = np.where(is_action, -np.log(count), -np.inf).astype(np.float32)
-        # Zeros are not kept: a table without features would have another shape than one with
-        # them, for which all programs would be compiled again.
+        # Zeros are not kept, and a table without features would have another shape, for which
+        # programs would be compiled again.
         features = np.where(np.arange(count.max()) % 2, np.float32(1), np.float32(-1))
         return PriorBatch(
             log_probs, np.broadcast_to(features[:, None], (*log_probs.shape, 1)).copy()

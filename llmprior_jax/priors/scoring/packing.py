@@ -263,8 +263,8 @@ def _fill_rows(
     # Either rows that fit the longest state, or rows of a standard length for several states. Both
     # vary little within a run, whatever the size of a batch.
     needs = [_tokens_needed(states[b]) for b in order]
-    is_alone = len(order) == 1 or sum(needs) <= sizes.row_tokens
-    close = bucket(max(needs), steps=sizes.lone_lengths if is_alone else 8)
+    is_little = sum(needs) <= 2 * sizes.row_tokens
+    close = bucket(max(needs), steps=sizes.lengths_of_little if is_little else 8)
     standard = min(bucket(sum(needs), steps=1), sizes.row_tokens)
     length = min((close, max(close, standard)), key=cost)
     return fill(length), length

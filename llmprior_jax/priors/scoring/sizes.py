@@ -19,8 +19,8 @@ The rule, by the platform that the model is on, its shape, and the memory of the
 Rows have the standard length or that of the longest state, whichever costs less: its tokens, each
 with its attention to the whole row, and a little for each pass (`packing`). Attention is the larger
 part the narrower the model is, so a small model has short rows. Each length is compiled once, which
-takes seconds; where that is as long as hundreds of rows take, on an accelerator or with a small
-model, a row that is computed alone has one of only two lengths to each doubling, in place of eight.
+takes seconds. So where a row takes milliseconds, on an accelerator or with a small model, rows have
+two lengths to each doubling if little is asked at once, in place of up to eight.
 
 All processes of a run have the sizes of the first one, and scores are the same at all sizes but for
 rounding.
@@ -62,7 +62,7 @@ class Sizes(NamedTuple):
       row_tokens: the standard length of a row that several states share: enough for them to have
         much in common and to leave little padding.
       attention_tokens: at this length of a row, a token's attention costs as much as all else.
-      lone_lengths: lengths to each doubling of a row that is computed alone.
+      lengths_of_little: lengths of rows to each doubling, where little is asked at once.
       projection: onto the vocabulary.
     """
 
@@ -70,7 +70,7 @@ class Sizes(NamedTuple):
     pass_tokens: int = 2048
     row_tokens: int = ROW_TOKENS
     attention_tokens: float = float("inf")
-    lone_lengths: int = 8
+    lengths_of_little: int = 8
     projection: Projection = Projection()
 
     def rows_per_pass(self, row_tokens: int) -> Iterator[int]:
@@ -130,7 +130,7 @@ def rule(config: DecoderConfig | None, platform: str, is_cut: bool, free: int) -
             columns = None
         return Sizes(
             attention_tokens=attention_tokens,
-            lone_lengths=2 if config.num_hidden_layers * block < _SMALL_MODEL else 8,
+            lengths_of_little=2 if config.num_hidden_layers * block < _SMALL_MODEL else 8,
             projection=Projection(columns=columns),
         )
     tokens = min(max(_power_of_two((1 << 24) / config.hidden_size), 2048), 16_384)
@@ -147,7 +147,7 @@ def rule(config: DecoderConfig | None, platform: str, is_cut: bool, free: int) -
         rows=tokens // 128,
         pass_tokens=tokens,
         attention_tokens=attention_tokens,
-        lone_lengths=2,
+        lengths_of_little=2,
         projection=Projection(positions),
     )
 
