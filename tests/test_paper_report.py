@@ -285,22 +285,26 @@ def test_the_recorded_report_is_read_and_told_again(tmp_path, few_resamples):
     """Its settings are older; what it has of experiments that are planned still can be shown."""
     out = ROOT / "launch" / "results" / "reproduce"
     known = report.read(out)
-    text = (out / "results.jsonl").read_text().splitlines(keepends=True)
-    lines = [json.loads(line) for line in text]
+    lines = list(map(json.loads, (out / "results.jsonl").read_text().splitlines()))
     planned, recorded = every_experiment(experiments.FULL), {}
-    for name in planned.keys() & {line["experiment"] for line in lines}:
+    for name in sorted(planned.keys() & {each for line in lines for each in line["experiments"]}):
         experiment, runs = planned[name], {}
         for line in lines:
-            if line["experiment"] == name:
-                made = run(line["run"], line.get(experiment.scarce))
+            if name in line["experiments"]:
+                made = run(line["experiments"][name], line.get("amount"))
                 made.config.num_seeds = len(known.records[line["name"]][-1]["success_rate"])
                 runs[line["name"]] = made._replace(name=line["name"])
         recorded[name] = experiment._replace(runs=tuple(runs.values()))
     assert len(recorded) >= 13
     assert report.write(tmp_path, recorded, known) == len(recorded)
-    again = (tmp_path / "results.jsonl").read_text().splitlines(keepends=True)
-    kept = [each for each, line in zip(text, lines, strict=True) if line["experiment"] in recorded]
-    unlike = {"agent": "dqn"}  # All runs here are said to be of one agent.
-    assert sorted(map(str, (json.loads(each) | unlike for each in kept))) == sorted(
-        map(str, map(json.loads, again))
-    )
+    again = map(json.loads, (tmp_path / "results.jsonl").read_text().splitlines())
+    kept = []
+    for line in lines:
+        if shown := {name: of for name, of in line["experiments"].items() if name in recorded}:
+            # All runs here are said to be of one agent.
+            kept.append(line | {"experiments": shown, "agent": "dqn"})
+
+    def by_seed(line):
+        return line["name"], line["seed"]
+
+    assert sorted(again, key=by_seed) == sorted(kept, key=by_seed)

@@ -61,8 +61,8 @@ def curves(results: pathlib.Path) -> dict[str, dict[str, Curve]]:
     runs: dict[str, list[dict[str, Any]]] = {}
     with open(results / "reproduce" / "results.jsonl") as lines:
         for each in map(json.loads, lines):
-            if each["experiment"] == "online-salad":
-                runs.setdefault(each["run"], []).append(each)
+            if label := each["experiments"].get("online-salad"):
+                runs.setdefault(label, []).append(each)
     learned = json.loads((results / "real_models" / "results.json").read_text())["learning"]
     (best,) = (run for name, run in learned["gemma3-270m"].items() if name.startswith("best"))
     names = {"dqn_prior": "DQN-Prior", "dqn": "DQN", "prior": "prior alone"}

@@ -22,7 +22,8 @@ ROBUST_SHARE = 0.9
 _SEARCHERS = {"random": "uniform", "prior": "prior alone", "dqn_prior": "DQN-Prior"}
 _MEMORY_ALONE = "Mem-Q, uniform prior"
 _LEARNERS = ("dqn", "dqn_prior")
-_ONLINE = {SALAD: "online-salad", "Overcooked-TomatoSalad": "online-tomato-salad"}
+_TOMATO_SALAD = "Overcooked-TomatoSalad"
+_ONLINE = {SALAD: "online-salad", _TOMATO_SALAD: "online-tomato-salad"}
 
 
 def for_claims(scale: Scale, inputs: Inputs) -> Maker:
@@ -127,7 +128,7 @@ def _history(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
     """Where states read alike: agents that see what they did last."""
     claimed, maker = for_claims(scale, inputs), for_variations(scale, inputs)
     experiments = {}
-    for env in scale.pick(tuple(_ONLINE), ("Overcooked-TomatoSalad",)):
+    for env in scale.pick(tuple(_ONLINE), (_TOMATO_SALAD,)):
         without = [claimed.best(agent, env=env, **_closely(scale, env)) for agent in _LEARNERS]
         fields: dict[str, Any] = {
             **BOTH_MODES,
@@ -141,7 +142,7 @@ def _history(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
             for agent in ("prior", *_LEARNERS)
         ]
         # The same pair comes after several others, and is remembered once for each.
-        fields |= _remembering(scale, capacity=2_000 if env == SALAD else 1_000)
+        fields |= _remembering(scale, capacity=2_000)
         told.append(maker.run("mem_q", "Mem-Q, last action", **fields))
         experiments[_ONLINE[env].replace("online", "history")] = Experiment(
             f"The last action in the state: {env}",

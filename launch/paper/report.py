@@ -1,6 +1,6 @@
 """The report of `launch.reproduce`, and the lines beside it from which all of it is computed.
 
-`results.jsonl` has a line for each seed of each run in each experiment that looks at it, and
+`results.jsonl` has a line for each seed of each run, with the experiments that look at it, and
 `calls.jsonl` one for each call of the command that a run in the report is from. What is read from
 there and what newer calls add make one report.
 """
@@ -212,24 +212,26 @@ def _results(
     experiments: Mapping[str, Experiment], records: Mapping[str, Records]
 ) -> Iterator[dict[str, Any]]:
     """A line for each seed: its whole curve, so that every number can be computed again."""
+    labels: dict[str, dict[str, str]] = collections.defaultdict(dict)
     for title, experiment in experiments.items():
         for run in experiment.runs:
-            evaluations = records[run.name]
-            for seed in range(run.config.num_seeds):
-                yield {
-                    "experiment": title,
-                    "run": run.label,
-                    "name": run.name,
-                    "agent": run.config.agents[0],
-                    **({} if run.amount is None else {experiment.scarce: run.amount}),
-                    "seed": seed,
-                    "steps": [record["step"] for record in evaluations],
-                    **{
-                        metric: [record[metric][seed] for record in evaluations]
-                        for metric in _METRICS
-                        if metric in evaluations[-1]
-                    },
-                }
+            labels[run.name][title] = run.label
+    for name, run in distinct_runs(experiments).items():
+        evaluations = records[name]
+        for seed in range(run.config.num_seeds):
+            yield {
+                "experiments": labels[name],
+                "name": name,
+                "agent": run.config.agents[0],
+                **({} if run.amount is None else {"amount": run.amount}),
+                "seed": seed,
+                "steps": [record["step"] for record in evaluations],
+                **{
+                    metric: [record[metric][seed] for record in evaluations]
+                    for metric in _METRICS
+                    if metric in evaluations[-1]
+                },
+            }
 
 
 def _with_known_runs(

@@ -117,7 +117,7 @@ def insert(table: PriorTable, observations: np.ndarray, prior: ActionPrior) -> P
     used = int(table.num_actions)
     place = np.where(is_kept, used + np.cumsum(is_kept).reshape(is_kept.shape) - 1, _EMPTY)
     num_actions = used + int(is_kept.sum())
-    capacity, room = _capacities(table, size + len(observations), num_actions)
+    capacity, room = _capacities(table, size, size + len(observations), num_actions)
     slots = _assign_slots(
         np.asarray(table.slots), table.observations, size, observations, 4 * capacity
     )
@@ -209,11 +209,18 @@ def _check_comparable(observations: np.ndarray) -> None:
         )
 
 
-def _capacities(table: PriorTable, num_rows: int, num_actions: int) -> tuple[int, int]:
-    """The capacities, of rows and of actions, of a table that will hold so many of each."""
+def _capacities(table: PriorTable, size: int, num_rows: int, num_actions: int) -> tuple[int, int]:
+    """The capacities, of rows and of actions, of a table that will hold so many of each.
+
+    Args:
+      table: as it is.
+      size: rows that it holds now.
+      num_rows: rows that it will hold.
+      num_actions: actions that it will hold.
+    """
     rows, actions = len(table.observations), len(table.features)
     grown = max(rows, _with_room(num_rows))
-    if int(table.size) == 0 or grown > _LAST_LEAP:
+    if size == 0 or grown > _LAST_LEAP:
         return grown, max(actions, _with_room(num_actions))
     if grown == rows:
         return rows, max(actions, _capacity_for(num_actions))

@@ -251,10 +251,8 @@ class _Uniform:
         log_probs = np.where(is_action, -np.log(count), -np.inf).astype(np.float32)
         # Zeros are not kept, and a table without features would have another shape, for which
         # programs would be compiled again.
-        features = np.where(np.arange(count.max()) % 2, np.float32(1), np.float32(-1))
-        return PriorBatch(
-            log_probs, np.broadcast_to(features[:, None], (*log_probs.shape, 1)).copy()
-        )
+        features = (-1.0) ** np.arange(count.max(), dtype=np.float32)[:, None]
+        return PriorBatch(log_probs, np.tile(features, (len(prompts), 1, 1)))
 
     def metrics(self, outcomes: Mapping[str, int]) -> dict[str, float]:
         del outcomes
