@@ -1,8 +1,7 @@
-# `make train` and `make test` set everything up by themselves, in .venv; `make test LONG=--long` runs
-# the long tests, too, and LONG=--longest all at full length, which takes hours. `make docs` builds
+# `make train` and `make test` set everything up by themselves, in .venv; `make test` runs the short tests,
+# LONG=--long the long ones, too, LONG=--longest all at full length, which takes hours. `make docs` builds
 # the documentation, `make package` the wheel and the sdist, and tries both in an empty environment;
-# `make versions` runs a fast part of the tests on each Python
-# with its oldest and its newest JAX.
+# `make versions` runs a fast part of the tests on each Python with its oldest and its newest JAX.
 
 PYTHON ?= python3
 VENV := .venv

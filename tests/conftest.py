@@ -35,20 +35,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # Most programs run for less time than it takes to optimize them; long tests run what users do.
-    if not (config.getoption("--long") or config.getoption("--longest")):
+    # Most programs run for less time than it takes to optimize them.
+    if not config.getoption("--longest"):
         _set("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture(scope="session")
-def is_long(request: pytest.FixtureRequest) -> bool:
-    """Whether tests that come in two lengths are to be long."""
-    return bool(request.config.getoption("--long")) or bool(request.config.getoption("--longest"))
-
-
-@pytest.fixture(scope="session")
 def is_longest(request: pytest.FixtureRequest) -> bool:
-    """Whether tests that come in three lengths are to be the longest."""
+    """Whether tests that come in two lengths are to be long."""
     return bool(request.config.getoption("--longest"))
 
 

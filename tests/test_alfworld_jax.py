@@ -215,14 +215,11 @@ def house(houses):
 # ------------------------------------------------------------------------- against the engine
 
 
-def test_generated_games_agree_with_the_engine(tmp_path_factory, is_long, is_longest):
-    """Games of each task, random and expert play; half of the tasks in each process.
-
-    The longest version has 60 games and 100,000 steps.
-    """
+@pytest.mark.long
+def test_generated_games_agree_with_the_engine(tmp_path_factory, is_longest):
+    """Games of each task, random and expert play; half of the tasks in each process."""
     halves_of_tasks = "pick,clean,cool", "examine,heat,pick2"
-    sizes = (10, 50_000) if is_longest else (5, 20_000) if is_long else (1, 600)
-    num_games, num_steps = sizes
+    num_games, num_steps = (10, 50_000) if is_longest else (1, 600)
 
     def play(half: int) -> dict:
         folder = tmp_path_factory.mktemp("games") / "made"
@@ -239,6 +236,7 @@ def test_generated_games_agree_with_the_engine(tmp_path_factory, is_long, is_lon
     assert all(half["wins"] >= 3 * num_games and half["time limits"] for half in halves)
 
 
+@pytest.mark.long
 def test_unusual_houses_agree_with_the_engine(houses):
     compared = _compare(houses, steps=1_500, seed=0)
     assert compared["differences"] == []

@@ -46,6 +46,7 @@ def workdir(config, tmp_path_factory):
     return workdir
 
 
+@pytest.mark.long
 def test_training_and_unseen_games_are_judged_apart(workdir):
     last = read_metrics(workdir / "dqn_prior")[-1]
     assert last["step"] >= 16
@@ -67,6 +68,7 @@ def test_an_agent_never_trains_in_unseen_games(config):
     assert (len(train_names), len(unseen_names)) == (2, 1)
 
 
+@pytest.mark.long
 def test_an_evaluation_played_again_on_the_engine_tells_the_same(workdir):
     run = training.restore(workdir, "dqn_prior", eval_episodes=2)
     results = run.evaluate(fresh=True)

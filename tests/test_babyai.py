@@ -195,6 +195,7 @@ def assert_drawn_alike(level, number, seed):
             assert stats.chi2_contingency(table).pvalue > 1e-4, (name, table)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("level", ["PickupLoc", "Open"])
 def test_levels_are_drawn_as_minigrid_draws_them(level):
     assert_drawn_alike(level, 200, seed=0)

@@ -304,7 +304,18 @@ def run(folder) -> Callable[[str], None]:
     return run_once
 
 
-@pytest.mark.parametrize("command", RUNS, ids=lambda command: command[:60])
+# Those that follow from the quickstart take seconds.
+_TAKES_LONG = re.compile(r"textworld|cql_prior|collect|survey|watch|inspect_prior")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(command, marks=[pytest.mark.long] if _TAKES_LONG.search(command) else [])
+        for command in RUNS
+    ],
+    ids=lambda command: command[:60],
+)
 def test_a_printed_command_runs(folder, run, command):
     assert any(printed.partition(" #")[0] == command for _, printed in COMMANDS)
     if "textworld" in command:

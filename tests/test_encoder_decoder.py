@@ -116,7 +116,12 @@ class Reference:
         return total, len(answer), decoder.last_hidden_state[0, -1].numpy()
 
 
-@pytest.fixture(scope="module", params=VARIANTS)
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(name, marks=[] if name == "flan" else [pytest.mark.long]) for name in VARIANTS
+    ],
+)
 def reference(request, tmp_path_factory):
     return Reference(tmp_path_factory.mktemp(request.param), request.param)
 
@@ -200,6 +205,7 @@ def test_a_run_compiles_a_handful_of_shapes(lm):
     assert score_packed._cache_size() == before
 
 
+@pytest.mark.long
 def test_bfloat16_is_close(flan):
     lm, narrow = models.load(flan.directory), models.load(flan.directory, jnp.bfloat16)
     assert {leaf.dtype for leaf in jax.tree.leaves(narrow.params)} == {jnp.dtype(jnp.bfloat16)}
@@ -207,6 +213,7 @@ def test_bfloat16_is_close(flan):
     assert np.abs(wide - rough).max() < 0.2
 
 
+@pytest.mark.long
 def test_gradients_are_finite(flan):
     lm = models.load(flan.directory)
     state = packing.Sequences(np.array([0]), packing.lay_out([[5, 6], [7]]), np.array([3, 1]))
@@ -356,6 +363,7 @@ def test_greedy_tokens_are_those_of_transformers(reference, lm):
             assert answer[answer >= 0].tolist() == expected
 
 
+@pytest.mark.long
 def test_an_encoder_decoder_proposes(lm):
     sampling = Sampling(max_new_tokens=6, temperature=0.0, stop=())
     (proposed,) = propose(lm, [Prompt(PROMPTS[0], ())], jax.random.key(0), 3, sampling)

@@ -940,6 +940,7 @@ def test_only_textworlds_own_games_are_described(single, tmp_path, monkeypatch):
         single.reset([_story(tmp_path, z_code.READ)])
 
 
+@pytest.mark.long
 def test_textworlds_own_games_play(single, tmp_path):
     path = tmp_path / "game.z8"
     maker = pathlib.Path(sys.executable).with_name("tw-make")

@@ -16,6 +16,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(environments, "_ENGINE_SECONDS", 0.1)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("quick")
 def test_the_last_line_is_the_result_as_json(capsys, alfworld_data):
     games = alfworld_data / "json_2.1.1" / "train"
@@ -48,6 +49,7 @@ def test_a_missing_benchmark_is_answered_with_all():
         benchmark.main(["benchmark"])
 
 
+@pytest.mark.long
 def test_training_is_measured_by_environments_and_by_seeds(monkeypatch):
     for constant, value in {"_ITERATIONS": 2, "_REPEATS": 1, "_ENVS": (2,), "_SEEDS": (2,)}.items():
         monkeypatch.setattr(learning, constant, value)

@@ -100,6 +100,7 @@ def in_all_modes(tmp_path_factory) -> pathlib.Path:
     return workdir
 
 
+@pytest.mark.long
 def test_further_modes_of_evaluation_change_nothing_of_the_first(finished, in_all_modes):
     records, alone = (read_metrics(each / "dqn_prior") for each in (in_all_modes, finished))
     assert len(records) == 3
@@ -113,6 +114,7 @@ def test_further_modes_of_evaluation_change_nothing_of_the_first(finished, in_al
         }
 
 
+@pytest.mark.long
 def test_each_mode_is_evaluated_as_it_would_be_alone(in_all_modes):
     last = read_metrics(in_all_modes / "dqn_prior")[-1]
     for mode in MODES[1:]:
@@ -174,6 +176,7 @@ def test_a_finished_run_is_shown_from_a_read_only_directory(read_only):
         training.run(small_config(), read_only, resume=False)
 
 
+@pytest.mark.long
 def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits(
     finished, tmp_path, is_longest
 ):
@@ -202,6 +205,7 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits(
     assert read_metrics(workdir / "dqn_prior") == read_metrics(finished / "dqn_prior")
 
 
+@pytest.mark.long
 def test_a_run_ends_with_the_same_bits_with_and_without_a_store(finished, tmp_path):
     queries = {}
     # The store that `finished` has filled, and none.
@@ -242,12 +246,14 @@ def test_a_work_directory_says_where_it_comes_from(finished):
     assert "python" in started["command"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("num_steps", "steps"), [(80, [0, 80]), (240, [0, 160, 240])])
 def test_a_run_stops_where_it_says(num_steps, steps, tmp_path):
     training.run(small_config(agents=("dqn_prior",), num_steps=num_steps), tmp_path)
     assert [record["step"] for record in read_metrics(tmp_path / "dqn_prior")] == steps
 
 
+@pytest.mark.long
 def test_a_run_that_diverges_stops_and_keeps_the_checkpoint_before(tmp_path, monkeypatch):
     online, trained = learning.online.OnlineRun.train, []
 
@@ -268,6 +274,7 @@ def test_a_run_that_diverges_stops_and_keeps_the_checkpoint_before(tmp_path, mon
     assert [record["segment"] for record in read_metrics(tmp_path / "dqn_prior")] == [0, 1, 2]
 
 
+@pytest.mark.long
 def test_a_loss_is_nan_before_an_agent_learns_and_no_reason_to_stop(tmp_path):
     late = {"agents": ("dqn_prior",), "num_steps": 320, "loop.warmup_steps": 30}
     training.run(small_config(**late), tmp_path)
@@ -276,6 +283,7 @@ def test_a_loss_is_nan_before_an_agent_learns_and_no_reason_to_stop(tmp_path):
     assert np.isfinite(second["loss"]).all()
 
 
+@pytest.mark.long
 def test_a_damaged_checkpoint_is_trained_again_from_the_one_before(finished, tmp_path, caplog):
     workdir = tmp_path / "damaged"
     training.run(small_config(), workdir)
@@ -392,6 +400,7 @@ def test_an_episode_is_played_with_what_the_agent_saw(finished):
     assert not any(decision.success or decision.truncated for decision in decisions[:-1])
 
 
+@pytest.mark.long
 def test_of_a_mixed_prior_an_episode_shows_the_mixture(tmp_path):
     mixed = {"agents": ("dqn_prior",), "num_steps": 160, "prior.uniform_share": 0.5}
     training.run(small_config(**mixed), tmp_path)
@@ -409,6 +418,7 @@ class UnlistedLock(Lock):
         return None
 
 
+@pytest.mark.long
 def test_states_that_cannot_be_listed_are_scored_as_they_are_met(tmp_path, monkeypatch):
     env = UnlistedLock()
     asked = []

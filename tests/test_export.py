@@ -87,6 +87,7 @@ def test_training_and_evaluation_in_environments():
     check(jax.jit(roller.advance), progress, state.agent, (), table)
 
 
+@pytest.mark.long
 def test_updates_of_a_policy(lm):
     model = language_policy(lm, ENV.num_actions, lora_rank=2)
     agent = agents.make_policy("gflan_prior", model, epochs=1, minibatch_states=4)

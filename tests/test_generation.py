@@ -135,6 +135,7 @@ def test_a_tiny_nucleus_is_greedy(lm):
 # What an answer depends on.
 
 
+@pytest.mark.long
 def test_an_answer_depends_on_its_prompt_and_key_only(lm):
     together = complete(lm, [*PROMPTS, PROMPTS[0]], 3)
     assert together[0] == together[3]  # The same prompt again.

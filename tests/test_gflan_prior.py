@@ -187,6 +187,7 @@ def test_updates_are_those_of_ppo_in_torch(kl_in):
     np.testing.assert_allclose(metrics["kl"], kls, rtol=1e-3)
 
 
+@pytest.mark.long
 def test_minibatches_of_states_hold_every_step_once():
     """With a vanishing learning rate the parts must add up to the whole."""
     metrics = {}

@@ -324,6 +324,7 @@ def published(converted):
     return tokenizer
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("smollm2_path")
 @settings(max_examples=300, deadline=None)
 @given(text=TEXTS)
@@ -413,6 +414,7 @@ def test_bytes_stand_for_what_is_no_piece(sentencepiece):
 # SmolLM2.
 
 
+@pytest.mark.long
 def test_smollm2_agrees_with_transformers(smollm2, converted):
     text = "Task: wash the cup. You are in the kitchen; you see a sink and 2 towels.\nDo: go"
     tokens = np.array([smollm2.tokenizer(text).input_ids])
@@ -615,6 +617,7 @@ def mostly_embedding(tmp_path_factory):
     shutil.rmtree(directory)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("kind", ["safetensors", "gguf"])
 def test_loading_takes_no_more_memory_than_the_weights(mostly_embedding, twins, kind, dtype):

@@ -133,6 +133,7 @@ def test_it_learns_what_random_play_does_not(finished):
     assert summary["dqn"]["success_rate"]["iqm"] > 0.9
 
 
+@pytest.mark.long
 def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(finished, tmp_path):
     def one_segment_is_over() -> bool:
         return len(read_metrics(tmp_path / "dqn")) > 1
@@ -232,6 +233,7 @@ def test_what_cannot_be_played_is_refused(tmp_path, changes, message):
         make_run("random", tmp_path, **changes)
 
 
+@pytest.mark.long
 def test_free_form_actions_are_learned_from_proposals(tmp_path, monkeypatch):
     colors = ("black", "green", "red", "white", "blue", "pink", "brown", "gray")
 
@@ -280,6 +282,7 @@ def test_proposals_that_make_no_sense_are_refused(changes, message):
         validation.validate(training.to_settings(small_config(**changes)))
 
 
+@pytest.mark.long
 def test_alfworld_and_textworld_play_in_one_batch(tmp_path):
     pytest.importorskip("alfworld")
     from llmprior_jax.envs.alfworld import game_maker

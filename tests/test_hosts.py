@@ -49,6 +49,7 @@ def start_one(command: list[str]) -> subprocess.Popen:
     )
 
 
+@pytest.mark.long
 def test_two_processes_that_are_killed_end_as_one_process_does(tmp_path):
     workdir = tmp_path / "two"
     killed = start(workdir)

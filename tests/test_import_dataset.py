@@ -70,6 +70,7 @@ def run(tmp_path):
     return run
 
 
+@pytest.mark.long
 def test_published_transitions_become_the_dataset_that_they_are_in_our_words(run, collected):
     again = datasets.read(run(in_their_words(collected)))
     assert [again.states[row] for row in again.row] == [

@@ -168,6 +168,7 @@ def test_states_that_are_met_one_by_one_leave_no_trace_in_what_is_learned(name):
     np.testing.assert_array_equal(entries.row, rows[np.asarray(found.row)])
 
 
+@pytest.mark.long
 def test_what_a_seed_learns_does_not_depend_on_what_others_meet():
     alone, _ = train_without_a_list("dqn_prior", keys(1), segments=3)
     beside, _ = train_without_a_list("dqn_prior", keys(0, 1, 2), segments=3)

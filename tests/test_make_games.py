@@ -146,6 +146,7 @@ def test_bad_arguments_are_refused(tmp_path, arguments, message):
         game_maker.make_games(tmp_path / "out", **arguments)
 
 
+@pytest.mark.long
 def test_games_are_not_mixed_into_those_already_there(data):
     with pytest.raises(engines.GameError, match="already exists"):
         game_maker.make_games(data, train=1, unseen=0)
@@ -247,6 +248,7 @@ def test_alfworlds_own_environment_finds_the_games(alfred_environment, game_file
     assert set(found) == {str(path) for path in game_files.values()}
 
 
+@pytest.mark.long
 def test_alfworlds_own_environment_plays_the_games(alfred_environment):
     environment = alfred_environment([1, 2]).init_env(batch_size=1)
     for _ in range(2):
@@ -260,6 +262,7 @@ def test_alfworlds_own_environment_plays_the_games(alfred_environment):
     environment.close()
 
 
+@pytest.mark.long
 def test_the_command_makes_the_same_bytes_again(game_files, tmp_path):
     command = [sys.executable, "-m", "launch.make_games", "--tasks=pick", "--train=1"]
     command += ["--unseen=0", f"--seed={_SEED}", f"--out={tmp_path / 'again'}"]

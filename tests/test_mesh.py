@@ -128,6 +128,7 @@ def run_script(script: str) -> None:
     assert "all equal" in result.stdout, result.stderr
 
 
+@pytest.mark.long
 def test_eight_devices_give_what_one_gives():
     run_script(textwrap.dedent(_ON_EIGHT_DEVICES))
 
@@ -147,10 +148,12 @@ def of_one_seed(tmp_path_factory) -> pathlib.Path:
     return directory
 
 
+@pytest.mark.long
 def test_the_environments_of_one_seed_are_shared_out(of_one_seed):
     assert (of_one_seed / "four" / "summary.json").exists()
 
 
+@pytest.mark.long
 def test_a_run_of_eight_devices_is_evaluated_and_played_on_fewer(of_one_seed):
     assert training.read_config(of_one_seed / "four").mesh == "data:4,model:2"
     run = training.restore(of_one_seed / "four", "dqn_prior", eval_episodes=16)
@@ -159,6 +162,7 @@ def test_a_run_of_eight_devices_is_evaluated_and_played_on_fewer(of_one_seed):
     assert list(run.play(0, jax.random.key(0)))
 
 
+@pytest.mark.long
 def test_a_mesh_that_is_asked_for_is_made_or_refused(of_one_seed):
     run = training.restore(of_one_seed / "four", "dqn_prior", eval_episodes=16, mesh="data:2")
     assert len(run.state.envs.observation.sharding.device_set) == 2

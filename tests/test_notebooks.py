@@ -8,7 +8,7 @@ from nbclient import NotebookClient
 from test_launch import ROOT
 
 # A real model takes many minutes on a CPU.
-_MARKS = {"real_model": pytest.mark.longest, "your_environment": pytest.mark.long}
+_MARKS = {"real_model": pytest.mark.longest}
 NOTEBOOKS = sorted((ROOT / "colab").glob("*.ipynb"))
 
 
@@ -18,7 +18,7 @@ def test_there_are_four():
 
 @pytest.mark.parametrize(
     "path",
-    [pytest.param(path, marks=_MARKS.get(path.stem, ())) for path in NOTEBOOKS],
+    [pytest.param(path, marks=_MARKS.get(path.stem, pytest.mark.long)) for path in NOTEBOOKS],
     ids=lambda path: path.stem,
 )
 def test_a_notebook_runs(path, tmp_path, monkeypatch):

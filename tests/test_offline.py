@@ -54,6 +54,7 @@ def success(run: OfflineRun) -> np.ndarray:
     return run.evaluate()["success_rate"]
 
 
+@pytest.mark.long
 def test_a_run_stops_where_it_says(expert):
     run = make_run("bc", collected(expert, 0.5), num_steps=50, eval_every=40)
     taken = []
@@ -93,6 +94,7 @@ def test_nothing_beyond_the_subset_is_learned_from(expert):
         np.testing.assert_array_equal(left, right)
 
 
+@pytest.mark.long
 def test_a_run_goes_on_from_a_checkpoint_with_the_same_bits(expert):
     dataset = collected(expert, 0.5)
     straight, first, second = (make_run("cql_prior", dataset) for _ in range(3))
@@ -109,6 +111,7 @@ def test_a_run_goes_on_from_a_checkpoint_with_the_same_bits(expert):
         np.testing.assert_array_equal(left, right)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["cql_prior", "dqn_prior"])
 def test_a_checkpoint_has_what_those_of_all_runs_have_and_counts_go_on(expert, name):
     dataset = collected(expert, 0.5) if name == "cql_prior" else None

@@ -149,6 +149,7 @@ def test_a_call_is_described_by_the_runs_that_it_finished(tmp_path):
     assert call.keys() == CALL.keys()
 
 
+@pytest.mark.long
 def test_a_report_of_other_runs_is_not_overwritten(planned, known, tmp_path):
     report.write(tmp_path / "report", planned, known)
     before = (tmp_path / "report" / "report.md").read_text()
@@ -199,6 +200,7 @@ def reproduce(tmp_path: pathlib.Path, *arguments: str) -> subprocess.CompletedPr
     )
 
 
+@pytest.mark.long
 def test_calls_for_some_experiments_make_one_report(tmp_path):
     report = tmp_path / "report" / "report.md"
     first = reproduce(tmp_path, f"--workdir={tmp_path / 'runs'}", "--only=one")
@@ -281,6 +283,7 @@ def test_a_baseline_that_ends_at_0_decides_nothing(planned, tmp_path):
     assert "| sample | 0.90 | never | 100 | at most 0.25 [0.00, 0.25] | borne out |" in page
 
 
+@pytest.mark.long
 def test_the_recorded_report_is_read_and_told_again(tmp_path, few_resamples):
     """Its settings are older; what it has of experiments that are planned still can be shown."""
     out = ROOT / "launch" / "results" / "reproduce"

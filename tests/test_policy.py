@@ -88,6 +88,7 @@ def test_states_read_together_and_with_padding_have_the_same_policy(model, reque
     assert np.isfinite(padded_hidden).all()
 
 
+@pytest.mark.long
 def test_few_logits_at_once_give_the_same_policy_and_gradient(lm, monkeypatch):
     model = language_policy.language_policy(lm, NUM_ACTIONS)
     rows = model.read(PROMPTS, ACTIONS)
@@ -103,6 +104,7 @@ def test_few_logits_at_once_give_the_same_policy_and_gradient(lm, monkeypatch):
         np.testing.assert_allclose(few, all_at_once, atol=1e-4)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("model", ["lm", "encoder_decoder"])
 def test_rows_of_a_large_model_are_read_one_by_one_with_the_same_gradient(
     model, request, monkeypatch
@@ -129,6 +131,7 @@ def test_rows_of_a_large_model_are_read_one_by_one_with_the_same_gradient(
     assert held[0] < held[1] / 2, f"{held[0]:,} bytes instead of {held[1]:,}"
 
 
+@pytest.mark.long
 def test_parts_of_states_have_the_gradient_of_the_whole_without_the_memory(monkeypatch):
     """Rows of several lengths, each with something of its own."""
     texts = [" ".join(["Now: You see a tomato."] * count) for count in (9, 60, 100)] * 3
@@ -174,6 +177,7 @@ def test_the_gradient_is_that_of_the_likelihood(lm):
     np.testing.assert_allclose(jax.grad(likelihood)(0.0), difference, rtol=1e-2)
 
 
+@pytest.mark.long
 def test_long_rows_are_read_at_their_length_as_in_a_batch(monkeypatch):
     texts = [" ".join(["Now: You see a tomato."] * count) for count in (9, 60, 100)]
     lm = small_lm([*TEXTS, *texts], context=1024)

@@ -113,6 +113,7 @@ def final_state(workdir):
     return training.restore(workdir, "gflan", eval_episodes=1).state
 
 
+@pytest.mark.long
 def test_it_learns_what_random_play_does_not(finished):
     random, *_ = read_metrics(finished / "random")
     first, *_, last = read_metrics(finished / "gflan")
@@ -122,6 +123,7 @@ def test_it_learns_what_random_play_does_not(finished):
     assert last["step"] == 640
 
 
+@pytest.mark.long
 def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(finished, tmp_path):
     def two_segments_are_over() -> bool:
         return len(read_metrics(tmp_path / "gflan")) > 2
@@ -153,6 +155,7 @@ def played(run, monkeypatch, number: int = 0):
     return rollout, lost, steps
 
 
+@pytest.mark.long
 def test_a_rollout_tells_what_the_engines_showed(run, monkeypatch):
     rollout, lost, steps = played(run, monkeypatch)
     assert not lost.any()
@@ -170,6 +173,7 @@ def test_a_rollout_tells_what_the_engines_showed(run, monkeypatch):
     assert (rollout.log_prob < 0).all()
 
 
+@pytest.mark.long
 def test_of_a_step_whose_process_was_lost_nothing_is_learned(run, monkeypatch):
     bridge, calls = run.player.env.bridge, []
     step = bridge.step
@@ -194,6 +198,7 @@ def test_of_a_step_whose_process_was_lost_nothing_is_learned(run, monkeypatch):
         assert np.count_nonzero(advantage) == advantage.size - 1
 
 
+@pytest.mark.long
 def test_states_whose_words_are_not_kept_are_not_looked_at(finished):
     restored = training.restore(finished, "gflan", eval_episodes=1)
     with pytest.raises(ValueError, match="the words are not kept"):

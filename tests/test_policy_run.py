@@ -182,6 +182,7 @@ def assert_same_bits(left, right) -> None:
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.long
 def test_a_language_model_learns_by_reward_what_it_did_not_know(finished):
     records = {name: read_metrics(finished / name) for name in ("prior", "gflan_prior")}
     assert np.max(records["prior"][0]["success_rate"]) < 0.8
@@ -195,6 +196,7 @@ def test_a_language_model_learns_by_reward_what_it_did_not_know(finished):
     assert np.min(last["kl"]) > 0.1, "the divergence from the prior was not told"
 
 
+@pytest.mark.long
 def test_a_policy_is_warned_of_the_prior_that_it_begins_as_which_nothing_is_mixed_into(
     finished, tmp_path
 ):
@@ -208,6 +210,7 @@ def test_a_policy_is_warned_of_the_prior_that_it_begins_as_which_nothing_is_mixe
     assert of_mixed["asked"] == "plain, by sum"
 
 
+@pytest.mark.long
 def test_a_run_that_is_stopped_and_resumed_ends_with_the_same_bits(finished, tmp_path):
     def three_segments_are_over() -> bool:
         return len(read_metrics(tmp_path / "gflan_prior")) > 3
@@ -253,6 +256,7 @@ def test_with_low_rank_adaptation_a_checkpoint_has_the_factors_alone(corridor, t
         assert leaf[0].size < 128, f"a leaf of shape {leaf.shape[1:]} is no factor of rank 2"
 
 
+@pytest.mark.long
 def test_a_checkpoint_has_what_those_of_all_runs_have_and_counts_go_on(corridor, tmp_path):
     config = corridor_config(**{"agents": ("gflan",), "num_seeds": 1, "eval_every": 64})
     settings = training.to_settings(config)
@@ -271,6 +275,7 @@ def test_a_checkpoint_has_what_those_of_all_runs_have_and_counts_go_on(corridor,
     assert resumed.scored.metrics()["prompts_cut"] == 7
 
 
+@pytest.mark.long
 def test_unseen_games_are_judged_apart(corridor, tmp_path, monkeypatch):
     config = corridor_config(**{"agents": ("gflan",), "num_seeds": 1, "eval_episodes": 4})
     params = corridor.default_params

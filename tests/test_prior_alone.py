@@ -210,6 +210,7 @@ def test_the_survey_that_is_advised_is_of_the_same_setting(changes, caplog, monk
     assert rest(given.prior) == rest(wanted.prior)
 
 
+@pytest.mark.long
 def test_a_model_that_is_not_the_embedded_one_plays_as_it_is_asked(tmp_path, capsys):
     config = kitchen_config(**{"prior.model": TINY, "env": "FrozenLake-4x4"})
     training.run(config, tmp_path)
@@ -242,6 +243,7 @@ def test_a_resumed_run_says_so_again_and_does_not_look_again(bad, monkeypatch, c
     assert WARNING in caplog.text
 
 
+@pytest.mark.long
 def test_a_good_prior_is_not_warned_of_and_looking_changes_no_bit(tmp_path, monkeypatch, caplog):
     with caplog.at_level("WARNING"):
         results = training.run(kitchen_config(), tmp_path / "looked")
@@ -258,6 +260,7 @@ def test_a_good_prior_is_not_warned_of_and_looking_changes_no_bit(tmp_path, monk
     assert_same_bits(looked, not_looked)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["dqn", "prior"])
 def test_agents_that_do_not_learn_from_the_prior_need_no_look(name, tmp_path, monkeypatch):
     monkeypatch.setattr(prior_alone, "look", lambda *_: pytest.fail("it looked"))
@@ -265,6 +268,7 @@ def test_agents_that_do_not_learn_from_the_prior_need_no_look(name, tmp_path, mo
     assert told_of(tmp_path).keys() == {name}
 
 
+@pytest.mark.long
 def test_starting_again_forgets_what_was_seen(bad, tmp_path):
     training.run(kitchen_config(agents=("dqn",)), tmp_path)
     (tmp_path / "prior_alone.json").write_text("{}")

@@ -64,6 +64,7 @@ def own_module(tmp_path, monkeypatch):
     forget()
 
 
+@pytest.mark.long
 def test_a_prompt_of_ones_own_works_in_all_commands(own_module, tmp_path):
     (tmp_path / "shown.jsonl").write_text(json.dumps(SHOWN))
     own = {
@@ -304,6 +305,7 @@ def few_states(monkeypatch):
     return {"num_seeds": 1, "eval_episodes": 2, "prior.num_features": 8}
 
 
+@pytest.mark.long
 def test_the_model_is_told_a_history_that_q_does_not_see(few_states, tmp_path):
     settings = training.to_settings(lake(tmp_path, **few_states, **{"prior.history": 2}))
     env, env_params = build.make_environment(settings)
@@ -327,6 +329,7 @@ def test_the_model_is_told_a_history_that_q_does_not_see(few_states, tmp_path):
     np.testing.assert_allclose(log_probs[alike[0][1]], told[0], atol=1e-4)
 
 
+@pytest.mark.long
 def test_learning_offline_tells_the_model_alone_of_history_too(few_states, tmp_path, monkeypatch):
     asked = set()
 

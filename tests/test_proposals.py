@@ -184,6 +184,7 @@ def test_samples_that_were_cut_are_counted(lm):
     assert sum(cut.counts) == 8
 
 
+@pytest.mark.long
 def test_every_answer_follows_from_its_thought(lm):
     with_thoughts, without = propose(lm, [THINK, CHORE], KEY, 4, SHORT)
     assert [len(thoughts) for thoughts in with_thoughts.thoughts] == list(with_thoughts.counts)
@@ -199,6 +200,7 @@ def test_every_answer_follows_from_its_thought(lm):
     assert both.thoughts == ((thought.text.strip(),) * 4,)
 
 
+@pytest.mark.long
 def test_samples_with_the_same_thought_are_not_the_same_answer(lm):
     # A thought of one token is often the same; what follows is drawn anew.
     prompt = THINK._replace(

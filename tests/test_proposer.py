@@ -70,6 +70,7 @@ def test_a_prompt_that_fits_the_context_leaves_room_for_what_is_sampled():
     assert np.isfinite(source.score([prompt]).log_probs).all()
 
 
+@pytest.mark.long
 def test_after_thoughts_features_are_their_mean():
     model, source = make(k=4)
     features = source.score([THINKING]).features
@@ -122,6 +123,7 @@ def small_config(tmp_path, **changes):
     return config
 
 
+@pytest.mark.long
 def test_a_run_learns_with_what_the_model_proposes(tmp_path):
     # The prior as it is proposed is to be seen.
     training.run(small_config(tmp_path, **{"agent.trust": "fixed"}), tmp_path / "run")

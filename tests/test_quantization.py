@@ -28,6 +28,7 @@ def size(tree) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
+@pytest.mark.long
 def test_the_matrices_of_blocks_take_a_quarter_of_float32(exact, narrow):
     assert size(narrow.params["blocks"]) < 0.28 * size(exact.params["blocks"])
     np.testing.assert_array_equal(narrow.params["embed"][...], exact.params["embed"][...])
@@ -47,6 +48,7 @@ def test_weights_are_rounded_to_the_nearest_of_255_steps_of_their_column():
     assert (np.abs(steps * scale - kernel) <= 0.51 * scale).all()
 
 
+@pytest.mark.long
 def test_log_probs_move_a_little(exact, narrow):
     wide, rough = (priors.score(lm, PROMPTS, ACTIONS) for lm in (exact, narrow))
     moved = np.abs(wide.log_probs - rough.log_probs)

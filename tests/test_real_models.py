@@ -182,6 +182,7 @@ def test_the_parts_of_a_model_are_put_together_in_order(tmp_path, monkeypatch):
     assert (tmp_path / "work" / "x.gguf").read_bytes() == b"\x01\x02"
 
 
+@pytest.mark.long
 def test_the_command_measures_and_goes_on(tmp_path, monkeypatch):
     lake = plan.Place("Lake", {"env": "FrozenLake-4x4"}, ("plain", "plain+chat"), ("sum",), 16, 20)
     monkeypatch.setattr(plan, "places", lambda workdir: [lake])

@@ -154,6 +154,7 @@ def content(workdir, number) -> bytes:
     return (adapter_of(workdir, number) / adapters.WEIGHTS).read_bytes()
 
 
+@pytest.mark.long
 def test_the_prior_alone_becomes_better_with_each_round(finished):
     of_rounds = [
         json.loads((refinement.directory(finished, number) / "prior_alone.json").read_text())
@@ -165,12 +166,14 @@ def test_the_prior_alone_becomes_better_with_each_round(finished):
     assert last > 0.9
 
 
+@pytest.mark.long
 def test_a_round_records_what_its_language_model_learned(finished):
     records = read_metrics(refinement.directory(finished, 1) / refinement.DISTILLATION)
     assert [record["step"] for record in records] == list(range(3, 31, 3))
     assert records[-1]["kl_to_posterior"] < records[0]["kl_to_posterior"]
 
 
+@pytest.mark.long
 def test_each_round_asks_another_model(finished):
     rounds = [refinement.directory(finished, number) for number in (1, 2)]
     identities = {
@@ -182,6 +185,7 @@ def test_each_round_asks_another_model(finished):
     assert len(identities) == 3
 
 
+@pytest.mark.long
 def test_a_refined_run_is_restored_wherever_it_lies(finished, tmp_path):
     moved = shutil.copytree(finished, tmp_path / "moved")
     for workdir in (moved, refinement.directory(moved, 2)):
@@ -191,6 +195,7 @@ def test_a_refined_run_is_restored_wherever_it_lies(finished, tmp_path):
         np.testing.assert_array_equal(here["return"], there["return"])
 
 
+@pytest.mark.long
 def test_the_adapter_is_a_prior_of_its_own(finished, corridor, tmp_path):
     changes = {"agents": ("prior",), "prior.refine.rounds": 0}
     config = refining_config(corridor, **changes)
@@ -200,6 +205,7 @@ def test_the_adapter_is_a_prior_of_its_own(finished, corridor, tmp_path):
     assert ours == theirs
 
 
+@pytest.mark.long
 def test_a_finished_run_started_again_changes_nothing(finished, corridor):
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("adapter_model.safetensors")}
     summary = (finished / "summary.json").read_text()
@@ -208,6 +214,7 @@ def test_a_finished_run_started_again_changes_nothing(finished, corridor):
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "where",
     [
@@ -234,6 +241,7 @@ def test_an_interrupted_run_ends_as_if_nothing_had_happened(finished, corridor, 
     assert ours == theirs
 
 
+@pytest.mark.long
 def test_rounds_go_on_from_an_adapter_of_their_rank(finished, corridor, tmp_path):
     adapter = adapter_of(finished, 1)
     config = refining_config(adapter, **{"agents": ("prior",), "prior.refine.rounds": 1})
@@ -245,6 +253,7 @@ def test_rounds_go_on_from_an_adapter_of_their_rank(finished, corridor, tmp_path
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.long
 def test_starting_again_removes_what_the_rounds_made_and_nothing_else(finished, corridor, tmp_path):
     workdir = shutil.copytree(finished, tmp_path / "again")
     notes = refinement.directory(workdir, 2) / "notes.txt"

@@ -2,11 +2,13 @@
 
 import json
 
+import pytest
 from test_launch import launch
 
 from llmprior_jax import training
 
 
+@pytest.mark.long
 def test_every_agent_of_every_run_is_told(tmp_path):
     runs = []
     for seeds in (1, 2):

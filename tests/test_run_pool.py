@@ -44,6 +44,7 @@ def wait_until(is_so: Callable[[], bool], seconds: float = 120) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.long
 def test_processes_share_the_runs_and_train_each_once(tmp_path, configs):
     assert run_pool.train_in_processes(tmp_path, configs, jobs=2) == []
     assert [starts(tmp_path, name) for name in configs] == [1, 1, 1]
@@ -52,6 +53,7 @@ def test_processes_share_the_runs_and_train_each_once(tmp_path, configs):
     assert sorted(each["name"] for each in lines) == list(configs)
 
 
+@pytest.mark.long
 def test_a_run_has_a_log_and_the_command_that_led_to_it(tmp_path, configs):
     run_pool.train_in_processes(tmp_path, {"run0": configs["run0"]}, jobs=1)
     assert "prior: " in (tmp_path / "run0" / "log.txt").read_text()
@@ -59,6 +61,7 @@ def test_a_run_has_a_log_and_the_command_that_led_to_it(tmp_path, configs):
     assert json.loads(line)["command"].endswith(shlex.quote(sys.orig_argv[-1]))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("jobs", [None, 1])
 def test_a_run_that_another_process_is_at_is_left_to_it(tmp_path, configs, jobs):
     (tmp_path / "run1").mkdir()
@@ -70,6 +73,7 @@ def test_a_run_that_another_process_is_at_is_left_to_it(tmp_path, configs, jobs)
     assert [starts(tmp_path, name) for name in configs] == [1, 0, 1]
 
 
+@pytest.mark.long
 def test_a_finished_run_is_left_alone(tmp_path, configs):
     (tmp_path / "run0").mkdir()
     (tmp_path / "run0" / "summary.json").write_text("{}")
@@ -84,6 +88,7 @@ def test_a_directory_of_another_run_is_refused_before_anything_is_trained(tmp_pa
     assert [starts(tmp_path, name) for name in configs] == [0, 0, 1]
 
 
+@pytest.mark.long
 def test_a_run_that_fails_says_why_in_its_log_and_stops_no_other(tmp_path, configs):
     configs["run0"].env = "FrozenLak"
     assert run_pool.train_in_processes(tmp_path, configs, jobs=2) == ["run0"]
@@ -97,6 +102,7 @@ def test_a_run_that_fails_says_why_in_its_log_and_stops_no_other(tmp_path, confi
     assert "FrozenLake-4x4" in errors[0]  # the nearest name
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("end", ["kill", "terminate"])
 def test_a_run_whose_process_is_ended_has_failed_and_stops_no_other(tmp_path, configs, end):
     def kill() -> None:
@@ -154,12 +160,14 @@ def last_checkpoint(workdir: pathlib.Path) -> int:
     return max(int(name) for name in names if name.isdecimal())
 
 
+@pytest.mark.long
 def test_ctrl_c_ends_the_processes_with_a_checkpoint(tmp_path, long_run):
     os.killpg(long_run.pid, signal.SIGINT)  # as a terminal does
     assert long_run.wait(60) == 128 + signal.SIGINT
     assert last_checkpoint(tmp_path) > 0
 
 
+@pytest.mark.long
 def test_processes_end_with_a_checkpoint_when_the_first_one_is_killed(tmp_path, long_run):
     long_run.kill()
     long_run.wait(60)

@@ -243,7 +243,7 @@ def test_who_cannot_search_is_named_with_what_would_do():
     build.check_search("dqn_prior", on_engine)
 
 
-@pytest.mark.longest
+@pytest.mark.long
 def test_a_run_searches_while_it_learns_and_where_it_is_evaluated(tmp_path):
     config = training.default_config()
     config.env, config.agents = "FrozenLake-4x4", ("prior", "search_prior")

@@ -103,6 +103,7 @@ def test_the_report_chooses_the_best_and_has_all_that_was_tried(tmp_path):
     ]
 
 
+@pytest.mark.long
 def test_the_command_trains_what_is_planned_once_and_goes_on(tmp_path, monkeypatch):
     lake = {
         "env": "FrozenLake-4x4",

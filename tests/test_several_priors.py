@@ -237,6 +237,7 @@ def finished(tmp_path_factory, a_full_look):
     return workdir
 
 
+@pytest.mark.long
 def test_the_weight_of_each_is_in_metrics_and_summary(finished):
     last = read_metrics(finished / "dqn_prior")[-1]
     np.testing.assert_allclose(np.add(last["trust_1"], last["trust_2"]), last["trust"], rtol=1e-5)
@@ -245,6 +246,7 @@ def test_the_weight_of_each_is_in_metrics_and_summary(finished):
     assert "trust" not in summary["dqn"]
 
 
+@pytest.mark.long
 def test_each_alone_is_looked_at_before_training(finished):
     before = json.loads((finished / "summary.json").read_text())["before_training"]
     assert before["asked"] == "plain, by sum"
@@ -254,6 +256,7 @@ def test_each_alone_is_looked_at_before_training(finished):
     assert other["uniform"] == before["uniform"]
 
 
+@pytest.mark.long
 def test_an_agent_of_several_is_restored_and_weighs_them_in_each_state(finished):
     run = training.restore(finished, "dqn_prior", eval_episodes=4)
     decisions = list(run.play(0, jax.random.key(0)))
@@ -261,6 +264,7 @@ def test_an_agent_of_several_is_restored_and_weighs_them_in_each_state(finished)
     assert all(0 <= decision.trust <= 1 for decision in decisions)
 
 
+@pytest.mark.long
 def test_a_bad_one_among_several_is_warned_of_by_name(caplog):
     def policy(mean):
         by = {"mean": mean, "ci95": [mean - 0.01, mean + 0.01]}

@@ -75,6 +75,7 @@ def test_a_row_that_takes_milliseconds_has_few_lengths(name, platform, lengths):
     assert chosen.lengths_of_little == lengths
 
 
+@pytest.mark.long
 def test_gradients_are_the_same_by_parts_of_the_vocabulary():
     lm = models.load("tiny")
     tails = packing.lay_out([[5, 6], [5, 7, 1500], [0]])

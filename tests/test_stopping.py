@@ -308,7 +308,9 @@ def interrupted(
     return process.returncode, errors, seconds, kept
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)]
+)
 def test_training_is_stopped_while_it_scores_and_keeps_what_was_scored(tmp_path, number):
     status, errors, seconds, kept = interrupted(tmp_path, TRAIN, "scoring", number)
     assert status == 130, errors
@@ -317,6 +319,7 @@ def test_training_is_stopped_while_it_scores_and_keeps_what_was_scored(tmp_path,
     assert kept == 4
 
 
+@pytest.mark.long
 def test_training_is_stopped_while_it_loads(tmp_path):
     status, errors, seconds, _ = interrupted(tmp_path, TRAIN, "loading", signal.SIGTERM)
     assert status == 130, errors
@@ -324,6 +327,7 @@ def test_training_is_stopped_while_it_loads(tmp_path):
     assert seconds < 5
 
 
+@pytest.mark.long
 def test_a_second_signal_stops_training_at_once_while_it_scores(tmp_path):
     status, errors, seconds, kept = interrupted(
         tmp_path, TRAIN, "scoring", signal.SIGTERM, signal.SIGTERM
@@ -335,7 +339,10 @@ def test_a_second_signal_stops_training_at_once_while_it_scores(tmp_path):
     assert kept == 4
 
 
-@pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [pytest.param(signal.SIGINT, 130, marks=pytest.mark.long), (signal.SIGTERM, 143)],
+)
 def test_another_command_is_stopped_while_it_scores(tmp_path, number, expected):
     status, errors, seconds, kept = interrupted(tmp_path, FILL, "scoring", number)
     assert status == expected, errors

@@ -704,6 +704,7 @@ def launch(*arguments: str) -> str:
     return result.stdout
 
 
+@pytest.mark.long
 def test_the_command_fills_a_store_and_shows_what_is_in_it(tmp_path):
     path = tmp_path / "priors.sqlite"
     store = f"--store={path}"

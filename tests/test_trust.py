@@ -52,14 +52,17 @@ def chance_of_opening(confidence: float, kind: str, lock=ShortLock, first: int =
     return np.exp(np.sum(np.take_along_axis(np.asarray(log_probs), right, axis=2), axis=(1, 2)))
 
 
+@pytest.mark.long
 def test_a_prior_that_rules_out_what_is_right_is_overcome():
     assert (chance_of_opening(1e-6, "learned") > 0.8).all()
 
 
+@pytest.mark.long
 def test_taken_as_it_is_such_a_prior_is_never_overcome():
     assert (chance_of_opening(1e-6, "fixed") < 0.01).all()
 
 
+@pytest.mark.long
 def test_a_good_prior_opens_a_lock_that_blind_search_does_not():
     assert (chance_of_opening(0.67, "learned", Lock, 0) > 0.8).all()
 
