@@ -59,7 +59,7 @@ def curves(results: pathlib.Path) -> dict[str, dict[str, Curve]]:
       FileNotFoundError: the results are not there.
     """
     runs: dict[str, list[dict[str, Any]]] = {}
-    with open(results / "reproduce" / "results.jsonl") as lines:
+    with open(results / "report" / "results.jsonl") as lines:
         for each in map(json.loads, lines):
             if label := each["experiments"].get("online-salad"):
                 runs.setdefault(label, []).append(each)
