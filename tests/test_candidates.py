@@ -8,8 +8,8 @@ from small_lm import small_lm
 from llmprior_jax.envs.engines import GameError
 from llmprior_jax.play.candidates import (
     Admissible,
-    Proposed,
     Tried,
+    Widened,
     from_language_model,
     from_vocabulary,
 )
@@ -42,7 +42,7 @@ def test_proposals_are_asked_for_once_and_for_each_seed():
         asked.append((len(states), seed, number))
         return numbered(states, seed, number)
 
-    proposed = Proposed(propose, room=4)
+    proposed = Widened(propose, room=4)
     assert proposed.offer([0, 0, 1, 0], [HALL, YARD, HALL, HALL]) == [
         ("hall 0 0 a", "hall b"),
         ("yard 0 0 a", "yard b"),
@@ -55,7 +55,7 @@ def test_proposals_are_asked_for_once_and_for_each_seed():
 
 
 def test_more_is_proposed_where_more_is_tried():
-    proposed = Proposed(numbered, room=100)
+    proposed = Widened(numbered, room=100)
     numbers = []
     for _ in range(30):
         (offered,) = proposed.offer([0], [HALL])
@@ -66,7 +66,7 @@ def test_more_is_proposed_where_more_is_tried():
 
 
 def test_what_worked_stays_and_of_the_rest_the_newest():
-    proposed = Proposed(numbered, room=3)
+    proposed = Widened(numbered, room=3)
     proposed.offer([0], [HALL])
     proposed.learn(0, [Tried(HALL, "hall 0 0 a", 1.0), Tried(HALL, "hall b", 0.0)])
     for _ in range(40):
@@ -78,7 +78,7 @@ def test_what_worked_stays_and_of_the_rest_the_newest():
 
 
 def test_a_worse_end_does_not_make_an_action_forgotten():
-    proposed = Proposed(numbered, room=1)
+    proposed = Widened(numbered, room=1)
     proposed.offer([0], [HALL])
     for gained in (1.0, 0.0):
         proposed.learn(0, [Tried(HALL, "hall b", gained)])
@@ -86,7 +86,7 @@ def test_a_worse_end_does_not_make_an_action_forgotten():
 
 
 def test_what_was_learned_goes_through_json():
-    proposed, other = Proposed(numbered, room=3), Proposed(numbered, room=3)
+    proposed, other = Widened(numbered, room=3), Widened(numbered, room=3)
     proposed.offer([0, 1], [HALL, YARD])
     proposed.learn(1, [Tried(YARD, "yard b", 2.0)])
     other.from_json(json.loads(json.dumps(proposed.to_json())))
@@ -98,7 +98,7 @@ def test_what_was_learned_goes_through_json():
 
 def test_a_proposer_that_says_nothing_is_an_error():
     with pytest.raises(GameError, match="nothing but empty texts"):
-        Proposed(lambda states, seed, number: [("", "")], room=3).offer([0], [HALL])
+        Widened(lambda states, seed, number: [("", "")], room=3).offer([0], [HALL])
 
 
 def test_the_vocabulary_is_verbs_and_what_is_seen():

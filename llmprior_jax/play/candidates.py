@@ -2,7 +2,7 @@
 
 An engine may list the commands that a state admits; then these are the candidates (`Admissible`).
 Or an action may be any text, which nobody can list; then the candidates are what a language model
-proposes in that state, and what has worked there before (`Proposed`). Either way a state offers a
+proposes in that state, and what has worked there before (`Widened`). Either way a state offers a
 list of texts, which the language model scores and the agent weighs.
 """
 
@@ -87,7 +87,7 @@ Propose = Callable[[Sequence[TextState], int, int], Sequence[Sequence[str]]]
 seed asks for them. The same arguments give the same texts."""
 
 
-class Proposed:
+class Widened:
     """What a proposer proposes, and what has worked.
 
     A state that is met for the first time offers the first proposals. The more often it is acted

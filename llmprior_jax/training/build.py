@@ -27,7 +27,7 @@ from llmprior_jax.play.actors import PolicyActor, ValueActor
 from llmprior_jax.play.candidates import (
     Admissible,
     Candidates,
-    Proposed,
+    Widened,
     from_language_model,
     from_vocabulary,
 )
@@ -489,7 +489,7 @@ def make_candidates(
             settings.run.seed,
             build_prompt,
         )
-    return Proposed(propose, settings.environment.engine.num_actions)
+    return Widened(propose, settings.environment.engine.num_actions)
 
 
 def freeform_sampling(freeform: FreeFormSettings) -> Sampling:

@@ -262,12 +262,16 @@ def _policies(before: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 
 def _caption(before: Mapping[str, Any]) -> str:
     """What the rows of before training are, and what they say."""
-    rows = " and ".join(
-        f"{name}: {row['episodes']} episodes" for name, row in _policies(before).items()
+    policies = _policies(before)
+    episodes = [f"{row['episodes']:,}" for row in policies.values()]
+    over = (
+        f"{episodes[0]} episodes each"
+        if len(set(episodes)) == 1
+        else f"{', '.join(episodes)} episodes"
     )
     by = before["worse_by"]
     worse = f"; the prior alone is worse than uniform by its {by.replace('_', ' ')}" if by else ""
-    return f"before training, means \\[95% interval] of {rows}{worse}"
+    return f"{', '.join(policies)}: before training, means \\[95% intervals] over {over}{worse}"
 
 
 def _over_seeds(values: np.ndarray) -> dict[str, Any]:
