@@ -53,7 +53,7 @@ _OUT = FLAGS.string("out", None, "File to write, .parquet or .jsonl.", required=
 def main(argv: Sequence[str]) -> None:
     from llmprior_jax import envs
     from llmprior_jax.play import collecting
-    from llmprior_jax.training import build, experiment
+    from llmprior_jax.training import build, experiment, work_directory
     from llmprior_jax.training.build_agent import build_agent
 
     del argv
@@ -74,7 +74,7 @@ def main(argv: Sequence[str]) -> None:
             if name == "expert":
                 return collecting.expert_behavior(env, env_params)
             if name == "prior":
-                shown = experiment.make_examples(settings, env, None)
+                shown = work_directory.make_examples(settings, env, None)
                 folder = pathlib.Path(scratch)
                 known = build.make_priors(
                     settings, env, env_params, folder, examples=shown, should_stop=app.never

@@ -24,7 +24,7 @@ import rich.table
 
 from launch.common import app
 from llmprior_jax import training
-from llmprior_jax.training import build_agent, experiment, summary
+from llmprior_jax.training import build_agent, summary, work_directory
 from llmprior_jax.training.config import asked, priors_of
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def main(argv: Sequence[str]) -> None:
     num_seeds = len(results["success_rate"])
     if _SEED.value >= num_seeds:
         raise ValueError(f"--seed is {_SEED.value}; the run has seeds 0 to {num_seeds - 1}")
-    of_run = experiment.read_settings(pathlib.Path(_WORKDIR.value))
+    of_run = work_directory.read_settings(pathlib.Path(_WORKDIR.value))
     modes = [_MODE.value] if _MODE.value else of_run.run.eval_modes
     how = ", ".join(modes)
     if simulations := _SEARCH.value or of_run.search.simulations:

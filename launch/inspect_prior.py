@@ -34,7 +34,7 @@ from llmprior_jax.files import check_writable, write_atomically
 from llmprior_jax.priors.prompts import FEW_SHOT
 from llmprior_jax.priors.scoring.score import divisor
 from llmprior_jax.settings import AgentSettings, PriorSettings
-from llmprior_jax.training import build_agent, experiment
+from llmprior_jax.training import build_agent, work_directory
 from llmprior_jax.training.calibration import Calibration, calibration
 from llmprior_jax.training.config import asked as asked_how
 from llmprior_jax.types import ActionPrior, TextState
@@ -122,7 +122,7 @@ def _inspect(store: priors.PriorStore) -> None:
             if flag.present:
                 raise ValueError(f"--{name} is the run's where there is --workdir; leave it out")
         run = training.restore(_WORKDIR.value, _AGENT.value, eval_episodes=1, should_stop=app.never)
-        of_run = experiment.read_settings(pathlib.Path(_WORKDIR.value))
+        of_run = work_directory.read_settings(pathlib.Path(_WORKDIR.value))
         settings = build_agent.seen_by(_AGENT.value, of_run.prior)
         build_prompt, seed = run.scored.build_prompt, of_run.run.seed
         model = priors.CachedModel(

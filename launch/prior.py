@@ -42,7 +42,7 @@ _JSON = FLAGS.boolean("json", False, "Print the result as JSON, too, on the last
 
 
 def fill() -> None:
-    from llmprior_jax.training import build, experiment
+    from llmprior_jax.training import build, experiment, work_directory
 
     config = _CONFIG.value
     if config is None:
@@ -50,7 +50,7 @@ def fill() -> None:
     config.prior.store = _path()
     config, env, env_params = experiment.prepare(config, None)
     settings = training.to_settings(config)
-    examples = experiment.make_examples(settings, env, None)
+    examples = work_directory.make_examples(settings, env, None)
     # Filled as a run does it, in the same batches, so that a run finds the very same bits.
     with tempfile.TemporaryDirectory() as directory:
         folder = pathlib.Path(directory)

@@ -10,7 +10,7 @@ from llmprior_jax.envs import TextEnvironment, frozen_lake
 from llmprior_jax.learning.run import Decision
 from llmprior_jax.priors import CachedModel
 from llmprior_jax.priors.prompts import Example
-from llmprior_jax.training import examples, experiment
+from llmprior_jax.training import examples, work_directory
 from llmprior_jax.types import TextState
 
 KEY = jax.random.key(0)
@@ -81,7 +81,7 @@ def test_the_prompts_of_a_run_show_its_examples(config, tmp_path, monkeypatch):
         return score(self, prompts)
 
     with monkeypatch.context() as patch:
-        patch.setattr(experiment, "restore", restore)
+        patch.setattr(work_directory, "restore", restore)
         patch.setattr(CachedModel, "score", score)
         training.run(config, tmp_path / "run")
         assert restored == [("elsewhere", "dqn_prior")]

@@ -22,7 +22,7 @@ from llmprior_jax import progress, stopping, training
 from llmprior_jax.errors import InUseError
 from llmprior_jax.files import append
 from llmprior_jax.training.config import check_workdir
-from llmprior_jax.training.experiment import locked
+from llmprior_jax.training.work_directory import locked
 
 SECONDS_FILE = "seconds.jsonl"
 LOG_FILE = "log.txt"

@@ -21,7 +21,8 @@ from llmprior_jax.training.config import (
     settled,
     to_settings,
 )
-from llmprior_jax.training.experiment import SUMMARY_FILE, restore, run
+from llmprior_jax.training.experiment import run
+from llmprior_jax.training.work_directory import SUMMARY_FILE, restore
 
 __all__ = [
     "SUMMARY_FILE",

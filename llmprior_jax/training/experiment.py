@@ -1,8 +1,7 @@
 """An experiment: agents trained one after another on one environment, in one work directory.
 
-The work directory has the configuration, the priors of all states that were met, the summary and
-learning curves, and a directory per agent with its metrics and checkpoints. Run again, it goes on
-where it stopped; killed at any moment and run again, it ends with the same parameters.
+Run again, it goes on where it stopped; killed at any moment and run again, it ends with the same
+parameters.
 
 What builds the parts of a run is imported when an experiment begins: it imports gymnax, which uses
 a device, and several processes must have joined before.
@@ -12,7 +11,6 @@ import contextlib
 import dataclasses
 import json
 import pathlib
-import shutil
 from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -22,14 +20,11 @@ import tqdm
 from absl import logging
 
 from llmprior_jax import agents, progress
-from llmprior_jax.distributed import locks
-from llmprior_jax.distributed.mesh import make_mesh
 from llmprior_jax.distributed.processes import from_first, in_any, in_first, is_first
 from llmprior_jax.errors import (
     DivergedError,
     InterruptedRunError,
     OutOfMemoryError,
-    RestoreError,
     is_out_of_memory,
 )
 from llmprior_jax.files import (
@@ -40,13 +35,10 @@ from llmprior_jax.files import (
     sealed,
     write_atomically,
 )
-from llmprior_jax.models import adapters
-from llmprior_jax.priors import prompts
-from llmprior_jax.priors.prompts import Example
 from llmprior_jax.settings import Settings
 from llmprior_jax.training import examples, provenance
 from llmprior_jax.training import summary as summaries
-from llmprior_jax.training.checkpoints import BROKEN, Checkpoints
+from llmprior_jax.training.checkpoints import Checkpoints
 from llmprior_jax.training.config import (
     CONFIG_FILE,
     Config,
@@ -55,12 +47,26 @@ from llmprior_jax.training.config import (
     claim_workdir,
     parse_config,
     priors_of,
-    read_config,
     settled,
     step_unit,
     to_settings,
 )
-from llmprior_jax.training.metrics import METRICS_FILES, MetricsWriter, check_login, read_metrics
+from llmprior_jax.training.metrics import MetricsWriter, check_login, read_metrics
+from llmprior_jax.training.work_directory import (
+    CHECKPOINTS,
+    CURVES,
+    PRIOR_ALONE,
+    PRIOR_TABLE,
+    QUERIES,
+    SUMMARY_FILE,
+    clear,
+    go_back,
+    locked,
+    made_by_run,
+    make_examples,
+    read_settings,
+    restore,
+)
 
 if TYPE_CHECKING:
     from llmprior_jax.envs import TextEnvironment
@@ -69,16 +75,6 @@ if TYPE_CHECKING:
     from llmprior_jax.play.scored_states import ScoredStates
     from llmprior_jax.priors import CachedModel
     from llmprior_jax.training.build import Priors
-
-SUMMARY_FILE = "summary.json"
-_PRIOR_TABLE = "prior_table"
-_QUERIES = "prior_queries.jsonl"
-_CURVES = "learning_curves.png"
-_PRIOR_ALONE = "prior_alone.json"
-_CHECKPOINTS = "checkpoints"
-_LOCK = ".lock"
-# What is made in an agent's directory.
-_OF_AGENT = (*METRICS_FILES, _CHECKPOINTS, f"{_CHECKPOINTS}{BROKEN}")
 
 
 def run(
@@ -141,7 +137,7 @@ def run(
             if resume:
                 check_workdir(workdir, config)
             else:
-                _of_run(workdir)
+                made_by_run(workdir)
             if not (workdir / CONFIG_FILE).exists():
                 # The directory is made, and locked, once nothing else can be wrong.
                 check_writable(workdir / CONFIG_FILE)
@@ -168,7 +164,7 @@ def run(
         shown = make_examples(settings, env, workdir if resume else None)
 
         def make_priors(settings: Settings) -> "Priors":
-            table = workdir / _PRIOR_TABLE
+            table = workdir / PRIOR_TABLE
             return build.make_priors(
                 settings, env, env_params, table, examples=shown, should_stop=should_stop
             )
@@ -177,7 +173,7 @@ def run(
             workdir.mkdir(parents=True, exist_ok=True)
             opened.enter_context(locked(workdir))
             if not resume:
-                _clear(workdir)
+                clear(workdir)
             claim_workdir(workdir, config)
             if shown:
                 examples.write(workdir, shown)
@@ -253,85 +249,6 @@ def _of_agents(settings: Settings, content: bytes, workdir: pathlib.Path) -> dic
     return {name: summary[name] for name in settings.agents}
 
 
-def locked(workdir: pathlib.Path) -> contextlib.AbstractContextManager[None]:
-    """The lock on a work directory, which is there; who writes a run in it holds that."""
-    return locks.hold(workdir / _LOCK, of=workdir)
-
-
-def restore(
-    workdir: str | pathlib.Path,
-    name: str,
-    eval_episodes: int,
-    mesh: str | None = None,
-    should_stop: Callable[[], bool] | None = None,
-    eval_mode: str | None = None,
-    search: int | None = None,
-) -> "Run":
-    """Restores an agent of a finished or interrupted run, to evaluate it.
-
-    If the run's store of priors does not exist, it is not created, and the language model's answers
-    are not stored.
-
-    Examples:
-      >>> run = training.restore("runs/lake", "random", eval_episodes=4)
-      >>> sorted(run.evaluate())
-      ['episode_length', 'return', 'success_rate']
-
-    Args:
-      workdir: directory of the run.
-      name: one of the run's agents.
-      eval_episodes: episodes per seed that `Run.evaluate` will take.
-      mesh: the devices, see `distributed.make_mesh`; by default those that the run was trained on
-        where there are so many, and otherwise as many as divide the seeds.
-      should_stop: asked while the language model is loaded and asked (`priors.CachedModel`).
-      eval_mode: how the agent acts, "sample", "greedy" or "candidates" (`RunSettings.eval_modes`);
-        by default as in the run's evaluations.
-      search: simulations of the tree search by which it acts (`agents.with_search`); by default as
-        in the run's evaluations.
-
-    Raises:
-      FileNotFoundError: the directory holds no run, or no checkpoint of the agent.
-      ValueError: the run has no such agent, it cannot search, or the mesh, the mode or the number
-        of episodes or simulations is not possible.
-      RestoreError: the agent has checkpoints, and none can be read, or another version wrote them.
-    """
-    from llmprior_jax.training import build
-
-    workdir = pathlib.Path(workdir)
-    known = to_settings(read_config(workdir)).agents
-    if name not in known:
-        raise ValueError(f"{workdir} has no agent {name!r}; it has {', '.join(known)}")
-    settings = read_settings(workdir)
-    settings = _for_evaluation(settings, name, eval_episodes, mesh, eval_mode, search)
-    env, env_params = build.make_environment(settings)
-    shown = make_examples(settings, env, workdir)
-    priors = build.make_priors(
-        settings, env, env_params, workdir / _PRIOR_TABLE, True, shown, should_stop
-    )
-    run = build.make_run(name, settings, env, env_params, priors, build.read_dataset(settings))
-    directory = workdir / name / _CHECKPOINTS
-    if not directory.exists():
-        raise FileNotFoundError(f"{workdir} has no checkpoint of {name} yet")
-    with Checkpoints(directory, settings.checkpoint.keep, read_only=True) as checkpoints:
-        restored = checkpoints.restore_latest(run.state)
-    if restored is None:
-        raise FileNotFoundError(f"{workdir} has no checkpoint of {name} yet")
-    _go_back(run, *restored, directory)
-    return run
-
-
-def read_settings(workdir: pathlib.Path) -> Settings:
-    """The settings of a run, with the model that its prior was refined to, if it was.
-
-    Raises:
-      FileNotFoundError: the directory holds no run, or its prior is not refined yet.
-      ValueError: the configuration is damaged.
-    """
-    from llmprior_jax.training import refinement
-
-    return refinement.adapted(to_settings(read_config(workdir)), workdir)
-
-
 def prepare(
     config: Config, workdir: pathlib.Path | None
 ) -> tuple[Config, "TextEnvironment | EngineGames", Any]:
@@ -358,44 +275,6 @@ def prepare(
     if not named and not env.examples():
         complete = settled(config, recorded, has_examples=False)
     return complete, env, env_params
-
-
-def make_examples(
-    settings: Settings,
-    env: "TextEnvironment | EngineGames",
-    workdir: pathlib.Path | None,
-) -> list[Example]:
-    """The episodes that a run's prompts show: those in its directory, or else new ones.
-
-    New ones are from the run or the file that the settings name, or else the environment's own.
-
-    Raises:
-      FileNotFoundError, ValueError, RestoreError: the agent that is to show how cannot be restored,
-        or the file that does cannot be read.
-      ValueError: the agent does not succeed often enough, or nothing is named and the environment
-        has no examples of its own.
-    """
-    asked_so = [prior.prompt for prior in priors_of(settings.prior)]
-    showing = [prompt for prompt in asked_so if prompts.FEW_SHOT in prompts.words(prompt)]
-    if not showing:
-        return []
-    kept = None if workdir is None else examples.read(workdir)
-    if kept is not None:
-        return kept
-    source = settings.prior.examples
-    if source.file is not None:
-        return examples.read_file(source.file)
-    if source.workdir is None:
-        if own := env.examples():
-            return list(own)
-        raise ValueError(
-            f"config.prior.prompt is {showing[0]!r}, which shows successful episodes, "
-            f"and {env.name} has none of its own: name a file of them "
-            "(config.prior.examples.file), or a run to take them from "
-            "(config.prior.examples.workdir)"
-        )
-    run = restore(source.workdir, source.agent, eval_episodes=1, eval_mode="sample")
-    return examples.collect(run, source.count, jax.random.key(settings.run.seed))
 
 
 @contextlib.contextmanager
@@ -432,137 +311,6 @@ def explain_out_of_memory(name: str, settings: Settings, workdir: object) -> Gen
         ) from error
 
 
-def _for_evaluation(
-    settings: Settings,
-    name: str,
-    eval_episodes: int,
-    mesh: str | None,
-    eval_mode: str | None,
-    search: int | None,
-) -> Settings:
-    """The settings of a run with other evaluations, on the devices that are here."""
-    from llmprior_jax.training import build, validation
-
-    validation.RANGES["eval_episodes"].check("eval_episodes", eval_episodes)
-    run = settings.run
-    if mesh is None:
-        mesh = run.mesh
-        try:
-            make_mesh(mesh, run.num_seeds, build.shared_environments(settings))
-        except ValueError:
-            mesh = None
-    modes = (eval_mode,) if eval_mode else run.eval_modes
-    build.check_eval_modes(modes, [name])
-    run = dataclasses.replace(run, eval_episodes=eval_episodes, eval_modes=modes, mesh=mesh or None)
-    how = settings.search
-    if search is not None:
-        validation.RANGES["search.simulations"].check("search", search)
-        how = dataclasses.replace(how, simulations=search)
-    prior, store = settings.prior, settings.prior.store
-    if store is not None and not from_first(lambda: b"yes" if _is_file(store) else b""):
-        prior = dataclasses.replace(prior, store=None)
-    settings = dataclasses.replace(settings, run=run, prior=prior, search=how)
-    build.check_search(name, settings)
-    return settings
-
-
-def _is_file(path: str) -> bool:
-    return pathlib.Path(path).expanduser().is_file()
-
-
-def _go_back(
-    run: "Run", step: int, state: Any, meta: dict[str, Any], directory: pathlib.Path
-) -> None:
-    """Restores a run from a checkpoint, unless that lacks what the run needs.
-
-    Raises:
-      RestoreError: another version wrote it, and did not keep as much.
-    """
-    if missing := sorted(run.meta().keys() - meta.keys()):
-        raise RestoreError(
-            f"checkpoint {step} of {directory} was written by another version of this package, "
-            f"which did not keep {', '.join(missing)}; go on with that version, or start the run "
-            "again with --noresume, or with another --workdir"
-        )
-    run.restore(state, meta)
-
-
-def _of_run(workdir: pathlib.Path) -> list[pathlib.Path]:
-    """What the run that a directory holds has made, and nothing else that may lie there.
-
-    Files come before the directories that they are in. A directory of the run in which something
-    else lies is to stay, and so are the other things in it.
-
-    Raises:
-      ValueError: the configuration is damaged, or a link stands where the run had made something.
-    """
-    from llmprior_jax.play import row_files
-    from llmprior_jax.training import refinement
-
-    try:
-        config = read_config(workdir)
-    except FileNotFoundError:
-        return []
-    top = (_QUERIES, SUMMARY_FILE, _CURVES, _PRIOR_ALONE, provenance.FILE, examples.FILE)
-    folders: dict[pathlib.Path, Sequence[str]] = dict.fromkeys(
-        (workdir / name for name in config.agents), _OF_AGENT
-    )
-    folders[workdir / _PRIOR_TABLE] = row_files.FILES
-    made: list[pathlib.Path] = []
-    if refinement.is_round(workdir):
-        folders[workdir / refinement.DISTILLATION] = _OF_AGENT
-        folders[workdir / refinement.ADAPTER] = adapters.FILES
-    rounds = _rounds_of(workdir, config)
-    links = [path for path in (workdir / refinement.ROUNDS, *rounds) if path.is_symlink()]
-    if not links:
-        for of_round in rounds:
-            _of_run(of_round)
-    for folder, patterns in folders.items():
-        # A link is named below; what it leads to is not looked at.
-        if not folder.is_symlink():
-            made += [path for pattern in patterns for path in sorted(folder.glob(pattern))]
-        if folder.is_symlink() or folder.is_dir():
-            made.append(folder)
-    # Without the configuration nothing would say what is left, should this be killed.
-    made += [workdir / name for name in (*top, CONFIG_FILE)]
-    if links := [*links, *(path for path in made if path.is_symlink())]:
-        raise ValueError(
-            f"{links[0]} is a symbolic link, which no run makes, and --noresume follows none: "
-            "remove it yourself, or use another --workdir"
-        )
-    return made
-
-
-def _rounds_of(workdir: pathlib.Path, config: Config) -> list[pathlib.Path]:
-    """The rounds that refined the prior of a run, as far as there are any."""
-    from llmprior_jax.training import refinement
-
-    if refinement.is_round(workdir):
-        return []
-    number = config.prior.refine.rounds or 0
-    rounds = (refinement.directory(workdir, each) for each in range(1, number + 1))
-    return [of_round for of_round in rounds if of_round.is_dir()]
-
-
-def _clear(workdir: pathlib.Path) -> None:
-    """Removes the run that a directory holds; see `_of_run`."""
-    made = _of_run(workdir)
-    if made:
-        rounds = _rounds_of(workdir, read_config(workdir))
-        for of_round in rounds:
-            _clear(of_round)
-        for folder in (*rounds, *{of_round.parent for of_round in rounds}):
-            if not any(folder.iterdir()):
-                folder.rmdir()
-    for path in made:
-        if not path.is_dir():
-            path.unlink(missing_ok=True)
-        elif path.parent != workdir:
-            shutil.rmtree(path)
-        elif not any(path.iterdir()):
-            path.rmdir()
-
-
 def _look(
     name: str,
     settings: Settings,
@@ -579,7 +327,7 @@ def _look(
     from llmprior_jax.training.build_agent import seen_by
 
     settings = dataclasses.replace(settings, prior=seen_by(name, settings.prior))
-    path = workdir / _PRIOR_ALONE
+    path = workdir / PRIOR_ALONE
     kept = from_first(lambda: path.read_bytes() if path.exists() else b"")
     found: Any = None
     if kept:
@@ -588,7 +336,7 @@ def _look(
         except ValueError as error:
             logging.warning("%s; the prior alone plays again", error)
     if found is None:
-        found = prior_alone.look(settings, env, env_params, priors, workdir / _PRIOR_TABLE)
+        found = prior_alone.look(settings, env, env_params, priors, workdir / PRIOR_TABLE)
         in_first(lambda: write_atomically(path, json.dumps(sealed(found), indent=2) + "\n"))
     if is_first():
         prior_alone.warn(found, settings, name)
@@ -601,11 +349,11 @@ def _conclude(config: Config, workdir: pathlib.Path) -> str:
     summary = {
         name: summaries.summarize(of_agent, unit, modes) for name, of_agent in records.items()
     }
-    if (workdir / _PRIOR_ALONE).exists():
-        summary[summaries.BEFORE_TRAINING] = read_json(workdir / _PRIOR_ALONE)
+    if (workdir / PRIOR_ALONE).exists():
+        summary[summaries.BEFORE_TRAINING] = read_json(workdir / PRIOR_ALONE)
     text = json.dumps(summary, indent=2) + "\n"
     write_atomically(workdir / SUMMARY_FILE, text)
-    summaries.plot(records, workdir / _CURVES, unit)
+    summaries.plot(records, workdir / CURVES, unit)
     return text
 
 
@@ -626,7 +374,7 @@ def _report(model: "CachedModel", workdir: pathlib.Path) -> None:
         + (f"; {held.bytes_per_prompt / 1e3:,.1f} KB in the store for a prompt" if held else "")
     )
     record = {"model": model.name} | queries._asdict() | {"per_second": queries.per_second}
-    append(workdir / _QUERIES, json.dumps(record))
+    append(workdir / QUERIES, json.dumps(record))
 
 
 def _report_cost(scored: "ScoredStates") -> None:
@@ -644,10 +392,10 @@ def _train(
     should_stop: Callable[[], bool] | None,
 ) -> None:
     """Trains one agent to the end, or goes on with it."""
-    with Checkpoints(directory / _CHECKPOINTS, settings.checkpoint.keep) as checkpoints:
+    with Checkpoints(directory / CHECKPOINTS, settings.checkpoint.keep) as checkpoints:
         restored = checkpoints.restore_latest(run.state)
         if restored is not None:
-            _go_back(run, *restored, directory / _CHECKPOINTS)
+            go_back(run, *restored, directory / CHECKPOINTS)
             if is_first():
                 how = "is finished" if run.steps >= run.num_steps else "resumes"
                 tqdm.tqdm.write(f"{name}: {how} after {run.steps:,} {run.unit}")
