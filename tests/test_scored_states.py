@@ -59,6 +59,21 @@ def test_rows_are_read_back_as_they_were_added_and_none_is_scored_twice(tmp_path
     assert before == {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
 
 
+@pytest.mark.parametrize("is_same_process", [False, True])
+def test_additions_after_the_one_gone_back_to_go_with_the_next(tmp_path, is_same_process):
+    first = loaded(tmp_path)
+    first.extend(wheels(1, 3))
+    first.extend(wheels(5))
+    again = first if is_same_process else lock(tmp_path)
+    again.load(2)
+    again.extend(wheels(4))
+    assert sorted(path.name for path in tmp_path.glob("rows-*")) == [
+        f"rows-{n:09d}.safetensors" for n in (0, 2)
+    ]
+    again.extend(wheels(5))
+    assert np.asarray(loaded(tmp_path).table.observations)[:4].tolist() == [0, 1, 4, 5]
+
+
 def test_a_run_that_comes_again_to_the_same_states_finds_its_rows(tmp_path):
     first = loaded(tmp_path)
     first.extend(wheels(2))

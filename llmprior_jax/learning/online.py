@@ -114,7 +114,8 @@ def make_loop(
       >>> sizes = settings.LoopSettings(num_envs=2)
       >>> loop = learning.make_loop(env, params, agents.dqn_prior(), sizes)
     """
-    replay, explore, num_envs = make_replay(agent, settings), agent.explore, settings.num_envs
+    replay = make_replay(agent, settings, axis_name)
+    explore, num_envs = agent.explore, settings.num_envs
 
     def init(key: jax.Array, table: PriorTable) -> LoopState:
         key, agent_key, envs_key, way_key = jax.random.split(key, 4)

@@ -71,12 +71,14 @@ class Replay(NamedTuple):
     learn: Callable[[AgentState, ReplayState, jax.Array, PriorTable], tuple[AgentState, Metrics]]
 
 
-def make_replay(agent: Agent, settings: LoopSettings) -> Replay:
+def make_replay(agent: Agent, settings: LoopSettings, axis_name: str | None = None) -> Replay:
     """Builds the replay of one agent.
 
     Args:
       agent: the agent that learns from it; one that does not learn stays as it is.
       settings: sizes.
+      axis_name: of the `vmap` over seeds, if there is one. Then no update is computed where no seed
+        has anything to learn from; without the name, it would be, and dropped.
 
     Raises:
       ValueError: the replay has no room for the transitions of one step.
@@ -142,11 +144,19 @@ def make_replay(agent: Agent, settings: LoopSettings) -> Replay:
     ) -> tuple[AgentState, Metrics]:
         shapes = jax.eval_shape(update_some, agent_state, state, key, table)[1]
         no_metrics = jax.tree.map(lambda leaf: jnp.full(leaf.shape, jnp.nan, leaf.dtype), shapes)
-        return jax.lax.cond(
-            state.due,
-            lambda: update_some(agent_state, state, key, table),
-            lambda: (agent_state, no_metrics),
-        )
+
+        def learn_nothing() -> tuple[AgentState, Metrics]:
+            return agent_state, no_metrics
+
+        def learn_if_due() -> tuple[AgentState, Metrics]:
+            return jax.lax.cond(
+                state.due, lambda: update_some(agent_state, state, key, table), learn_nothing
+            )
+
+        if axis_name is None:
+            return learn_if_due()
+        # Within a `vmap` a condition of one seed is computed both ways, one of all seeds is not.
+        return jax.lax.cond(jax.lax.psum(state.due, axis_name) > 0, learn_if_due, learn_nothing)
 
     return Replay(init, add, learn)
 

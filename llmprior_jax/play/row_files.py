@@ -69,6 +69,8 @@ class RowFiles:
     def __init__(self, directory: str | pathlib.Path, read_only: bool = False):
         self._directory = pathlib.Path(directory)
         self._read_only = read_only
+        # Where the last addition ended: no file begins beyond. None before the first one.
+        self._end: int | None = None
 
     @property
     def has_rows(self) -> bool:
@@ -120,14 +122,21 @@ class RowFiles:
         def keep() -> bytes:
             content = _to_bytes(rows)
             if not self._read_only:
-                # The last first, so that what a kill leaves has no gap.
-                for path in sorted(self._directory.glob("rows-*.safetensors"), reverse=True):
-                    if path > self._path(first):
-                        path.unlink()
+                if first != self._end:  # Looking through thousands of files takes its time.
+                    self._remove_beyond(first)
                 write_atomically(self._path(first), content)
+                self._end = first + len(rows.observations)
             return content
 
         return _from_bytes(Rows, from_first(keep))
+
+    def _remove_beyond(self, first: int) -> None:
+        """Removes additions that begin after row `first`."""
+        last = self._path(first).name
+        names = (path.name for path in self._directory.glob("rows-*.safetensors"))
+        # The last first, so that what a kill leaves has no gap.
+        for name in sorted((name for name in names if name > last), reverse=True):
+            (self._directory / name).unlink()
 
     def appended(self, first: int) -> Rows | None:
         """The rows that one addition brought, by the number of the first; None if there is none.
