@@ -21,7 +21,7 @@ from llmprior_jax.play.engine_games import EngineGames
 from llmprior_jax.play.evaluation import Decision, Episodes
 from llmprior_jax.play.players import OverSeeds, of_seed, policies, prior_acted_by
 from llmprior_jax.play.scored_states import ScoredStates
-from llmprior_jax.priors.table import PriorTable
+from llmprior_jax.priors import table as tables
 from llmprior_jax.types import ActionPrior, TextState
 
 
@@ -108,8 +108,6 @@ class EnginePlayer:
         self._over_seeds = over_seeds
         self._actor = next(iter(actors.values()))
         self._policy = jax.jit(self._actor.policy)
-        self._rows: dict[bytes, int] = {}
-        self._rows_of: PriorTable | None = None
         self._acts = {prefix: self.acting(actor) for prefix, actor in actors.items()}
 
     def acting(
@@ -126,7 +124,7 @@ class EnginePlayer:
         def act_in(
             state: Any,
             shared: Any,
-            table: PriorTable,
+            table: tables.PriorTable,
             key: jax.Array,
             episode: jax.Array,
             time: jax.Array,
@@ -328,19 +326,12 @@ class EnginePlayer:
         """
         seeds = [index // self.shape[1] for index in indices]
         offered = self.env.offer(self.candidates, seeds, states)
-        observations = [self.env.observe(state) for state in offered]
-        missing = [key for key in observations if key.tobytes() not in self._row_of()]
-        if missing:
-            self.scored.extend(np.stack(missing))
         self.met += len(states)
-        rows = self._row_of()
-        return offered, np.array([rows[key.tobytes()] for key in observations], np.int32)
-
-    def _row_of(self) -> dict[bytes, int]:
-        """The row of each observation of the table, by its bytes."""
-        table = self.scored.table
-        if table is not self._rows_of:
-            keys = np.asarray(table.observations)[: int(table.size)]
-            self._rows = {key.tobytes(): row for row, key in enumerate(keys)}
-            self._rows_of = table
-        return self._rows
+        if not states:
+            return offered, np.zeros(0, np.int32)
+        observations = np.stack([self.env.observe(state) for state in offered])
+        rows = tables.find_rows(self.scored.table, observations)
+        if np.any(rows < 0):
+            self.scored.extend(observations)
+            rows = tables.find_rows(self.scored.table, observations)
+        return offered, rows
