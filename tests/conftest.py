@@ -30,7 +30,7 @@ jax.config.update("jax_num_cpu_devices", 2)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--long", action="store_true", help="Run what takes minutes, at length.")
+    parser.addoption("--long", action="store_true", help="Run long tests, too.")
     parser.addoption("--longest", action="store_true", help="Run all, at full length: some hours.")
 
 
@@ -42,7 +42,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def is_longest(request: pytest.FixtureRequest) -> bool:
-    """Whether tests that come in two lengths are to be long."""
+    """Whether tests that come in two lengths are to run at full length."""
     return bool(request.config.getoption("--longest"))
 
 
@@ -53,7 +53,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if "longest" in item.keywords:
             item.add_marker(pytest.mark.skip(reason="it takes many minutes; --longest runs it"))
         elif "long" in item.keywords and not config.getoption("--long"):
-            item.add_marker(pytest.mark.skip(reason="it takes minutes; --long runs it"))
+            item.add_marker(pytest.mark.skip(reason="it takes long; --long runs it"))
 
 
 @contextlib.contextmanager

@@ -42,57 +42,57 @@ def test_proposals_are_asked_for_once_and_for_each_seed():
         asked.append((len(states), seed, number))
         return numbered(states, seed, number)
 
-    proposed = Widened(propose, room=4)
-    assert proposed.offer([0, 0, 1, 0], [HALL, YARD, HALL, HALL]) == [
+    widened = Widened(propose, room=4)
+    assert widened.offer([0, 0, 1, 0], [HALL, YARD, HALL, HALL]) == [
         ("hall 0 0 a", "hall b"),
         ("yard 0 0 a", "yard b"),
         ("hall 1 0 a", "hall b"),
         ("hall 0 0 a", "hall b"),
     ]
     # A state is the same whatever the engine lists with it.
-    proposed.offer([0], [HALL._replace(actions=("look",))])
+    widened.offer([0], [HALL._replace(actions=("look",))])
     assert asked == [(2, 0, 0), (1, 1, 0)]
 
 
 def test_more_is_proposed_where_more_is_tried():
-    proposed = Widened(numbered, room=100)
+    widened = Widened(numbered, room=100)
     numbers = []
     for _ in range(30):
-        (offered,) = proposed.offer([0], [HALL])
+        (offered,) = widened.offer([0], [HALL])
         numbers.append(len(offered) - 1)  # one text is the same each time
-        proposed.learn(0, [Tried(HALL, "hall b", 0.0)])
+        widened.learn(0, [Tried(HALL, "hall b", 0.0)])
     # After n visits the model has been asked about sqrt(n) times.
     assert numbers == [1 + int(n**0.5) for n in range(30)]
 
 
 def test_what_worked_stays_and_of_the_rest_the_newest():
-    proposed = Widened(numbered, room=3)
-    proposed.offer([0], [HALL])
-    proposed.learn(0, [Tried(HALL, "hall 0 0 a", 1.0), Tried(HALL, "hall b", 0.0)])
+    widened = Widened(numbered, room=3)
+    widened.offer([0], [HALL])
+    widened.learn(0, [Tried(HALL, "hall 0 0 a", 1.0), Tried(HALL, "hall b", 0.0)])
     for _ in range(40):
-        (offered,) = proposed.offer([0], [HALL])
-        proposed.learn(0, [Tried(HALL, offered[-1], 0.0)])
+        (offered,) = widened.offer([0], [HALL])
+        widened.learn(0, [Tried(HALL, offered[-1], 0.0)])
     assert len(offered) == 3
     assert "hall 0 0 a" in offered
     assert "hall 0 6 a" in offered
 
 
 def test_a_worse_end_does_not_make_an_action_forgotten():
-    proposed = Widened(numbered, room=1)
-    proposed.offer([0], [HALL])
+    widened = Widened(numbered, room=1)
+    widened.offer([0], [HALL])
     for gained in (1.0, 0.0):
-        proposed.learn(0, [Tried(HALL, "hall b", gained)])
-    assert proposed.offer([0], [HALL]) == [("hall b",)]
+        widened.learn(0, [Tried(HALL, "hall b", gained)])
+    assert widened.offer([0], [HALL]) == [("hall b",)]
 
 
 def test_what_was_learned_goes_through_json():
-    proposed, other = Widened(numbered, room=3), Widened(numbered, room=3)
-    proposed.offer([0, 1], [HALL, YARD])
-    proposed.learn(1, [Tried(YARD, "yard b", 2.0)])
-    other.from_json(json.loads(json.dumps(proposed.to_json())))
+    widened, other = Widened(numbered, room=3), Widened(numbered, room=3)
+    widened.offer([0, 1], [HALL, YARD])
+    widened.learn(1, [Tried(YARD, "yard b", 2.0)])
+    other.from_json(json.loads(json.dumps(widened.to_json())))
     for _ in range(5):
-        assert other.offer([0, 1], [HALL, YARD]) == proposed.offer([0, 1], [HALL, YARD])
-        for candidates in (proposed, other):
+        assert other.offer([0, 1], [HALL, YARD]) == widened.offer([0, 1], [HALL, YARD])
+        for candidates in (widened, other):
             candidates.learn(1, [Tried(YARD, "yard b", 2.0)])
 
 

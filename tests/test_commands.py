@@ -155,11 +155,13 @@ class Run(NamedTuple):
       smaller: flags that come after those that are printed, so that it ends within seconds.
       after: printed commands that are run before it, in the same directory.
       leaves: patterns of files that it writes.
+      is_long: whether the test is one of the long ones.
     """
 
     smaller: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
     leaves: tuple[str, ...] = ()
+    is_long: bool = True
 
 
 QUICKSTART = "python -m launch.train --config=quickstart --workdir=runs/quickstart"
@@ -179,10 +181,12 @@ RUNS = {
             "--config.eval_episodes=16",
         ),
         leaves=("runs/quickstart/summary.json",),
+        is_long=False,
     ),
     "python -m launch.watch --workdir=runs/quickstart": Run(
         after=(QUICKSTART,),
         leaves=("runs/quickstart/watch/episode.html", "runs/quickstart/watch/episode.gif"),
+        is_long=False,
     ),
     "python -m launch.inspect_prior --workdir=runs/quickstart": Run(
         ("--states=1", "--out=compared.html"), (QUICKSTART,), ("compared.html",)
@@ -193,8 +197,8 @@ RUNS = {
     "--normalizations=sum,token,word": Run(
         ("--normalizations=sum", "--episodes=8"), leaves=("survey/survey.json", "survey/*.png")
     ),
-    "python -m launch.prior show": Run(after=(QUICKSTART,)),
-    "python -m launch.prior remove --model=tiny": Run(after=(QUICKSTART,)),
+    "python -m launch.prior show": Run(after=(QUICKSTART,), is_long=False),
+    "python -m launch.prior remove --model=tiny": Run(after=(QUICKSTART,), is_long=False),
     COLLECT: Run(("--transitions=400",), leaves=("data/salad.parquet",)),
     "python -m launch.train --config=overcooked_cql_prior --workdir=runs/offline": Run(
         (
@@ -304,14 +308,10 @@ def run(folder) -> Callable[[str], None]:
     return run_once
 
 
-# Those that follow from the quickstart take seconds.
-_TAKES_LONG = re.compile(r"textworld|cql_prior|collect|survey|watch|inspect_prior")
-
-
 @pytest.mark.parametrize(
     "command",
     [
-        pytest.param(command, marks=[pytest.mark.long] if _TAKES_LONG.search(command) else [])
+        pytest.param(command, marks=[pytest.mark.long] if RUNS[command].is_long else [])
         for command in RUNS
     ],
     ids=lambda command: command[:60],

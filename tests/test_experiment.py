@@ -253,7 +253,6 @@ def test_a_run_stops_where_it_says(num_steps, steps, tmp_path):
     assert [record["step"] for record in read_metrics(tmp_path / "dqn_prior")] == steps
 
 
-@pytest.mark.long
 def test_a_run_that_diverges_stops_and_keeps_the_checkpoint_before(tmp_path, monkeypatch):
     online, trained = learning.online.OnlineRun.train, []
 

@@ -178,6 +178,34 @@ def test_what_a_seed_learns_does_not_depend_on_what_others_meet():
         np.testing.assert_allclose(left[0], right[1], rtol=1e-4, atol=1e-5)
 
 
+def test_no_update_is_computed_where_no_seed_can_learn():
+    env, computed = Lock(), []
+    agent = make_agent("dqn_prior")
+    update = agent.update
+
+    def counted(state, key, batch):
+        jax.debug.callback(lambda loss: computed.append(float(loss)), batch.reward[0])
+        return update(state, key, batch)
+
+    loop = make_loop(env, env.default_params, agent._replace(update=counted), CONFIG, axis_name="s")
+    segment = jax.jit(jax.vmap(loop.segment, in_axes=(0, None, None), axis_name="s"))
+    known, lacking = lock_table(0.9), known_apart_from(2)
+    state = jax.vmap(loop.init, in_axes=(0, None))(keys(0, 1), known)
+
+    def computed_until(table, until: int) -> int:
+        nonlocal state
+        computed.clear()
+        state, _, _ = jax.block_until_ready(segment(state, table, jnp.int32(until)))
+        jax.effects_barrier()
+        return len(computed)
+
+    assert computed_until(known, CONFIG.warmup_steps) == 0
+    assert computed_until(known, CONFIG.warmup_steps + 3) == 2 * 3
+    computed_until(lacking, ITERATIONS)
+    assert np.all(state.iteration < ITERATIONS), "no seed met what the table lacks"
+    assert computed_until(lacking, ITERATIONS) == 0
+
+
 def test_a_seed_stops_before_a_step_into_a_state_that_is_not_in_the_table():
     table = known_apart_from(2)
     state, _, missing = train("dqn_prior", table, keys(0, 1), segments=1)

@@ -73,7 +73,6 @@ def test_a_run_that_another_process_is_at_is_left_to_it(tmp_path, configs, jobs)
     assert [starts(tmp_path, name) for name in configs] == [1, 0, 1]
 
 
-@pytest.mark.long
 def test_a_finished_run_is_left_alone(tmp_path, configs):
     (tmp_path / "run0").mkdir()
     (tmp_path / "run0" / "summary.json").write_text("{}")

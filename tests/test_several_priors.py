@@ -264,7 +264,6 @@ def test_an_agent_of_several_is_restored_and_weighs_them_in_each_state(finished)
     assert all(0 <= decision.trust <= 1 for decision in decisions)
 
 
-@pytest.mark.long
 def test_a_bad_one_among_several_is_warned_of_by_name(caplog):
     def policy(mean):
         by = {"mean": mean, "ci95": [mean - 0.01, mean + 0.01]}

@@ -64,7 +64,7 @@ def curves(results: pathlib.Path) -> dict[str, dict[str, Curve]]:
             if label := each["experiments"].get("online-salad"):
                 runs.setdefault(label, []).append(each)
     learned = json.loads((results / "real_models" / "results.json").read_text())["learning"]
-    (best,) = (run for name, run in learned["gemma3-270m"].items() if name.startswith("best"))
+    of_gemma = learned["gemma3-270m"]["default"]
     names = {"dqn_prior": "DQN-Prior", "dqn": "DQN", "prior": "prior alone"}
     return {
         "embedded": {
@@ -72,7 +72,7 @@ def curves(results: pathlib.Path) -> dict[str, dict[str, Curve]]:
             for name in _STYLES
         },
         "gemma": {
-            name: (best[agent]["steps"], np.array(best[agent]["success_rate"], float))
+            name: (of_gemma[agent]["steps"], np.array(of_gemma[agent]["success_rate"], float))
             for agent, name in names.items()
         },
     }

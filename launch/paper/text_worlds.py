@@ -96,6 +96,6 @@ def _runs(maker: Maker, scale: Scale) -> tuple[Run, ...]:
     }
     return (
         *(maker.run(agent, **trust) for agent in _VALUES),
-        # Without a price on departing from the prior it begins the same, and costs as much again.
+        # GFlan is left out: it begins as GFlan-Prior does, and costs as much again.
         *(maker.run(agent, **policy) for agent in scale.pick(("gflan_prior",), ())),
     )

@@ -20,7 +20,7 @@ import numpy as np
 
 from llmprior_jax.agents import Agent, AgentState
 from llmprior_jax.agents.agent import Metrics
-from llmprior_jax.distributed.seeds import fold_in
+from llmprior_jax.distributed.seeds import SEEDS, fold_in
 from llmprior_jax.learning.replay import Record, make_replay
 from llmprior_jax.learning.run import Run
 from llmprior_jax.learning.ways import Ways, act_in_ways, begin_ways, go_on
@@ -63,7 +63,7 @@ class EngineLoop(NamedTuple):
 
 
 def make_engine_loop(agent: Agent, settings: LoopSettings) -> EngineLoop:
-    """Builds what is jitted of training one agent; see `EngineLoop`.
+    """Builds what is jitted of training one agent; see `EngineLoop`. It works within `over_seeds`.
 
     Raises:
       ValueError: the agent keeps candidates, which nobody draws here.
@@ -73,7 +73,7 @@ def make_engine_loop(agent: Agent, settings: LoopSettings) -> EngineLoop:
             "the agent keeps candidates (keep_candidates), which is for environments in JAX; on "
             "engines they are drawn whenever they are needed"
         )
-    replay, explore = make_replay(agent, settings), agent.explore
+    replay, explore = make_replay(agent, settings, SEEDS), agent.explore
 
     def init(key: jax.Array, table: PriorTable) -> EngineState:
         key, agent_key = jax.random.split(key)

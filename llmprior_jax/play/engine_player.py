@@ -334,4 +334,5 @@ class EnginePlayer:
         if np.any(rows < 0):
             self.scored.extend(observations)
             rows = tables.find_rows(self.scored.table, observations)
+            assert np.all(rows >= 0)
         return offered, rows

@@ -69,7 +69,8 @@ class RowFiles:
     def __init__(self, directory: str | pathlib.Path, read_only: bool = False):
         self._directory = pathlib.Path(directory)
         self._read_only = read_only
-        # Where the last addition ended: no file begins beyond. None before the first one.
+        # Where the last addition ended: no file begins there or beyond, since nobody else writes
+        # here. None before the first addition.
         self._end: int | None = None
 
     @property

@@ -26,6 +26,8 @@ from llmprior_jax.distributed import processes
 from llmprior_jax.errors import RestoreError
 from llmprior_jax.files import typed
 
+CHECKPOINTS = "checkpoints"
+"""Their directory, of an agent or of a round that refines a prior."""
 # What the directory of checkpoints that were set aside has after its name.
 BROKEN = "-broken"
 # Under this name earlier versions kept a hash that was computed in another way.

@@ -38,7 +38,7 @@ from llmprior_jax.files import (
 from llmprior_jax.settings import Settings
 from llmprior_jax.training import examples, provenance
 from llmprior_jax.training import summary as summaries
-from llmprior_jax.training.checkpoints import Checkpoints
+from llmprior_jax.training.checkpoints import CHECKPOINTS, Checkpoints
 from llmprior_jax.training.config import (
     CONFIG_FILE,
     Config,
@@ -53,7 +53,6 @@ from llmprior_jax.training.config import (
 )
 from llmprior_jax.training.metrics import MetricsWriter, check_login, read_metrics
 from llmprior_jax.training.work_directory import (
-    CHECKPOINTS,
     CURVES,
     PRIOR_ALONE,
     PRIOR_TABLE,

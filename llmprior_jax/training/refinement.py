@@ -27,7 +27,7 @@ from llmprior_jax.models.formats import places
 from llmprior_jax.play.evaluation import Episodes
 from llmprior_jax.priors.language_policy import language_policy
 from llmprior_jax.settings import Settings
-from llmprior_jax.training.checkpoints import Checkpoints
+from llmprior_jax.training.checkpoints import CHECKPOINTS, Checkpoints
 from llmprior_jax.training.config import Config
 from llmprior_jax.training.metrics import MetricsWriter
 
@@ -37,7 +37,6 @@ DISTILLATION = "distillation"
 """The directory of a round for the M-step's metrics and checkpoints."""
 ADAPTER = "adapter"
 """The directory of a round for what came of it."""
-CHECKPOINTS = "checkpoints"
 # Of the keys of a round's evaluations, so that no stream of its own is touched.
 _STREAM = 2**31 - 2
 # Parts of the updates of a round, after each of which there is a checkpoint.

@@ -263,12 +263,11 @@ def _policies(before: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 def _caption(before: Mapping[str, Any]) -> str:
     """What the rows of before training are, and what they say."""
     policies = _policies(before)
-    episodes = [f"{row['episodes']:,}" for row in policies.values()]
-    over = (
-        f"{episodes[0]} episodes each"
-        if len(set(episodes)) == 1
-        else f"{', '.join(episodes)} episodes"
-    )
+    episodes = {name: f"{row['episodes']:,} episodes" for name, row in policies.items()}
+    if len(set(episodes.values())) == 1:
+        over = f"{next(iter(episodes.values()))} each"
+    else:
+        over = ", ".join(f"{number} of {name}" for name, number in episodes.items())
     by = before["worse_by"]
     worse = f"; the prior alone is worse than uniform by its {by.replace('_', ' ')}" if by else ""
     return f"{', '.join(policies)}: before training, means \\[95% intervals] over {over}{worse}"

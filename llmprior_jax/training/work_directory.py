@@ -1,4 +1,4 @@
-"""The work directory of a run: what lies in it, an agent restored from it, the run removed.
+"""What lies in a run's work directory; restoring an agent from it; removing the run.
 
 A work directory has the configuration, the priors of all states that were met, the summary and
 learning curves, and a directory per agent with its metrics and checkpoints.
@@ -22,7 +22,7 @@ from llmprior_jax.priors import prompts
 from llmprior_jax.priors.prompts import Example
 from llmprior_jax.settings import Settings
 from llmprior_jax.training import examples, provenance
-from llmprior_jax.training.checkpoints import BROKEN, Checkpoints
+from llmprior_jax.training.checkpoints import BROKEN, CHECKPOINTS, Checkpoints
 from llmprior_jax.training.config import CONFIG_FILE, Config, priors_of, read_config, to_settings
 from llmprior_jax.training.metrics import METRICS_FILES
 
@@ -36,7 +36,6 @@ PRIOR_TABLE = "prior_table"
 QUERIES = "prior_queries.jsonl"
 CURVES = "learning_curves.png"
 PRIOR_ALONE = "prior_alone.json"
-CHECKPOINTS = "checkpoints"
 _LOCK = ".lock"
 # What is made in an agent's directory.
 _OF_AGENT = (*METRICS_FILES, CHECKPOINTS, f"{CHECKPOINTS}{BROKEN}")
