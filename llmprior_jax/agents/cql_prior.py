@@ -8,6 +8,7 @@ is CQL(H) of "Conservative Q-Learning for Offline Reinforcement Learning" (Kumar
 2006.04779).
 """
 
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -19,6 +20,7 @@ from llmprior_jax.agents import trust as trusts
 from llmprior_jax.agents.agent import Agent, Metrics, Transitions
 from llmprior_jax.agents.q_learning import Values, check_target, q_learner
 from llmprior_jax.agents.q_network import q_function
+from llmprior_jax.agents.slots import of_actions
 
 
 def cql_prior(
@@ -87,7 +89,9 @@ def cql_prior(
     def loss(values: Values, batch: Transitions) -> tuple[jax.Array, Metrics]:
         tau = values.alpha if penalty_temperature is None else penalty_temperature
         q_values = q.apply(values.params, batch.prior.features)
-        next_target_q = q.apply(values.target_params, batch.next_prior.features)
+        next_target_q = of_actions(
+            functools.partial(q.apply, values.target_params), batch.next_prior
+        )
         losses = jax.vmap(
             lambda log_probs, q, action, reward, terminated, target_q, next_log_probs, selector_q: (
                 bellman.cql_prior_loss(

@@ -6,6 +6,7 @@ under the same posterior. Double Q-learning and a target network are as in DQN (
 2016, arXiv 1509.06461). With a uniform prior this is DQN with Boltzmann exploration.
 """
 
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -17,6 +18,7 @@ from llmprior_jax.agents import trust as trusts
 from llmprior_jax.agents.agent import Agent, Metrics, Transitions
 from llmprior_jax.agents.q_learning import Values, check_target, q_learner
 from llmprior_jax.agents.q_network import q_function
+from llmprior_jax.agents.slots import of_actions
 
 
 def dqn_prior(
@@ -84,7 +86,9 @@ def dqn_prior(
             batch.prior.features, batch.action[:, None, None], axis=1
         )
         q_taken = q.apply(values.params, features_taken)
-        next_target_q = q.apply(values.target_params, batch.next_prior.features)
+        next_target_q = of_actions(
+            functools.partial(q.apply, values.target_params), batch.next_prior
+        )
         losses = jax.vmap(
             lambda q_taken, reward, terminated, target_q, log_probs, selector_q: (
                 bellman.dqn_prior_loss(

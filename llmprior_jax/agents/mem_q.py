@@ -28,6 +28,7 @@ from llmprior_jax import bellman, posterior, ranges
 from llmprior_jax.agents import temperature
 from llmprior_jax.agents.agent import Agent, Metrics, Policy, Transitions
 from llmprior_jax.agents.q_learning import check_target
+from llmprior_jax.agents.slots import of_actions
 from llmprior_jax.types import ActionPrior
 
 
@@ -190,7 +191,7 @@ def mem_q(
     def update(state: MemQState, key: jax.Array, batch: Transitions) -> tuple[MemQState, Metrics]:
         del key
         alpha = alphas.value(state.temperature)
-        next_q = q_of(state.memory, batch.next_prior.features)
+        next_q = of_actions(lambda pairs: q_of(state.memory, pairs), batch.next_prior)
         targets = jax.vmap(
             lambda reward, terminated, q_values, log_probs: bellman.posterior_bellman_target(
                 reward, discount * (1.0 - terminated), q_values, log_probs, alpha, backup

@@ -4,6 +4,7 @@ Direct posterior sampling (Yan et al., 2025, arXiv 2410.07927, section 4.1): act
 `p(a|s) exp(Q(s,a)/alpha)`, or one of K candidates drawn from p, weighed by `exp(Q(s,a)/alpha)`.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, get_args
 
@@ -24,6 +25,7 @@ from llmprior_jax.agents.agent import (
     uniform_log_probs,
 )
 from llmprior_jax.agents.q_network import QFunction
+from llmprior_jax.agents.slots import of_actions
 from llmprior_jax.agents.temperature import Temperature
 from llmprior_jax.agents.trust import Trust
 from llmprior_jax.types import ActionPrior
@@ -236,7 +238,7 @@ def q_learner(
         if batch.prior.candidates is not None:
             kept = jax.vmap(posterior.empirical_log_probs, in_axes=(0, None))
             log_probs = kept(batch.prior.candidates, log_probs.shape[-1])
-        next_q = q.apply(state.params, batch.next_prior.features)
+        next_q = of_actions(functools.partial(q.apply, state.params), batch.next_prior)
         alpha = temperature.value(state.temperature)
         weight = batch.weight / jnp.maximum(jnp.sum(batch.weight), 1.0)
 
