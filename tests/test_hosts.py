@@ -129,7 +129,7 @@ run_others(directory / "two", directory)
 """
 
 
-@pytest.mark.long
+@pytest.mark.longest
 def test_learning_offline_and_training_a_policy_end_in_two_processes_as_in_one(tmp_path):
     env, params = envs.make("FrozenLake-4x4")
     dataset = collecting.collect(env, params, [Part(random_behavior(), 1.0)], num_episodes=4)
