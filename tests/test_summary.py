@@ -72,6 +72,29 @@ def test_unseen_games_are_told_of_where_they_were_played():
     assert "success rate, unseen" not in headings
 
 
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (1_024, "over 1,024 episodes each"),
+        (16, "over 1,024 episodes of prior alone, 16 episodes of uniform"),
+    ],
+)
+def test_what_played_before_training_is_told_with_its_episodes(number, said):
+    records = [{"step": 0, "success_rate": [1.0], "return": [1.0]}]
+
+    def played(episodes: int) -> dict:
+        rate = {"mean": 0.5, "ci95": [0.25, 0.75]}
+        return {"success_rate": rate, "return": rate, "episodes": episodes}
+
+    before = {"prior alone": played(1_024), "uniform": played(number), "worse_by": None}
+    table = summary.table(
+        {"dqn": summary.summarize(records, "environment steps"), summary.BEFORE_TRAINING: before}, 1
+    )
+    assert table.caption.startswith("prior alone, uniform: before training, means ")
+    assert table.caption.endswith(said)
+    assert list(table.columns[0].cells) == ["dqn", "prior alone", "uniform"]
+
+
 def test_metrics_are_read_back_and_nan_is_null(tmp_path):
     with MetricsWriter(tmp_path, resume_segment=-1, resume_step=-1) as metrics:
         metrics.write(1, 5, loss=float("inf"), success_rate=np.array([0.5, np.nan]))

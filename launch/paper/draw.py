@@ -58,17 +58,20 @@ def curves(results: pathlib.Path) -> dict[str, dict[str, Curve]]:
     Raises:
       FileNotFoundError: the results are not there.
     """
-    runs: dict[str, list[dict[str, Any]]] = {}
+    evaluations: dict[str, list[dict[str, Any]]] = {}
     with open(results / "report" / "results.jsonl") as lines:
         for each in map(json.loads, lines):
             if label := each["experiments"].get("online-salad"):
-                runs.setdefault(label, []).append(each)
+                evaluations[label] = each["evaluations"]
     learned = json.loads((results / "real_models" / "results.json").read_text())["learning"]
     of_gemma = learned["gemma3-270m"]["default"]
     names = {"dqn_prior": "DQN-Prior", "dqn": "DQN", "prior": "prior alone"}
     return {
         "embedded": {
-            name: (runs[name][0]["steps"], np.array([run["success_rate"] for run in runs[name]]).T)
+            name: (
+                [each["step"] for each in evaluations[name]],
+                np.array([each["success_rate"] for each in evaluations[name]]),
+            )
             for name in _STYLES
         },
         "gemma": {

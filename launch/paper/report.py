@@ -1,8 +1,8 @@
 """The report of `launch.reproduce`, and the lines beside it from which all of it is computed.
 
-`results.jsonl` has a line for each seed of each run, with the experiments that look at it, and
-`calls.jsonl` one for each call of the command that a run in the report is from. What is read from
-there and what newer calls add make one report.
+`results.jsonl` has a line for each run, with the experiments that look at it and what each seed
+came to in each evaluation. `calls.jsonl` has one for each call of the command that a run in the
+report is from. What is read from there and what newer calls add make one report.
 """
 
 import collections
@@ -33,7 +33,7 @@ _METRICS = tuple(
     for prefix in _MODES.values()
     for metric in ("success_rate", "return", "unseen_success_rate")
 )
-_OF_A_RESULT = ("name", "seed", "steps", "success_rate")
+_OF_A_RESULT = ("name", "evaluations")
 _OF_A_CALL = (
     *("written", "command", "minutes", "commits", "devices", "python", "versions", "sizes"),
     *("runs", "finished"),
@@ -112,16 +112,7 @@ def read(out: pathlib.Path) -> Evidence:
     Raises:
       ValueError: a file is damaged.
     """
-    by_seed: dict[str, dict[int, Mapping[str, Any]]] = {}
-    for line in _lines(out / _RESULTS, _OF_A_RESULT):
-        by_seed.setdefault(line["name"], {})[line["seed"]] = line
-    for name, seeds in by_seed.items():
-        if missing := set(range(max(seeds) + 1)) - seeds.keys():
-            raise ValueError(
-                f"{out / _RESULTS} is damaged: of {name} seed {min(missing)} is missing; use "
-                "another --out"
-            )
-    records = {name: _records(seeds) for name, seeds in by_seed.items()}
+    records = {line["name"]: line["evaluations"] for line in _lines(out / _RESULTS, _OF_A_RESULT)}
     calls = [
         {field: call[field] for field in _OF_A_CALL} for call in _lines(out / _CALLS, _OF_A_CALL)
     ]
@@ -176,8 +167,8 @@ def _lines(path: pathlib.Path, fields: Collection[str]) -> Iterator[dict[str, An
     """The lines of a file, none if it is not there.
 
     Raises:
-      ValueError: a line is no JSON object, or lacks one of the fields, or its curves are not of one
-        length. It names the line.
+      ValueError: a line is no JSON object, lacks one of the fields, or has evaluations of more or
+        fewer seeds than others. It names the line.
     """
     if not path.exists():
         return
@@ -188,9 +179,8 @@ def _lines(path: pathlib.Path, fields: Collection[str]) -> Iterator[dict[str, An
                 raise ValueError("no JSON object")
             if missing := [name for name in fields if name not in line]:
                 raise ValueError(f"there is no field {missing[0]}")
-            curves = [line[name] for name in ("steps", *_METRICS) if name in line]
-            if len({len(curve) for curve in curves}) > 1:
-                raise ValueError("its curves are not of one length")
+            if "evaluations" in line:
+                _check_evaluations(line["evaluations"])
         except (RecursionError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{path}, line {number} is damaged: {error}; remove the line, or write elsewhere"
@@ -198,40 +188,31 @@ def _lines(path: pathlib.Path, fields: Collection[str]) -> Iterator[dict[str, An
         yield line
 
 
-def _records(by_seed: Mapping[int, Mapping[str, Any]]) -> Records:
-    """The evaluations of a run, of the curves of its seeds."""
-    lines = [by_seed[seed] for seed in range(len(by_seed))]
-    metrics = [name for name in _METRICS if name in lines[0]]
-    return [
-        {"step": step, **{name: [line[name][place] for line in lines] for name in metrics}}
-        for place, step in enumerate(lines[0]["steps"])
-    ]
+def _check_evaluations(evaluations: Records) -> None:
+    """Raises a TypeError or a ValueError unless each has a step, and successes of all seeds."""
+    if not all({"step", "success_rate"} <= set(each) for each in evaluations):
+        raise ValueError("an evaluation has no step or no success_rate")
+    counts = {len(each[name]) for each in evaluations for name in _METRICS if name in each}
+    if len(counts) != 1:
+        raise ValueError("its evaluations are not all of the same seeds")
 
 
 def _results(
     experiments: Mapping[str, Experiment], records: Mapping[str, Records]
 ) -> Iterator[dict[str, Any]]:
-    """A line for each seed: its whole curve, so that every number can be computed again."""
+    """A line for each run: the curves of all seeds, so that every number can be computed again."""
     labels: dict[str, dict[str, str]] = collections.defaultdict(dict)
     for title, experiment in experiments.items():
         for run in experiment.runs:
             labels[run.name][title] = run.label
     for name, run in distinct_runs(experiments).items():
-        evaluations = records[name]
-        for seed in range(run.config.num_seeds):
-            yield {
-                "experiments": labels[name],
-                "name": name,
-                "agent": run.config.agents[0],
-                **({} if run.amount is None else {"amount": run.amount}),
-                "seed": seed,
-                "steps": [record["step"] for record in evaluations],
-                **{
-                    metric: [record[metric][seed] for record in evaluations]
-                    for metric in _METRICS
-                    if metric in evaluations[-1]
-                },
-            }
+        yield {
+            "experiments": labels[name],
+            "name": name,
+            "agent": run.config.agents[0],
+            **({} if run.amount is None else {"amount": run.amount}),
+            "evaluations": records[name],
+        }
 
 
 def _with_known_runs(

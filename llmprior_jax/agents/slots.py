@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from llmprior_jax.types import ActionPrior
 
-# With so few slots, to part those in use from the others costs more than it saves.
+# With so few slots all are computed: to part those in use takes its time, too.
 _FEW = 16
 _AT_ONCE = 256
 
