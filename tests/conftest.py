@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import os
 import pathlib
+import signal
 import tempfile
 from collections.abc import Iterator, Mapping
 
@@ -35,6 +36,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A shell has its background jobs ignore Ctrl-C, and all that they start inherits that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # Most programs run for less time than it takes to optimize them.
     if not config.getoption("--longest"):
         _set("jax_disable_most_optimizations", True)
