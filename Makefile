@@ -29,8 +29,8 @@ test: missing $(VENV)/installed-test
 
 missing:
 ifneq ($(MISSING),)
-	@echo "There is no $(MISSING) here, with which ALFWorld's own engine is compiled. What needs that" \
-		"engine is left out; to run it, too, install them, and give: make clean test"
+	@echo "Missing here: $(MISSING). They compile ALFWorld's own engine; tests that need it are" \
+		"skipped. To run those, too, install them, and give: make clean test"
 endif
 
 docs: $(VENV)/installed

@@ -6,7 +6,7 @@
     python -m launch.reproduce --workdir=runs/reproduce --out=report --notrain
 
 Writes to `--out`: `report.md` with a table, a figure and verdicts on each claim, the figures, and
-`results.jsonl`, a line for each seed of each run, from which everything is computed. Agents that
+`results.jsonl`, a line for each run with its seeds' curves, from which all is computed. Agents that
 are compared in kitchens have the settings that `launch.search_settings` chose. Repeat the command
 to resume; other runs in a report in `--out` are kept. `--quick` makes each experiment small and
 leaves out those that need long runs, such as GFlan beyond one kitchen; `--notrain` reports what is
@@ -45,8 +45,12 @@ def main(argv: Sequence[str]) -> None:
     found = experiments.find_inputs(workdir)
     planned = plan.make(scale, found)
     chosen = {name: each for name, each in planned.items() if name.startswith(_ONLY.value)}
+    left_out = plan.left_out(found)
     if not chosen:
-        raise ValueError(f"--only={_ONLY.value}: {unknown('experiment', _ONLY.value, planned)}")
+        told = [unknown("experiment", _ONLY.value, planned), *left_out]
+        raise ValueError(f"--only={_ONLY.value}: {'; '.join(told)}")
+    for line in left_out:
+        print(line, file=sys.stderr)
     every, runs = experiments.distinct_runs(planned), experiments.distinct_runs(chosen)
     if others := report.read(out).records.keys() - every.keys():
         raise ValueError(

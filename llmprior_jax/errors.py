@@ -1,4 +1,4 @@
-"""What training raises beside Python's own errors; nothing is imported to name them."""
+"""Exceptions that training raises; nothing is imported to name them."""
 
 
 class RestoreError(RuntimeError):

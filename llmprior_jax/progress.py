@@ -1,4 +1,4 @@
-"""How far long work is: a bar where somebody watches, and elsewhere a line every half minute.
+"""Progress of long tasks: a bar where somebody watches, and elsewhere a line every half minute.
 
 Somebody watches in a terminal and in a notebook. Elsewhere standard error is mostly a log, which
 lines suit better than a bar that is drawn again and again.

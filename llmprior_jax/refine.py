@@ -1,6 +1,6 @@
 """Priors that learn: how far each is to be trusted, and what a language model is to say next.
 
-A language model's prior may be good or ruinous, and nobody knows beforehand. Here several priors
+A language model's prior may help or harm, and nobody knows beforehand. Here several priors
 of one state, the *members*, are weighed against one another; the uniform prior is usually one of
 them. Their mixture `p_w(a|s) = sum_m w_m p_m(a|s)` is a prior like any other, so everything in
 `posterior`, `bellman` and `elbo` holds for it. Two ways to learn the weights are here.
@@ -16,7 +16,7 @@ them. Their mixture `p_w(a|s) = sum_m w_m p_m(a|s)` is a prior like any other, s
 
 Which is best is judged by the probability of reaching the best return seen lately, the *probability
 of improvement* of Bayesian optimization (Kushner, 1964), with normal returns. Their mean would
-favor a prior that does nothing over one that stumbles but sometimes succeeds, and only from
+favor a prior that does nothing over one that makes mistakes but sometimes succeeds, and only from
 successes is something learned.
 
 The prior of a language model is itself refined by `distillation_loss`: the same M-step for its own

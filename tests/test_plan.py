@@ -82,3 +82,14 @@ def test_what_claims_are_about_is_evaluated_in_both_modes(planned):
         for run in experiment.runs:
             if run.label in labels:
                 assert run.config.eval_modes == ("sample", "greedy"), name
+
+
+def test_what_is_left_out_for_want_of_an_engine_is_named(inputs, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    without_games = inputs._replace(games=None)
+    planned = plan.make(experiments.QUICK, without_games)
+    assert not [name for name in planned if "textworld" in name or "alfworld" in name]
+    left_out = "\n".join(plan.left_out(without_games))
+    assert "TextWorld Commonsense" in left_out
+    assert "Java" in left_out
+    assert "`alfworld`" in left_out

@@ -76,6 +76,7 @@ def test_a_state_is_described_by_what_is_there_and_what_is_carried(pair, whole_p
         ("twc:training", "its games are for train, dev, test, not 'training'"),
         ("tw:train", r"Unknown game \(tw\)"),
         ("twc:train:foo=3", r"Unrecognized property name \(foo\)"),
+        ("twc:train:numLocations=many", "use GAME:FOLD or GAME:FOLD:PROPERTIES"),
     ],
 )
 def test_a_game_that_does_not_exist_is_refused(game, message):

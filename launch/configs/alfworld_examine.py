@@ -7,8 +7,8 @@ Measured over 5 seeds, 16 episodes each in the training games and in the unseen 
 commands; interquartile means and 95% bootstrap intervals. After 3,200 environment steps DQN-Prior
 solves 0.60 [0.50, 0.67] of the training games and 0.50 [0.44, 0.58] of the unseen ones, the prior
 alone 0.52 [0.25, 0.67] and 0.62 [0.56, 0.69], DQN 0.15 [0.02, 0.19] and 0.02 [0.00, 0.06]; a
-uniform policy solves 3 in 100. So far had DQN-Prior learned little that the language model did not
-know. The model was asked about 58,000 states, half an hour of CPU time.
+uniform policy solves 3 in 100. DQN-Prior has learned little that the language
+model did not know. The model was asked about 58,000 states, half an hour of CPU time.
 """
 
 from launch.configs import alfworld_pick

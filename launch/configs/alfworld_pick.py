@@ -10,8 +10,8 @@ alone 0.42 [0.27, 0.60] and 0.42 [0.33, 0.48], DQN 0.00 [0.00, 0.04] and 0.00; a
 solves 1 in 200. The language model was asked about 72,000 states, nearly every one of them new,
 which is where the time goes: 36 minutes of CPU time in all.
 
-That was when an environment that met a new state let the others go on, which gave about 8 updates
-for each step of all environments; now they wait for each other, and 8 is what is asked for. With
+In an older version, which these figures are from, other environments went on when one met a new
+state, which gave about 8 updates per step of all environments. Now they wait for each other. With
 it, 1,600 steps of 5 other seeds (`--config.seed=100`, other games, 8 episodes each): 0.50 [0.29,
 0.79] and 0.67 [0.62, 0.75] unseen, where the prior alone has 0.67 [0.42, 0.85] in 15 episodes.
 """

@@ -4,7 +4,7 @@
         --success_share=0.75 --transitions=32000 --out=data/salad.parquet
     python -m launch.train --config=launch/configs/overcooked_cql_prior.py --workdir=runs/offline
 
-The dataset is an expert's who takes a random action seven times in ten; three quarters of the
+The data come from an expert that takes a random action seven times in ten; three quarters of the
 episodes succeed. Every seed learns from 1,000 transitions of its own.
 
 Measured over 16 seeds by `launch.reproduce`, which takes the prior as it is

@@ -3,7 +3,7 @@
     python -m launch.train --config=launch/configs/overcooked_mem_q.py --workdir=runs/mem_q
 
 Measured over 64 seeds, 16 episodes each (`launch.reproduce`, docs/search-and-memory.md): Mem-Q
-reaches a success of 0.9 after 326 steps. DQN with the settings that were searched for it needs
+reaches a success rate of 0.9 after 326 steps. DQN with the settings that were searched for it needs
 7,842, DQN-Prior with its own 1,903; here DQN-Prior has the settings of Mem-Q's run.
 """
 

@@ -11,7 +11,7 @@ as its value; and the penalty over those of the state, at a temperature of 1 and
 
 Measured over 16 seeds, 6,000 updates (`--config.num_seeds=16`), interquartile means [95%
 intervals]: success 0.60 [0.46, 0.74], of the best by Q of five candidates 0.56 [0.39, 0.74], by
-likeliest actions 0.00 [0.00, 0.00]; CQL 0.23 [0.06, 0.47] and, by likeliest actions, 0.00 [0.00,
+greedy actions 0.00 [0.00, 0.00]; CQL 0.23 [0.06, 0.47] and, by greedy actions, 0.00 [0.00,
 0.12]. The default settings of this package reach 0.97 and 0.90 (`overcooked_cql_prior`).
 """
 

@@ -6,7 +6,7 @@ It sees no prior: it takes a random action in 2 of 10 steps and otherwise the be
 up the maximum over all actions. Everything else is as in `paper_dqn_prior`.
 
 Measured over 16 seeds, 36,000 steps (`--config.num_seeds=16`), interquartile mean [95% interval]:
-success 0.00 [0.00, 0.01], for the reason that is said there; at 8,000 steps it was at 0.28.
+success 0.00 [0.00, 0.02], for the reason that is said there.
 """
 
 from launch.configs import paper_dqn_prior

@@ -9,10 +9,9 @@ AdamW. Two things differ: a batch has 128 transitions instead of 1,024, and ther
 8 steps instead of 50 after every fifth episode. The baseline is `paper_dqn`.
 
 Measured over 16 seeds, 36,000 steps (`--config.num_seeds=16`), interquartile means [95% intervals]:
-success 0.12 [0.09, 0.16], by likeliest actions 0.00, where the return is 0.98: each chop is paid,
-and at a discount of 0.99 agents learn to spoil the dish and chop again. With
-`--config.agent.discount=0.95` the mean success of seeds is 0.74 after 27,000 steps, where that run
-was stopped. The default settings of this package reach 0.97 [0.86, 1.00] (`quickstart`).
+success 0.16 [0.12, 0.18], with greedy actions 0.00: each chop is paid, and at a discount of 0.99
+agents learn to spoil the dish and chop again. With `--config.agent.discount=0.95` it is 0.74 [0.67,
+0.81]. The default settings of this package reach 0.98 [0.96, 1.00] (`quickstart`, 8 seeds).
 """
 
 from llmprior_jax import training

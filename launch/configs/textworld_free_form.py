@@ -3,7 +3,7 @@
     python -m launch.make_textworld --games=4 --out=data/salads
     python -m launch.train --config=launch/configs/textworld_free_form.py --workdir=runs/salads
 
-What there is to choose from are the language model's own proposals, 16 at a time, most of which the
+The candidates are the language model's own proposals, 16 at a time, most of which the
 parser refuses, and what has worked before. Measured over 5 seeds, 16 episodes each, after 2,400
 environment steps; success rate, interquartile mean [95% interval]: a proposal at random 0.04 [0.00,
 0.10], the prior alone 0.04 [0.00, 0.10], DQN 0.92 [0.58, 1.00], DQN-Prior, when it took the prior

@@ -9,10 +9,22 @@ def make(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
 
     Args:
       scale: their sizes.
-      inputs: the files that they read; what reads games is left out where these cannot be made.
+      inputs: the files that they read; what cannot be run here is `left_out`.
     """
     return {
         **kitchens.make(scale, inputs),
         **text_worlds.make(scale, inputs),
         **({} if inputs.games is None else alfworld.make(scale, inputs)),
     }
+
+
+def left_out(inputs: Inputs) -> list[str]:
+    """Which experiments are left out here, and what they need: a line each."""
+    return [
+        *(
+            []
+            if text_worlds.has_engine()
+            else ["without TextWorld Commonsense: it needs the extra `textworld_express`, and Java"]
+        ),
+        *([] if inputs.games else ["without ALFWorld: its games need the extra `alfworld`"]),
+    ]

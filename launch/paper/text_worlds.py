@@ -19,20 +19,25 @@ from llmprior_jax import training
 _VALUES = ("random", "prior", "dqn", "dqn_prior")
 _LEVELS = {"GoToRedBallNoDists": "babyai-go-to-red-ball", "GoToLocal": "babyai-go-to-local"}
 _PUBLISHED = (
-    "GLAM (arXiv 2302.02662) trains FLAN-T5 of 780 million parameters for 1.5 million steps on its "
-    "mix of such levels, and BALROG (arXiv 2411.13543) asks GPT-4o, which solves 78% of five "
-    "levels without training. The prior here has 1 million parameters and never read of a grid, "
-    "and a run has fewer steps than GLAM's by two orders: these figures do not compare."
+    "Published figures do not compare. GLAM (arXiv 2302.02662) trains FLAN-T5 of 780 million "
+    "parameters on its mix of levels in one or two rooms, and is at a success rate of 0.8 after "
+    "250,000 steps. BALROG (arXiv 2411.13543) asks GPT-4o, which solves 78% of five levels without "
+    "training. The prior here has 1 million parameters and never read of a grid; the levels are "
+    "single ones, their texts are in other words, and a run has at most 9,600 steps."
 )
 
 
 def make(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
     """The experiments by name; TextWorld Commonsense only where its engine and Java are."""
-    has_engine = importlib.util.find_spec("textworld_express") and shutil.which("java")
     return {
         **{name: _babyai(scale, inputs, level) for level, name in _LEVELS.items()},
-        **(_commonsense(scale, inputs) if has_engine else {}),
+        **(_commonsense(scale, inputs) if has_engine() else {}),
     }
+
+
+def has_engine() -> bool:
+    """Whether TextWorldExpress and a Java are there."""
+    return bool(importlib.util.find_spec("textworld_express") and shutil.which("java"))
 
 
 def _babyai(scale: Scale, inputs: Inputs, level: str) -> Experiment:
@@ -61,7 +66,9 @@ def _commonsense(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
     experiment = Experiment(
         "Online: TextWorld Commonsense",
         "Things are to be put where they belong, one in one room. The embedded model knows "
-        "kitchens, and not these texts.",
+        "kitchens, and not these texts. The games are the easiest of their kind: one thing, one "
+        "room, no doors. So random play does well here; published figures are of harder "
+        "games.",
         _runs(Maker(inputs, default), scale),
         claims=(Claim("DQN-Prior", "DQN", at_most=1.0),),
     )

@@ -61,6 +61,8 @@ class TextworldExpressEngine:
         game = self._seeds[seed % len(self._seeds)]
         with _given_up_if_lost():
             observation, info = self._environment.reset(seed=game, gameFold=self._fold)
+        if observation.startswith("ERROR"):  # It could not read the value of a property.
+            raise ValueError(f"{observation.removeprefix('ERROR: ').strip()} {_USE}")
         return self._read(observation, 0.0, info)
 
     def step(self, command: str) -> "Answer":
