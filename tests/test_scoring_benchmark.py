@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from absl.testing import flagsaver
 
 from launch import benchmark, train
 from launch.benchmarks import accelerator, scoring, scoring_host, scoring_torch
@@ -72,6 +73,17 @@ def test_what_the_host_does_is_measured_alone(capsys, monkeypatch):
     assert told["store_states_per_second"] > 0
     # 8 actions of 784 numbers of 8 bits each, and texts and numbers beside them.
     assert 6272 < told["store_bytes_per_state"] < 28_672 / 4
+
+
+@pytest.mark.parametrize("flag", ["actions", "prompt_tokens", "samples"])
+def test_an_empty_list_of_numbers_is_refused(flag):
+    name = "generation" if flag == "samples" else "scoring"
+    before = flagsaver.save_flag_values(benchmark.FLAGS)
+    try:
+        with pytest.raises(ValueError, match=f"--{flag} is empty; give one or more whole numbers"):
+            benchmark.main(benchmark.FLAGS(["benchmark", name, f"--{flag}="]))
+    finally:
+        flagsaver.restore_flag_values(before, benchmark.FLAGS)
 
 
 def is_running(pid: int) -> bool:

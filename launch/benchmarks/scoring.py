@@ -359,9 +359,11 @@ def whole_numbers(flag: str, texts: Sequence[str]) -> list[int]:
     """The values of a flag that takes several.
 
     Raises:
-      ValueError: one is no whole number, or too small or large to be measured.
+      ValueError: there is none, or one is no whole number, or too small or large to be measured.
     """
     limit = len(_VERBS) * len(_THINGS) * len(_PLACES) if flag == "actions" else 2048
+    if not texts:
+        raise ValueError(f"--{flag} is empty; give one or more whole numbers from 1 to {limit}")
     for text in texts:
         if not text.isdecimal() or not 1 <= int(text) <= limit:
             raise ValueError(f"--{flag} takes whole numbers from 1 to {limit}, not {text!r}")
