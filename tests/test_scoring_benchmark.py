@@ -13,7 +13,7 @@ import transformers
 from absl.testing import flagsaver
 
 from launch import benchmark, train
-from launch.benchmarks import accelerator, scoring, scoring_host, scoring_torch
+from launch.benchmarks import accelerator, scoring, scoring_here, scoring_host, scoring_torch
 from llmprior_jax import models, priors
 from llmprior_jax.models import DecoderConfig
 from llmprior_jax.models.formats import places
@@ -73,6 +73,22 @@ def test_what_the_host_does_is_measured_alone(capsys, monkeypatch):
     assert told["store_states_per_second"] > 0
     # 8 actions of 784 numbers of 8 bits each, and texts and numbers beside them.
     assert 6272 < told["store_bytes_per_state"] < 28_672 / 4
+
+
+def test_the_host_is_timed_with_texts_that_it_has_not_read():
+    read, again = set(), []
+
+    def here(function, *args):
+        if args:
+            prompts = {prompt for prompt, _ in args[0]}
+            if function is scoring_here.host_seconds:
+                again.append(prompts & read)
+            read.update(prompts)
+        return 1.0
+
+    config = DecoderConfig.from_hf(FIELDS)
+    scoring._measure_case(config, 64, 2, repeats=3, here=here, there=None)  # pyright: ignore
+    assert again == [set()] * 4
 
 
 @pytest.mark.parametrize("flag", ["actions", "prompt_tokens", "samples"])

@@ -77,20 +77,27 @@ def seconds(texts: Sequence[tuple[str, list[str]]]) -> float:
     return time.perf_counter() - start
 
 
-def parts(texts: Sequence[tuple[str, list[str]]]) -> tuple[float, float]:
-    """Time of scoring the same by its parts, one after the other: the host's and the device's.
-
-    The host makes tokens and packed rows of texts, the device log-probabilities of these.
-    """
-    prompts, actions = zip(*texts, strict=True)
+def host_seconds(texts: Sequence[tuple[str, list[str]]]) -> float:
+    """Time of the host's part in scoring states: it makes tokens and packed rows of texts."""
     start = time.perf_counter()
+    _pack(texts, sizes.choose(_model))
+    return time.perf_counter() - start
+
+
+def device_seconds(texts: Sequence[tuple[str, list[str]]]) -> float:
+    """Time of the device's part in scoring states: log-probabilities of packed rows."""
     of_model = sizes.choose(_model)
-    passes = list(packing.passes(tokenize(_model, prompts, actions), of_model))
-    packed = time.perf_counter()
+    passes = _pack(texts, of_model)
+    start = time.perf_counter()
     for each, _ in passes:
         scores = score_packed(_model.graphdef, _model.params, each, projection=of_model.projection)
         jax.block_until_ready(scores)
-    return packed - start, time.perf_counter() - packed
+    return time.perf_counter() - start
+
+
+def _pack(texts: Sequence[tuple[str, list[str]]], of_model: sizes.Sizes) -> list[packing.Pass]:
+    prompts, actions = zip(*texts, strict=True)
+    return list(packing.passes(tokenize(_model, prompts, actions), of_model))
 
 
 def generate_seconds(texts: Sequence[str], num_samples: int, new_tokens: int) -> float:
