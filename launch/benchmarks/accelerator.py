@@ -171,6 +171,7 @@ def _of_quickstart(workdir: pathlib.Path) -> dict[str, Any]:
     }
 
 
-def _machine(results: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """The machine as a benchmark named it; this process leaves the device alone."""
-    return next((each["machine"] for each in results.values() if "machine" in each), None)
+def _machine(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """The machine as a benchmark named it, or its CPU; this process leaves the device alone."""
+    named = (each["machine"] for each in results.values() if "machine" in each)
+    return next(named, timing.processor())

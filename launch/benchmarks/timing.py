@@ -2,6 +2,9 @@
 
 import json
 import os
+import pathlib
+import platform
+import re
 import statistics
 import time
 import types
@@ -11,6 +14,8 @@ from typing import Any, NamedTuple
 import jax
 import rich.console
 import rich.table
+
+_CPUINFO = pathlib.Path("/proc/cpuinfo")
 
 
 class Result(NamedTuple):
@@ -35,13 +40,24 @@ def median_seconds(function: Callable[[], Any], repeats: int) -> float:
     return statistics.median(seconds)
 
 
+def processor() -> str:
+    """The CPU's model, where Linux tells whether it has AVX-512, and how many cores there are."""
+    said = _CPUINFO.read_text() if _CPUINFO.exists() else ""
+    fields = dict(re.findall(r"^(model name|flags)[ \t]*:[ \t]*(.*)$", said, re.MULTILINE))
+    model = fields.get("model name") or platform.processor()
+    if "flags" in fields:
+        has_avx512 = "avx512f" in fields["flags"].split()
+        model = f"{model} {'with' if has_avx512 else 'without'} AVX-512".strip()
+    return ", ".join(filter(None, [model, f"{os.cpu_count()} CPU cores"]))
+
+
 def _cell(value: Any) -> str:
     return "-" if value is None else value if isinstance(value, str) else f"{value:,}"
 
 
 def show(name: str, result: Result, as_json: bool) -> None:
     """Prints a result as a table, and as one JSON object on the last line if so asked."""
-    machine = f"{jax.devices()[0].device_kind}, {os.cpu_count()} CPU cores"
+    machine = f"{jax.devices()[0].device_kind}, {processor()}"
     table = rich.table.Table(title=f"{name} on {machine}")
     for column, value in result.rows[0].items():
         is_text = isinstance(value, str)
