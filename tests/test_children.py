@@ -11,12 +11,28 @@ import pytest
 
 from launch.common import children
 
-_PARENT = """
+# Commands of those that run a slow one.
+_COMMAND = """
 import sys
 from launch.common import children
 
 if __name__ == "__main__":
     children.run("slow", sys.argv[1])
+"""
+_ACCELERATOR = """
+import sys
+from launch.benchmarks import accelerator
+
+if __name__ == "__main__":
+    accelerator.run([accelerator.Step("slow", ("slow", sys.argv[1]), str)], 10, None)
+"""
+_SCORING = """
+import runpy
+from launch.benchmarks import scoring
+
+if __name__ == "__main__":
+    with scoring._Process() as here:
+        here(runpy.run_module, "slow")
 """
 # As a command that waits for something: it says who it is, and goes on for a minute.
 _SLOW = """
@@ -29,9 +45,9 @@ time.sleep(60)
 
 
 @pytest.fixture
-def parent(tmp_path):
+def parent(tmp_path, request):
     """A process that runs a slow command, whose process id is in the file `child`."""
-    (tmp_path / "parent.py").write_text(_PARENT)
+    (tmp_path / "parent.py").write_text(request.param)
     (tmp_path / "slow.py").write_text(_SLOW)
     process = subprocess.Popen(
         [sys.executable, "parent.py", str(tmp_path / "child")],
@@ -53,7 +69,19 @@ def lives(number: int) -> bool:
     return state != "Z"
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("parent", "number"),
+    [
+        pytest.param(code, number, id=f"{name}-{number.name}")
+        for name, code, numbers in (
+            ("command", _COMMAND, (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)),
+            ("accelerator", _ACCELERATOR, (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)),
+            ("scoring", _SCORING, (signal.SIGTERM,)),  # Ctrl-C reaches both processes.
+        )
+        for number in numbers
+    ],
+    indirect=["parent"],
+)
 def test_a_command_ends_with_the_process_that_runs_it(tmp_path, parent, number):
     until = time.monotonic() + 60
     while not (tmp_path / "child").exists():

@@ -111,25 +111,36 @@ def is_running(pid: int) -> bool:
     return state != "Z"
 
 
+@pytest.fixture
+def command(tmp_path, monkeypatch):
+    """Makes a command of its code, as a step has it."""
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def make(name: str, code: str) -> tuple[str]:
+        (tmp_path / f"{name}.py").write_text(code)
+        return (name,)
+
+    return make
+
+
 def told(**figures) -> str:
-    """Code of a process that says what a benchmark says."""
+    """Code of a command that says what a benchmark says."""
     return f"import json; print('a table'); print(json.dumps({figures!r}))"
 
 
-def test_all_of_a_machine_is_measured_and_written_whatever_fails(tmp_path):
+def test_all_of_a_machine_is_measured_and_written_whatever_fails(tmp_path, command):
     rows = [{"environment": "Lake", "steps_per_s": 5}]
     rates = accelerator._with_rates("steps_per_s", "environment")
-    wanted = [
-        accelerator.Step("good", ("-c", told(machine="CPU", rate=2.5)), accelerator._last_line),
-        accelerator.Step("bad", ("-c", "raise ValueError('no such thing')"), str),
-        accelerator.Step("envs", ("-c", told(rows=rows)), rates),
-    ]
     out = tmp_path / "all.json"
     # What was measured before is written when a later step begins, whatever becomes of that.
-    looks = f"assert 'good' in open({str(out)!r}).read()"
-    wanted.insert(
-        1, accelerator.Step("later", ("-c", f"{looks}; print('{{}}')"), accelerator._last_line)
-    )
+    looks = f"assert 'good' in open({str(out)!r}).read(); print('{{}}')"
+    last = accelerator._last_line
+    wanted = [
+        accelerator.Step("good", command("says", told(machine="CPU", rate=2.5)), last),
+        accelerator.Step("later", command("looks", looks), last),
+        accelerator.Step("bad", command("fails", "raise ValueError('no such thing')"), str),
+        accelerator.Step("envs", command("lake", told(rows=rows)), rates),
+    ]
     result = accelerator.run(wanted, minutes=10, out=str(out))
     found = {(row["step"], row["figure"]): row["value"] for row in result.rows}
     assert found["good", "rate"] == 2.5
@@ -141,34 +152,34 @@ def test_all_of_a_machine_is_measured_and_written_whatever_fails(tmp_path):
     assert written["results"]["envs"]["rows"] == rows
 
 
-def test_a_step_that_is_ended_takes_along_what_it_started(monkeypatch, tmp_path):
-    monkeypatch.setattr(accelerator, "_LEAST_SECONDS", 1)
+def test_a_step_takes_along_what_it_started(tmp_path, command):
+    pid = tmp_path / "pid"
     begins = (
-        "import pathlib, subprocess, sys, time;"
-        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']);"
-        f"pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(child.pid));"
-        "time.sleep(60)"
+        "import pathlib, subprocess, sys\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+        f"pathlib.Path({str(pid)!r}).write_text(str(child.pid))\n"
     )
-    accelerator.run([accelerator.Step("long", ("-c", begins), str)], minutes=5 / 60, out=None)
-    pid = int((tmp_path / "pid").read_text())
+    accelerator.run(
+        [accelerator.Step("quick", command("begins", begins), lambda _: {})], 10, out=None
+    )
     for _ in range(100):
-        if not is_running(pid):
+        if not is_running(int(pid.read_text())):
             break
         time.sleep(0.05)
-    assert not is_running(pid)
+    assert not is_running(int(pid.read_text()))
 
 
-def test_what_was_printed_in_vain_is_told_as_such():
-    wanted = [accelerator.Step("silent", ("-c", ""), accelerator._last_line)]
+def test_what_was_printed_in_vain_is_told_as_such(command):
+    wanted = [accelerator.Step("silent", command("silent", ""), accelerator._last_line)]
     (row,) = [row for row in accelerator.run(wanted, 10, None).rows if row["figure"] == "failed"]
     assert "cannot be read" in row["value"]
 
 
-def test_what_takes_too_long_is_ended_and_what_comes_too_late_is_not_begun(monkeypatch):
+def test_what_takes_too_long_is_ended_and_what_comes_too_late_is_not_begun(monkeypatch, command):
     monkeypatch.setattr(accelerator, "_LEAST_SECONDS", 1)
     wanted = [
-        accelerator.Step("long", ("-c", "import time; time.sleep(60)"), str),
-        accelerator.Step("late", ("-c", ""), str),
+        accelerator.Step("long", command("long", "import time; time.sleep(60)"), str),
+        accelerator.Step("late", command("late", ""), str),
     ]
     rows = accelerator.run(wanted, minutes=2 / 60, out=None).rows
     failed = {row["step"]: row["value"] for row in rows if row["figure"] == "failed"}
@@ -177,7 +188,7 @@ def test_what_takes_too_long_is_ended_and_what_comes_too_late_is_not_begun(monke
 
 def test_steps_name_commands_that_there_are(tmp_path):
     for step in accelerator.steps(["tiny"], tmp_path):
-        module, *arguments = step.command[1:]
+        module, *arguments = step.command
         flags = {"launch.benchmark": benchmark.FLAGS, "launch.train": train.FLAGS}[module]
         flags([module, *arguments])
 

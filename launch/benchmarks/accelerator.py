@@ -16,7 +16,6 @@ import json
 import os
 import pathlib
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,6 +25,7 @@ from typing import Any, NamedTuple
 import rich
 
 from launch.benchmarks import timing
+from launch.common import children
 from llmprior_jax.files import write_atomically
 
 _LEAST_SECONDS = 30
@@ -37,7 +37,7 @@ class Step(NamedTuple):
 
     Attributes:
       name: for people.
-      command: arguments of Python.
+      command: a module of a command, and its arguments.
       read: makes a result, as a dict of figures and rows, of what is printed.
     """
 
@@ -53,25 +53,24 @@ def steps(shapes: Sequence[str], workdir: pathlib.Path) -> list[Step]:
       shapes: of the language models that score.
       workdir: for the quickstart's results.
     """
-    benchmark = ("-m", "launch.benchmark")
     scoring = ("scoring", "--dtype=bfloat16", "--prompt_tokens=128,512", "--json")
     quickstart = ("--config=quickstart", f"--workdir={workdir}")
     return [
         *(
-            Step(f"scoring {shape}", (*benchmark, *scoring, f"--shape={shape}"), _last_line)
+            Step(f"scoring {shape}", ("launch.benchmark", *scoring, f"--shape={shape}"), _last_line)
             for shape in shapes
         ),
         Step(
             "train",
-            (*benchmark, "train", "--json"),
+            ("launch.benchmark", "train", "--json"),
             _with_rates("steps_per_s", "seeds", "environments"),
         ),
         Step(
             "envs",
-            (*benchmark, "envs", "--json"),
+            ("launch.benchmark", "envs", "--json"),
             _with_rates("batched_steps_per_s", "environment"),
         ),
-        Step("quickstart", ("-m", "launch.train", *quickstart), lambda _: _of_quickstart(workdir)),
+        Step("quickstart", ("launch.train", *quickstart), lambda _: _of_quickstart(workdir)),
     ]
 
 
@@ -113,31 +112,42 @@ def run(wanted: Sequence[Step], minutes: float, out: str | None) -> timing.Resul
 
 
 def _run(step: Step, seconds: float) -> dict[str, Any]:
-    # Both sides of the scoring benchmark are on the device at once.
-    environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-    with subprocess.Popen(
-        [sys.executable, *step.command],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    ) as child:
+    with tempfile.TemporaryDirectory() as directory:
+        out, err = (pathlib.Path(directory) / name for name in ("out", "err"))
+        out.touch()
+        err.touch()
+        process = children.start(_act, step.command, out, err)
+        assert process.pid is not None
         try:
-            printed, errors = child.communicate(timeout=seconds)
-        except subprocess.TimeoutExpired:
-            return {"failed": "the time was up"}
+            process.join(seconds)
+            status = process.exitcode
         finally:
             # With the processes that it started, which hold the device.
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(child.pid, signal.SIGKILL)
-    if child.returncode:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.kill()  # It had no session yet.
+            process.join()
+        printed, errors = out.read_text(), err.read_text()
+    if status is None:
+        return {"failed": "the time was up"}
+    if status:
         words = errors.strip() or printed.strip()
-        return {"failed": words[-_MOST_WORDS:] or f"status {child.returncode}"}
+        return {"failed": words[-_MOST_WORDS:] or f"status {status}"}
     try:
         return step.read(printed)
     except (ValueError, LookupError, OSError) as error:
         return {"failed": f"what it printed cannot be read: {error}"}
+
+
+def _act(command: Sequence[str], out: pathlib.Path, err: pathlib.Path) -> None:
+    """What the process of a step does: the command, which prints to two files."""
+    for descriptor, path in ((1, out), (2, err)):
+        with path.open("w") as file:
+            os.dup2(file.fileno(), descriptor)
+    # Both sides of the scoring benchmark are on the device at once.
+    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
+    module, *arguments = command
+    children.become(module, arguments)
 
 
 def _last_line(printed: str) -> dict[str, Any]:

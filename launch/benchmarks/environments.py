@@ -10,7 +10,6 @@ core, which does random things in the same games or level. minigrid has no mixed
 import concurrent.futures
 import contextlib
 import importlib.util
-import multiprocessing
 import os
 import random
 import sys
@@ -22,6 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from launch.benchmarks import timing
+from launch.common import children
 from llmprior_jax import envs
 from llmprior_jax.envs.alfworld import game_maker
 from llmprior_jax.envs.engines import Bridge, list_games
@@ -100,8 +100,10 @@ def _minigrid(name: str) -> float | None:
     if importlib.util.find_spec("minigrid") is None:
         print(f"minigrid is left out for {name}; it needs pip install minigrid.", file=sys.stderr)
         return None
-    number, spawn = os.cpu_count() or 1, multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(number, mp_context=spawn) as pool:
+    number = os.cpu_count() or 1
+    with concurrent.futures.ProcessPoolExecutor(
+        number, mp_context=children.SPAWN, initializer=children.follow_parent
+    ) as pool:
         rates = pool.map(_minigrid_steps_per_second, [name] * number, range(number))
         return round(sum(rates), 1)
 

@@ -52,7 +52,6 @@ import contextlib
 import importlib.util
 import itertools
 import math
-import multiprocessing
 import pathlib
 import random
 import statistics
@@ -62,6 +61,7 @@ from typing import Any, NamedTuple
 import rich
 
 from launch.benchmarks import scoring_here, scoring_llama, scoring_torch, timing
+from launch.common import children
 from launch.real_models import plan
 from llmprior_jax import models
 from llmprior_jax.models import DecoderConfig
@@ -173,7 +173,7 @@ class _Process(concurrent.futures.ProcessPoolExecutor):
     """A process that runs the functions it is called with, and keeps what they keep."""
 
     def __init__(self):
-        super().__init__(max_workers=1, mp_context=multiprocessing.get_context("spawn"))
+        super().__init__(1, mp_context=children.SPAWN, initializer=children.follow_parent)
 
     def __call__(self, function: Callable[..., Any], *args: Any) -> Any:
         return self.submit(function, *args).result()

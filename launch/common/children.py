@@ -37,7 +37,7 @@ def run(module: str, *arguments: str) -> None:
     Raises:
       ChildProcessError: it failed; it has said why.
     """
-    process = start(_run, module, arguments)
+    process = start(become, module, arguments)
     try:
         process.join()
     except BaseException:
@@ -48,9 +48,21 @@ def run(module: str, *arguments: str) -> None:
         raise ChildProcessError(f"`python -m {shlex.join([module, *arguments])}` failed, see above")
 
 
+def become(module: str, arguments: Sequence[str]) -> None:
+    """Runs a command, `python -m module`, in this process."""
+    sys.orig_argv = [sys.executable, "-m", module, *arguments]
+    sys.argv = [module, *arguments]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def follow_parent() -> None:
+    """Has this process, which multiprocessing started in another way, end with its parent, too."""
+    threading.Thread(target=_stop_with_parent, daemon=True).start()
+
+
 def _live(command: list[str], target: Callable[..., None], *arguments: Any) -> None:
     os.setsid()
-    threading.Thread(target=_stop_with_parent, daemon=True).start()
+    follow_parent()
     sys.orig_argv = command  # For those who ask what led to a run.
     target(*arguments)
 
@@ -60,9 +72,3 @@ def _stop_with_parent() -> None:
     assert parent is not None
     parent.join()
     os.kill(os.getpid(), signal.SIGTERM)
-
-
-def _run(module: str, arguments: Sequence[str]) -> None:
-    sys.orig_argv = [sys.executable, "-m", module, *arguments]
-    sys.argv = [module, *arguments]
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
