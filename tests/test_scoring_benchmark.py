@@ -1,5 +1,6 @@
 """The scoring benchmark: its ways agree, and its counts are those of a workload done by hand."""
 
+import contextlib
 import dataclasses
 import json
 import pathlib
@@ -175,15 +176,61 @@ def test_what_was_printed_in_vain_is_told_as_such(command):
     assert "cannot be read" in row["value"]
 
 
-def test_what_takes_too_long_is_ended_and_what_comes_too_late_is_not_begun(monkeypatch, command):
-    monkeypatch.setattr(accelerator, "_LEAST_SECONDS", 1)
-    wanted = [
-        accelerator.Step("long", command("long", "import time; time.sleep(60)"), str),
-        accelerator.Step("late", command("late", ""), str),
-    ]
-    rows = accelerator.run(wanted, minutes=2 / 60, out=None).rows
-    failed = {row["step"]: row["value"] for row in rows if row["figure"] == "failed"}
-    assert failed == dict.fromkeys(["long", "late"], "the time was up")
+@pytest.fixture
+def allowed(monkeypatch):
+    """The seconds that each step was allowed, none of which takes any time."""
+    seconds = []
+    monkeypatch.setattr(accelerator.time, "monotonic", lambda: 0.0)
+    monkeypatch.setattr(accelerator, "_run", lambda _, most: seconds.append(most) or {})
+    return seconds
+
+
+def test_a_step_may_take_half_of_what_is_left_and_the_last_one_all(allowed):
+    wanted = [accelerator.Step(str(i), (), dict) for i in range(3)]
+    accelerator.run(wanted, minutes=10, out=None)
+    assert allowed == [300, 300, 600]
+
+
+def test_a_step_with_less_than_half_a_minute_is_not_begun(allowed):
+    wanted = [accelerator.Step(name, (), dict) for name in ("early", "last")]
+    result = accelerator.run(wanted, minutes=59 / 60, out=None)
+    assert allowed == [59]
+    failed = {row["step"]: row["value"] for row in result.rows if row["figure"] == "failed"}
+    assert failed == {"early": "not begun, the time was up"}
+
+
+def test_a_step_that_takes_too_long_is_stopped(command):
+    step = accelerator.Step("long", command("long", "import time; time.sleep(60)"), dict)
+    before = time.monotonic()
+    assert accelerator._run(step, 2) == {"failed": "stopped, its 2 seconds were up"}
+    assert time.monotonic() - before < 50
+
+
+def test_what_is_cheap_is_measured_first(tmp_path):
+    names = [step.name for step in accelerator.steps(["small", "large"], tmp_path)]
+    assert names == ["envs", "train", "quickstart", "scoring small", "scoring large"]
+
+
+@pytest.mark.parametrize(
+    ("platform", "has_accelerator", "is_compared"),
+    [("cpu", False, True), ("gpu", True, True), ("gpu", False, False)],
+)
+def test_pytorch_is_left_out_where_it_lacks_the_accelerator(
+    monkeypatch, capsys, platform, has_accelerator, is_compared
+):
+    loaded = []
+    answers = {
+        scoring_here.load: lambda *_: 1,
+        scoring_here.platform: lambda: platform,
+        scoring_torch.load: lambda *_: loaded.append(True),
+        scoring_torch.has_accelerator: lambda: has_accelerator,
+    }
+    process = contextlib.nullcontext(lambda function, *args: answers[function](*args))
+    monkeypatch.setattr(scoring, "_Process", lambda: process)
+    with scoring.both_sides("tiny", "float32") as (_, there, _):
+        assert (there is not None) == is_compared
+    assert loaded == [True] * is_compared
+    assert ("PyTorch cannot use the gpu here" in capsys.readouterr().out) == (not is_compared)
 
 
 def test_steps_name_commands_that_there_are(tmp_path):

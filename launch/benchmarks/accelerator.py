@@ -3,12 +3,15 @@
     python -m launch.benchmark accelerator [--shapes=Qwen2.5-0.5B,Qwen2.5-7B] [--minutes=12]
         [--out=accelerator.json] [--json]
 
-One after another, each in a process of its own so that it has the device to itself: the benchmark
-of scoring for each shape, in bfloat16 with random weights; those of training and of environments;
-and the quickstart, which is timed as a whole. The table has the figures that stand for each. With
-`--out` all of them, and all rows, are written as JSON after each step, so that what was measured
-stays, whatever comes next. A step that fails, or that the time is up for, is told as such and the
-others go on; a step is not begun with less than half a minute left.
+One after another, each in a process of its own so that it has the device to itself: the benchmarks
+of environments and of training; the quickstart, which is timed as a whole; and the benchmark of
+scoring for each shape, in bfloat16 with random weights. The table has the figures that stand for
+each. With `--out` all of them, and all rows, are written as JSON after each step, so that what was
+measured stays, whatever comes next.
+
+No step but the last may take more than half of the time that is left when it begins; the last may
+take all. A step that fails, or whose time is up, is told as such and the others go on; one that
+would have less than half a minute is not begun.
 """
 
 import contextlib
@@ -47,30 +50,30 @@ class Step(NamedTuple):
 
 
 def steps(shapes: Sequence[str], workdir: pathlib.Path) -> list[Step]:
-    """What is run.
+    """What is run, the cheapest first.
 
     Args:
-      shapes: of the language models that score.
+      shapes: of the language models that score, the smallest first.
       workdir: for the quickstart's results.
     """
     scoring = ("scoring", "--dtype=bfloat16", "--prompt_tokens=128,512", "--json")
     quickstart = ("--config=quickstart", f"--workdir={workdir}")
     return [
-        *(
-            Step(f"scoring {shape}", ("launch.benchmark", *scoring, f"--shape={shape}"), _last_line)
-            for shape in shapes
+        Step(
+            "envs",
+            ("launch.benchmark", "envs", "--json"),
+            _with_rates("batched_steps_per_s", "environment"),
         ),
         Step(
             "train",
             ("launch.benchmark", "train", "--json"),
             _with_rates("steps_per_s", "seeds", "environments"),
         ),
-        Step(
-            "envs",
-            ("launch.benchmark", "envs", "--json"),
-            _with_rates("batched_steps_per_s", "environment"),
-        ),
         Step("quickstart", ("launch.train", *quickstart), lambda _: _of_quickstart(workdir)),
+        *(
+            Step(f"scoring {shape}", ("launch.benchmark", *scoring, f"--shape={shape}"), _last_line)
+            for shape in shapes
+        ),
     ]
 
 
@@ -91,13 +94,14 @@ def run(wanted: Sequence[Step], minutes: float, out: str | None) -> timing.Resul
     until = time.monotonic() + 60 * minutes
     results: dict[str, dict[str, Any]] = {}
     for step in wanted:
-        left = until - time.monotonic()
         began = time.monotonic()
-        if left < _LEAST_SECONDS:
-            result: dict[str, Any] = {"failed": "the time was up"}
+        left = until - began
+        most = left if step is wanted[-1] else left / 2
+        if most < _LEAST_SECONDS:
+            result: dict[str, Any] = {"failed": "not begun, the time was up"}
         else:
             rich.print(f"{step.name}: {left / 60:.1f} minutes left", file=sys.stderr)
-            result = _run(step, left)
+            result = _run(step, most)
         results[step.name] = {"seconds": round(time.monotonic() - began, 1)} | result
         if out is not None:
             told = {"machine": _machine(results), "results": results}
@@ -129,7 +133,7 @@ def _run(step: Step, seconds: float) -> dict[str, Any]:
             process.join()
         printed, errors = out.read_text(), err.read_text()
     if status is None:
-        return {"failed": "the time was up"}
+        return {"failed": f"stopped, its {seconds:.0f} seconds were up"}
     if status:
         words = errors.strip() or printed.strip()
         return {"failed": words[-_MOST_WORDS:] or f"status {status}"}

@@ -6,7 +6,7 @@
 A model of the named shape with random weights scores states of a kitchen: prompts of about so many
 tokens that have nothing in common but by chance, with so many actions of 8 tokens such as "place
 the onion on the first cutting board". The same token ids go through transformers and PyTorch, if
-they are installed:
+they are installed, and have the accelerator that JAX has, if any:
 
 - pairs: every prompt + action alone, a forward pass each, logits at every position;
 - padded batch: all pairs of a state in one padded batch, logits at every position, as most do it;
@@ -183,7 +183,8 @@ class _Process(concurrent.futures.ProcessPoolExecutor):
 def both_sides(shape: str, dtype: str) -> Generator[tuple[_Process, _Process | None, int]]:
     """Two processes, each with the same model, and the bytes of its weights.
 
-    The first is ours; the second has transformers and PyTorch, and is None where they are missing.
+    The first is ours; the second has transformers and PyTorch, and is None where they are missing,
+    or would be on the CPU while ours is on an accelerator.
 
     Args:
       shape: of the model, one of `SHAPES`.
@@ -195,6 +196,10 @@ def both_sides(shape: str, dtype: str) -> Generator[tuple[_Process, _Process | N
         rich.print(f"PyTorch or transformers is missing, so only ours is measured; {_INSTALL}")
     with _Process() as here, _Process() as there:
         weights = here(scoring_here.load, fields, dtype)
+        platform = here(scoring_here.platform)
+        if has_torch and platform != "cpu" and not there(scoring_torch.has_accelerator):
+            rich.print(f"PyTorch cannot use the {platform} here, so only ours is measured")
+            has_torch = False
         if has_torch:
             there(scoring_torch.load, fields, dtype)
         yield here, there if has_torch else None, weights
@@ -230,7 +235,9 @@ def measure(
         "peak_memory_over_weights": first["ours"]["memory"],
         **parts,
     }
-    if there is not None:
+    if there is None:
+        summary["pytorch"] = "left out"
+    else:
         # Prompts of one task mostly begin with the same instructions.
         sharing = first["ours, shared prefix"]["states_per_s"]
         for way in scoring_torch.WAYS:

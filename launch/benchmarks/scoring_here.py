@@ -48,6 +48,11 @@ def load(fields: dict[str, Any], dtype: str) -> int:
     return _weights()
 
 
+def platform() -> str:
+    """What JAX computes on."""
+    return jax.default_backend()
+
+
 def load_file(path: str) -> None:
     """Loads a model, instead of one of random weights."""
     global _model

@@ -14,6 +14,13 @@ _model: Any
 _held_before: int
 
 
+def has_accelerator() -> bool:
+    """Whether there is another device than the CPU for `load`."""
+    import torch
+
+    return torch.cuda.is_available()
+
+
 def load(fields: dict[str, Any], dtype: str) -> None:
     """Makes a model of random weights.
 
@@ -25,7 +32,7 @@ def load(fields: dict[str, Any], dtype: str) -> None:
     import torch
     import transformers
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = "cuda" if has_accelerator() else "cpu"
     torch.set_grad_enabled(False)
     _held_before = memory.resident_bytes()
     fields = dict(fields)
