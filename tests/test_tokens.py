@@ -28,6 +28,7 @@ WORDS = [
     *("x<|im_end|>", "[SEP]y", "\u0600", "\U0001f600.", "a.\u00a0b", "GO", "\u01c5"),
 ]
 UNICODE = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\ufdd0"), max_size=6)
+SENTENCES = st.lists(st.sampled_from(WORDS) | UNICODE, max_size=6).map(" ".join)
 SPECIAL = ["<unk>", "<s>", "</s>", "<|im_end|>", "[SEP]"]
 # Prompts by how they end, and actions that follow them.
 LISTS = [
@@ -284,6 +285,36 @@ def test_actions_are_counted_from_where_all_agree(tokenizer, begins):
             kept, _ = tokens.align(tokenizer, prompt, actions)
             kept_ids = ids(tokenizer, kept)
             assert len(state.head) == len(kept_ids) + (kept_ids[:1] != [bos])
+
+
+@hypothesis.given(
+    st.lists(
+        st.tuples(
+            SENTENCES,
+            # With a word of their own, so that no tokenizer drops them.
+            st.lists(SENTENCES.map("{} go".format), min_size=1, max_size=3, unique=True),
+        ),
+        min_size=1,
+        max_size=4,
+    )
+)
+@hypothesis.settings(max_examples=30, deadline=None)
+def test_any_prompt_and_action_have_the_tokens_of_the_whole(tokenizer, states):
+    config = SimpleNamespace(max_position_embeddings=999, vocab_size=999)
+    lm = SimpleNamespace(config=config, tokenizer=tokenizer)
+    whole = [[ids(tokenizer, prompt + action) for action in group] for prompt, group in states]
+    bos = tokenizer.bos_token_id
+    for _ in range(2):  # New actions, and known ones.
+        found = [
+            [
+                [*state.head, *state.tails.tokens[state.tails.path(a)]]
+                for a in range(len(state.tails.lengths))
+            ]
+            for state in tokenize(lm, *zip(*states, strict=True))
+        ]
+        assert found == [
+            [text if text[:1] == [bos] else [bos, *text] for text in group] for group in whole
+        ]
 
 
 def test_what_is_remembered_of_other_prompts_changes_nothing():
