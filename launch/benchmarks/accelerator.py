@@ -129,7 +129,7 @@ def _run(step: Step, seconds: float) -> dict[str, Any]:
             # With the processes that it started, which hold the device.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            process.kill()  # It had no session yet.
+            process.kill()  # It may have had no session yet.
             process.join()
         printed, errors = out.read_text(), err.read_text()
     if status is None:
