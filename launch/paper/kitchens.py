@@ -338,7 +338,8 @@ def _search(scale: Scale, inputs: Inputs) -> Experiment:
     runs = [
         maker.run(
             agent,
-            f"{label}, {simulations} simulations",
+            label,
+            simulations,
             search__simulations=simulations,
             eval_every=scale.online_steps,
         )
@@ -351,4 +352,5 @@ def _search(scale: Scale, inputs: Inputs) -> Experiment:
         "agent knows that does not search. What do simulations add to a prior, and to a trained "
         "agent?",
         tuple(runs),
+        scarce="simulations",
     )

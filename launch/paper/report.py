@@ -298,8 +298,10 @@ def _draw(curves: Mapping[str, Curve], experiment: Experiment, path: pathlib.Pat
     axes.set(
         xlabel=experiment.scarce, ylabel="success rate, interquartile mean", ylim=(-0.02, 1.02)
     )
-    if experiment.runs[0].amount is not None:
-        axes.set_xscale("log")
+    amounts = [run.amount for run in experiment.runs if run.amount is not None]
+    if amounts:
+        # Nothing at all has a place, too.
+        axes.set_xscale("log" if min(amounts) > 0 else "symlog")
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
     with replaced(path) as temporary:
