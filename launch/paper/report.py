@@ -299,9 +299,10 @@ def _draw(curves: Mapping[str, Curve], experiment: Experiment, path: pathlib.Pat
         xlabel=experiment.scarce, ylabel="success rate, interquartile mean", ylim=(-0.02, 1.02)
     )
     amounts = [run.amount for run in experiment.runs if run.amount is not None]
-    if amounts:
-        # Nothing at all has a place, too.
-        axes.set_xscale("log" if min(amounts) > 0 else "symlog")
+    if amounts and min(amounts) > 0:
+        axes.set_xscale("log")
+    elif amounts:
+        axes.set(xscale="symlog", xlim=(0, None))  # Where 0 has a place.
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
     with replaced(path) as temporary:
