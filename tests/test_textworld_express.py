@@ -24,22 +24,31 @@ def pair():
         yield opened
 
 
-@pytest.fixture(scope="module")
-def whole_path():
-    """The commands that solve the first game, and what the package itself says of each step."""
+def solve(generator, fold, properties):
+    """The seeds of a fold, the commands that solve its first game, and what the package says."""
     reference = TextWorldExpressEnv()
-    reference.load("twc", "numLocations=1,includeDoors=0")
-    reference.reset(seed=0, gameFold="train", generateGoldPath=True)
+    reference.load(generator, properties)
+    seeds = getattr(reference, f"getValidSeeds{fold.capitalize()}")()
+    reference.reset(seed=seeds[0], gameFold=fold, generateGoldPath=True)
     commands = reference.getGoldActionSequence()
     said = [reference.step(command) for command in commands]
     reference.close()
-    return commands, said
+    return seeds, commands, said
 
 
-def test_a_game_is_played_as_the_package_plays_it(pair, whole_path):
-    commands, said = whole_path
-    seen = pair.reset([TWC, TWC], seeds=[0, 1000])
-    assert seen.observations[0] == seen.observations[1], "there are 1,000 games, so these are one"
+@pytest.mark.parametrize(
+    ("generator", "fold", "properties"),
+    [
+        ("twc", "train", "numLocations=1,includeDoors=0"),
+        ("cookingworld", "dev", "numLocations=1,numIngredients=2,includeDoors=0"),
+        ("coin", "test", "numLocations=4,includeDoors=1"),
+    ],
+)
+def test_a_game_is_played_as_the_package_plays_it(pair, generator, fold, properties):
+    seeds, commands, said = solve(generator, fold, properties)
+    game = f"textworld_express:{generator}:{fold}:{properties}"
+    seen = pair.reset([game, game], seeds=[0, len(seeds)])
+    assert seen.observations[0] == seen.observations[1], "the seeds of a fold begin again"
     for number, (command, (observation, reward, _, info)) in enumerate(
         zip(commands, said, strict=True)
     ):
@@ -60,13 +69,14 @@ def test_games_for_training_and_for_tests_differ(pair, name):
     assert train != test
 
 
-def test_a_state_is_described_by_what_is_there_and_what_is_carried(pair, whole_path):
+def test_a_state_is_described_by_what_is_there_and_what_is_carried():
+    _, commands, _ = solve("twc", "train", "numLocations=1,includeDoors=0")
     with engines.Bridge(num_environments=1, describe=True, timeout=60) as opened:
         first = opened.reset([TWC], seeds=[0]).observations[0]
         assert "Your inventory is currently empty" in first
         # To look is no change.
         assert opened.step(["look around"]).observations[0] == first
-        taking = next(each for each in whole_path[0] if each.startswith("take"))
+        taking = next(each for each in commands if each.startswith("take"))
         assert "currently empty" not in opened.step([taking]).observations[0]
 
 
