@@ -3,15 +3,16 @@
 import re
 from typing import Any
 
-# A link or a picture that leads out of docs/.
-_OUTSIDE = re.compile(r"(!?)(\[[^\]]*\])\(\.\./((?!reference/)[^)]+)\)")
+# A link or a picture.
+_LINK = r"(!?)(\[[^\]]*\])\(%s([^)]+)\)"
 
 
-def on_page_markdown(markdown: str, *, config: Any, **_: Any) -> str:
+def on_page_markdown(markdown: str, *, page: Any, config: Any, **_: Any) -> str:
     """Replaces the links of a page that lead out of the documentation."""
+    outside = re.escape("../" * (1 + page.file.src_uri.count("/")))
 
     def on_github(match: re.Match[str]) -> str:
         picture, text, path = match.groups()
         return f"{picture}{text}({config.repo_url}/{'raw' if picture else 'blob'}/main/{path})"
 
-    return _OUTSIDE.sub(on_github, markdown)
+    return re.sub(_LINK % outside, on_github, markdown)

@@ -17,9 +17,9 @@ one. A file has one row per transition, those of an episode after one another in
 | `next_admissible_actions` | list of strings | for the next state; may be empty if terminated |
 | `episode` | int64 | number of the episode |
 
-JSONL files hold the same fields, one object per line, in UTF-8; empty lines and
-other columns are ignored. The past of a state is not stored: it is the rows before, and `read` adds
-as much of it as is asked for.
+JSONL files hold the same fields, one object per line, in UTF-8; empty lines and other columns are
+ignored. The past of a state is not stored: it is the rows before, and `read` adds as much of it as
+is asked for.
 
 A Parquet file that `write` made has a hash of its rows in its metadata, which `read` compares, and
 each line of a JSONL file has one of its fields. A line is easily changed by hand: one that does not

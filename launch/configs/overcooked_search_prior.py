@@ -5,8 +5,8 @@
 All agents search in evaluations, 32 simulations of the kitchen itself, and `search_prior` while it
 learns, too. The kitchen is a perfect model of itself: see docs/search-and-memory.md.
 
-Measured over 8 seeds, 16 episodes each: with 32 simulations, and without any training, the prior
-alone serves 1.00 [1.00, 1.00] of the dishes, without search 0.17 [0.13, 0.20]; with 8 simulations
+Measured over 8 seeds, 16 or 32 episodes each: with 32 simulations and without any training the
+prior alone serves 1.00 [1.00, 1.00] of the dishes, without search 0.17 [0.13, 0.20]; with 8 simulations
 1.00 [0.98, 1.00], too. So there is little to learn: `search_prior` is at 1.00 [0.98, 1.00] after
 2,000 steps, with a return of 1.32 [1.30, 1.33] where the prior alone has 1.36 [1.35, 1.36], and a
 search with a uniform prior and no Q at 0.50 [0.45, 0.59]. Learning pays where search alone fails:

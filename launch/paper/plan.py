@@ -20,11 +20,9 @@ def make(scale: Scale, inputs: Inputs) -> dict[str, Experiment]:
 
 def left_out(inputs: Inputs) -> list[str]:
     """Which experiments are left out here, and what they need: a line each."""
-    return [
-        *(
-            []
-            if text_worlds.has_engine()
-            else ["without TextWorld Commonsense: it needs the extra `textworld_express`, and Java"]
-        ),
-        *([] if inputs.games else ["without ALFWorld: its games need the extra `alfworld`"]),
-    ]
+    lines = []
+    if not text_worlds.has_engine():
+        lines.append("without TextWorld Commonsense: needs the extra `textworld_express`, and Java")
+    if inputs.games is None:
+        lines.append("without ALFWorld: its games need the extra `alfworld`")
+    return lines

@@ -142,7 +142,7 @@ def write(out: pathlib.Path, planned: Mapping[str, Experiment], evidence: Eviden
     evidence = evidence.only(distinct_runs(known))
     out.mkdir(parents=True, exist_ok=True)
     for file, lines in ((_RESULTS, _results(known, evidence.records)), (_CALLS, evidence.calls)):
-        write_atomically(out / file, "".join(json.dumps(line) + "\n" for line in lines))
+        write_atomically(out / file, "".join(_as_line(line) for line in lines))
     sections = [
         _section(name, experiment, planned[name], evidence.records, out)
         for name, experiment in known.items()
@@ -150,6 +150,11 @@ def write(out: pathlib.Path, planned: Mapping[str, Experiment], evidence: Eviden
     head = _head(evidence, known, len(distinct_runs(planned)))
     write_atomically(out / FILE, "\n\n".join([head, *sections]) + "\n")
     return len(known)
+
+
+def _as_line(fields: Mapping[str, Any]) -> str:
+    """JSON without spaces: most of a results file are short numbers."""
+    return json.dumps(fields, separators=(",", ":")) + "\n"
 
 
 def _evaluations(records: Records) -> Records:

@@ -23,7 +23,7 @@ _PUBLISHED = (
     "parameters on its mix of levels in one or two rooms, and is at a success rate of 0.8 after "
     "250,000 steps. BALROG (arXiv 2411.13543) asks GPT-4o, which solves 78% of five levels without "
     "training. The prior here has 1 million parameters and never read of a grid; the levels are "
-    "single ones, their texts are in other words, and a run has at most 9,600 steps."
+    "single ones, their texts are in other words, and a run has 6,400 steps."
 )
 
 
