@@ -1,5 +1,6 @@
 """Checkpoints: exact, kept to the newest, and a damaged one never used."""
 
+import json
 import pathlib
 
 import jax
@@ -89,7 +90,7 @@ def flip_a_bit(directory: pathlib.Path) -> None:
 
 
 def remove_meta(directory: pathlib.Path) -> None:
-    (directory / "2" / "meta" / "metadata").unlink()
+    (directory / "2" / "meta" / "data.json").unlink()
 
 
 @pytest.mark.parametrize("damage", [remove_arrays, truncate_arrays, flip_a_bit, remove_meta])
@@ -136,16 +137,37 @@ def test_a_reader_leaves_a_damaged_checkpoint_where_it_is(tmp_path):
     assert (directory / "2").is_dir()
 
 
-def test_a_checkpoint_of_another_version_is_read_unchecked_and_said_to_be(tmp_path, caplog):
+def save_as_before(directory: pathlib.Path, about: dict) -> None:
+    """Saves a state as version 0.1 did, by orbax's older interface."""
     state = state_of(1)
     arrays = state | {"key": jax.random.key_data(state["key"])}
     arrays = jax.tree.map(np.asarray, arrays)
-    with ocp.CheckpointManager(tmp_path) as manager:
-        about = {"digest": "another way to weigh", "meta": {"number": 1}}
+    with ocp.CheckpointManager(directory) as manager:
         parts = {"state": ocp.args.StandardSave(arrays), "meta": ocp.args.JsonSave(about)}
         manager.save(1, args=ocp.args.Composite(**parts))
+
+
+def test_a_checkpoint_of_orbaxs_older_interface_is_read_and_checked(tmp_path, caplog):
+    save(tmp_path / "new", 1)
+    about = json.loads((tmp_path / "new" / "1" / "meta" / "data.json").read_text())
+    save_as_before(tmp_path / "old", about)
+    with caplog.at_level("WARNING"), Checkpoints(tmp_path / "old", 3) as checkpoints:
+        step, restored, meta = checkpoints.restore_latest(state_of(0))
+    assert (step, meta) == (1, {"number": 1})
+    assert_same(restored, state_of(1))
+    assert "damage" not in caplog.text
+    save_as_before(tmp_path / "wrong", about | {"hash": "0" * 16})
+    with (
+        Checkpoints(tmp_path / "wrong", 3) as checkpoints,
+        pytest.raises(RestoreError, match=r"none of the checkpoints \[1\]"),
+    ):
+        checkpoints.restore_latest(state_of(0))
+
+
+def test_a_checkpoint_of_another_version_is_read_unchecked_and_said_to_be(tmp_path, caplog):
+    save_as_before(tmp_path, {"digest": "another way to weigh", "meta": {"number": 1}})
     with caplog.at_level("WARNING", logger="absl"), Checkpoints(tmp_path, 3) as checkpoints:
         step, restored, meta = checkpoints.restore_latest(state_of(0))
     assert (step, meta) == (1, {"number": 1})
     assert "cannot be checked for damage" in caplog.text
-    assert_same(restored, state)
+    assert_same(restored, state_of(1))

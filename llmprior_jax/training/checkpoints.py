@@ -19,8 +19,8 @@ from typing import Any, NotRequired, TypedDict
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 from absl import logging
+from orbax.checkpoint import v1 as ocp
 
 from llmprior_jax.distributed import processes
 from llmprior_jax.errors import RestoreError
@@ -67,15 +67,18 @@ class Checkpoints:
         """
         self._read_only = read_only
         self._directory = pathlib.Path(directory).absolute()
-        self._manager = self._open(keep)
         self._keep = keep
+        self._checkpointer = self._open()
+        self._saving: ocp.AsyncResponse[bool] | None = None
 
     def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._manager.wait_until_finished()
-        self._manager.close()
+        try:
+            self.wait()
+        finally:
+            self._checkpointer.close()
 
     def save(self, step: int, state: Any, meta: dict[str, Any]) -> None:
         """Saves a pytree of arrays and a JSON-able dict under the number `step`.
@@ -84,17 +87,17 @@ class Checkpoints:
         call or `wait`. With several processes, all must call it.
         """
         state = jax.tree.map(_without_key, state)
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state),
-                meta=ocp.args.JsonSave({"hash": _hash(state, meta), "meta": meta}),
-            ),
+        kept: _Meta = {"hash": _hash(state, meta), "meta": meta}
+        self.wait()
+        self._saving = self._checkpointer.save_checkpointables_async(
+            step, {"state": state, "meta": kept}
         )
 
     def wait(self) -> None:
         """Waits until what was saved is on disk."""
-        self._manager.wait_until_finished()
+        if self._saving is not None:
+            saving, self._saving = self._saving, None
+            saving.result()  # Ends its thread, too, and raises what went wrong there.
 
     def restore_latest(self, like: Any) -> tuple[int, Any, dict[str, Any]] | None:
         """Restores the newest checkpoint that is whole.
@@ -144,26 +147,18 @@ class Checkpoints:
 
     def _steps(self) -> list[int]:
         """The numbers of what was saved, the newest first."""
-        return json.loads(
-            processes.from_first(
-                lambda: json.dumps(sorted(self._manager.all_steps(), reverse=True)).encode()
-            )
-        )
+        steps = [each.step for each in reversed(self._checkpointer.checkpoints)]
+        return json.loads(processes.from_first(lambda: json.dumps(steps).encode()))
 
     def _read(self, step: int, like: Any) -> Any:
         """The arrays and what was saved beside them, as they are."""
         template = jax.tree.map(_describe, like)
-        return self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(template), meta=ocp.args.JsonRestore()
-            ),
-        )
+        return self._checkpointer.load_checkpointables(step, {"state": template, "meta": None})
 
     def _checked(self, read: Any, like: Any) -> tuple[Any, dict[str, Any]] | None:
         """`(state, meta)`, or None where they are not what was saved."""
         try:
-            arrays, kept = read.state, typed(_Meta, read.meta)
+            arrays, kept = read["state"], typed(_Meta, read["meta"])
         except ValueError:
             return None
         if "hash" in kept:
@@ -179,9 +174,9 @@ class Checkpoints:
         return jax.tree.map(_with_key, arrays, like), kept["meta"]
 
     def _set_aside(self, steps: list[int]) -> None:
-        self._manager.close()
+        self._checkpointer.close()
         processes.in_first(lambda: self._move_aside(steps))
-        self._manager = self._open(self._keep)
+        self._checkpointer = self._open()
 
     def _move_aside(self, steps: list[int]) -> None:
         for step in steps:
@@ -191,14 +186,18 @@ class Checkpoints:
             shutil.move(self._directory / str(step), aside)
             logging.warning("checkpoint %d was moved to %s", step, aside)
 
-    def _open(self, keep: int) -> ocp.CheckpointManager:
-        return ocp.CheckpointManager(
-            self._directory,
-            options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep,
-                create=not self._read_only,
-                enable_async_checkpointing=True,
-            ),
+    def _open(self) -> ocp.training.Checkpointer:
+        registry = ocp.handlers.local_registry()
+        registry.add(ocp.handlers.JsonHandler, checkpointable_name="meta")
+        context = ocp.Context()
+        context.checkpointables.registry = registry
+        policies: Any = ocp.training  # whose policies are not of the types that it declares
+        return ocp.training.Checkpointer(
+            str(self._directory),
+            context=context,
+            # By default nothing is saved while the checkpoint before is being written.
+            save_decision_policy=policies.save_decision_policies.FixedIntervalPolicy(1),
+            preservation_policy=policies.preservation_policies.LatestN(self._keep),
         )
 
 
