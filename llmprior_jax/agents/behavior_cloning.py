@@ -15,6 +15,7 @@ from llmprior_jax.agents import temperature
 from llmprior_jax.agents.agent import Agent, Metrics, Transitions
 from llmprior_jax.agents.q_learning import Values, q_learner
 from llmprior_jax.agents.q_network import q_function
+from llmprior_jax.agents.slots import of_actions
 
 
 def bc_prior(
@@ -44,7 +45,7 @@ def bc_prior(
     q = q_function(hidden_sizes)
 
     def loss(values: Values, batch: Transitions) -> tuple[jax.Array, Metrics]:
-        scores = q.apply(values.params, batch.prior.features)
+        scores = of_actions(q.apply, values.params, batch.prior, batch.action)
         return jax.vmap(
             lambda log_probs, scores, action: (
                 -posterior.posterior_log_probs(log_probs, scores, 1.0)[action]

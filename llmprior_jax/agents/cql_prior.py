@@ -8,7 +8,6 @@ is CQL(H) of "Conservative Q-Learning for Offline Reinforcement Learning" (Kumar
 2006.04779).
 """
 
-import functools
 from collections.abc import Sequence
 
 import jax
@@ -88,10 +87,8 @@ def cql_prior(
 
     def loss(values: Values, batch: Transitions) -> tuple[jax.Array, Metrics]:
         tau = values.alpha if penalty_temperature is None else penalty_temperature
-        q_values = q.apply(values.params, batch.prior.features)
-        next_target_q = of_actions(
-            functools.partial(q.apply, values.target_params), batch.next_prior
-        )
+        q_values = of_actions(q.apply, values.params, batch.prior, batch.action)
+        next_target_q = of_actions(q.apply, values.target_params, batch.next_prior)
         losses = jax.vmap(
             lambda log_probs, q, action, reward, terminated, target_q, next_log_probs, selector_q: (
                 bellman.cql_prior_loss(

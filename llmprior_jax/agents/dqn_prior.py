@@ -6,7 +6,6 @@ under the same posterior. Double Q-learning and a target network are as in DQN (
 2016, arXiv 1509.06461). With a uniform prior this is DQN with Boltzmann exploration.
 """
 
-import functools
 from collections.abc import Sequence
 
 import jax
@@ -86,9 +85,7 @@ def dqn_prior(
             batch.prior.features, batch.action[:, None, None], axis=1
         )
         q_taken = q.apply(values.params, features_taken)
-        next_target_q = of_actions(
-            functools.partial(q.apply, values.target_params), batch.next_prior
-        )
+        next_target_q = of_actions(q.apply, values.target_params, batch.next_prior)
         losses = jax.vmap(
             lambda q_taken, reward, terminated, target_q, log_probs, selector_q: (
                 bellman.dqn_prior_loss(

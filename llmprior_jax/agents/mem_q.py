@@ -191,7 +191,7 @@ def mem_q(
     def update(state: MemQState, key: jax.Array, batch: Transitions) -> tuple[MemQState, Metrics]:
         del key
         alpha = alphas.value(state.temperature)
-        next_q = of_actions(lambda pairs: q_of(state.memory, pairs), batch.next_prior)
+        next_q = of_actions(q_of, state.memory, batch.next_prior)
         targets = jax.vmap(
             lambda reward, terminated, q_values, log_probs: bellman.posterior_bellman_target(
                 reward, discount * (1.0 - terminated), q_values, log_probs, alpha, backup

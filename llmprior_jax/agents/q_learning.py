@@ -4,7 +4,6 @@ Direct posterior sampling (Yan et al., 2025, arXiv 2410.07927, section 4.1): act
 `p(a|s) exp(Q(s,a)/alpha)`, or one of K candidates drawn from p, weighed by `exp(Q(s,a)/alpha)`.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, get_args
 
@@ -238,7 +237,7 @@ def q_learner(
         if batch.prior.candidates is not None:
             kept = jax.vmap(posterior.empirical_log_probs, in_axes=(0, None))
             log_probs = kept(batch.prior.candidates, log_probs.shape[-1])
-        next_q = of_actions(functools.partial(q.apply, state.params), batch.next_prior)
+        next_q = of_actions(q.apply, state.params, batch.next_prior)
         alpha = temperature.value(state.temperature)
         weight = batch.weight / jnp.maximum(jnp.sum(batch.weight), 1.0)
 
