@@ -303,11 +303,12 @@ def _draw(curves: Mapping[str, Curve], experiment: Experiment, path: pathlib.Pat
     axes.set(
         xlabel=experiment.scarce, ylabel="success rate, interquartile mean", ylim=(-0.02, 1.02)
     )
-    amounts = [run.amount for run in experiment.runs if run.amount is not None]
-    if amounts and min(amounts) > 0:
-        axes.set_xscale("log")
-    elif amounts:
-        axes.set(xscale="symlog", xlim=(0, None))  # Where 0 has a place.
+    given = sorted({run.amount for run in experiment.runs if run.amount is not None})
+    if given:
+        # Where 0 is among them, it has a place.
+        axes.set(**({"xscale": "log"} if given[0] else {"xscale": "symlog", "xlim": (0, None)}))
+        axes.set_xticks(given, [f"{amount:,}" for amount in given])
+        axes.minorticks_off()
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
     with replaced(path) as temporary:
