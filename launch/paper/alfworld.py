@@ -101,7 +101,8 @@ def _refined(scale: Scale, maker: Maker) -> Experiment:
 
 
 def _memory(scale: Scale, maker: Maker) -> Experiment:
-    often: dict[str, Any] = {"eval_every": scale.alfworld_steps // 4}
+    # An evaluation meets as many new states as a few hundred steps, in unseen games as many again.
+    often: dict[str, Any] = {"eval_every": scale.alfworld_steps // 4, "games__unseen": ()}
     return Experiment(
         "Memory: ALFWorld Pick",
         "Does an agent that remembers pairs need fewer steps than one that learns a network?",
