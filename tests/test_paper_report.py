@@ -284,30 +284,14 @@ def test_a_baseline_that_ends_at_0_decides_nothing(planned, tmp_path):
 
 
 @pytest.mark.long
-def test_the_recorded_report_is_read_and_told_again(tmp_path, few_resamples):
-    """Its settings are older; what it has of experiments that are planned still can be shown."""
-    out = ROOT / "launch" / "results" / "reproduce"
+def test_the_recorded_report_is_of_runs_that_are_planned_and_is_told_again(tmp_path, few_resamples):
+    out = ROOT / "launch" / "results" / "report"
+    inputs = experiments.find_inputs(tmp_path)
+    planned = plan.make(experiments.FULL, inputs)
+    if plan.left_out(inputs) or inputs.encoder is None:
+        pytest.skip("the report has experiments that need what is not installed here")
     known = report.read(out)
-    lines = list(map(json.loads, (out / "results.jsonl").read_text().splitlines()))
-    planned, recorded = every_experiment(experiments.FULL), {}
-    for name in sorted(planned.keys() & {each for line in lines for each in line["experiments"]}):
-        experiment, runs = planned[name], {}
-        for line in lines:
-            if name in line["experiments"]:
-                made = run(line["experiments"][name], line.get("amount"))
-                made.config.num_seeds = len(known.records[line["name"]][-1]["success_rate"])
-                runs[line["name"]] = made._replace(name=line["name"])
-        recorded[name] = experiment._replace(runs=tuple(runs.values()))
-    assert len(recorded) >= 13
-    assert report.write(tmp_path, recorded, known) == len(recorded)
-    again = map(json.loads, (tmp_path / "results.jsonl").read_text().splitlines())
-    kept = []
-    for line in lines:
-        if shown := {name: of for name, of in line["experiments"].items() if name in recorded}:
-            # All runs here are said to be of one agent.
-            kept.append(line | {"experiments": shown, "agent": "dqn"})
-
-    def by_name(line):
-        return line["name"]
-
-    assert sorted(again, key=by_name) == sorted(kept, key=by_name)
+    assert known.records.keys() <= experiments.distinct_runs(planned).keys()
+    report.write(tmp_path / "report", planned, known)
+    for file in ("results.jsonl", "calls.jsonl"):
+        assert (tmp_path / "report" / file).read_bytes() == (out / file).read_bytes(), file
