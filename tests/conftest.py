@@ -1,17 +1,20 @@
 """Settings shared by all tests: two devices, one compilation cache, no home, quiet libraries."""
 
 import contextlib
+import gc
 import importlib.util
 import os
 import pathlib
 import signal
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 
 import jax
 import pytest
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+_MANY_MAPS = 20_000
 
 # What is kept for the user, such as the store of priors, is kept for this session only.
 _USER_CACHE = tempfile.TemporaryDirectory(prefix="llmprior_jax_tests_")
@@ -41,6 +44,19 @@ def pytest_configure(config: pytest.Config) -> None:
     # Most programs run for less time than it takes to optimize them.
     if not config.getoption("--longest"):
         _set("jax_disable_most_optimizations", True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_programs() -> Generator[None]:
+    """Frees programs after a module, before they use up the memory maps of a process.
+
+    Linux grants it 65,530 and each program takes several; XLA crashes where there is none left.
+    """
+    yield
+    maps = pathlib.Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > _MANY_MAPS:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(scope="session")
