@@ -31,6 +31,8 @@ def _set(option: str, value: object) -> None:
 _set("jax_compilation_cache_dir", str(pathlib.Path(__file__).parent.parent / ".jax_cache"))
 _set("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_num_cpu_devices", 2)
+if jax.__version_info__ >= (0, 11):  # As the commands have it.
+    _set("jax_use_shardy_partitioner", False)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

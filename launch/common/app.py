@@ -158,6 +158,9 @@ def set_up() -> None:
         jax.config.update("jax_compilation_cache_dir", str(cache))
         # Small programs, too: a command has hundreds of them.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    # Shardy of jaxlib 0.11 crashes where a language model is the policy on several devices.
+    if jax.__version_info__ >= (0, 11) and "JAX_USE_SHARDY_PARTITIONER" not in os.environ:
+        jax.config.update("jax_use_shardy_partitioner", False)
     xla_flags = os.environ.get("XLA_FLAGS", "")
     is_chosen = jax.config.values["jax_num_cpu_devices"] >= 0
     if not is_chosen and "xla_force_host_platform_device_count" not in xla_flags:
